@@ -1,0 +1,3 @@
+"""Middle-layer alignment for multilingual transfer: benchmark, trainer, evaluation, leaderboard."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The alignment objective and what it needs: tensors in, tensors out."""

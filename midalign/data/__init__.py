@@ -1,0 +1,1 @@
+"""Data sets: one module each, fetched, verified, read as rows."""

@@ -1,0 +1,1 @@
+"""Engines, the run through lm-eval, and the record."""

@@ -1,0 +1,1 @@
+"""Task families: prompt, target, parsing and scoring of one document."""

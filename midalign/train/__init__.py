@@ -1,0 +1,1 @@
+"""The trainer: glue between align/ and transformers."""
