@@ -1,0 +1,88 @@
+"""The first k blocks of any decoder, run without the blocks above them and without the head."""
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from midalign.align.pooling import mean_pool
+
+
+class _LayerReached(Exception):
+    """Leaves the model's forward once the wanted state is at hand."""
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder's blocks: the one list of modules as long as the configuration's number of layers.
+
+    Raises ValueError when the model has no such list.
+    """
+    layers = depth(model)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == layers:
+            return module
+    raise ValueError(f"{type(model).__name__} has no list of {layers} blocks")
+
+
+def depth(model: nn.Module) -> int:
+    """Number of blocks of a transformers decoder, wrapped by peft or not."""
+    return int(model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+
+
+def layer_index(layer: int | str, depth: int) -> int:
+    """`middle` as depth // 2, an index as itself; raises ValueError outside 0..depth."""
+    index = depth // 2 if layer == "middle" else int(layer)
+    if not 0 <= index <= depth:
+        raise ValueError(f"layer {index} does not exist: the model has {depth} blocks, so 0 to {depth}")
+    return index
+
+
+def states_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:
+    """The residual stream after `layer` blocks: equals `hidden_states[layer]`, before any final norm.
+
+    Args:
+        input_ids, attention_mask: (batch, tokens), padded on the right.
+        layer: 1..depth, the number of blocks to run; 0 gives the embeddings.
+
+    Returns:
+        (batch, tokens, hidden). Blocks from `layer` on and the head are not run.
+    """
+    blocks = decoder_blocks(model)
+    reached: list[Tensor] = []
+
+    def stop_before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> NoReturn:
+        reached.append(args[0] if args else kwargs["hidden_states"])
+        raise _LayerReached
+
+    def stop_after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> NoReturn:
+        reached.append(output[0] if isinstance(output, tuple) else output)
+        raise _LayerReached
+
+    # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.
+    if layer < len(blocks):
+        hook = blocks[layer].register_forward_pre_hook(stop_before, with_kwargs=True)
+    else:
+        hook = blocks[-1].register_forward_hook(stop_after)
+    try:
+        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    except _LayerReached:
+        return reached[0]
+    finally:
+        hook.remove()
+    raise RuntimeError(f"{type(model).__name__} finished without running block {layer}")
+
+
+def pooled_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:
+    """Mean over the tokens after `layer` blocks, BOS left out where the model has one: (batch, hidden), fp32."""
+    states = states_at(model, input_ids, attention_mask, layer)
+    return mean_pool(states, without_bos(model, input_ids, attention_mask))
+
+
+def without_bos(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """`attention_mask` (batch, tokens) with BOS cleared.
+
+    The first token is an attention sink whose state has many times the norm of the others (arXiv 2402.17762):
+    a mean that includes it is mostly a constant.
+    """
+    bos = model.config.get_text_config().bos_token_id  # type: ignore[union-attr, operator]
+    return attention_mask if bos is None else attention_mask * (input_ids != bos)
