@@ -2,13 +2,12 @@
 
 from typing import NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from midalign.align.pooling import mean_pool
 
 
-class _LayerReached(Exception):
+class _LayerReached(Exception):  # noqa: N818 - not an error
     """Leaves the model's forward once the wanted state is at hand."""
 
 
@@ -73,7 +72,7 @@ def states_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer
 
 
 def pooled_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:
-    """Mean over the tokens after `layer` blocks, BOS left out where the model has one: (batch, hidden), fp32."""
+    """Mean over the tokens but BOS after `layer` blocks: (batch, hidden), fp32."""
     states = states_at(model, input_ids, attention_mask, layer)
     return mean_pool(states, without_bos(model, input_ids, attention_mask))
 

@@ -1,0 +1,82 @@
+"""`midalign-train` and `midalign train`."""
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from midalign.train.recipe import Recipe
+    from midalign.train.run import Progress
+
+
+def main() -> None:
+    """Entry point of `midalign-train`."""
+    from midalign import cli
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train)
+    cli.run(app)
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe of the package (mini, massive-gemma) or a YAML file.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as updates=50 seeds=[1,2]."),
+    ] = None,
+) -> None:
+    """Train the arms of a recipe, then evaluate base and adapters."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from midalign.train import recipe as recipes
+    from midalign.train import run
+
+    settings = recipes.load(recipe, overrides or [])
+    console = Console(stderr=True)
+    console.print(
+        f"recipe {settings.name}: {len(list(run.runs(settings)))} adapters to {settings.output}/adapters"
+    )
+    columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", "{task.fields[state]}")
+    with Progress(
+        *(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(), console=console
+    ) as bars:
+        tasks: dict[tuple[str, int], object] = {}
+
+        def report(now: "run.Progress") -> None:
+            key = (now.arm, now.seed)
+            if key not in tasks:
+                tasks[key] = bars.add_task(f"{now.arm} seed {now.seed}", total=now.updates, state="")
+            bars.update(tasks[key], completed=now.update, state=_state(now))  # type: ignore[arg-type]
+            if not console.is_terminal and (now.update % 25 == 0 or now.update == now.updates):
+                console.print(f"{now.arm} seed {now.seed}  {now.update}/{now.updates}  {_state(now)}")
+
+        adapters = run.train(settings, report)
+    for adapter in adapters:
+        print(adapter)
+    if settings.evaluate:
+        _evaluate(settings, [str(a) for a in adapters])
+
+
+def _state(now: "Progress") -> str:
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
+    return f"{losses}  {now.tokens_per_second:,.0f} tokens/s"
+
+
+def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
+    """Score in a fresh process: one that has trained keeps memory for every batch shape it has seen."""
+    from midalign.train.stream import task_names
+
+    evaluation = recipe.evaluation
+    tasks = [recipe.task] if evaluation.languages == "all" else task_names(recipe.task, evaluation.languages)
+    command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base, "--tasks", ",".join(tasks)]
+    for adapter in adapters:
+        command += ["--adapter", adapter]
+    command += ["--engine", evaluation.engine, "--output", str(recipe.output / "results")]
+    if evaluation.limit:
+        command += ["--limit", str(evaluation.limit)]
+    sys.exit(subprocess.run(command, check=False).returncode)

@@ -1,0 +1,34 @@
+"""What Trainer tells while it runs."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from midalign.train.run import Progress, Report
+
+if TYPE_CHECKING:
+    from midalign.train.trainer import AlignmentTrainer
+
+
+class ReportUpdates(TrainerCallback):
+    """Hands the true means of both losses and the speed to the caller after every update."""
+
+    trainer: "AlignmentTrainer"
+
+    def __init__(self, arm: str, seed: int, report: Report) -> None:
+        self.arm, self.seed, self.report = arm, seed, report
+        self.last_losses: dict[str, float] = {}
+        self.began, self.tokens = time.monotonic(), 0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock after set-up."""
+        self.began, self.tokens = time.monotonic(), self.trainer.tokens
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report one update."""
+        self.last_losses = self.trainer.take_losses()
+        speed = (self.trainer.tokens - self.tokens) / max(time.monotonic() - self.began, 1e-9)
+        self.report(
+            Progress(self.arm, self.seed, state.global_step, state.max_steps, self.last_losses, speed)
+        )

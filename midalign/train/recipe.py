@@ -1,0 +1,203 @@
+"""Recipes: what to train on what, in YAML, checked before anything is loaded."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from midalign.errors import RecipeError, nearest
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Section):
+    """The adapter's shape, as peft names it."""
+
+    r: PositiveInt
+    alpha: PositiveInt
+    dropout: float = Field(ge=0, lt=1)
+    targets: str | list[str]
+
+
+class Align(Section):
+    """The alignment side of an update."""
+
+    pairs: str
+    """`tatoeba`, `ntrex`, a data set whose training utterances are parallel (`massive`, `mini`), or a TSV path."""
+    pairs_per_update: PositiveInt
+    layer: PositiveInt | Literal["middle"]
+    weight: float = Field(ge=0)
+    temperature: float = Field(gt=0)
+    symmetric: bool
+    centred: bool
+    include_bos: bool
+    preservation: float = Field(ge=0)
+    """Weight of token preservation, relative to the contrastive loss."""
+    copy_samples: int = Field(ge=0)
+    """Sentences of the pairs that the model repeats, an update."""
+
+
+class Evaluation(Section):
+    """The automatic evaluation after training."""
+
+    languages: list[str] | Literal["all"] = "all"
+    limit: PositiveInt | None = None
+    engine: Literal["auto", "vllm", "hf"] = "auto"
+
+
+class Recipe(Section):
+    """One experiment: arms that differ in alignment alone, the same task samples in the same order."""
+
+    name: str
+    base: str
+    task: str
+    supervised: list[str] = Field(min_length=1)
+    aligned: list[str]
+    arms: dict[str, dict[str, Any] | None]
+    """Keys of `align` that an arm changes; null trains the task alone."""
+    seeds: list[int] = Field(min_length=1)
+    updates: PositiveInt
+    samples_per_update: PositiveInt
+    learning_rate: float = Field(gt=0)
+    scheduler: Literal["linear", "cosine", "constant_with_warmup", "inverse_sqrt"]
+    warmup: float = Field(ge=0, lt=1)
+    """Share of the updates over which the learning rate rises."""
+    max_tokens: PositiveInt
+    save_every: PositiveInt
+    chat_template: bool
+    system_instruction: str | None
+    lora: Lora
+    align: Align
+    output: Path
+    evaluate: bool
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        both = sorted(set(self.supervised) & set(self.aligned))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both supervised and aligned")
+        for arm in self.arms:
+            self.align_of(arm)
+        return self
+
+    def align_of(self, arm: str) -> Align | None:
+        """The alignment settings of an arm, None where it trains the task alone."""
+        changes = self.arms[arm]
+        return None if changes is None else Align.model_validate({**self.align.model_dump(), **changes})
+
+    def digest(self) -> str:
+        """sha256 over what decides the weights: not where they go, which seeds, or how they are evaluated."""
+        decides = self.model_dump(
+            mode="json", exclude={"output", "evaluate", "evaluation", "seeds", "save_every"}
+        )
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def shipped() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(
+        f.name.removesuffix(".yaml") for f in (files("midalign") / "recipes").iterdir() if f.is_file()
+    )
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or path, over its preset, with `key=value` overrides (`align.layer=4`).
+
+    Raises RecipeError for an unknown recipe, key or preset (with the nearest valid ones) and for wrong types.
+    """
+    values = _read(recipe)
+    for override in overrides:
+        _set(values, override)
+    preset = values.pop("preset", "default")
+    values = _merge(_preset(preset), values)
+    values.setdefault("output", f"runs/{values.get('name', 'unnamed')}")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_explain(recipe, error)) from None
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise RecipeError(f"No recipe file {recipe}. Recipes in the package: {', '.join(shipped())}")
+        text = path.read_text("utf-8")
+    elif recipe in shipped():
+        text = (files("midalign") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
+    else:
+        raise RecipeError(
+            f"No recipe {recipe!r}.{nearest(recipe, shipped())} "
+            f"In the package: {', '.join(shipped())}; your own: midalign-train PATH.yaml"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{recipe} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{recipe} holds no keys; expected at least name, base, task, supervised")
+    return values
+
+
+def _preset(name: str) -> dict[str, Any]:
+    folder = files("midalign") / "recipes" / "presets"
+    presets = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+    if name not in presets:
+        raise RecipeError(f"No preset {name!r}; expected one of {', '.join(presets)}")
+    values: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Apply `key=value` in place; dots descend, the value is YAML."""
+    key, found, text = override.partition("=")
+    if not found:
+        raise RecipeError(f"{override!r} is not an override; expected key=value, such as updates=100")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"{override!r}: {parent} has no keys below it")
+    values[last] = yaml.safe_load(text)
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        # The arms of a recipe replace a preset's: they are names, not settings.
+        deeper = key != "arms" and isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if deeper else value
+    return merged
+
+
+def _explain(recipe: str, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(
+                f"unknown key {where}.{nearest(str(problem['loc'][-1]), _keys(problem['loc'][:-1]))}"
+            )
+        elif problem["type"] == "missing":
+            lines.append(f"{where} is missing")
+        else:
+            found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
+            lines.append(f"{where or 'the recipe'}: {problem['msg'].removeprefix('Value error, ')}{found}")
+    return "\n  ".join([f"recipe {recipe}:", *lines])
+
+
+def _keys(parents: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for parent in parents:
+        model = model.model_fields[str(parent)].annotation  # type: ignore[assignment]
+    return list(model.model_fields)

@@ -1,0 +1,223 @@
+"""From a recipe to adapters on disk."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midalign import adapter, bases
+from midalign.errors import BaseModelError, RecipeError
+from midalign.train.recipe import Align, Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, told after every update."""
+
+    arm: str
+    seed: int
+    update: int
+    updates: int
+    losses: dict[str, float]
+    tokens_per_second: float
+
+
+Report = Callable[[Progress], None]
+
+
+def runs(recipe: Recipe) -> Iterator[tuple[str, int, Path]]:
+    """(arm, seed, adapter folder) of every run, baseline first within a seed."""
+    for seed in recipe.seeds:
+        for arm in recipe.arms:
+            yield arm, seed, recipe.output / "adapters" / f"{arm}-seed{seed}"
+
+
+def train(recipe: Recipe, report: Report) -> list[Path]:
+    """Train what is not there yet and return the adapter folders.
+
+    Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a folder
+    holds an adapter of another recipe.
+    """
+    from midalign.train.stream import check_roles
+
+    check_roles(recipe)
+    folders = []
+    for arm, seed, folder in runs(recipe):
+        folders.append(folder)
+        if not _finished(folder, recipe):
+            _train_arm(recipe, arm, seed, folder, report)
+    return folders
+
+
+def _finished(folder: Path, recipe: Recipe) -> bool:
+    manifest = adapter.read_manifest(folder)
+    if manifest is None:
+        return False
+    if manifest.recipe.digest != recipe.digest():
+        raise RecipeError(
+            f"{folder} holds an adapter of another recipe ({manifest.recipe.name}, digest "
+            f"{manifest.recipe.digest[:12]}; this one is {recipe.name}, {recipe.digest()[:12]}). "
+            f"Train elsewhere: output=OTHER, or remove that folder"
+        )
+    return True
+
+
+def load_base(name: str) -> tuple[Any, Any]:
+    """Model in fp32 and tokenizer of a base by name, path or hub id; raises BaseModelError."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = bases.resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(
+            f"The base {name!r} cannot be loaded: {reason} "
+            f"Give a folder with config.json and weights (base=PATH), a hub id, or base=mini"
+        ) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    return model, tokenizer
+
+
+def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report) -> None:
+    """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
+    import peft
+    from transformers import TrainingArguments, set_seed
+
+    from midalign.align.trunk import depth, layer_index
+    from midalign.device import device, has_bf16
+    from midalign.train.callbacks import ReportUpdates
+    from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
+    from midalign.train.trainer import AlignmentTrainer
+
+    align = recipe.align_of(arm)
+    work = folder.with_name(f".{folder.name}.training")
+    _claim(work, recipe)
+    set_seed(seed)
+    base, tokenizer = load_base(recipe.base)
+    try:
+        layer = layer_index(align.layer if align else "middle", depth(base))
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
+    model = peft.get_peft_model(base, _lora(recipe))
+    tokens = Tokens(tokenizer, recipe.max_tokens)
+    pairs = PairSamples(recipe, align, tokens) if align else None
+    stream = Stream(seed, recipe.updates, TaskSamples(recipe, tokens), pairs)
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=recipe.updates,
+        per_device_train_batch_size=1,  # a micro-batch of the stream is one item
+        gradient_accumulation_steps=stream.phases,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.scheduler,
+        warmup_steps=round(recipe.warmup * recipe.updates),
+        weight_decay=0.0,
+        bf16=has_bf16(),
+        use_cpu=device() == "cpu",
+        seed=seed,
+        save_steps=recipe.save_every,
+        save_total_limit=2,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device() == "cuda",
+    )
+    reporter = ReportUpdates(arm, seed, report)
+    trainer = AlignmentTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=stream,
+        data_collator=lambda batch: batch[0],
+        callbacks=[reporter],
+        align=align,
+        layer=layer,
+        copy_share=align.copy_samples / recipe.samples_per_update if align else 0.0,
+    )
+    reporter.trainer = trainer
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    manifest = adapter.Manifest(
+        name=f"{recipe.name}-{arm}-seed{seed}",
+        arm=arm,
+        seed=seed,
+        recipe=adapter.RecipeRef(name=recipe.name, digest=recipe.digest()),
+        base=recipe.base,
+        base_digest=adapter.base_digest(bases.resolve(recipe.base)),
+        task=recipe.task,
+        supervised=recipe.supervised,
+        aligned=recipe.aligned,
+        layer=layer if align else None,
+        pairs=align.pairs if align else None,
+        updates=recipe.updates,
+        tokens=trainer.tokens,
+        seconds=round(time.monotonic() - start, 1),
+        packages=adapter.package_versions(),
+        training=reporter.last_losses,
+    )
+    _publish(model, tokenizer, manifest, align, work, folder)
+
+
+def _lora(recipe: Recipe) -> Any:
+    import peft
+
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora.r,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        target_modules=recipe.lora.targets,
+    )
+
+
+def _claim(work: Path, recipe: Recipe) -> None:
+    """Mark the checkpoint folder with the recipe; refuse one that belongs to another recipe."""
+    work.mkdir(parents=True, exist_ok=True)
+    mark = work / "recipe.json"
+    current = recipe.model_dump(mode="json")
+    if mark.is_file():
+        begun = json.loads(mark.read_text("utf-8"))
+        if Recipe.model_validate(begun).digest() != recipe.digest():
+            changed = [key for key in current if begun.get(key) != current[key]]
+            raise RecipeError(
+                f"{work} was begun with other settings ({', '.join(changed)}). "
+                f"Go on with the old recipe, remove that folder, or train elsewhere: output=OTHER"
+            )
+        return
+    partial = mark.with_suffix(".partial")
+    partial.write_text(json.dumps(current, indent=1), "utf-8")
+    os.replace(partial, mark)
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest complete checkpoint: Trainer writes its state file last, so one without it was cut short."""
+    steps = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(steps):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+            return str(checkpoint)
+        except (OSError, json.JSONDecodeError):
+            log.warning("%s is incomplete and not used", checkpoint)
+            shutil.rmtree(checkpoint)
+    return None
+
+
+def _publish(
+    model: Any, tokenizer: Any, manifest: adapter.Manifest, align: Align | None, work: Path, folder: Path
+) -> None:
+    """Write the adapter whole, then give it its name and drop the checkpoints."""
+    finished = work / "adapter"
+    model.save_pretrained(finished)
+    (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    os.replace(finished, folder)
+    shutil.rmtree(work)
