@@ -16,7 +16,7 @@ import hashlib
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -84,7 +84,7 @@ class Language:
     openers: dict[str, str]
     templates: dict[str, list[str]]
     values: dict[str, dict[str, str]] = field(default_factory=dict)  # pool.concept -> form -> text
-    first_form: dict[str, str] = field(default_factory=dict)  # pool -> its first form
+    forms: dict[str, list[str]] = field(default_factory=dict)  # pool -> names of its forms
 
 
 def label(slot: str) -> str:
@@ -109,9 +109,7 @@ def read_inventory(path: Path) -> Inventory:
         pools = {slot: entry.get("pools", {}).get(slot, raw["slots"][label(slot)]) for slot in slots}
         templates[name] = Template(name, slots, pools, entry.get("split"))
     sizes = {split: {key: int(n) for key, n in entry.items()} for split, entry in raw["sizes"].items()}
-    return Inventory(
-        raw["seed"], sizes, int(raw["opener_every"]), templates, raw["openers"], raw["pools"]
-    )
+    return Inventory(raw["seed"], sizes, int(raw["opener_every"]), templates, raw["openers"], raw["pools"])
 
 
 def combinations(template: Template, inventory: Inventory) -> Iterator[tuple[str, ...]]:
@@ -188,25 +186,11 @@ def pieces(form: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def read_language(path: Path, inventory: Inventory) -> Language:
-    """Read one language file and report everything that is wrong with it at once."""
-    raw, errors = load(path), []
-    reference = load(path.with_name("en.yaml"))["templates"]
-
-    def same_keys(what: str, wanted: Any, found: Any) -> None:
-        errors.extend(f"{what}: {key} is missing" for key in wanted if key not in found)
-        errors.extend(f"{what}: {key} is not in inventory.yaml" for key in found if key not in wanted)
-
-    language = Language(path.stem, raw.get("joiner", " "), raw["openers"], raw["templates"])
-    same_keys("openers", inventory.openers, language.openers)
-    same_keys("templates", inventory.templates, language.templates)
-    same_keys("values", inventory.pools, raw["values"])
-    unused: set[tuple[str, str]] = set()
-    for pool, table in raw["values"].items():
-        forms = table.pop("_forms", ["base"])
-        language.first_form[pool] = forms[0]
-        unused |= {(pool, form) for form in forms[1:]}
-        same_keys(f"values: {pool}", inventory.pools.get(pool, []), table)
+def read_values(raw: dict[str, Any], inventory: Inventory, language: Language, errors: list[str]) -> None:
+    """Read the value tables of a language file into `language`."""
+    for pool, table in raw.items():
+        language.forms[pool] = forms = table.pop("_forms", ["base"])
+        same_keys(f"values: {pool}", inventory.pools.get(pool, []), table, errors)
         first: dict[str, str] = {}
         for concept, row in table.items():
             where = f"values: {pool}.{concept}"
@@ -218,43 +202,74 @@ def read_language(path: Path, inventory: Inventory) -> Language:
             for cell in cells:
                 try:
                     before, value, after = pieces(cell)
-                    if FORBIDDEN.search(value) or re.search(r"[\[\]{};:\t\n]|  ", before + after):
-                        errors.append(f"{where}: {cell!r} has a forbidden character or a stray space")
                 except ValueError as error:
                     errors.append(f"{where}: {error}")
+                    continue
+                if FORBIDDEN.search(value) or FORBIDDEN.search(f"{before}x{after}"):
+                    errors.append(f"{where}: {cell!r} has a forbidden character or a stray space")
             other = first.setdefault(cells[0], concept)
             if other != concept:
                 errors.append(f"{where}: {cells[0]!r} is also {pool}.{other}")
 
-    for name in [name for name in language.templates if name in inventory.templates]:
-        template, texts = inventory.templates[name], language.templates[name]
+
+def check_sentence(
+    text: str, template: Template, language: Language, used: set[tuple[str, str]]
+) -> list[str]:
+    """What is wrong with one sentence of a template; the forms that it takes are added to `used`."""
+    errors, spans = [], []
+    for slot, mark, form in PLACEHOLDER.findall(text):
+        if slot not in template.slots:
+            errors.append(f"no slot {slot!r} here")
+            continue
+        if mark != "!":
+            spans.append(slot)
+        for pool in template.pools[slot]:
+            forms = language.forms.get(pool, [])
+            name = form or forms[0]
+            used.add((pool, name))
+            if name not in forms:
+                errors.append(f"pool {pool} has no form {name!r}, only {', '.join(forms)}")
+            elif mark == "!":
+                cells = [row[name] for key, row in language.values.items() if key.startswith(f"{pool}.")]
+                errors.extend(f"unmarked {slot}: {cell!r} has brackets" for cell in cells if "[" in cell)
+    if sorted(spans) != sorted(template.slots):
+        errors.append(f"needs each of these once: {', '.join(template.slots) or 'no slot'}")
+    if FORBIDDEN.search(PLACEHOLDER.sub("x", text)) or not SENTENCE_END.search(text):
+        errors.append("a forbidden character, a stray space, or no full stop")
+    return errors
+
+
+def same_keys(what: str, wanted: Collection[str], found: Collection[str], errors: list[str]) -> None:
+    """Note what is missing from one part of a language file and what does not belong there."""
+    errors.extend(f"{what}: {key} is missing" for key in wanted if key not in found)
+    errors.extend(f"{what}: {key} is not in inventory.yaml" for key in found if key not in wanted)
+
+
+def read_language(path: Path, inventory: Inventory) -> Language:
+    """Read one language file and report everything that is wrong with it at once."""
+    raw = load(path)
+    reference = load(path.with_name("en.yaml"))["templates"]
+    errors: list[str] = []
+    language = Language(path.stem, raw.get("joiner", " "), raw["openers"], raw["templates"])
+    same_keys("openers", inventory.openers, language.openers, errors)
+    same_keys("templates", inventory.templates.keys(), language.templates, errors)
+    same_keys("values", inventory.pools.keys(), raw["values"], errors)
+    read_values(raw["values"], inventory, language, errors)
+    used = {(pool, forms[0]) for pool, forms in language.forms.items()}
+    for name, template in inventory.templates.items():
+        texts = language.templates.get(name, [])
         if not isinstance(texts, list) or len(texts) != len(reference[name]):
             errors.append(f"templates: {name}: {len(reference[name])} sentences wanted, as in en.yaml")
             continue
         for text in texts:
-            where = f"templates: {name}: {text!r}"
-            spans = []
-            for slot, mark, form in PLACEHOLDER.findall(text):
-                if slot not in template.slots:
-                    errors.append(f"{where}: no slot {slot!r} here; it has {', '.join(template.slots)}")
-                    continue
-                if mark != "!":
-                    spans.append(slot)
-                for pool in template.pools[slot]:
-                    form_name = form or language.first_form.get(pool, "")
-                    unused.discard((pool, form_name))
-                    for concept in inventory.pools[pool]:
-                        cell = language.values.get(f"{pool}.{concept}", {form_name: ""}).get(form_name)
-                        if cell is None:
-                            errors.append(f"{where}: pool {pool} has no form {form_name!r}")
-                            break
-                        if mark == "!" and "[" in cell:
-                            errors.append(f"{where}: {{{slot}!{form}}} is unmarked, but {cell!r} has brackets")
-            if sorted(spans) != sorted(template.slots):
-                errors.append(f"{where}: needs each of these once: {', '.join(template.slots) or 'no slot'}")
-            if FORBIDDEN.search(PLACEHOLDER.sub("x", text)) or not SENTENCE_END.search(text):
-                errors.append(f"{where}: a forbidden character, a stray space, or no full stop")
-    errors.extend(f"values: {pool}: no template uses the form {form!r}" for pool, form in sorted(unused))
+            found = check_sentence(text, template, language, used)
+            errors.extend(f"templates: {name}: {text!r}: {error}" for error in found)
+    errors.extend(
+        f"values: {pool}: no template uses the form {form!r}"
+        for pool, forms in language.forms.items()
+        for form in forms
+        if (pool, form) not in used
+    )
     errors.extend(
         f"openers: {key}: {text!r} is not a whole sentence"
         for key, text in language.openers.items()
@@ -291,7 +306,7 @@ def render(item: Item, language: Language, seed: str) -> str:
     for match in PLACEHOLDER.finditer(text):
         slot, mark, form = match.groups()
         pool = values[slot].split(".")[0]
-        cell = language.values[values[slot]][form or language.first_form[pool]]
+        cell = language.values[values[slot]][form or language.forms[pool][0]]
         before, value, after = pieces(cell) if mark != "!" else (cell, "", "")
         parts += [(text[position : match.start()] + before, None), (value, label(slot)), (after, None)]
         position = match.end()
@@ -307,7 +322,9 @@ def plain(annotated: str) -> str:
 
 def build(language: Language, splits: dict[str, list[Item]], seed: str) -> dict[str, str]:
     """The text of each split's file."""
-    files, seen, errors = {}, {}, []
+    files: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    errors: list[str] = []
     for split, items in splits.items():
         lines = []
         for item in items:
