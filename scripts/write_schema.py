@@ -1,0 +1,11 @@
+"""Write midalign/record.schema.json from the model: python scripts/write_schema.py"""
+
+import json
+from pathlib import Path
+
+from midalign import record
+
+SCHEMA = Path(record.__file__).parent / "record.schema.json"
+
+if __name__ == "__main__":
+    SCHEMA.write_text(json.dumps(record.schema(), indent=1) + "\n", "utf-8")
