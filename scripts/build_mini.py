@@ -225,7 +225,7 @@ def check_sentence(
             spans.append(slot)
         for pool in template.pools[slot]:
             forms = language.forms.get(pool, [])
-            name = form or forms[0]
+            name = form or next(iter(forms), "")
             used.add((pool, name))
             if name not in forms:
                 errors.append(f"pool {pool} has no form {name!r}, only {', '.join(forms)}")
