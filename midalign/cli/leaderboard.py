@@ -1,0 +1,88 @@
+"""`midalign leaderboard`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from midalign.leaderboard.tables import Part
+
+WIDTH = 100
+
+app = typer.Typer(no_args_is_help=True, help="Tables and plots from run records.")
+
+
+@app.callback()
+def leaderboard() -> None:
+    """Tables and plots from run records."""
+
+
+@app.command()
+def build(
+    results: Annotated[Path, typer.Option(help="Folder of records (*.json).")] = Path("leaderboard/results"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where README.md, leaderboard.json and plots/ go. [default: above --results]"),
+    ] = None,
+) -> None:
+    """Build README.md, leaderboard.json and plots from records, and print the table."""
+    from rich.console import Console
+
+    from midalign.leaderboard.build import build as write_board
+    from midalign.leaderboard.tables import sentences
+
+    folder = output or results.parent
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    for part in write_board(results, folder):
+        console.print(table(part))
+        for line in sentences(part):
+            console.print(line.replace("**", ""), markup=False)
+        console.print()
+    console.print(
+        f"Tables: {folder / 'README.md'}, figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def table(part: "Part") -> "Table":
+    """A section's rows within 100 columns; the README has the rest."""
+    from rich import box
+    from rich.table import Table
+
+    from midalign.leaderboard.compare import language_sets
+    from midalign.leaderboard.sections import ROLES
+    from midalign.leaderboard.tables import METRIC_NAMES, NONE, closed, items_span, percent, retrieval, title
+    from midalign.metrics.slot import HEADLINE
+
+    section = part.section
+    roles = [role for role in ROLES if role in language_sets(section)]
+    engines = sorted({f"{model.engine} {model.dtype}" for model in part.models})
+    view = Table(
+        title=f"{title(section)}\n{METRIC_NAMES[HEADLINE]} in %, {items_span(section)} items a language, "
+        f"{' and '.join(engines)}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    view.add_column("model", overflow="fold", min_width=15)
+    for name in ("seeds", *roles, "gap", "gap closed", "retrieval"):
+        view.add_column(name, justify="right", no_wrap=True)
+    if len(engines) > 1:
+        view.add_column("engine")
+    for model in part.models:
+        means = model.means[HEADLINE]
+        view.add_row(
+            model.label,
+            "" if model.seeds == [None] else str(len(model.seeds)),
+            *(percent(means[role].value) for role in roles),
+            percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,
+            closed(part, model),
+            retrieval(section, model),
+            *([f"{model.engine} {model.dtype}"] if len(engines) > 1 else []),
+        )
+    return view

@@ -1,0 +1,328 @@
+"""Scores of a section's models and paired differences between their arms, all from counts per item.
+
+Every figure is a share between 0 and 1. A language's score is pooled (micro) over its items, a mean is over
+languages (macro). Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993, chapter 13) over
+items: one draw resamples the document ids, the same for all models, so that differences are paired (Koehn
+2004), and the same for all languages with these ids, because parallel items are hard or easy together. The
+intervals say nothing about training seeds; the spread over seeds stands beside them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from midalign import record
+from midalign.languages import language
+from midalign.leaderboard.sections import ROLES, Row, Section
+from midalign.metrics.slot import HEADLINE, METRICS
+
+DRAWS = 1000
+LEVEL = 0.95
+_CHUNK = 100  # draws at a time: bounds the weights to 100 x items x 8 bytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, the bounds of its 95% interval and its standard error."""
+
+    value: float
+    low: float
+    high: float
+    stderr: float
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether 0 lies in the interval."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Pair retrieval accuracy by language: before training (the section's base) and of this model.
+
+    `before` is empty where the base was not measured alike (layer, candidates, pooling). Means of the seeds.
+    """
+
+    layer: int
+    candidates: int
+    pooling: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row: means over its seeds. Keys of `means`: see `language_sets`."""
+
+    label: str
+    arm: str
+    recipe: str | None
+    seeds: list[int | None]
+    engine: str
+    dtype: str
+    devices: list[str]
+    records: list[str]
+    means: dict[str, dict[str, Estimate]]
+    """Metric -> set of languages -> mean."""
+    spread: dict[str, list[float]]
+    """Set of languages -> the headline's least and greatest seed."""
+    gap: dict[str, Estimate]
+    """Transfer gap: mean over supervised languages minus the set's; empty without supervised languages."""
+    retrieval: Retrieval | None
+    languages: dict[str, dict[str, Estimate]]
+    """Language -> metric -> score."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus the baseline of the same recipe, over the seeds that both have."""
+
+    model: str
+    baseline: str
+    seeds: list[int | None]
+    paired_seeds: bool
+    """False when the two share no seed: then all seeds of both count."""
+    same_engine: bool
+    means: dict[str, dict[str, Estimate]]
+    """Metric -> set of languages -> difference of the means."""
+    by_seed: dict[str, list[float]]
+    """Set of languages -> the headline's difference for each of `seeds`; empty unless paired."""
+    languages: dict[str, dict[str, Estimate]]
+    baseline_gap: dict[str, Estimate]
+    gap_closed: dict[str, Estimate | None]
+    """Set of languages -> (this - baseline) / baseline's gap; None unless the gap's interval lies above 0."""
+    gap_closed_languages: dict[str, Estimate | None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Points and bootstrap draws of one row or of some of its seeds, averaged over them."""
+
+    points: np.ndarray
+    """(languages, metrics)."""
+    draws: np.ndarray
+    """(DRAWS, languages, metrics)."""
+
+
+def language_sets(section: Section) -> dict[str, list[str]]:
+    """The sets that means are taken over, none empty: all, roles, non-supervised, resource classes."""
+    codes = section.languages
+    sets = {"all": codes}
+    sets |= {role: [code for code in codes if section.role(code) == role] for role in ROLES}
+    sets["non-supervised"] = sets["aligned"] + sets["unseen"]
+    for resource in ("high", "mid", "low"):
+        sets[resource] = [code for code in codes if language(code).resource == resource]
+    return {name: members for name, members in sets.items() if members}
+
+
+def compare(section: Section) -> tuple[list[Model], list[Difference]]:
+    """The section's rows, and each arm that has a baseline against it."""
+    scores = bootstrap(section)
+    models = [_model(section, row, scores) for row in section.rows]
+    differences = [
+        _difference(section, row, baseline, scores)
+        for row in section.rows
+        if row.arm not in ("base", "baseline") and (baseline := baseline_of(section, row))
+    ]
+    return models, differences
+
+
+def baseline_of(section: Section, row: Row) -> Row | None:
+    """The baseline of the row's recipe, by the same engine and dtype if there is one."""
+    candidates = [other for other in section.rows if other.arm == "baseline" and other.recipe == row.recipe]
+    alike = [other for other in candidates if other.engine == row.engine]
+    return next(iter(alike or candidates), None)
+
+
+def bootstrap(section: Section) -> dict[str, Scores]:
+    """File name of a run -> its scores, all runs on the same draws."""
+    runs = [run for row in section.rows for run in row.runs]
+    codes = section.languages
+    draws = np.empty((len(runs), DRAWS, len(codes), len(METRICS)))
+    for ids in sorted(set(section.first.ids.values())):
+        alike = [code for code in codes if section.first.ids[code] == ids]
+        # (items, runs x columns) a language: one matrix product serves all models.
+        stacked = {code: np.concatenate([run.counts[code] for run in runs], axis=1) for code in alike}
+        start = 0
+        for weights in _weights(len(stacked[alike[0]]), seed=int(ids[:8], 16)):
+            for code in alike:
+                pooled = (weights @ stacked[code].astype(np.float64)).reshape(len(weights), len(runs), -1)
+                values = np.stack([metric(pooled) for metric in METRICS.values()], axis=-1)
+                draws[:, start : start + len(weights), codes.index(code)] = values.swapaxes(0, 1)
+            start += len(weights)
+    points = np.array([[_rates(run.counts[code]) for code in codes] for run in runs])
+    return {run.file: Scores(points[index], draws[index]) for index, run in enumerate(runs)}
+
+
+def _weights(items: int, seed: int) -> Iterator[np.ndarray]:
+    """DRAWS rows in chunks of (_CHUNK, items): how often each item was drawn, with replacement."""
+    generator = np.random.default_rng(seed)
+    rows = np.arange(_CHUNK)[:, None] * items
+    for _ in range(DRAWS // _CHUNK):
+        drawn = generator.integers(items, size=(_CHUNK, items)) + rows
+        yield np.bincount(drawn.ravel(), minlength=_CHUNK * items).reshape(_CHUNK, items).astype(np.float64)
+
+
+def _rates(counts: np.ndarray) -> list[float]:
+    pooled = counts.sum(axis=0)
+    return [float(metric(pooled)) for metric in METRICS.values()]
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    return Scores(np.mean([s.points for s in scores], axis=0), np.mean([s.draws for s in scores], axis=0))
+
+
+def _estimate(point: float, draws: np.ndarray) -> Estimate:
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return Estimate(float(point), float(low), float(high), float(draws.std(ddof=1)))
+
+
+def _indices(section: Section) -> dict[str, list[int]]:
+    codes = section.languages
+    return {name: [codes.index(code) for code in members] for name, members in language_sets(section).items()}
+
+
+def _means(scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
+    return {
+        metric: {
+            name: _estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
+            for name, of in sets.items()
+        }
+        for m, metric in enumerate(METRICS)
+    }
+
+
+def _by_language(scores: Scores, codes: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+    return {
+        code: {
+            metric: _estimate(scores.points[i, m], scores.draws[:, i, m]) for m, metric in enumerate(METRICS)
+        }
+        for i, code in enumerate(codes)
+    }
+
+
+_HEADLINE = list(METRICS).index(HEADLINE)
+
+
+def _gaps(scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, tuple[float, np.ndarray]]:
+    """Set -> transfer gap of the headline and its draws; nothing without supervised languages."""
+    if "supervised" not in sets:
+        return {}
+    points, draws = scores.points[:, _HEADLINE], scores.draws[:, :, _HEADLINE]
+    supervised = sets["supervised"]
+    return {
+        name: (
+            points[supervised].mean() - points[of].mean(),
+            draws[:, supervised].mean(axis=1) - draws[:, of].mean(axis=1),
+        )
+        for name, of in sets.items()
+    }
+
+
+_GAP_SETS = ("non-supervised", "aligned", "unseen")
+
+
+def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
+    sets = _indices(section)
+    seeds = [scores[run.file] for run in row.runs]
+    mean = _mean(seeds)
+    gaps = _gaps(mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
+    by_seed = {name: [float(s.points[of, _HEADLINE].mean()) for s in seeds] for name, of in sets.items()}
+    engine, dtype = row.engine
+    recipe = row.runs[0].record.recipe
+    return Model(
+        label=row.label,
+        arm=row.arm,
+        recipe=recipe.name if recipe and row.arm != "base" else None,
+        seeds=[run.record.seed for run in row.runs],
+        engine=engine,
+        dtype=dtype,
+        devices=sorted({run.record.engine.device for run in row.runs}),
+        records=[run.file for run in row.runs],
+        means=_means(mean, sets),
+        spread={name: [min(values), max(values)] for name, values in by_seed.items()},
+        gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
+        retrieval=_retrieval(section, row),
+        languages=_by_language(mean, section.languages),
+    )
+
+
+def _retrieval(section: Section, row: Row) -> Retrieval | None:
+    measured = [run.record.retrieval for run in row.runs if run.record.retrieval]
+    if not measured:
+        return None
+    how = measured[0]
+    before = _mean_accuracy([m.base_accuracy for m in measured]) or _base_accuracy(section, how)
+    return Retrieval(
+        how.layer, how.candidates, how.pooling, before, _mean_accuracy([m.accuracy for m in measured])
+    )
+
+
+def _base_accuracy(section: Section, how: record.Retrieval) -> dict[str, float]:
+    """From the section's base record, where it was measured alike."""
+    for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
+        of_base = run.record.retrieval
+        if of_base and (of_base.layer, of_base.candidates, of_base.pooling) == (
+            how.layer,
+            how.candidates,
+            how.pooling,
+        ):
+            return _mean_accuracy([of_base.accuracy])
+    return {}
+
+
+def _mean_accuracy(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of the seeds for the languages that each of them has."""
+    codes = sorted(set.intersection(*(set(one) for one in measured)))
+    return {code: float(np.mean([one[code] for one in measured])) for code in codes}
+
+
+def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, Scores]) -> Difference:
+    by_seed = {run.record.seed: scores[run.file] for run in row.runs}
+    against = {run.record.seed: scores[run.file] for run in baseline.runs}
+    shared = [seed for seed in by_seed if seed in against]
+    this = _mean([by_seed[seed] for seed in shared or by_seed])
+    other = _mean([against[seed] for seed in shared or against])
+    change = Scores(this.points - other.points, this.draws - other.draws)
+
+    codes, sets = section.languages, _indices(section)
+    gap_sets = {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")}
+    gap_sets |= {code: [i] for i, code in enumerate(codes) if section.role(code) != "supervised"}
+    gaps = _gaps(other, gap_sets)
+    closed = {
+        name: _ratio(_headline(change, gap_sets[name]), gaps[name]) for name in gaps if name != "supervised"
+    }
+    return Difference(
+        model=row.label,
+        baseline=baseline.label,
+        seeds=shared or list(by_seed),
+        paired_seeds=bool(shared),
+        same_engine=row.engine == baseline.engine,
+        means=_means(change, sets),
+        by_seed={
+            name: [
+                float(by_seed[seed].points[of, _HEADLINE].mean() - against[seed].points[of, _HEADLINE].mean())
+                for seed in shared
+            ]
+            for name, of in sets.items()
+        },
+        languages=_by_language(change, codes),
+        baseline_gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
+        gap_closed={name: closed[name] for name in _GAP_SETS if name in closed},
+        gap_closed_languages={code: closed[code] for code in codes if code in closed},
+    )
+
+
+def _headline(scores: Scores, of: list[int]) -> tuple[float, np.ndarray]:
+    return scores.points[of, _HEADLINE].mean(), scores.draws[:, of, _HEADLINE].mean(axis=1)
+
+
+def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
+    """Gap closed; None where the gap's interval holds 0 (the ratio has no bounds) or lies below it."""
+    if _estimate(*gap).low <= 0:
+        return None
+    # The interval leaves out draws in the tail, where a gap of 0 may still occur.
+    draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
+    return _estimate(change[0] / gap[0], draws[np.isfinite(draws)])

@@ -1,0 +1,108 @@
+"""Records from a folder, each verified against the counts per item that it came from."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from midalign import record
+from midalign.errors import RecordError
+from midalign.metrics.slot import COLUMNS, METRICS
+from midalign.record import Items, Record, TaskResult
+
+TOLERANCE = 1e-6  # a record's metrics are JSON numbers of the same counts
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record's part on one task group; a record with two groups makes two runs."""
+
+    file: str
+    record: Record
+    group: str
+    counts: dict[str, np.ndarray]
+    """Language -> (items, len(COLUMNS)) int32."""
+    ids: dict[str, str]
+    """Language -> sha256 of its document ids, in order."""
+
+    @property
+    def languages(self) -> list[str]:
+        """Sorted language codes."""
+        return sorted(self.counts)
+
+    def task(self, language: str) -> TaskResult:
+        """The record's entry of a language."""
+        return self.record.tasks[f"{self.group}_{language}"]
+
+
+def load(folder: Path) -> list[Run]:
+    """All runs of the records `folder/*.json`, in the order of their file names.
+
+    Raises RecordError for a folder without records, a record that does not validate, an items file that is
+    absent or altered, and figures of a record that do not follow from its items.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"No folder {folder}; records are written by: midalign eval")
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise RecordError(f"No record (*.json) in {folder}; records are written by midalign eval")
+    return [run for file in files for run in _runs(file)]
+
+
+def _runs(file: Path) -> Iterator[Run]:
+    entry = record.read(file)
+    items = record.read_items(file)
+    groups: dict[str, Run] = {}
+    for name, task in entry.tasks.items():
+        group = name.removesuffix(f"_{task.language}")
+        if group == name:
+            raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
+        if task.family != "slot":
+            raise RecordError(f"{file}: task {name} is of family {task.family!r}; this version knows slot")
+        counts, ids = _counts(file, entry, items, name)
+        _verify(file, name, task, counts)
+        run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
+        run.counts[task.language] = counts
+        run.ids[task.language] = ids
+    if not groups:
+        raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
+    yield from groups.values()
+
+
+def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:
+    """(items, len(COLUMNS)) counts of a task by ascending document id, and the digest of these ids."""
+    if task not in items:
+        raise RecordError(f"{file}: no counts per item of {task} in its items file; evaluate the model again")
+    columns = entry.items.columns if entry.items else []
+    missing = [column for column in COLUMNS if column not in columns]
+    if missing:
+        raise RecordError(
+            f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}; "
+            f"it was written by another version of midalign: evaluate the model again"
+        )
+    order = np.argsort(items[task].doc_ids, kind="stable")
+    ids = items[task].doc_ids[order]
+    if (np.diff(ids) == 0).any():
+        raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
+    counts = items[task].counts[order][:, [columns.index(column) for column in COLUMNS]]
+    return counts.astype(np.int32), hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+
+
+def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None:
+    """Raise RecordError unless n, pooled counts and metrics of a record follow from its items."""
+    pooled = counts.sum(axis=0, dtype=np.int64)
+    found: dict[str, float] = {"n": len(counts)}
+    found.update(zip(COLUMNS, pooled.tolist(), strict=True))
+    said: dict[str, float] = {**task.counts, "n": task.n}
+    for metric, rate in METRICS.items():
+        if metric not in task.metrics:
+            raise RecordError(f"{file}: {name} has no {metric}; evaluate the model again")
+        found[metric], said[metric] = float(rate(pooled)), task.metrics[metric].value
+    for figure, value in found.items():
+        if abs(value - said[figure]) > TOLERANCE:
+            raise RecordError(
+                f"{file}: {name} says {figure} {said[figure]}, its items give {value}; "
+                f"the record was altered: restore it, or evaluate the model again"
+            )

@@ -1,0 +1,182 @@
+"""Per-language dumbbell plots: from the baseline to each other arm, and the difference with its interval."""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from midalign.languages import language
+from midalign.leaderboard.compare import Difference, Estimate, Model, language_sets
+from midalign.leaderboard.sections import ROLES
+from midalign.leaderboard.tables import METRIC_NAMES, MINUS, Part, items_span, sample_name
+from midalign.metrics.slot import HEADLINE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours (2008), distinct for the common forms of colour blindness; shapes differ too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SHAPES = ("o", "s", "D", "^", "v", "P")
+GREY = "#767676"
+INCH = 0.21  # height of a language
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the plot: the mean of a role, or (`code`) one of its languages."""
+
+    y: float
+    role: str
+    code: str | None
+
+    def of(self, figures: Model | Difference) -> Estimate:
+        """The line's headline figure of a model or difference."""
+        return figures.languages[self.code][HEADLINE] if self.code else figures.means[HEADLINE][self.role]
+
+
+def png(part: Part) -> bytes:
+    """The plot of a section; the same bytes for the same figures and matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = _lines(part)
+    paired = bool(part.differences)
+    # Arms share a language's line side by side, so more arms need more room.
+    height = 1.7 + INCH * (1 + 0.35 * max(0, len(part.differences) - 1)) * lines[-1].y
+    with plt.style.context("default"), plt.rc_context({"font.size": 9}):
+        figure, axes = plt.subplots(
+            1,
+            2 if paired else 1,
+            figsize=(10 if paired else 6.5, height),
+            sharey=True,
+            squeeze=False,
+            width_ratios=(3, 2) if paired else (1,),
+            layout="constrained",
+        )
+        _label_lines(axes[0, 0], lines)
+        _draw_scores(axes[0, 0], part, lines)
+        if paired:
+            _draw_differences(axes[0, 1], part, lines)
+        base = part.section.first.record.base
+        note = f" ({base.note})" if base.note else ""
+        figure.suptitle(
+            f"{part.section.group} on {base.name}{note}\n"
+            f"{sample_name(part.section)}; n = {items_span(part.section)} a language",
+            fontsize=11,
+        )
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        plt.close(figure)
+    return buffer.getvalue()
+
+
+def _lines(part: Part) -> list[_Line]:
+    """Role by role from the top: its mean, then its languages from the best score down."""
+    order = next((model for model in part.models if model.arm == "baseline"), part.models[0])
+    lines, y = [], 0.0
+    for role in ROLES:
+        codes = language_sets(part.section).get(role, [])
+        if not codes:
+            continue
+        lines.append(_Line(y, role, None))
+        y += 1.2
+        for code in sorted(codes, key=lambda code: -order.languages[code][HEADLINE].value):
+            lines.append(_Line(y, role, code))
+            y += 1
+        y += 0.8
+    return lines
+
+
+def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
+    axes.set_yticks([line.y for line in lines])
+    names = [
+        f"{language(line.code).name} ({line.code}), {language(line.code).resource}"
+        if line.code
+        else f"{line.role}, mean"
+        for line in lines
+    ]
+    for text, line in zip(axes.set_yticklabels(names), lines, strict=True):
+        text.set_fontweight("normal" if line.code else "bold")
+    axes.set_ylim(lines[-1].y + 0.8, -0.8)
+    axes.set_ylabel("language (code), resource class; by role in training")
+
+
+def _finish(axes: "Axes", lines: list[_Line]) -> None:
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    for line in lines:
+        if line.code is None:
+            axes.axhspan(line.y - 0.5, line.y + 0.5, color="#f2f2f2", zorder=0)
+
+
+def _style(part: Part, model: Model) -> tuple[str, str, float]:
+    """Colour, shape and vertical shift of a model: base grey, baselines black, other arms in colour."""
+    if model.arm == "base":
+        return GREY, "|", 0.0
+    if model.arm == "baseline":
+        baselines = [other.label for other in part.models if other.arm == "baseline"]
+        return "black", SHAPES[baselines.index(model.label) % len(SHAPES)], 0.0
+    arms = [other.label for other in part.models if other.arm not in ("base", "baseline")]
+    i = arms.index(model.label)
+    return COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)], 0.6 * ((i + 0.5) / len(arms) - 0.5)
+
+
+def _draw_scores(axes: "Axes", part: Part, lines: list[_Line]) -> None:
+    models = {model.label: model for model in part.models}
+    for difference in part.differences:
+        model, baseline = models[difference.model], models[difference.baseline]
+        colour, _, shift = _style(part, model)
+        for line in lines:
+            axes.plot(
+                [100 * line.of(baseline).value, 100 * line.of(model).value],
+                [line.y, line.y + shift],
+                color=colour,
+                linewidth=1.6,
+                alpha=0.6,
+                zorder=2,
+            )
+    for model in part.models:
+        colour, shape, shift = _style(part, model)
+        filled = model.arm not in ("base", "baseline")
+        axes.plot(
+            [100 * line.of(model).value for line in lines],
+            [line.y + shift for line in lines],
+            linestyle="none",
+            marker=shape,
+            markersize=5.5 if model.arm != "base" else 8,
+            color=colour,
+            markerfacecolor=colour if filled else "white",
+            markeredgewidth=1.2,
+            label=model.label,
+            zorder=3,
+        )
+    axes.set_xlabel(f"{METRIC_NAMES[HEADLINE]} (%)")
+    axes.set_xlim(left=0)
+    _finish(axes, lines)
+
+
+def _draw_differences(axes: "Axes", part: Part, lines: list[_Line]) -> None:
+    models = {model.label: model for model in part.models}
+    for difference in part.differences:
+        colour, shape, shift = _style(part, models[difference.model])
+        for line in lines:
+            change = line.of(difference)
+            axes.plot(
+                [100 * change.low, 100 * change.high],
+                [line.y + shift] * 2,
+                color=colour,
+                linewidth=1.2,
+                zorder=2,
+            )
+            axes.plot(
+                100 * change.value, line.y + shift, color=colour, marker=shape, markersize=4.5, zorder=3
+            )
+    axes.axvline(0, color="black", linewidth=0.8, zorder=1)
+    axes.set_xlabel(f"arm {MINUS} baseline, points, 95% paired interval")
+    _finish(axes, lines)

@@ -1,0 +1,350 @@
+"""Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from midalign.languages import language
+from midalign.leaderboard.compare import DRAWS, Difference, Estimate, Model, language_sets
+from midalign.leaderboard.sections import ROLES, Section
+from midalign.metrics.slot import HEADLINE
+
+MARK = "<!-- written by midalign leaderboard build -->"
+NONE = "–"
+MINUS = "−"
+
+METRIC_NAMES = {
+    "slot_f1": "slot F1",
+    "slot_f1_reference": "slot F1, published procedure",
+    "label_f1": "label F1",
+    "value_f1": "value F1",
+    "values_not_in_utterance": "values not in the utterance",
+    "exact_match": "exact match",
+    "well_formed": "well-formed outputs",
+}
+
+_PREFACE = f"""\
+Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
+Intervals in brackets are 95% bootstrap intervals over items ({DRAWS:,} draws of document ids, the same for
+both models of a difference and for all languages); they leave out the choice of training seed. Where a row
+has several seeds, its figures are their mean, with the least and greatest seed in parentheses.
+
+- **supervised, aligned, unseen**: languages with training labels; with parallel sentences only; with neither.
+- **high, mid, low**: resource class of a language (Joshi et al. 2020: 4-5, 3, 0-2), whatever its role.
+- **gap**: transfer gap, mean over supervised languages minus the language's own score, same model.
+- **gap closed**: (model − baseline) / baseline's gap, on the aligned languages; not reported where the
+  interval of the baseline's gap holds 0.
+- **retrieval**: share of test sentences whose nearest candidate is their English translation, before training
+  (base) → after, mean over the aligned languages.
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section with its figures and the name of its plot."""
+
+    slug: str
+    section: Section
+    models: list[Model]
+    differences: list[Difference]
+
+    @property
+    def plot(self) -> str:
+        """The plot's path below the output folder."""
+        return f"plots/{self.slug}.png"
+
+
+def page(parts: Sequence[Part]) -> str:
+    """The whole README.md."""
+    return (
+        "\n".join([MARK, "# Leaderboard", "", _PREFACE, *(_section(part) for part in parts)]).rstrip() + "\n"
+    )
+
+
+def title(section: Section) -> str:
+    """Task group, base and sample."""
+    entry = section.first.record
+    return f"{section.group}, {entry.base.name}, {sample_name(section)}"
+
+
+def sample_name(section: Section) -> str:
+    """`full test split` or `sample of 100 of the test split (seed 0)`."""
+    sample = section.first.record.sample
+    if sample.limit is None:
+        return f"full {sample.split} split"
+    return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed})"
+
+
+def items_span(section: Section) -> str:
+    """Items a language: `300` or, where languages differ, `150–300`."""
+    counts = sorted({section.first.task(code).n for code in section.languages})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}–{counts[-1]:,}"
+
+
+def items_name(section: Section) -> str:
+    """`items_span`, and whether they are a sample: `100 (sample)`."""
+    return items_span(section) + ("" if section.first.record.sample.limit is None else " (sample)")
+
+
+def percent(share: float) -> str:
+    """One decimal, no sign of minus zero."""
+    return _signed(share, plus="")
+
+
+def signed(share: float) -> str:
+    """One decimal with its sign."""
+    return _signed(share, plus="+")
+
+
+def _signed(share: float, plus: str) -> str:
+    text = f"{abs(100 * share):.1f}"
+    if text == "0.0":
+        return text
+    return f"{MINUS if share < 0 else plus}{text}"
+
+
+def interval(estimate: Estimate) -> str:
+    """`+3.1 [1.2, 5.0]`"""
+    return f"{signed(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+
+
+def seeded(model: Model, name: str) -> str:
+    """A mean of the headline, with least and greatest seed in parentheses where there are several."""
+    if name not in model.means[HEADLINE]:
+        return NONE
+    mean = percent(model.means[HEADLINE][name].value)
+    if len(model.seeds) == 1:
+        return mean
+    low, high = model.spread[name]
+    return f"{mean} ({percent(low)}–{percent(high)})"
+
+
+def retrieval(section: Section, model: Model) -> str:
+    """`29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent."""
+    if model.retrieval is None:
+        return NONE
+    codes = [code for code in section.aligned if code in model.retrieval.after] or list(model.retrieval.after)
+    after = _whole(model.retrieval.after, codes)
+    if model.arm == "base" or not model.retrieval.before:
+        return after
+    return f"{_whole(model.retrieval.before, codes)} → {after}"
+
+
+def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
+    known = [accuracy[code] for code in codes if code in accuracy]
+    return f"{100 * sum(known) / len(known):.0f}" if known else NONE
+
+
+def closed(part: Part, model: Model) -> str:
+    """The gap that the model closed on the aligned languages, with interval."""
+    for difference in part.differences:
+        if difference.model == model.label and (share := difference.gap_closed.get("aligned")):
+            return f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]"
+    return NONE
+
+
+def sentences(part: Part) -> list[str]:
+    """The main results in words, Markdown: one line an arm that has a baseline."""
+    lines = []
+    for difference in part.differences:
+        means = difference.means[HEADLINE]
+        shown = [
+            f"{role} languages ({len(language_sets(part.section)[role])}): "
+            + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
+            for role in ("aligned", "supervised", "unseen")
+            if role in means
+        ]
+        lines.append(
+            f"{difference.model} minus {difference.baseline}, {METRIC_NAMES[HEADLINE]}: {'; '.join(shown)}. "
+            + " ".join(_remarks(difference))
+        )
+    return lines
+
+
+def _remarks(difference: Difference) -> Iterable[str]:
+    aligned = difference.means[HEADLINE].get("aligned")
+    if aligned:
+        if aligned.holds_zero:
+            yield "On aligned languages the interval holds 0: no difference is shown."
+        else:
+            yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
+    if "aligned" in difference.gap_closed:
+        gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
+        bounds = f"{percent(gap.value)} [{percent(gap.low)}, {percent(gap.high)}]"
+        if share:
+            yield (
+                f"Gap closed: {percent(share.value)}% [{percent(share.low)}, {percent(share.high)}] "
+                f"of the baseline's gap of {bounds}."
+            )
+        else:
+            reason = "holds 0" if gap.holds_zero else "lies below 0"
+            yield f"Gap closed is not reported: the interval of the baseline's gap, {bounds}, {reason}."
+    if not difference.paired_seeds:
+        yield "The two share no seed: all seeds of both count."
+    elif len(difference.seeds) > 1 and "aligned" in difference.by_seed:
+        each = ", ".join(
+            f"{seed}: {signed(value)}"
+            for seed, value in zip(difference.seeds, difference.by_seed["aligned"], strict=True)
+        )
+        yield f"Aligned languages by seed: {each}."
+    if not difference.same_engine:
+        yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
+
+
+def _section(part: Part) -> str:
+    section = part.section
+    blocks = [f"## {title(section)}", _facts(part)]
+    words = sentences(part)
+    lonely = [
+        model.label
+        for model in part.models
+        if model.arm not in ("base", "baseline") and model.label not in {d.model for d in part.differences}
+    ]
+    blocks.append(_main_table(part))
+    if _engines_differ(part):
+        blocks.append(
+            "‡ The rows come from different engines or dtypes: differences between them are not the model's."
+        )
+    blocks.append("\n".join(f"- {line}" for line in words))
+    if lonely:
+        blocks.append(f"No baseline of the same recipe here: {', '.join(lonely)}.")
+    if part.differences:
+        blocks += ["### Differences from the baseline", _difference_table(part)]
+    blocks.append(f"![{METRIC_NAMES[HEADLINE]} by language: {title(section)}]({part.plot})")
+    blocks += [f"### {METRIC_NAMES[HEADLINE]} by language".replace("slot", "Slot"), _language_table(part)]
+    blocks += ["### Labels, values and copying by language", _copying_table(part)]
+    blocks.append(_sources(part))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _facts(part: Part) -> str:
+    section, entry = part.section, part.section.first.record
+    lines = []
+    note = f" ({entry.base.note})" if entry.base.note else ""
+    digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
+    lines.append(f"- Base: {entry.base.name}{note}{digest}")
+    lines.append(f"- Items a language: {items_span(section)}; {sample_name(section)}")
+    for role in ROLES:
+        codes = language_sets(section).get(role, [])
+        if codes:
+            lines.append(f"- {role.capitalize()} ({len(codes)}): {' '.join(codes)}")
+    recipes = sorted({model.recipe for model in part.models if model.recipe})
+    if recipes:
+        lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
+    how = next((model.retrieval for model in part.models if model.retrieval), None)
+    if how:
+        lines.append(
+            f"- Retrieval: {how.candidates} candidates a language, "
+            f"states after {how.layer} blocks, {how.pooling}"
+        )
+    return "\n".join(lines)
+
+
+def _engines_differ(part: Part) -> bool:
+    return len({(model.engine, model.dtype) for model in part.models}) > 1
+
+
+def _engine(part: Part, model: Model) -> str:
+    mark = " ‡" if _engines_differ(part) else ""
+    return f"{model.engine} {model.dtype}, {'/'.join(model.devices)}{mark}"
+
+
+def _main_table(part: Part) -> str:
+    sets = [name for name in ("all", *ROLES, "high", "mid", "low") if name in language_sets(part.section)]
+    gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
+    header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
+    header += [f"gap {name}" for name in gaps]
+    header += ["gap closed", "retrieval", "items", "engine"]
+    rows = []
+    for model in part.models:
+        rows.append(
+            [
+                model.label,
+                "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
+                *(seeded(model, name) for name in sets),
+                *(percent(model.gap[name].value) for name in gaps),
+                closed(part, model),
+                retrieval(part.section, model),
+                items_name(part.section),
+                _engine(part, model),
+            ]
+        )
+    return _markdown(header, rows, left=(0, len(header) - 1))
+
+
+_DIFFERENCE_METRICS = ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference")
+
+
+def _difference_table(part: Part) -> str:
+    sets = [
+        name
+        for name in ("aligned", "supervised", "unseen", "high", "mid", "low")
+        if name in language_sets(part.section)
+    ]
+    rows = [
+        [
+            f"{difference.model} {MINUS} {difference.baseline}",
+            METRIC_NAMES[metric],
+            *(interval(difference.means[metric][name]) for name in sets),
+        ]
+        for difference in part.differences
+        for metric in _DIFFERENCE_METRICS
+    ]
+    return _markdown(["models", "metric", *sets], rows, left=(0, 1))
+
+
+def ordered(section: Section) -> list[str]:
+    """Languages by role, then by code."""
+    return [code for role in ROLES for code in language_sets(section).get(role, [])]
+
+
+def _language_columns(section: Section, code: str) -> list[str]:
+    entry = language(code)
+    return [f"{entry.name} `{code}`", section.role(code), entry.resource, f"{section.first.task(code).n:,}"]
+
+
+def _language_table(part: Part) -> str:
+    header = ["language", "role", "class", "n", *(model.label for model in part.models)]
+    header += [f"{difference.model} {MINUS} {difference.baseline}" for difference in part.differences]
+    rows = []
+    for code in ordered(part.section):
+        cells = _language_columns(part.section, code)
+        for model in part.models:
+            score = model.languages[code][HEADLINE]
+            cells.append(f"{percent(score.value)} ± {percent(score.stderr)}")
+        cells += [interval(difference.languages[code][HEADLINE]) for difference in part.differences]
+        rows.append(cells)
+    return "± standard error over items.\n\n" + _markdown(header, rows, left=(0, 1, 2))
+
+
+_COPYING = ("label_f1", "value_f1", "values_not_in_utterance")
+
+
+def _copying_table(part: Part) -> str:
+    header = ["language", "role", "class", "n", *(model.label for model in part.models)]
+    rows = [
+        [
+            *_language_columns(part.section, code),
+            *(
+                " / ".join(percent(model.languages[code][metric].value) for metric in _COPYING)
+                for model in part.models
+            ),
+        ]
+        for code in ordered(part.section)
+    ]
+    names = " / ".join(METRIC_NAMES[metric] for metric in _COPYING)
+    return f"Each cell: {names} (share of the predicted values).\n\n" + _markdown(
+        header, rows, left=(0, 1, 2)
+    )
+
+
+def _sources(part: Part) -> str:
+    names = ", ".join(f"`{Path(file).stem}`" for model in part.models for file in model.records)
+    return f"From the records {names}."
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """A table whose columns are right-aligned but for those in `left`."""
+    marks = [":--" if i in left else "--:" for i in range(len(header))]
+    lines = [header, marks, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

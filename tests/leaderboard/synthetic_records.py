@@ -1,0 +1,112 @@
+"""Synthetic records, written through midalign.record: counts per item in, files out."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from midalign import record
+from midalign.adapter import RecipeRef
+from midalign.metrics.slot import COLUMNS, METRICS
+
+ROLES = {"supervised": ["en", "es"], "aligned": ["de", "sw"], "unseen": ["fr"]}
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def counts(tp: Sequence[int], pred: Sequence[int], gold: Sequence[int]) -> np.ndarray:
+    """(items, COLUMNS) from slot counts; labels and values match where slots do, nothing is outside."""
+    tp, pred, gold = (np.asarray(column) for column in (tp, pred, gold))
+    one = np.ones_like(tp)
+    columns = {"slot_tp": tp, "slot_pred": pred, "slot_gold": gold, "ref_tp": tp, "ref_pred": pred}
+    columns |= {"ref_gold": gold, "label_tp": tp, "value_tp": tp, "values_outside": 0 * one}
+    columns |= {"exact": (tp == pred) & (tp == gold), "well_formed": one, "n": one}
+    return np.stack([columns[name] for name in COLUMNS], axis=1).astype(np.int64)
+
+
+def share(n: int, right: int) -> np.ndarray:
+    """n items with one gold and one predicted slot each, the first `right` of them right: F1 = right / n."""
+    return counts([1] * right + [0] * (n - right), [1] * n, [1] * n)
+
+
+def simulated(rng: np.random.Generator, quality: float, difficulty: np.ndarray) -> np.ndarray:
+    """Counts of a model: 0 to 3 gold slots an item, each found with a chance that falls with difficulty."""
+    gold = (difficulty * 7919 % 1 * 4).astype(int)
+    chance = np.clip(quality + 0.3 * (0.5 - difficulty), 0.02, 0.98)
+    tp = rng.binomial(gold, chance)
+    pred = tp + rng.binomial(np.maximum(gold - tp, 0), 0.7)
+    return counts(tp, pred, gold)
+
+
+def write(
+    folder: Path,
+    name: str,
+    arm: str,
+    by_language: Mapping[str, np.ndarray],
+    *,
+    seed: int | None = None,
+    recipe: str | None = "mini",
+    recipe_digest: str | None = None,
+    base: str = "mini",
+    group: str = "midalign_mini_slot",
+    roles: Mapping[str, list[str]] = ROLES,
+    engine: str = "hf",
+    dtype: str = "float32",
+    limit: int | None = None,
+    data: str = "data",
+    prompt: str = "prompt",
+    retrieval: Mapping[str, float] | None = None,
+    base_retrieval: Mapping[str, float] | None = None,
+    doc_ids: Mapping[str, Sequence[int]] | None = None,
+) -> Path:
+    """Write a record into `folder` and return its path."""
+    tasks, items = {}, {}
+    for language, table in by_language.items():
+        pooled = table.sum(axis=0)
+        n = len(table)
+        task = f"{group}_{language}"
+        tasks[task] = record.TaskResult(
+            language=language,
+            family="slot",
+            version=1.0,
+            n=n,
+            counts=dict(zip(COLUMNS, pooled.tolist(), strict=True)),
+            metrics={
+                metric: record.Metric(value=float(rate(pooled)), stderr=0.01, n=n)
+                for metric, rate in METRICS.items()
+            },
+            data_digest=sha(data + language),
+            prompt_digest=sha(prompt + language),
+            seconds=1.0,
+            tokens=100,
+        )
+        ids = np.asarray(doc_ids[language] if doc_ids else range(n))
+        items[task] = record.Items(ids, table)
+    trained = arm != "base"
+    entry = record.Record(
+        name=name,
+        created=datetime(2026, 11, 23, tzinfo=UTC),
+        arm=arm,
+        seed=seed,
+        recipe=RecipeRef(name=recipe, digest=sha(recipe_digest or recipe)) if trained and recipe else None,
+        base=record.Base(name=base, digest=sha(base)),
+        adapter=record.Adapter(name=name, digest=sha(name), manifest=None) if trained else None,
+        roles=record.Roles(**roles),
+        engine=record.Engine(name=engine, dtype=dtype, device="cpu"),
+        decoding={},
+        sample=record.Sample(split="test", limit=limit, seed=0),
+        tasks=tasks,
+        retrieval=record.Retrieval(
+            layer=3, candidates=100, pooling="mean", accuracy=retrieval, base_accuracy=base_retrieval or {}
+        )
+        if retrieval
+        else None,
+        packages={},
+        seconds=1.0,
+        tokens=100,
+    )
+    return record.write(entry, items, folder)
