@@ -1,4 +1,4 @@
-"""Adapters on disk: plain peft directories, with `midalign.json` beside the weights for what peft leaves out."""
+"""Adapters on disk: plain peft directories, with `midalign.json` beside the weights for what peft lacks."""
 
 import hashlib
 import json
@@ -185,13 +185,14 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path} is not a peft configuration: expected an object with peft_type")
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise AdapterError(f"{folder} is of peft_type {kind}; expected LORA, which all engines can run")
     return config
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes by name from the header of a safetensors file; raises AdapterError when it is malformed."""
+    """Tensor shapes by name from a safetensors header; raises AdapterError when it is malformed."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

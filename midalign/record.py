@@ -1,6 +1,6 @@
 """The run record: one JSON file per evaluated model, the counts per item in a compressed file beside it.
 
-Every pooled score, interval and paired test can be recomputed from these two files alone. `record.schema.json`
+Every pooled score, interval and paired test follows from these two files alone. `record.schema.json`
 in the package is the JSON Schema of `Record`; scripts/write_schema.py writes it.
 """
 
@@ -96,8 +96,10 @@ class TaskResult(Section):
     metrics: dict[str, Metric]
     data_digest: str
     """The data set's own digest of the split."""
-    prompt_digest: Digest
-    """sha256 over the rendered prompts of the items, each ended by a zero byte."""
+    prompt_digest: Digest | None
+    """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
+    cut_off: int | None = None
+    """Outputs that reached the token limit; None where that is not known."""
     seconds: float
     tokens: int
     """Prompt and output tokens."""
@@ -109,6 +111,8 @@ class Retrieval(Section):
     layer: int
     """Blocks below the state."""
     candidates: int
+    candidates_digest: Digest | None = None
+    """sha256 over the lines "<language> <item id>", so that records with the same candidates are known."""
     pooling: str
     accuracy: dict[str, Share]
     """By language, this model."""
@@ -182,6 +186,12 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     return path
 
 
+def file_name(name: str) -> str:
+    """A model's name in the characters that a record's name may have; a hub id keeps both its parts."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._@=+-") else "-" for c in name)
+    return kept.lstrip("._@=+-") or "unnamed"
+
+
 def columns(record: Record) -> list[str]:
     """Names of the counts, the same for every task of a record; raises RecordError when they are not."""
     found = {tuple(task.counts) for task in record.tasks.values()}
@@ -247,7 +257,7 @@ def read_items(path: str | Path) -> dict[str, Items]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: readers see the old file or the whole new one, even when the disk is full."""
+    """Write beside, then rename: readers see the old file or the whole new one, full disk or not."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(content)

@@ -1,0 +1,5 @@
+"""python -m midalign"""
+
+from midalign.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""`midalign eval`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def evaluate(
+    base: Annotated[str, typer.Option(help="A folder, a hub id, or mini for the bundled base.")],
+    tasks: Annotated[str, typer.Option(help="Tasks or groups, separated by commas.")],
+    adapter: Annotated[list[Path] | None, typer.Option(help="A peft folder; may be repeated.")] = None,
+    engine: Annotated[
+        Literal["auto", "vllm", "hf"], typer.Option(help="auto: vLLM on CUDA, Hugging Face elsewhere.")
+    ] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Items a task: a seeded sample, the same for every task.")
+    ] = None,
+    supervised: Annotated[
+        str, typer.Option(help="Languages with task labels, for adapters trained elsewhere: en,es.")
+    ] = "",
+    aligned: Annotated[
+        str, typer.Option(help="Languages aligned with English, for adapters trained elsewhere: sw,hi.")
+    ] = "",
+    output: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results"),
+    note: Annotated[str, typer.Option(help="What readers must know of the base: 'dequantised'.")] = "",
+    log_samples: Annotated[
+        bool, typer.Option("--log-samples", help="Keep prompts and outputs in a file beside each record.")
+    ] = False,
+    num_fewshot: Annotated[int, typer.Option(min=0, help="Examples in the prompt.")] = 0,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Wrap prompts as the base's tokenizer says.")
+    ] = False,
+    system_instruction: Annotated[str | None, typer.Option(help="Text of the system turn.")] = None,
+) -> None:
+    """Score a base and adapters on it, one record each. A killed evaluation goes on where it was."""
+    import os
+
+    os.environ["TQDM_DISABLE"] = "1"  # lm-eval's own bars, one a task; read when tqdm is imported
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from midalign.evaluate import run
+
+    settings = run.Settings(
+        base=base,
+        tasks=_names(tasks),
+        output=output,
+        adapters=tuple(adapter or ()),
+        engine=engine,
+        limit=limit,
+        supervised=_names(supervised),
+        aligned=_names(aligned),
+        note=note,
+        log_samples=log_samples,
+        num_fewshot=num_fewshot,
+        apply_chat_template=apply_chat_template,
+        system_instruction=system_instruction,
+    )
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} items"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+        shown = {}
+
+        def report(now: "run.Progress") -> None:
+            if now.model not in shown:
+                shown[now.model] = bars.add_task(now.model, total=now.total)
+            bars.update(shown[now.model], completed=now.done)
+            if now.finished:
+                console.print(f"{now.model}  {now.finished}  {now.headline:.3f}", highlight=False)
+
+        records = run.evaluate(settings, report)
+    for path in records:
+        print(path)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

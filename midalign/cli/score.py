@@ -1,0 +1,28 @@
+"""`midalign score`"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def score(
+    task: Annotated[str, typer.Option(help="A language task, such as midalign_slot_en.")],
+    outputs: Annotated[Path, typer.Option(help='Lines {"doc_id": 0, "output": "..."}.')],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("results"),
+) -> None:
+    """Score outputs that were made elsewhere, with the same code and into the same record."""
+    from midalign.evaluate import score as scoring
+
+    entry, path = scoring.score(task, outputs, split, output)
+    result = entry.tasks[task]
+    metrics = {name: {"value": m.value, "stderr": m.stderr} for name, m in result.metrics.items()}
+    if as_json:
+        print(json.dumps({"task": task, "n": result.n, "metrics": metrics}))
+        return
+    for name, metric in metrics.items():
+        print(f"{name:24} {metric['value']:.4f} ± {metric['stderr']:.4f}")
+    print(path)

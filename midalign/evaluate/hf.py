@@ -1,0 +1,190 @@
+"""The Hugging Face engine: the base loaded once, adapters switched.
+
+On a CPU it has answered before vLLM has started, and it needs nothing beyond transformers. Usable from
+lm-eval as `--model midalign-hf`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from tqdm import tqdm
+
+from midalign.device import has_bf16
+from midalign.evaluate.live import switch
+from midalign.evaluate.requests import Generated, Greedy, cut, greedy
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+STEP = 16
+"""Prompt lengths and row counts are multiples of it: oneDNN keeps a primitive for every shape it has seen."""
+
+
+def default_dtype() -> str:
+    """`bfloat16` where the device multiplies it in hardware, else `float32`."""
+    return "bfloat16" if has_bf16() else "float32"
+
+
+class MidalignHF(HFLM):  # type: ignore[misc]
+    """lm-eval's Hugging Face model with our greedy loop: sorted batches that shrink as their rows end."""
+
+    def __init__(self, pretrained: Any, dtype: str = "auto", **kwargs: Any) -> None:
+        """As HFLM; `dtype` "auto" is bf16 where the device has it. `pretrained` may be a loaded model."""
+        super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
+        self.on_output: Callable[[int], None] | None = None
+        """Called with the number of answers that have just been finished; None shows a bar of tqdm."""
+        self.generated: dict[tuple[str, int], Generated] = {}
+        """The answers of the last call, by task name and position."""
+
+    def use(self, adapter: str | None) -> None:
+        """Answer with the adapter of that name, or as the base."""
+        switch(self.model, adapter)
+
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        """Answers in the order of the requests; those that are not greedy go to lm-eval's own loop."""
+        self.generated = {}
+        groups: dict[Greedy, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            settings = greedy(request.args[1], self.max_gen_toks)
+            if settings is None:
+                return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
+            groups[settings].append(index)
+        answers: list[str] = [""] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm or self.on_output is not None) as bar:
+            for settings, indices in groups.items():
+                prompts = {i: self._prompt(requests[i].args[0], settings) for i in indices}
+                indices.sort(key=lambda i: -len(prompts[i]))
+                for start in range(0, len(indices), self._rows()):
+                    batch = indices[start : start + self._rows()]
+                    for i, answer in zip(
+                        batch, self._answer([prompts[i] for i in batch], settings), strict=True
+                    ):
+                        answers[i] = answer.text
+                        self.generated[requests[i].task_name, requests[i].doc_id] = answer
+                        self.cache_hook.add_partial("generate_until", requests[i].args, answer.text)
+                    bar.update(len(batch))
+                    if self.on_output:
+                        self.on_output(len(batch))
+        return answers
+
+    def _rows(self) -> int:
+        return int(self.batch_size) if str(self.batch_size).isdigit() else 64
+
+    def _prompt(self, text: str, settings: Greedy) -> list[int]:
+        """Token ids as HFLM makes them: one BOS, whether the tokenizer or a chat template adds it."""
+        ids: list[int] = self.tok_encode(text)
+        return ids[-(self.max_length - settings.max_new) :]
+
+    def _answer(self, prompts: Sequence[list[int]], settings: Greedy) -> list[Generated]:
+        rows = continue_greedily(
+            self.model,
+            prompts,
+            max_new=settings.max_new,
+            ends=self._ends(settings.until),
+            said=self._said(settings.until),
+            pad=self.tokenizer.pad_token_id,
+        )
+        answers = []
+        for prompt, (ids, finished) in zip(prompts, rows, strict=True):
+            text = cut(self.tok_decode(ids), settings.until)
+            answers.append(Generated(text, "stop" if finished else "length", len(prompt), len(ids)))
+        return answers
+
+    def _ends(self, until: tuple[str, ...]) -> Tensor:
+        """(vocabulary,) bool: tokens that end an answer: ends of sequence, and those with a stop string."""
+        cached: dict[tuple[str, ...], Tensor] = self.__dict__.setdefault("_ends_of", {})
+        if until not in cached:
+            size = self.model.get_output_embeddings().weight.shape[0]
+            texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
+            ends = torch.zeros(size, dtype=torch.bool)
+            ends[[i for i, text in enumerate(texts) if any(stop in text for stop in until if stop)]] = True
+            ends[list(self._end_ids())] = True
+            cached[until] = ends.to(self.device)
+        return cached[until]
+
+    def _end_ids(self) -> set[int]:
+        """Ends of sequence by the tokenizer and the model's generation settings, which may name several."""
+        ids = self.model.generation_config.eos_token_id
+        several = ids if isinstance(ids, list) else [ids]
+        return {i for i in (*several, self.tokenizer.eos_token_id) if i is not None}
+
+    def _said(self, until: tuple[str, ...]) -> Callable[[list[int]], bool] | None:
+        """A test for stop strings that span tokens; None where single tokens tell, as with a newline."""
+        longer = [stop for stop in until if len(stop) > 1]
+        if not longer:
+            return None
+        tail = max(len(stop.encode()) for stop in longer)
+        return lambda ids: any(stop in self.tok_decode(ids[-tail:]) for stop in longer)
+
+
+@torch.inference_mode()
+def continue_greedily(
+    model: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new: int,
+    ends: Tensor,
+    said: Callable[[list[int]], bool] | None,
+    pad: int,
+) -> list[tuple[list[int], bool]]:
+    """The most likely continuations of one batch, with rows that have ended taken out of the computation.
+
+    Args:
+        prompts: token ids, padded on the left here, to a multiple of STEP.
+        max_new: tokens at most.
+        ends: (vocabulary,) bool, the tokens that end a row.
+        said: told the ids of a row's continuation so far; True ends it.
+        pad: token id for padding.
+
+    Returns:
+        For each prompt its continuation, the ending token included, and whether it came to an end.
+    """
+    from transformers import DynamicCache
+
+    width = -(-max(map(len, prompts)) // STEP) * STEP
+    device = ends.device
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    said_so_far: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    rows = list(range(len(prompts)))
+    for _ in range(max_new):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        tokens = logits.argmax(-1)
+        ended = ends[tokens].tolist()
+        for row, token, end in zip(rows, tokens.tolist(), ended, strict=True):
+            if not finished[row]:
+                said_so_far[row].append(token)
+                finished[row] = end or (said is not None and said(said_so_far[row]))
+        keep = _rows_to_keep([finished[row] for row in rows])
+        if not keep:
+            break
+        if len(keep) < len(rows):
+            kept = torch.tensor(keep, device=device)
+            cache.batch_select_indices(kept)
+            rows, tokens, mask, positions = [rows[i] for i in keep], tokens[kept], mask[kept], positions[kept]
+        ids = tokens.unsqueeze(1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return list(zip(said_so_far, finished, strict=True))
+
+
+def _rows_to_keep(finished: list[bool]) -> list[int]:
+    """Indices of the rows to go on with: the unfinished ones, filled up with others to a multiple of STEP."""
+    going = [i for i, done in enumerate(finished) if not done]
+    spare = (i for i, done in enumerate(finished) if done)
+    wanted = min(-(-len(going) // STEP) * STEP, len(finished))
+    return sorted([*going, *(next(spare) for _ in range(wanted - len(going)))])

@@ -1,0 +1,115 @@
+"""Pair retrieval by states of a middle layer: whether alignment itself worked, apart from any task."""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from midalign.evaluate.live import switch
+
+if TYPE_CHECKING:
+    from midalign.data.items import Item
+
+CANDIDATES = 100
+PIVOT = "en"
+POOLING = "mean without BOS, centred, cosine, both directions"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Parallel sentences that stand in no training split: `foreign[i]` translates `english[i]`."""
+
+    ids: tuple[str, ...]
+    foreign: tuple[str, ...]
+    english: tuple[str, ...]
+
+
+def held_out(
+    source: str, languages: Sequence[str], *, limit: int = CANDIDATES, seed: int = 0
+) -> dict[str, Pairs]:
+    """The same seeded test items for each language, leaving out those that stand in a training split.
+
+    An item is left out in a language when its utterance, there or in English, occurs in that language's
+    training split or is that of a candidate before it: two equal candidates could not be told apart.
+    """
+    foreign = [language for language in languages if language != PIVOT]
+    if not foreign:
+        return {}
+    english = {item.id: item.utterance for item in _items(source, PIVOT, "test")}
+    english_known = {item.utterance for item in _items(source, PIVOT, "train")}
+    order = sorted(english)
+    random.Random(seed).shuffle(order)
+    pairs = {}
+    for language in foreign:
+        there = {item.id: item.utterance for item in _items(source, language, "test")}
+        known = {item.utterance for item in _items(source, language, "train")}
+        seen_there, seen_english = set(known), set(english_known)
+        chosen: list[str] = []
+        for item in order:
+            if item in there and there[item] not in seen_there and english[item] not in seen_english:
+                chosen.append(item)
+                seen_there.add(there[item])
+                seen_english.add(english[item])
+            if len(chosen) == limit:
+                break
+        pairs[language] = Pairs(
+            tuple(chosen), tuple(there[i] for i in chosen), tuple(english[i] for i in chosen)
+        )
+    return pairs
+
+
+def _items(source: str, language: str, split: str) -> "list[Item]":
+    from midalign.data import massive, mini
+
+    return {"massive": massive, "mini": mini}[source].items(language, split)
+
+
+def digest(pairs: Mapping[str, Pairs]) -> str:
+    """sha256 over the lines "<language> <item id>"."""
+    lines = (f"{language} {item}\n" for language, chosen in pairs.items() for item in chosen.ids)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def measure(
+    model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs], layer: int
+) -> dict[str, float]:
+    """Accuracy by language of a model with one of its adapters, or none, after `layer` blocks."""
+    from midalign.align.retrieval import accuracy
+
+    switch(model, adapter)
+    sentences = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
+    english = dict(zip(sentences, _states(model, tokenizer, sentences, layer), strict=True))
+    result = {}
+    for language, chosen in pairs.items():
+        import torch
+
+        foreign = _states(model, tokenizer, chosen.foreign, layer)
+        result[language] = accuracy(foreign, torch.stack([english[s] for s in chosen.english]), centred=True)
+    return result
+
+
+def _states(model: Any, tokenizer: Any, sentences: Sequence[str], layer: int, rows: int = 50) -> Any:
+    """Pooled states (sentences, hidden) fp32 on the CPU, in the order given."""
+    import torch
+
+    from midalign.align.trunk import pooled_states
+
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+    states: list[Any] = [None] * len(sentences)
+    for start in range(0, len(order), rows):
+        batch = order[start : start + rows]
+        inputs = tokenizer(
+            [sentences[i] for i in batch],
+            padding=True,
+            padding_side="right",
+            pad_to_multiple_of=16,
+            return_tensors="pt",
+        ).to(model.device)
+        with torch.inference_mode():
+            pooled = pooled_states(model, inputs["input_ids"], inputs["attention_mask"], layer).cpu()
+        for i, state in zip(batch, pooled, strict=True):
+            states[i] = state
+    return torch.stack(states)

@@ -1,0 +1,505 @@
+"""From a base, adapters and tasks to one record a model, through lm-eval."""
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from midalign import adapter as adapters
+from midalign import bases, harness, record
+from midalign.errors import AdapterError, TaskError
+from midalign.evaluate import install, live, retrieval
+from midalign.evaluate.partial import Output, Part, Store
+from midalign.languages import language as known_language
+from midalign.languages import languages
+from midalign.metrics.slot import COLUMNS, METRICS
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+BATCH = 64
+EngineName = Literal["auto", "vllm", "hf"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `midalign eval` is asked for."""
+
+    base: str
+    tasks: tuple[str, ...]
+    output: Path
+    adapters: tuple[Path, ...] = ()
+    engine: EngineName = "auto"
+    limit: int | None = None
+    supervised: tuple[str, ...] = ()
+    aligned: tuple[str, ...] = ()
+    note: str = ""
+    log_samples: bool = False
+    num_fewshot: int = 0
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an evaluation stands: items answered of one model, and the task that has just been finished."""
+
+    model: str
+    done: int
+    total: int
+    finished: str | None = None
+    headline: float | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to evaluate: the base, or an adapter on it."""
+
+    name: str
+    folder: Path | None
+    digest: str | None
+    manifest: adapters.Manifest | None
+
+    @property
+    def adapter(self) -> str | None:
+        """The name under which the engine knows the adapter; None is the base."""
+        return None if self.folder is None else self.name
+
+
+def evaluate(settings: Settings, report: Report) -> list[Path]:
+    """Evaluate the base and each adapter on it, and return the records' paths, the base's first.
+
+    Finished languages are kept in `output/.partial` until all records are written. Raises MidalignError
+    for unknown tasks or languages, adapters of another base or that do nothing, absent data or engines.
+    """
+    names = harness.expand(settings.tasks)
+    engine = _engine_name(settings.engine)
+    base = bases.resolve(settings.base)
+    models = _models(settings, base)
+    roles = _roles(settings, models, names)
+    stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
+    tasks = harness.load(names)
+    _configure(tasks, settings)
+    missing = {model.name: _missing(stores[model.name], tasks, settings) for model in models}
+    if any(missing.values()) or not _retrieval_is_there(stores, names):
+        with _engine(engine, base, models, stores, names) as lm:
+            for model in models:
+                if missing[model.name]:
+                    lm.use(model.adapter)
+                    _run(lm, model, tasks, missing[model.name], stores[model.name], settings, report)
+    paths = [_publish(settings, engine, model, stores[model.name], names, tasks, roles) for model in models]
+    for store in stores.values():
+        store.remove()
+    return paths
+
+
+def _engine_name(wanted: EngineName) -> str:
+    """vLLM on CUDA where it is installed, else Hugging Face: on a CPU it answers before vLLM starts."""
+    from midalign.device import device
+
+    if wanted == "auto":
+        return "vllm" if device() == "cuda" and install.has_vllm() else "hf"
+    if wanted == "vllm":
+        install.require_vllm()
+    return wanted
+
+
+def _models(settings: Settings, base: str) -> list[Model]:
+    """The base, then the adapters, each checked against the base before anything is loaded."""
+    models = [Model(record.file_name(_base_name(settings.base)), None, None, None)]
+    for folder in settings.adapters:
+        adapters.check(folder, base)
+        manifest = adapters.read_manifest(folder)
+        name = record.file_name(manifest.name if manifest else folder.resolve().name)
+        clash = next((model for model in models if model.name == name), None)
+        if clash:
+            raise AdapterError(
+                f"Two models would write {name}.json: {clash.folder or settings.base} and {folder}. Rename "
+                f"one of the folders, or give each once"
+            )
+        models.append(Model(name, folder, adapters.digest(folder), manifest))
+    return models
+
+
+def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> dict[str, record.Roles]:
+    """Roles by model: its manifest's, else those given by hand; the base takes the roles of the adapters."""
+    for code in (*settings.supervised, *settings.aligned):
+        known_language(code)
+    evaluated = {str(harness.metadata(name)["language"]) for name in names}
+    sides = {}
+    for model in models:
+        if model.manifest:
+            sides[model.name] = set(model.manifest.supervised), set(model.manifest.aligned)
+        else:
+            sides[model.name] = set(settings.supervised), set(settings.aligned)
+    own = [sides[model.name] for model in models[1:]] or [sides[models[0].name]]
+    supervised = set().union(*(side[0] for side in own))
+    sides[models[0].name] = supervised, set().union(*(side[1] for side in own)) - supervised
+    return {
+        name: record.Roles(
+            supervised=_in_order(supervised),
+            aligned=_in_order(aligned - supervised),
+            unseen=_in_order(evaluated - supervised - aligned),
+        )
+        for name, (supervised, aligned) in sides.items()
+    }
+
+
+def _in_order(codes: set[str]) -> list[str]:
+    return [code for code in languages() if code in codes]
+
+
+def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[str, Any]:
+    """All that decides what a model's tasks give, apart from the tasks themselves."""
+    return {
+        "base": adapters.base_digest(base),
+        "adapter": model.digest,
+        "engine": engine,
+        "dtype": _dtype(),
+        "limit": settings.limit,
+        "seed": SEED,
+        "prompt": [settings.num_fewshot, settings.apply_chat_template, settings.system_instruction],
+        "packages": adapters.package_versions(),
+    }
+
+
+def _dtype() -> str:
+    from midalign.device import has_bf16
+
+    return "bfloat16" if has_bf16() else "float32"
+
+
+def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
+    """What lm_eval.simple_evaluate sets on tasks before it calls `evaluate`."""
+    for task in tasks.values():
+        task.set_config(key="num_fewshot", value=settings.num_fewshot)
+        task.set_fewshot_seed(seed=1234)
+
+
+def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Tasks without a finished part that is still valid."""
+    missing = []
+    for name, task in tasks.items():
+        part = store.read(name, Part)
+        stale = part is None or part.rendering != _rendering(name, task)
+        if stale or (settings.log_samples and part is not None and part.outputs is None):
+            missing.append(name)
+    return missing
+
+
+def _rendering(name: str, task: Any) -> str:
+    """Digest of what a task asks, how, and of whom."""
+    metadata = harness.metadata(name)
+    keys = ("description", "doc_to_text", "doc_to_target", "target_delimiter", "generation_kwargs")
+    asked = {key: str(task.config[key]) for key in keys}
+    data = data_digest(metadata)
+    return hashlib.sha256(json.dumps([asked, metadata["version"], data], sort_keys=True).encode()).hexdigest()
+
+
+def data_digest(metadata: Mapping[str, Any], split: str = "test") -> str:
+    """The data set's own digest of a split of a task."""
+    from midalign.data import massive, mini
+
+    return {"massive": massive, "mini": mini}[metadata["source"]].digest(metadata["language"], split)
+
+
+@contextmanager
+def _engine(
+    engine: str, base: str, models: Sequence[Model], stores: Mapping[str, Store], names: Sequence[str]
+) -> Iterator[Any]:
+    """An lm-eval model that answers as each of `models`, after the proof that each adapter acts.
+
+    Pair retrieval is measured on the way, while the base and its adapters are in memory.
+    """
+    import torch
+
+    folders = {model.name: model.folder for model in models if model.folder is not None}
+    with _quiet():
+        # fp32 for the proof; without adapters there is nothing to prove.
+        model, tokenizer = live.load(base, folders, "float32" if folders else _dtype())
+        live.prove_each_acts(model, tokenizer, folders)
+        logits = {}
+        if engine == "vllm" and model.device.type == "cpu":
+            for name in folders:
+                live.switch(model, name)
+                logits[name] = live.probe_logits(model, tokenizer)
+        live.cast(model, _dtype())
+        _measure_retrieval(model, tokenizer, models, stores, names)
+        if engine == "hf":
+            from midalign.evaluate.hf import MidalignHF
+
+            yield MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+            return
+        on_cpu = model.device.type == "cpu"
+        del model
+        if not on_cpu:
+            torch.cuda.empty_cache()
+        with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
+            from midalign.evaluate.merge import merged_copies
+            from midalign.evaluate.vllm import MidalignVLLM
+
+            if on_cpu:
+                copies = merged_copies(base, folders, logits, Path(folder))
+                yield MidalignVLLM(base, merged=copies, dtype=_dtype())
+            else:
+                yield MidalignVLLM(base, adapters=folders, dtype=_dtype())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval warns of every model that is handed over in memory, which is how we always do it."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Where pairs come from, the first task's data, and for which languages."""
+    metadata = [harness.metadata(name) for name in names]
+    source = str(metadata[0]["source"])
+    wanted = {str(one["language"]) for one in metadata if one["source"] == source} - {retrieval.PIVOT}
+    return source, _in_order(wanted)
+
+
+def _retrieval_is_there(stores: Mapping[str, Store], names: Sequence[str]) -> bool:
+    _, wanted = _source_and_languages(names)
+    parts = [store.read("retrieval", record.Retrieval) for store in stores.values()]
+    return not wanted or all(part is not None and list(part.accuracy) == wanted for part in parts)
+
+
+def _measure_retrieval(
+    model: Any, tokenizer: Any, models: Sequence[Model], stores: Mapping[str, Store], names: Sequence[str]
+) -> None:
+    """Retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
+    from midalign.align.trunk import depth, layer_index
+
+    if _retrieval_is_there(stores, names):
+        return
+    source, wanted = _source_and_languages(names)
+    pairs = retrieval.held_out(source, wanted)
+    own = {one.name: one.manifest.layer if one.manifest else None for one in models}
+    aligned = {layer for layer in own.values() if layer is not None}
+    # Models that were not aligned are read where the aligned ones of this run were.
+    usual = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(model))
+    before: dict[int, dict[str, float]] = {}
+    for one in models:
+        layer = own[one.name] or usual
+        if layer not in before:
+            before[layer] = retrieval.measure(model, tokenizer, None, pairs, layer)
+        after = (
+            before[layer]
+            if one.adapter is None
+            else retrieval.measure(model, tokenizer, one.adapter, pairs, layer)
+        )
+        stores[one.name].write(
+            "retrieval",
+            record.Retrieval(
+                layer=layer,
+                candidates=min(len(chosen.ids) for chosen in pairs.values()),
+                candidates_digest=retrieval.digest(pairs),
+                pooling=retrieval.POOLING,
+                accuracy=after,
+                base_accuracy=before[layer],
+            ),
+        )
+
+
+def _run(
+    lm: Any,
+    model: Model,
+    tasks: Mapping[str, Any],
+    missing: Sequence[str],
+    store: Store,
+    settings: Settings,
+    report: Report,
+) -> None:
+    """Answer and score the missing tasks of one model, keeping each as soon as it is finished."""
+    samples = {name: sample(len(tasks[name].eval_docs), settings.limit) for name in tasks}
+    sizes = {name: len(samples[name] or tasks[name].eval_docs) for name in tasks}
+    state = Progress(
+        model.name, sum(sizes[name] for name in tasks if name not in missing), sum(sizes.values())
+    )
+    report(state)
+
+    def on_output(count: int) -> None:
+        nonlocal state
+        state = replace(state, done=state.done + count, finished=None, headline=None)
+        report(state)
+
+    lm.on_output = on_output
+    at_once = getattr(lm, "tasks_at_once", 1)
+    for start in range(0, len(missing), at_once):
+        group = missing[start : start + at_once]
+        parts = _evaluate(lm, {name: tasks[name] for name in group}, samples, settings)
+        for name, part in parts.items():
+            store.write(name, part)
+            headline = next(iter(part.result.metrics.values())).value
+            report(replace(state, finished=name, headline=headline))
+
+
+def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
+    """Sorted positions of a seeded sample, the same for every task of equal size; None is all of them.
+
+    A smaller limit gives a part of a larger one's sample.
+    """
+    if limit is None or limit >= size:
+        return None
+    return sorted(int(i) for i in np.random.default_rng(seed).permutation(size)[:limit])
+
+
+def _evaluate(
+    lm: Any, tasks: Mapping[str, Any], samples: Mapping[str, list[int] | None], settings: Settings
+) -> dict[str, Part]:
+    """One call of lm-eval; its own bootstrap is off, since the tasks' metrics bring theirs."""
+    from lm_eval import evaluate as lm_evaluate
+
+    start = time.monotonic()
+    results = lm_evaluate(
+        lm,
+        dict(tasks),
+        samples={name: samples[name] for name in tasks},
+        bootstrap_iters=0,
+        log_samples=True,
+        system_instruction=settings.system_instruction,
+        apply_chat_template=settings.apply_chat_template,
+        fewshot_as_multiturn=settings.apply_chat_template,
+    )
+    seconds = time.monotonic() - start
+    total = sum(_tokens(lm, name) for name in tasks) or 1
+    return {
+        name: _part(lm, name, task, results, seconds * _tokens(lm, name) / total, settings)
+        for name, task in tasks.items()
+    }
+
+
+def _tokens(lm: Any, name: str) -> int:
+    return sum(
+        one.prompt_tokens + one.output_tokens for (task, _), one in lm.generated.items() if task == name
+    )
+
+
+def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings: Settings) -> Part:
+    metadata = harness.metadata(name)
+    logged = results["samples"][name]
+    scores = results["results"][name]
+    counts = np.array([one[next(iter(METRICS))] for one in logged], np.int64)
+    prompts = [str(one["arguments"][0][0]) for one in logged]
+    finishes = [lm.generated[name, position].finish for position in range(len(logged))]
+    result = record.TaskResult(
+        language=metadata["language"],
+        family=metadata["family"],
+        version=metadata["version"],
+        n=len(logged),
+        counts={column: int(total) for column, total in zip(COLUMNS, counts.sum(0), strict=True)},
+        metrics={
+            metric: record.Metric(
+                value=scores[f"{metric},none"], stderr=scores[f"{metric}_stderr,none"], n=len(logged)
+            )
+            for metric in METRICS
+        },
+        data_digest=data_digest(metadata),
+        prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),
+        cut_off=finishes.count("length"),
+        seconds=round(seconds, 3),
+        tokens=_tokens(lm, name),
+    )
+    outputs = [
+        Output(doc_id=one["doc_id"], prompt=prompt, output=str(one["filtered_resps"][0]), finish=finish)
+        for one, prompt, finish in zip(logged, prompts, finishes, strict=True)
+    ]
+    return Part(
+        rendering=_rendering(name, task),
+        result=result,
+        doc_ids=[one["doc_id"] for one in logged],
+        counts=counts.tolist(),
+        outputs=outputs if settings.log_samples else None,
+    )
+
+
+def _publish(
+    settings: Settings,
+    engine: str,
+    model: Model,
+    store: Store,
+    names: Sequence[str],
+    tasks: Mapping[str, Any],
+    roles: Mapping[str, record.Roles],
+) -> Path:
+    """Write a model's record out of its finished parts."""
+    from midalign.device import device
+
+    parts: dict[str, Part] = {}
+    for name in names:
+        part = store.read(name, Part)
+        if part is None:
+            raise TaskError(
+                f"{name} of {model.name} vanished from {store.folder}; run the same command again"
+            )
+        parts[name] = part
+    results = {name: part.result for name, part in parts.items()}
+    manifest = model.manifest
+    entry = record.Record(
+        name=model.name,
+        created=datetime.now(UTC),
+        arm="base" if model.folder is None else manifest.arm if manifest else "adapter",
+        seed=manifest.seed if manifest else None,
+        recipe=manifest.recipe if manifest else None,
+        base=record.Base(
+            name=_base_name(settings.base),
+            digest=adapters.base_digest(bases.resolve(settings.base)),
+            note=settings.note,
+        ),
+        adapter=record.Adapter(name=model.name, digest=model.digest, manifest=manifest)
+        if model.digest
+        else None,
+        roles=roles[model.name],
+        engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
+        decoding={
+            "generation": dict(tasks[names[0]].config.generation_kwargs),
+            "num_fewshot": settings.num_fewshot,
+            "apply_chat_template": settings.apply_chat_template,
+            "system_instruction": settings.system_instruction,
+        },
+        sample=record.Sample(split="test", limit=settings.limit, seed=SEED),
+        tasks=results,
+        retrieval=store.read("retrieval", record.Retrieval),
+        packages=adapters.package_versions(),
+        seconds=round(sum(result.seconds for result in results.values()), 3),
+        tokens=sum(result.tokens for result in results.values()),
+    )
+    items = {
+        name: record.Items(np.array(part.doc_ids, np.int64), np.array(part.counts, np.int64))
+        for name, part in parts.items()
+    }
+    if settings.log_samples:
+        lines = (
+            json.dumps({"task": name, **output.model_dump()}, ensure_ascii=False) + "\n"
+            for name, part in parts.items()
+            for output in part.outputs or []
+        )
+        settings.output.mkdir(parents=True, exist_ok=True)
+        record.write_atomically(settings.output / f"{model.name}.outputs.jsonl", "".join(lines).encode())
+    return record.write(entry, items, settings.output)
+
+
+def _base_name(base: str) -> str:
+    """A folder by its last part: records are published, and paths are this machine's."""
+    return Path(base).resolve().name if Path(base).is_dir() else base

@@ -1,0 +1,120 @@
+"""Outputs made elsewhere, by an API or another engine, scored by the tasks' own code into the same record."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from midalign import adapter, harness, record
+from midalign.errors import DataError, TaskError
+from midalign.evaluate.run import data_digest
+from midalign.families import slot
+from midalign.metrics.bootstrap import stderr
+from midalign.metrics.slot import COLUMNS, METRICS
+
+SPLITS = ("train", "validation", "test")
+
+
+def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Record, Path]:
+    """Score `outputs` on a split of a language task, and write the record into `folder`.
+
+    `outputs` has a line {"doc_id": 0, "output": "..."} for each document of the split, in any order, `doc_id`
+    being its position. Raises TaskError for an unknown task or split, DataError (file and line) for a
+    malformed file or one whose documents are not those of the split.
+    """
+    names = harness.expand([task])
+    if names != [task]:
+        raise TaskError(
+            f"{task} is a group of {len(names)} tasks; score one of them at a time: --task {names[0]}"
+        )
+    if split not in SPLITS:
+        raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
+    metadata = harness.metadata(task)
+    docs = slot.dataset(**metadata)[split]
+    texts = read_outputs(outputs, len(docs))
+    counts = np.array([slot.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
+    pooled = counts.sum(0)
+    language = str(metadata["language"])
+    result = record.TaskResult(
+        language=language,
+        family=metadata["family"],
+        version=metadata["version"],
+        n=len(docs),
+        counts={column: int(total) for column, total in zip(COLUMNS, pooled, strict=True)},
+        metrics={
+            name: record.Metric(value=float(metric(pooled)), stderr=stderr(counts, metric), n=len(docs))
+            for name, metric in METRICS.items()
+        },
+        data_digest=data_digest(metadata, split),
+        prompt_digest=None,
+        seconds=0.0,
+        tokens=0,
+    )
+    digest = hashlib.sha256(outputs.read_bytes()).hexdigest()
+    entry = record.Record(
+        name=record.file_name(f"{outputs.stem}-{task}"),
+        created=datetime.now(UTC),
+        arm="external",
+        seed=None,
+        recipe=None,
+        base=record.Base(name=outputs.stem, digest=None, note=f"outputs made elsewhere, sha256 {digest}"),
+        adapter=None,
+        roles=record.Roles(supervised=[], aligned=[], unseen=[language]),
+        engine=record.Engine(name="external", dtype="", device=""),
+        decoding={},
+        sample=record.Sample(split=split, limit=None, seed=0),
+        tasks={task: result},
+        retrieval=None,
+        packages=adapter.package_versions(),
+        seconds=0.0,
+        tokens=0,
+    )
+    items = {task: record.Items(np.arange(len(docs)), counts)}
+    return entry, record.write(entry, items, folder)
+
+
+def read_outputs(path: Path, size: int) -> list[str]:
+    """The outputs of documents 0 to size-1, in order; raises DataError for a malformed or incomplete file."""
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"No file {path}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from None
+    texts: dict[int, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        doc_id, output = _parse(path, number, line)
+        if not 0 <= doc_id < size:
+            raise DataError(
+                f"{path}, line {number}: doc_id {doc_id} does not exist; the split has {size} documents, "
+                f"0 to {size - 1}. Is it another split (--split) or another task (--task)?"
+            )
+        if doc_id in texts:
+            raise DataError(f"{path}, line {number}: doc_id {doc_id} stands there twice; expected it once")
+        texts[doc_id] = output
+    missing = [i for i in range(size) if i not in texts]
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{path} lacks {len(missing)} of {size} documents: doc_id {shown}. "
+            f'Add them; an answer that was not given is {{"doc_id": {missing[0]}, "output": ""}}'
+        )
+    return [texts[i] for i in range(size)]
+
+
+def _parse(path: Path, number: int, line: str) -> tuple[int, str]:
+    try:
+        entry = json.loads(line)
+        doc_id, output = entry["doc_id"], entry["output"]
+        if type(doc_id) is int and isinstance(output, str):
+            return doc_id, output
+    except (json.JSONDecodeError, KeyError, TypeError):
+        pass
+    raise DataError(
+        f'{path}, line {number}: found {line[:80]!r}, expected {{"doc_id": 0, "output": "..."}} '
+        f"with a whole number and a string"
+    )

@@ -1,0 +1,73 @@
+"""A tiny random Llama with its own tokenizer, and tiny adapters on it."""
+
+from pathlib import Path
+
+TEXT = [
+    "Utterance: wake me up at nine am on friday\nSlots: time: nine am; date: friday\n",
+    "Utterance: weck mich am freitag um neun uhr\nSlots: time: neun uhr; date: freitag\n",
+    "Utterance: niamshe saa tatu asubuhi\nSlots: None\n",
+    "List the slots of the utterance as label: value, separated by semicolons.\n",
+]
+
+
+def make_base(folder: Path, *, hidden: int = 64, seed: int = 0, bos: bool = True) -> Path:
+    """A Llama with a few hundred thousand parameters; its tokenizer adds BOS where `bos` says so."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", 1)]
+        )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    wrapped.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    )
+    wrapped.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_adapter(folder: Path, base: Path, *, seed: int = 1, trained: bool = True, rank: int = 8) -> Path:
+    """A LoRA adapter with random weights; untrained ones have B = 0 and do nothing."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=16, target_modules="all-linear")
+    wrapped = peft.get_peft_model(model, config)
+    if trained:
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    wrapped.save_pretrained(folder)
+    return folder
