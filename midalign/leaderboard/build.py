@@ -71,6 +71,7 @@ def _section(part: Part) -> dict[str, Any]:
         "headline": HEADLINE,
         "base": entry.base.model_dump(),
         "sample": entry.sample.model_dump(),
+        "decoding": entry.decoding,
         "sets": language_sets(section),
         "languages": {
             code: {

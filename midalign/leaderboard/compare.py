@@ -262,13 +262,10 @@ def _retrieval(section: Section, row: Row) -> Retrieval | None:
 
 def _base_accuracy(section: Section, how: record.Retrieval) -> dict[str, float]:
     """From the section's base record, where it was measured alike."""
+    alike = {"layer", "candidates", "pooling", "candidates_digest"}
     for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
         of_base = run.record.retrieval
-        if of_base and (of_base.layer, of_base.candidates, of_base.pooling) == (
-            how.layer,
-            how.candidates,
-            how.pooling,
-        ):
+        if of_base and of_base.model_dump(include=alike) == how.model_dump(include=alike):
             return _mean_accuracy([of_base.accuracy])
     return {}
 

@@ -1,10 +1,11 @@
 """Which records may stand in one table: sections of comparable runs, rows of seeds."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from midalign.errors import RecordError
 from midalign.leaderboard.load import Run
@@ -88,7 +89,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
     tasks = []
     for language in run.languages:
         task = run.task(language)
-        tasks += [language, str(task.version), task.data_digest, task.prompt_digest, run.ids[language]]
+        tasks += [language, str(task.version), task.data_digest, task.prompt_digest or "", run.ids[language]]
     return (
         run.group,
         base.name,
@@ -96,6 +97,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
         sample.split,
         str(sample.limit),
         str(sample.seed),
+        json.dumps(run.record.decoding, sort_keys=True),
         *tasks,
     )
 
@@ -110,51 +112,55 @@ def _engine(run: Run) -> tuple[str, str]:
 
 
 def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
-    by_row = defaultdict(list)
+    by_key = defaultdict(list)
     for run in runs:
-        by_row[_recipe_name(run), _recipe_digest(run), run.record.arm, _engine(run)].append(run)
-    labels = _labels(list(by_row))
+        # One adapter under two names is one model twice.
+        by_key[_key(run)._replace(name="")].append(run)
+    keys = [_key(members[0]) for members in by_key.values()]
     order = {"base": 0, "baseline": 1}
     rows = []
-    for key in sorted(by_row, key=lambda key: (key[2] != "base", *key[:2], order.get(key[2], 2), *key[2:])):
-        seeds = sorted(by_row[key], key=lambda run: (run.record.seed is not None, run.record.seed or 0))
+    for key, members in zip(keys, by_key.values(), strict=True):
+        seeds = sorted(members, key=lambda run: (run.record.seed is not None, run.record.seed or 0))
         for one, other in pairwise(seeds):
             if one.record.seed == other.record.seed:
                 raise RecordError(
                     f"{one.file} and {other.file} are two records of one model "
-                    f"(arm {one.record.arm}, seed {one.record.seed}, same base, tasks and sample); remove one"
+                    f"(arm {key.arm}, seed {one.record.seed}, same base, tasks and sample); remove one"
                 )
-        rows.append(Row(labels[key], key[2], tuple(seeds)))
-    return tuple(rows)
+        rows.append(Row(_label(key, keys), key.arm, tuple(seeds)))
+    # The base on top, a recipe's arms together with the baseline first.
+    return tuple(
+        sorted(rows, key=lambda row: (row.arm != "base", row.recipe or "", order.get(row.arm, 2), row.label))
+    )
 
 
-def _recipe_name(run: Run) -> str:
-    return run.record.recipe.name if run.record.recipe and run.record.arm != "base" else ""
+class _Key(NamedTuple):
+    """What the seeds of a row have in common."""
+
+    arm: str
+    name: str
+    """Of the recipe, or of the record where no recipe is known."""
+    digest: str
+    """Of the recipe, or of the adapter where no recipe is known."""
+    engine: tuple[str, str]
 
 
-def _recipe_digest(run: Run) -> str:
-    """What tells apart models of one arm: their recipe, or the adapter itself when trained elsewhere."""
-    if run.record.arm == "base":
-        return ""
-    if run.record.recipe:
-        return run.record.recipe.digest
-    return run.record.adapter.digest if run.record.adapter else ""
+def _key(run: Run) -> _Key:
+    entry = run.record
+    if entry.arm == "base":
+        return _Key("base", "", "", _engine(run))
+    if entry.recipe:
+        return _Key(entry.arm, entry.recipe.name, entry.recipe.digest, _engine(run))
+    return _Key(entry.arm, entry.name, entry.adapter.digest if entry.adapter else "", _engine(run))
 
 
-_Key = tuple[str, str, str, tuple[str, str]]
-
-
-def _labels(keys: Sequence[_Key]) -> dict[_Key, str]:
+def _label(key: _Key, keys: Sequence[_Key]) -> str:
     """The shortest label that tells a row from the others: arm, then recipe, its digest, engine and dtype."""
-    labels = {}
-    for key in keys:
-        recipe, digest, arm, engine = key
-        rivals = [other for other in keys if other != key and other[2] == arm]
-        parts = []
-        if any(other[:2] != key[:2] for other in rivals):
-            same_name = any(other[0] == recipe and other[1] != digest for other in rivals)
-            parts.append(f"{recipe} {digest[:7]}".strip() if same_name else recipe)
-        if any(other[:2] == key[:2] for other in rivals):
-            parts.append(" ".join(engine))
-        labels[key] = f"{arm} ({', '.join(parts)})" if parts else arm
-    return labels
+    rivals = [other for other in keys if other != key and other.arm == key.arm]
+    parts = []
+    if any(other.digest != key.digest for other in rivals):
+        same_name = any(other.name == key.name and other.digest != key.digest for other in rivals)
+        parts.append(f"{key.name} {key.digest[:7]}" if same_name else key.name)
+    if any(other.digest == key.digest for other in rivals):
+        parts.append(" ".join(key.engine))
+    return f"{key.arm} ({', '.join(parts)})" if parts else key.arm

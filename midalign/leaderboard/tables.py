@@ -1,5 +1,6 @@
 """Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,15 @@ def _facts(part: Part) -> str:
     digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
     lines.append(f"- Base: {entry.base.name}{note}{digest}")
     lines.append(f"- Items a language: {items_span(section)}; {sample_name(section)}")
+    tasks = [section.first.task(code) for code in section.languages]
+    versions = sorted({f"{task.version:g}" for task in tasks})
+    data = _digest(task.data_digest for task in tasks)
+    # None where outputs were made elsewhere: nobody here knows their prompts.
+    known = [task.prompt_digest for task in tasks if task.prompt_digest]
+    prompts = f"`{_digest(known)}`" if known else "unknown"
+    lines.append(
+        f"- Task version {', '.join(versions)}; digest of all data `{data}`, of all prompts {prompts}"
+    )
     for role in ROLES:
         codes = language_sets(section).get(role, [])
         if codes:
@@ -238,6 +248,11 @@ def _facts(part: Part) -> str:
             f"states after {how.layer} blocks, {how.pooling}"
         )
     return "\n".join(lines)
+
+
+def _digest(digests: Iterable[str]) -> str:
+    """One short digest of several."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]
 
 
 def _engines_differ(part: Part) -> bool:

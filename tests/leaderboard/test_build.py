@@ -1,0 +1,168 @@
+"""The board on disk and in the terminal."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_records import share, simulated, write
+from typer.testing import CliRunner
+
+from midalign.cli.leaderboard import app
+from midalign.errors import MidalignError, RecordError
+from midalign.leaderboard.build import build
+
+BASELINE = {"en": 80, "es": 60, "de": 30, "sw": 10, "fr": 40}
+ALIGNED = {"en": 78, "es": 60, "de": 40, "sw": 20, "fr": 37}
+
+
+def shares(scores):
+    return {code: share(100, right) for code, right in scores.items()}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "board" / "results"
+    before = dict.fromkeys(BASELINE, 0.25)
+    write(folder, "base", "base", shares(dict.fromkeys(BASELINE, 5)), retrieval=before, limit=100)
+    write(folder, "baseline", "baseline", shares(BASELINE), seed=1, limit=100)
+    after = dict.fromkeys(BASELINE, 0.75)
+    write(folder, "aligned", "aligned", shares(ALIGNED), seed=1, limit=100, retrieval=after)
+    write(folder, "other", "baseline", shares(BASELINE), seed=1, limit=50, base="org/other")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_records_give_the_same_bytes(results, tmp_path):
+    build(results, tmp_path / "one")
+    build(results, tmp_path / "two")
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert set(one) == {
+        "README.md",
+        "leaderboard.json",
+        "plots/midalign_mini_slot-mini-test-100.png",
+        "plots/midalign_mini_slot-other-test-50.png",
+    }
+    assert one == two
+    build(results, tmp_path / "one")
+    assert files(tmp_path / "one") == one
+
+
+def test_records_of_another_folder_order_give_the_same_page(results, tmp_path):
+    """Seeds and recipes are sorted by what they are, not by what their files are called."""
+    build(results, tmp_path / "one")
+    renamed = tmp_path / "renamed"
+    write(renamed, "z-other", "baseline", shares(BASELINE), seed=1, limit=50, base="org/other")
+    write(
+        renamed,
+        "a-aligned",
+        "aligned",
+        shares(ALIGNED),
+        seed=1,
+        limit=100,
+        retrieval=dict.fromkeys(BASELINE, 0.75),
+    )
+    write(renamed, "y-baseline", "baseline", shares(BASELINE), seed=1, limit=100)
+    base = shares(dict.fromkeys(BASELINE, 5))
+    write(renamed, "x-base", "base", base, limit=100, retrieval=dict.fromkeys(BASELINE, 0.25))
+    build(renamed, tmp_path / "two")
+
+    def page(folder):
+        return re.sub("From the records .*", "", (folder / "README.md").read_text())
+
+    assert page(tmp_path / "one") == page(tmp_path / "two")
+
+
+def test_the_page_says_the_result_in_words(results, tmp_path):
+    build(results, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert re.search(r"aligned minus baseline, slot F1: aligned languages \(2\): \*\*\+10\.0 \[", page)
+    assert "supervised languages (2): −1.0 [" in page
+    assert "unseen languages (1): −3.0 [" in page
+    assert re.search(r"Gap closed: 20\.0% \[.*\] of the baseline's gap of 50\.0 \[", page)
+    assert "sample of 100 of the test split (seed 0)" in page
+    assert "| 25 → 75 | 100 (sample) | hf float32, cpu |" in page
+    assert page.count("\n## ") == 2
+    swahili = next(
+        line for line in page.splitlines() if line.startswith("| Swahili `sw` | aligned | low | 100 |")
+    )
+    assert re.search(r"\| 10\.0 ± \d\.\d \| 20\.0 ± \d\.\d \| \+10\.0 \[", swahili)
+
+
+def test_the_json_has_the_figures_of_the_page(results, tmp_path):
+    build(results, tmp_path)
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    first, second = board["sections"]
+    assert (first["base"]["name"], second["base"]["name"]) == ("mini", "org/other")
+    (difference,) = first["differences"]
+    assert difference["means"]["slot_f1"]["aligned"]["value"] == 0.1
+    assert difference["gap_closed"]["aligned"]["value"] == 0.2
+    assert [model["label"] for model in first["models"]] == ["base", "baseline", "aligned"]
+    assert first["languages"]["sw"]["role"] == "aligned"
+    for section in board["sections"]:
+        assert (tmp_path / section["plot"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gap_that_is_not_reported_says_why(tmp_path):
+    near = {"en": 50, "es": 50, "de": 50, "sw": 50}
+    write(tmp_path / "r", "b", "baseline", {code: wobbly(i) for i, code in enumerate(near)}, seed=1)
+    write(tmp_path / "r", "a", "aligned", {code: wobbly(i + 9) for i, code in enumerate(near)}, seed=1)
+    build(tmp_path / "r", tmp_path)
+    assert re.search(
+        r"Gap closed is not reported: the interval of the baseline's gap, .*, holds 0\.",
+        (tmp_path / "README.md").read_text(),
+    )
+
+
+def wobbly(seed):
+    rng = np.random.default_rng(seed)
+    return simulated(rng, 0.5, rng.random(60))
+
+
+def test_different_engines_in_a_section_are_marked(tmp_path):
+    write(tmp_path / "r", "b", "baseline", shares(BASELINE), seed=1)
+    write(tmp_path / "r", "a", "aligned", shares(ALIGNED), seed=1, engine="vllm", dtype="bfloat16")
+    build(tmp_path / "r", tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "vllm bfloat16, cpu ‡" in page
+    assert "hf float32, cpu ‡" in page
+    assert "evaluated by different engines or dtypes" in page
+
+
+def test_an_arm_without_baseline_is_named(tmp_path):
+    write(tmp_path / "r", "a", "aligned", shares(ALIGNED), seed=1)
+    build(tmp_path / "r", tmp_path)
+    assert "No baseline of the same recipe here: aligned." in (tmp_path / "README.md").read_text()
+
+
+def test_somebody_elses_readme_is_left_alone(results, tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(MidalignError, match=r"README\.md was not written by midalign.*--output"):
+        build(results, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    assert not (tmp_path / "leaderboard.json").exists()
+
+
+def test_a_bad_record_leaves_the_old_board(results, tmp_path):
+    build(results, tmp_path / "out")
+    before = files(tmp_path / "out")
+    (results / "broken.json").write_text("{")
+    with pytest.raises(RecordError, match=r"broken\.json"):
+        build(results, tmp_path / "out")
+    assert files(tmp_path / "out") == before
+
+
+def test_the_command_prints_a_table_of_at_most_100_columns(results):
+    outcome = CliRunner().invoke(app, ["build", "--results", str(results)])
+    assert outcome.exit_code == 0, outcome.output
+    *lines, where = outcome.output.rstrip().splitlines()
+    assert max(len(line) for line in lines) <= 100
+    row = next(line for line in lines if line.startswith(" aligned "))
+    assert re.search(r"1\s+69\.0\s+30\.0\s+37\.0\s+39\.0\s+20\.0 \[.*\]\s+25 → 75", row)
+    assert "aligned minus baseline, slot F1: aligned languages (2): +10.0 [" in outcome.output
+    assert str(results.parent / "README.md") in where
+    assert (results.parent / "README.md").is_file()

@@ -1,0 +1,101 @@
+"""Which records stand together."""
+
+import pytest
+from synthetic_records import ROLES, share, write
+
+from midalign.errors import RecordError
+from midalign.leaderboard.load import load
+from midalign.leaderboard.sections import sections
+
+SCORES = {"en": share(10, 9), "es": share(10, 8), "de": share(10, 4), "sw": share(10, 2), "fr": share(10, 5)}
+
+
+def labels(section):
+    return [row.label for row in section.rows]
+
+
+def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
+    write(tmp_path, "base", "base", SCORES)
+    for seed in (3, 1, 2):
+        write(tmp_path, f"z{seed}", "baseline", SCORES, seed=seed)
+        write(tmp_path, f"a{seed}", "aligned", SCORES, seed=seed)
+    (section,) = sections(load(tmp_path))
+    assert labels(section) == ["base", "baseline", "aligned"]
+    assert [run.record.seed for run in section.rows[1].runs] == [1, 2, 3]
+    assert [section.role(code) for code in section.languages] == [
+        "aligned",
+        "supervised",
+        "supervised",
+        "unseen",
+        "aligned",
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"base": "gemma"},
+        {"group": "midalign_slot"},
+        {"limit": 10},
+        {"data": "altered"},
+        {"prompt": "reworded"},
+        {"roles": {**ROLES, "aligned": ["de"], "unseen": ["fr", "sw"]}},
+        {"doc_ids": dict.fromkeys(SCORES, range(1, 11))},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
+    write(tmp_path, "one", "baseline", SCORES, seed=1)
+    write(tmp_path, "two", "aligned", SCORES, seed=1, **other)
+    assert [labels(section) for section in sections(load(tmp_path))] in (
+        [["baseline"], ["aligned"]],
+        [["aligned"], ["baseline"]],
+    )
+
+
+def test_records_of_other_languages_stand_apart(tmp_path):
+    write(tmp_path, "one", "baseline", SCORES, seed=1)
+    write(tmp_path, "two", "aligned", {"en": SCORES["en"]}, seed=1)
+    assert len(sections(load(tmp_path))) == 2
+
+
+def test_two_records_of_one_model_are_refused_with_both_names(tmp_path):
+    write(tmp_path, "one", "baseline", SCORES, seed=1)
+    write(tmp_path, "two", "baseline", SCORES, seed=1)
+    with pytest.raises(RecordError, match=r"one\.json and two\.json are two records of one model"):
+        sections(load(tmp_path))
+
+
+def test_recipes_with_the_same_arms_are_told_apart_by_label(tmp_path):
+    for recipe in ("short", "long"):
+        write(tmp_path, f"{recipe}-1", "baseline", SCORES, seed=1, recipe=recipe)
+        write(tmp_path, f"{recipe}-2", "aligned", SCORES, seed=1, recipe=recipe)
+    write(tmp_path, "changed", "aligned", SCORES, seed=1, recipe="long", recipe_digest="other")
+    (section,) = sections(load(tmp_path))
+    found = labels(section)
+    assert {"baseline (short)", "baseline (long)", "aligned (short)"} <= set(found)
+    assert sum(label.startswith("aligned (long ") for label in found) == 2
+    assert len(set(found)) == 5
+
+
+def test_engines_and_dtypes_are_rows_of_their_own(tmp_path):
+    write(tmp_path, "one", "baseline", SCORES, seed=1)
+    write(tmp_path, "two", "baseline", SCORES, seed=1, engine="vllm", dtype="bfloat16")
+    (section,) = sections(load(tmp_path))
+    assert labels(section) == ["baseline (hf float32)", "baseline (vllm bfloat16)"]
+
+
+def test_the_base_stands_with_every_recipe_on_it(tmp_path):
+    other = {"supervised": ["en"], "aligned": ["de"], "unseen": ["es", "fr", "sw"]}
+    write(tmp_path, "base", "base", SCORES)
+    write(tmp_path, "one", "baseline", SCORES, seed=1)
+    write(tmp_path, "two", "baseline", SCORES, seed=1, recipe="small", roles=other)
+    found = sections(load(tmp_path))
+    assert [labels(section) for section in found] == [["base", "baseline"]] * 2
+
+
+def test_adapters_trained_elsewhere_keep_their_names(tmp_path):
+    write(tmp_path, "theirs", "adapter", SCORES, recipe=None)
+    write(tmp_path, "ours", "adapter", SCORES, recipe=None)
+    (section,) = sections(load(tmp_path))
+    assert labels(section) == ["adapter (ours)", "adapter (theirs)"]
