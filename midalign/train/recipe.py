@@ -32,7 +32,7 @@ class Align(Section):
     """The alignment side of an update."""
 
     pairs: str
-    """`tatoeba`, `ntrex`, a data set whose training utterances are parallel (`massive`, `mini`), or a TSV path."""
+    """`tatoeba`, `ntrex`, a set with parallel training utterances (`massive`, `mini`), or a TSV path."""
     pairs_per_update: PositiveInt
     layer: PositiveInt | Literal["middle"]
     weight: float = Field(ge=0)

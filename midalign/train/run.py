@@ -42,8 +42,8 @@ def runs(recipe: Recipe) -> Iterator[tuple[str, int, Path]]:
 def train(recipe: Recipe, report: Report) -> list[Path]:
     """Train what is not there yet and return the adapter folders.
 
-    Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a folder
-    holds an adapter of another recipe.
+    Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
+    folder holds an adapter of another recipe.
     """
     from midalign.train.stream import check_roles
 
@@ -109,6 +109,8 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         layer = layer_index(align.layer if align else "middle", depth(base))
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
+    if has_bf16():
+        halve_linears(base)
     model = peft.get_peft_model(base, _lora(recipe))
     tokens = Tokens(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
@@ -166,6 +168,19 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         training=reporter.last_losses,
     )
     _publish(model, tokenizer, manifest, align, work, folder)
+
+
+def halve_linears(model: Any) -> None:
+    """Keep the weights of linear layers in bf16, in place, where autocast would cast them at every use.
+
+    Embeddings, norms and the residual stream stay in fp32. A head that shares the embeddings' weight is left.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            module.to(torch.bfloat16)
 
 
 def _lora(recipe: Recipe) -> Any:

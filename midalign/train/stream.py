@@ -90,7 +90,7 @@ def pad_left(samples: Sequence[Sample], pad: int) -> Batch:
 
 
 def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:
-    """Positions start..start+count of an endless sequence of epochs, each a seeded permutation of range(total)."""
+    """Positions start..start+count of endless epochs, each a seeded permutation of range(total)."""
     found: list[int] = []
     while len(found) < count:
         epoch, offset = divmod(start + len(found), total)
@@ -164,7 +164,7 @@ class PairSamples:
         return [pairs.pairs(self.align.pairs, language) for language in self.recipe.aligned]
 
     def draw(self, seed: int, update: int) -> list[tuple[str, str]]:
-        """The pairs of one update; no English sentence twice, since its translation would be a false negative."""
+        """The pairs of one update; no English sentence twice: its translation would be a false negative."""
         random = np.random.default_rng([seed, update])
         size, drawn = self.align.pairs_per_update, dict[str, tuple[str, str]]()
         for _ in range(100 * size):

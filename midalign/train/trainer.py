@@ -4,11 +4,11 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 
+from midalign.align.head import answer_loss, frozen_head
 from midalign.align.objective import centre, info_nce, token_preservation
 from midalign.align.pooling import mean_pool
 from midalign.align.trunk import states_at, without_bos
@@ -16,19 +16,11 @@ from midalign.train.recipe import Align
 from midalign.train.stream import IGNORED, Batch
 
 
-def answer_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross entropy in fp32, mean over the answers' tokens; logits are computed for their columns alone."""
-    labels = batch["labels"]
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
-    logits = model(**inputs, logits_to_keep=labels.shape[1] + 1, use_cache=False).logits
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-
-
 class AlignmentTrainer(Trainer):
     """Trainer whose micro-batches are the stream's: `task`, or `pairs` with `copies`.
 
-    The gradient of an update is that of: task loss + weight x (contrastive + preservation x token preservation)
-    + copy loss x (copy samples / task samples), each loss a mean over its own micro-batch.
+    An update descends task loss + weight x (contrastive + preservation x token preservation)
+    + copy loss x (copy samples / task samples), each a mean over its own micro-batch.
     """
 
     loss_is_scaled_for_ga = (
@@ -38,6 +30,8 @@ class AlignmentTrainer(Trainer):
     def __init__(self, *, align: Align | None, layer: int, copy_share: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.align, self.layer, self.copy_share = align, layer, copy_share
+        head = frozen_head(self.model)
+        self.head = head.to(torch.bfloat16) if head is not None and self.args.bf16 else head
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
         self.tokens = 0
 
@@ -45,11 +39,16 @@ class AlignmentTrainer(Trainer):
         """The loss of one micro-batch."""
         self.tokens += sum(int(part["attention_mask"].sum()) for part in inputs.values())
         if "task" in inputs:
-            return self._note("task", answer_loss(model, inputs["task"]))
+            return self._note("task", self.answer_loss(model, inputs["task"]))
         loss = self.align_loss(model, inputs["pairs"])
         if "copies" in inputs:
-            loss = loss + self.copy_share * self._note("copy", answer_loss(model, inputs["copies"]))
+            loss = loss + self.copy_share * self._note("copy", self.answer_loss(model, inputs["copies"]))
         return loss
+
+    def answer_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy of the answers' tokens."""
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
+        return answer_loss(model, inputs, batch["labels"], IGNORED, self.head)
 
     def align_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Weighted contrastive loss, with token preservation where the recipe asks for it."""
