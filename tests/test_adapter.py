@@ -62,7 +62,7 @@ def test_an_adapter_of_another_base_names_both_and_their_sizes(
     wider = make_base(tmp_path / "wider", hidden=128)
     with pytest.raises(AdapterError) as error:
         adapter.check(good, str(wider))
-    for part in (str(base), str(wider), " 64 ", " 128 ", "hidden size 128", "4 blocks"):
+    for part in (str(base), str(wider), "takes 128 numbers", " 256 ", "hidden size 128", "4 blocks"):
         assert part in str(error.value)
 
 

