@@ -1,0 +1,70 @@
+"""lm-eval's view of our tasks: names and metadata from the YAML files, objects and prompts from lm-eval."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import yaml
+
+from midalign.errors import TaskError, nearest
+from midalign.tasks import tasks_dir
+
+
+@cache
+def _files() -> dict[str, dict[str, Any]]:
+    """The YAML of every group and task by name; what tasks share is in files without the suffix."""
+    files = sorted(tasks_dir().rglob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in files}
+
+
+def _file(name: str) -> dict[str, Any]:
+    try:
+        return _files()[name]
+    except KeyError:
+        groups = ", ".join(sorted(n for n, content in _files().items() if "group" in content))
+        raise TaskError(f"No task {name!r}.{nearest(name, _files())} Groups: {groups}") from None
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Task names with groups replaced by their tasks, each once; raises TaskError with the nearest names."""
+    found: dict[str, None] = {}
+    for name in names:
+        content = _file(name)
+        found.update(dict.fromkeys(content["task"] if "group" in content else [name]))
+    return list(found)
+
+
+def metadata(name: str) -> dict[str, Any]:
+    """A task's metadata: version, family, source, language."""
+    content: dict[str, Any] = _file(name)["metadata"]
+    return content
+
+
+def load(names: Sequence[str]) -> dict[str, Any]:
+    """lm-eval's task objects by name, without the 14,000 files of its own index."""
+    from lm_eval.tasks import TaskManager
+
+    leaves = expand(names)
+    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False)
+    tasks: dict[str, Any] = manager.load(leaves)["tasks"]
+    return {name: tasks[name] for name in leaves}
+
+
+def prompt(
+    task: Any,
+    doc: dict[str, Any],
+    *,
+    apply_chat_template: Callable[..., str] | None = None,
+    system_instruction: str | None = None,
+    num_fewshot: int = 0,
+) -> str:
+    """The text that lm-eval hands to an engine's `generate_until` for a document."""
+    text: str = task.fewshot_context(
+        doc,
+        num_fewshot,
+        system_instruction=system_instruction,
+        apply_chat_template=apply_chat_template is not None,
+        fewshot_as_multiturn=apply_chat_template is not None,
+        chat_template=apply_chat_template,
+    )
+    return text

@@ -1,0 +1,237 @@
+"""Slot filling, scored per item as integer counts; every metric is a function of pooled counts.
+
+An output is `slot: value; slot: value`, or `None`. Two scorers read it:
+
+- the headline `slot_f1` compares typed values as a multiset: labels exactly, values after NFC, white-space
+  and case folding. Whatever is predicted without a gold match is a false positive, whether its value stands
+  in the utterance or not;
+- `slot_f1_reference` is the procedure that Liu and Niehues (2025) published, for comparison with their
+  numbers, quirks included: predicted values are looked up in the utterance and dropped where they do not
+  occur, every occurrence is tagged, later slots overwrite earlier ones, and runs of equal tags are scored as
+  seqeval does.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = (
+    "n",
+    "slot_tp",
+    "slot_pred",
+    "slot_gold",
+    "ref_tp",
+    "ref_pred",
+    "ref_gold",
+    "label_tp",
+    "value_tp",
+    "values_outside",
+    "exact",
+    "well_formed",
+)
+"""The counts of an item. `n` is 1; true positives, predicted and gold of both scorers; true positives of
+labels and of values apart (predicted and gold are those of the pairs); predicted values that do not stand in the
+utterance; whether all pairs are right; whether the output keeps to the format."""
+
+HEADLINE = "slot_f1"
+
+OTHER = "Other"
+
+Pair = tuple[str, str]
+Counts = NDArray[np.int64]
+Rates = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """An output read as pairs; a part without a label has the empty label."""
+
+    pairs: tuple[Pair, ...]
+    well_formed: bool
+
+
+def parse(output: str) -> Parsed:
+    """Read `slot: value; slot: value` or `None`.
+
+    The first ":" of a part ends its label, so a value may hold more of them. A part without a label counts
+    as a pair that no gold pair matches: precision must not gain from text that is no pair at all.
+    """
+    text = output.strip()
+    if text.casefold() == "none":
+        return Parsed((), True)
+    pairs, well_formed = [], bool(text)
+    for part in text.split(";"):
+        label, colon, value = part.partition(":")
+        label, value = label.strip(), value.strip()
+        if colon and label and value:
+            pairs.append((label, value))
+            well_formed = well_formed and " " not in label
+        elif part.strip():
+            pairs.append(("", part.strip()))
+            well_formed = False
+        else:
+            well_formed = False
+    return Parsed(tuple(pairs), well_formed)
+
+
+def normalise(value: str) -> str:
+    """NFC, white space folded to single blanks, case folded."""
+    folded = unicodedata.normalize("NFC", value).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split())
+
+
+def count(
+    gold: Sequence[Pair], output: str, utterance: str, annotated: str, *, by_character: bool
+) -> list[int]:
+    """The COLUMNS of one item.
+
+    Args:
+        gold: (label, value) pairs.
+        output: what the model answered.
+        utterance: the text that the values should be copied from; its white-space tokens are the reference's.
+        annotated: the utterance with `[slot : value]` spans, set off by blanks as in MASSIVE.
+        by_character: the reference's branch for ja-JP, zh-CN and zh-TW.
+    """
+    parsed = parse(output)
+    predicted = Counter((label, normalise(value)) for label, value in parsed.pairs)
+    expected = Counter((label, normalise(value)) for label, value in gold)
+    source = normalise(utterance)
+    tokens, labels = reference_gold(utterance, annotated, by_character)
+    found = spans(reference_prediction(output, tokens, by_character))
+    wanted = spans(labels)
+    return [
+        1,
+        (predicted & expected).total(),
+        len(parsed.pairs),
+        len(gold),
+        len(found & wanted),
+        len(found),
+        len(wanted),
+        (_labels(predicted) & _labels(expected)).total(),
+        (_values(predicted) & _values(expected)).total(),
+        sum(normalise(value) not in source for _, value in parsed.pairs),
+        int(parsed.well_formed and predicted == expected),
+        int(parsed.well_formed),
+    ]
+
+
+def _labels(pairs: Counter[Pair]) -> Counter[str]:
+    labels: Counter[str] = Counter()
+    for (label, _), times in pairs.items():
+        labels[label] += times
+    return labels
+
+
+def _values(pairs: Counter[Pair]) -> Counter[str]:
+    values: Counter[str] = Counter()
+    for (_, value), times in pairs.items():
+        values[value] += times
+    return values
+
+
+def reference_gold(utterance: str, annotated: str, by_character: bool) -> tuple[list[str], list[str]]:
+    """Tokens and their labels as the published scorer reads them off an annotation."""
+    if by_character:
+        return _gold_by_character(annotated)
+    tokens, labels, label = utterance.split(), list[str](), OTHER
+    chunks = iter(annotated.split())
+    for chunk in chunks:
+        if chunk.startswith("["):
+            label = chunk[1:]
+            next(chunks, None)  # the colon
+        elif chunk.endswith("]"):
+            labels.append(label)
+            label = OTHER
+        else:
+            labels.append(label)
+    return tokens, (labels + [OTHER] * len(tokens))[: len(tokens)]
+
+
+def _gold_by_character(annotated: str) -> tuple[list[str], list[str]]:
+    tokens, labels, label = list[str](), list[str](), OTHER
+    chunks = iter(annotated.split())
+    for chunk in chunks:
+        if chunk.startswith("["):
+            label = chunk[1:]
+            next(chunks, None)
+        elif chunk.isascii():  # one token, and its bracket does not close the label: a quirk of the original
+            tokens.append(chunk.removesuffix("]"))
+            labels.append(label)
+        else:
+            for character in chunk:
+                if character == "]":
+                    label = OTHER
+                else:
+                    tokens.append(character)
+                    labels.append(label)
+    return tokens, labels
+
+
+def reference_prediction(output: str, tokens: Sequence[str], by_character: bool) -> list[str]:
+    """A label for each token: every occurrence of a predicted value, later slots over earlier ones."""
+    labels = [OTHER] * len(tokens)
+    text = output.strip()
+    if text.lower() == "none":
+        return labels
+    lowered = [token.lower() for token in tokens]
+    for part in text.split("; "):
+        pieces = part.split(": ")
+        if len(pieces) != 2:
+            continue
+        label, value = pieces
+        wanted = list(value.lower()) if by_character else value.lower().split()
+        if not wanted:
+            continue
+        for start in range(len(lowered) - len(wanted) + 1):
+            if lowered[start : start + len(wanted)] == wanted:
+                labels[start : start + len(wanted)] = [label] * len(wanted)
+    return labels
+
+
+def spans(labels: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(label, first token, end) of the runs of equal labels: seqeval's entities of the B-/I- tags of runs."""
+    found, start = set(), 0
+    for end in range(1, len(labels) + 1):
+        if end == len(labels) or labels[end] != labels[start]:
+            if labels[start] != OTHER:
+                found.add((labels[start], start, end))
+            start = end
+    return found
+
+
+def _column(counts: Counts, name: str) -> Counts:
+    column: Counts = counts[..., COLUMNS.index(name)]
+    return column
+
+
+def _f1(true: str, predicted: str, gold: str) -> Callable[[Counts], Rates]:
+    """Micro F1 = 2 tp / (predicted + gold); 0 where there is neither."""
+
+    def f1(counts: Counts) -> Rates:
+        both = _column(counts, predicted) + _column(counts, gold)
+        return np.asarray(2 * _column(counts, true) / np.maximum(both, 1))
+
+    return f1
+
+
+def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
+    def share(counts: Counts) -> Rates:
+        return np.asarray(_column(counts, part) / np.maximum(_column(counts, whole), 1))
+
+    return share
+
+
+METRICS: dict[str, Callable[[Counts], Rates]] = {
+    "slot_f1": _f1("slot_tp", "slot_pred", "slot_gold"),
+    "slot_f1_reference": _f1("ref_tp", "ref_pred", "ref_gold"),
+    "label_f1": _f1("label_tp", "slot_pred", "slot_gold"),
+    "value_f1": _f1("value_tp", "slot_pred", "slot_gold"),
+    "values_not_in_utterance": _share("values_outside", "slot_pred"),
+    "exact_match": _share("exact", "n"),
+    "well_formed": _share("well_formed", "n"),
+}
+"""Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1."""
