@@ -79,11 +79,16 @@ class Model:
 
 
 def evaluate(settings: Settings, report: Report) -> list[Path]:
-    """Evaluate the base and each adapter on it, and return the records' paths, the base's first.
+    """Evaluate the base and each adapter on it; returns the records' paths, the base's first.
 
     Finished languages are kept in `output/.partial` until all records are written. Raises MidalignError
     for unknown tasks or languages, adapters of another base or that do nothing, absent data or engines.
     """
+    with _quiet():
+        return _evaluate_all(settings, report)
+
+
+def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     names = harness.expand(settings.tasks)
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
@@ -226,40 +231,39 @@ def _engine(
     import torch
 
     folders = {model.name: model.folder for model in models if model.folder is not None}
-    with _quiet():
-        # fp32 for the proof; without adapters there is nothing to prove.
-        model, tokenizer = live.load(base, folders, "float32" if folders else _dtype())
-        live.prove_each_acts(model, tokenizer, folders)
-        logits = {}
-        if engine == "vllm" and model.device.type == "cpu":
-            for name in folders:
-                live.switch(model, name)
-                logits[name] = live.probe_logits(model, tokenizer)
-        live.cast(model, _dtype())
-        _measure_retrieval(model, tokenizer, models, stores, names)
-        if engine == "hf":
-            from midalign.evaluate.hf import MidalignHF
+    # fp32 for the proof; without adapters there is nothing to prove.
+    model, tokenizer = live.load(base, folders, "float32" if folders else _dtype())
+    live.prove_each_acts(model, tokenizer, folders)
+    logits = {}
+    if engine == "vllm" and model.device.type == "cpu":
+        for name in folders:
+            live.switch(model, name)
+            logits[name] = live.probe_logits(model, tokenizer)
+    live.cast(model, _dtype())
+    _measure_retrieval(model, tokenizer, models, stores, names)
+    if engine == "hf":
+        from midalign.evaluate.hf import MidalignHF
 
-            yield MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
-            return
-        on_cpu = model.device.type == "cpu"
-        del model
-        if not on_cpu:
-            torch.cuda.empty_cache()
-        with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
-            from midalign.evaluate.merge import merged_copies
-            from midalign.evaluate.vllm import MidalignVLLM
+        yield MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+        return
+    on_cpu = model.device.type == "cpu"
+    del model
+    if not on_cpu:
+        torch.cuda.empty_cache()
+    with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
+        from midalign.evaluate.merge import merged_copies
+        from midalign.evaluate.vllm import MidalignVLLM
 
-            if on_cpu:
-                copies = merged_copies(base, folders, logits, Path(folder))
-                yield MidalignVLLM(base, merged=copies, dtype=_dtype())
-            else:
-                yield MidalignVLLM(base, adapters=folders, dtype=_dtype())
+        if on_cpu:
+            copies = merged_copies(base, folders, logits, Path(folder))
+            yield MidalignVLLM(base, merged=copies, dtype=_dtype())
+        else:
+            yield MidalignVLLM(base, adapters=folders, dtype=_dtype())
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval warns of every model that is handed over in memory, which is how we always do it."""
+    """lm-eval warns of every task with metadata and of every model handed over in memory: all of ours."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -348,7 +352,7 @@ def _run(
     at_once = getattr(lm, "tasks_at_once", 1)
     for start in range(0, len(missing), at_once):
         group = missing[start : start + at_once]
-        parts = _evaluate(lm, {name: tasks[name] for name in group}, samples, settings)
+        parts = _ask(lm, {name: tasks[name] for name in group}, samples, settings)
         for name, part in parts.items():
             store.write(name, part)
             headline = next(iter(part.result.metrics.values())).value
@@ -365,7 +369,7 @@ def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
     return sorted(int(i) for i in np.random.default_rng(seed).permutation(size)[:limit])
 
 
-def _evaluate(
+def _ask(
     lm: Any, tasks: Mapping[str, Any], samples: Mapping[str, list[int] | None], settings: Settings
 ) -> dict[str, Part]:
     """One call of lm-eval; its own bootstrap is off, since the tasks' metrics bring theirs."""
