@@ -34,8 +34,8 @@ COLUMNS = (
     "well_formed",
 )
 """The counts of an item. `n` is 1; true positives, predicted and gold of both scorers; true positives of
-labels and of values apart (predicted and gold are those of the pairs); predicted values that do not stand in the
-utterance; whether all pairs are right; whether the output keeps to the format."""
+labels and of values apart (predicted and gold are those of the pairs); predicted values that do not stand in
+the utterance; whether all pairs are right; whether the output keeps to the format."""
 
 HEADLINE = "slot_f1"
 
