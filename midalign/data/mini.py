@@ -1,0 +1,36 @@
+"""The bundled mini benchmark: TSV files in the package, written by scripts/build_mini.py."""
+
+import hashlib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from midalign.data import annotation
+from midalign.data.items import Item
+from midalign.errors import DataError, nearest
+from midalign.languages import languages
+
+FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+
+
+def items(language: str, split: str) -> list[Item]:
+    """The items of a split in file order; raises DataError for an unknown language or split."""
+    _, *lines = _file(language, split).read_text("utf-8").splitlines()
+    rows = (line.split("\t") for line in lines)
+    return [
+        Item(id, intent, annotation.plain(annotated), annotated, annotation.slots(annotated))
+        for id, intent, annotated in rows
+    ]
+
+
+def digest(language: str, split: str) -> str:
+    """sha256 of the split's file."""
+    return hashlib.sha256(_file(language, split).read_bytes()).hexdigest()
+
+
+def _file(language: str, split: str) -> Traversable:
+    known = [code for code, row in languages().items() if row.mini]
+    if language not in known:
+        raise DataError(f"The mini benchmark has no language {language!r}.{nearest(language, known)}")
+    if split not in FILES:
+        raise DataError(f"No split {split!r}; expected one of {', '.join(FILES)}")
+    return files("midalign") / "data" / "mini" / language / FILES[split]
