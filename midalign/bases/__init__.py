@@ -1,0 +1,39 @@
+"""The bases that midalign knows by name: so far the one in the package, `mini`."""
+
+from pathlib import Path
+
+from midalign.errors import BaseModelError, nearest
+
+BUNDLED = Path(__file__).parent
+NAMES = ("mini",)
+
+
+def resolve(name: str) -> str:
+    """What transformers, peft and vLLM load for `name`: the folder of a bundled base, a folder, or a hub id.
+
+    A bundled name wins over a folder of the same name: `./mini` is always the folder.
+
+    Raises:
+        BaseModelError: a folder without a model, a path that does not exist, a name close to a bundled one.
+    """
+    folder = BUNDLED / name if name in NAMES else Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BaseModelError(
+                f"{folder} has no config.json, so it is no model in transformers' format. "
+                "Give the folder that `save_pretrained` wrote."
+            )
+        return str(folder)
+    close = nearest(name, NAMES)
+    if name in NAMES or close or not _may_be_hub_id(name):
+        raise BaseModelError(
+            f"No base model {name!r}: neither a bundled one ({', '.join(NAMES)}) nor a folder here "
+            f"nor a hub id such as google/gemma-3-270m.{close}"
+        )
+    return name
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """`owner/name`, or one word as for the oldest models of the hub (gpt2)."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(part and part[0] not in ".~" and " " not in part for part in parts)
