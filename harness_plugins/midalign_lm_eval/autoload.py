@@ -1,0 +1,75 @@
+"""What the start-up file calls: hooks onto two modules of lm-eval, should anybody ever import them.
+
+lm-eval 0.4.13 lets nobody outside declare tasks. So a finder at the front of `sys.meta_path` lets the other
+finders answer for `lm_eval.tasks` and `lm_eval.models` and runs our part around the real loader's. A Python
+that never imports lm-eval pays for this module only: nothing but `os` and `sys` is imported here, and they
+are loaded in every interpreter.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+HOOKED = ("lm_eval.tasks", "lm_eval.models")
+
+
+def install() -> None:
+    """Put the finder in place, once; MIDALIGN_NO_AUTOLOAD=1 switches it off."""
+    if os.environ.get("MIDALIGN_NO_AUTOLOAD") == "1" or any(isinstance(f, Finder) for f in sys.meta_path):
+        return
+    sys.meta_path.insert(0, Finder())
+
+
+class Finder:
+    """Finds what the other finders find, with a hook in the loader of the two modules."""
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """The spec that another finder has for a hooked module; None leaves every other module alone."""
+        if name not in HOOKED:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                _hook(spec)
+                return spec
+        return None
+
+
+def _hook(spec: "ModuleSpec") -> None:
+    """Run our part around the loader's `exec_module`; the loader stays what it is for everyone who asks."""
+    loader = spec.loader
+    if loader is None:
+        return
+    load = loader.exec_module
+
+    def exec_module(module: "ModuleType") -> None:
+        _run(f"before {spec.name}")
+        load(module)
+        _run(f"after {spec.name}")
+
+    loader.exec_module = exec_module  # type: ignore[method-assign]
+
+
+def _run(moment: str) -> None:
+    """Our part; somebody else's run must not end because of it."""
+    try:
+        from midalign_lm_eval import hooks
+
+        hooks.AT.get(moment, lambda: None)()
+    except Exception as error:
+        import logging
+
+        logging.getLogger(__name__).warning(
+            "midalign could not hook into lm-eval (%s): %s: %s. Its tasks and models may be missing here; "
+            "MIDALIGN_NO_AUTOLOAD=1 silences this.",
+            moment,
+            type(error).__name__,
+            error,
+        )
