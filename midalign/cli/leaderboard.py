@@ -25,7 +25,9 @@ def build(
     results: Annotated[Path, typer.Option(help="Folder of records (*.json).")] = Path("leaderboard/results"),
     output: Annotated[
         Path | None,
-        typer.Option(help="Where README.md, leaderboard.json and plots/ go. [default: above --results]"),
+        typer.Option(
+            help="Where README.md, leaderboard.json and plots/ go; by default the folder above --results."
+        ),
     ] = None,
 ) -> None:
     """Build README.md, leaderboard.json and plots from records, and print the table."""

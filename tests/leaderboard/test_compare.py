@@ -224,10 +224,11 @@ def test_seeds_are_averaged_with_their_spread(tmp_path):
     assert difference.means[HEADLINE]["aligned"].value == pytest.approx(0.02)
 
 
-def test_only_shared_seeds_are_compared(tmp_path):
-    for seed, right in ((1, 30), (2, 90)):
-        write(tmp_path, f"b{seed}", "baseline", shares({**BASELINE, "de": right}), seed=seed)
+@pytest.mark.parametrize("lonely", ["baseline", "aligned"])
+def test_only_shared_seeds_are_compared(tmp_path, lonely):
+    write(tmp_path, "b1", "baseline", shares({**BASELINE, "de": 30}), seed=1)
     write(tmp_path, "a1", "aligned", shares({**BASELINE, "de": 34}), seed=1)
+    write(tmp_path, "second", lonely, shares({**BASELINE, "de": 90}), seed=2)
     _, (difference,) = compare(only_section(tmp_path))
     assert difference.seeds == [1]
     assert difference.paired_seeds
@@ -261,6 +262,13 @@ def test_retrieval_before_and_after(tmp_path):
     assert models["aligned"].retrieval.before == before
     assert models["aligned"].retrieval.after == pytest.approx({"de": 0.7, "sw": 0.4, "fr": 0.5})
     assert models["base"].retrieval.after == before
+
+
+def test_retrieval_of_the_base_in_the_adapters_own_record_comes_first(tmp_path):
+    before, after = {"de": 0.2, "sw": 0.1}, {"de": 0.6, "sw": 0.4}
+    write(tmp_path, "base", "base", shares(BASELINE), retrieval={"de": 0.3, "sw": 0.3})
+    write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, retrieval=after, base_retrieval=before)
+    assert by_label(compare(only_section(tmp_path))[0])["aligned"].retrieval.before == before
 
 
 def test_without_roles_there_is_no_gap(tmp_path):

@@ -17,7 +17,7 @@ def labels(section):
 def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
     write(tmp_path, "base", "base", SCORES)
     for seed in (3, 1, 2):
-        write(tmp_path, f"z{seed}", "baseline", SCORES, seed=seed)
+        write(tmp_path, f"z{5 - seed}", "baseline", SCORES, seed=seed)
         write(tmp_path, f"a{seed}", "aligned", SCORES, seed=seed)
     (section,) = sections(load(tmp_path))
     assert labels(section) == ["base", "baseline", "aligned"]
