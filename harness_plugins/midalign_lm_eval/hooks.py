@@ -6,6 +6,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from midalign_lm_eval.autoload import warn
+
 MODELS = {
     "midalign-hf": "midalign.evaluate.hf:MidalignHF",
     "midalign-vllm": "midalign.evaluate.vllm:MidalignVLLM",
@@ -19,15 +21,18 @@ def add_tasks() -> None:
     original = TaskManager.__init__
     if hasattr(original, "midalign"):  # lm_eval.tasks was reloaded
         return
-    signature = inspect.signature(original)
 
     @wraps(original)
     def with_ours(*args: Any, **kwargs: Any) -> None:
-        call = signature.bind(*args, **kwargs)
-        call.apply_defaults()
-        if call.arguments["include_defaults"]:
-            call.arguments["include_path"] = before(call.arguments["include_path"])
-        original(*call.args, **call.kwargs)
+        try:
+            call = inspect.signature(original).bind(*args, **kwargs)
+            call.apply_defaults()
+            if call.arguments["include_defaults"]:
+                call.arguments["include_path"] = before(call.arguments["include_path"])
+            args, kwargs = call.args, call.kwargs
+        except Exception as error:
+            warn("TaskManager", error)
+        original(*args, **kwargs)
 
     with_ours.midalign = True  # type: ignore[attr-defined]
     TaskManager.__init__ = with_ours
