@@ -4,12 +4,14 @@ import typer
 
 import midalign
 from midalign.cli import eval as eval_command
-from midalign.cli import leaderboard, score, tasks_dir
+from midalign.cli import data, leaderboard, score, tasks_dir, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("tasks-dir")(tasks_dir.tasks_dir)
 app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
+app.command("train")(train.train)
+app.add_typer(data.app, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")
 
 

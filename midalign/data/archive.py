@@ -1,0 +1,65 @@
+"""Members of a file, a folder or an archive, one after the other; nothing is unpacked to disk."""
+
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from midalign.errors import DataError
+
+Wanted = Callable[[str], bool]
+
+
+def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    """(file name, content) of what `wanted` accepts by its name, without folders and `.xz` or `.gz`.
+
+    Raises DataError where `path` does not exist or is damaged.
+    """
+    if not path.exists():
+        raise DataError(f"No file or folder {path}")
+    try:
+        yield from _members(path, wanted)
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        gzip.BadGzipFile,
+    ) as error:
+        raise DataError(
+            f"{path} is damaged or cut short ({error}). Get it from its publisher again"
+        ) from None
+
+
+def _members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and wanted(_name(file.name)):
+                yield _name(file.name), _expand(file.name, file.read_bytes())
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if wanted(_name(name)):
+                    yield _name(name), _expand(name, archive.read(name))
+    elif tarfile.is_tarfile(path):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isfile() and wanted(_name(member.name)) else None
+                if content is not None:
+                    yield _name(member.name), _expand(member.name, content.read())
+    elif wanted(_name(path.name)):
+        yield _name(path.name), _expand(path.name, path.read_bytes())
+
+
+def _name(name: str) -> str:
+    return PurePosixPath(name).name.removesuffix(".xz").removesuffix(".gz")
+
+
+def _expand(name: str, content: bytes) -> bytes:
+    if name.endswith(".xz"):
+        return lzma.decompress(content)
+    return gzip.decompress(content) if name.endswith(".gz") else content

@@ -1,0 +1,110 @@
+"""MASSIVE 1.1: utterances to an assistant in 52 locales (FitzGerald et al. 2023), CC BY 4.0."""
+
+import json
+from pathlib import Path
+
+from midalign.data import annotation, cache
+from midalign.data.archive import members
+from midalign.data.items import Item
+from midalign.errors import DataError, TaskError, nearest
+from midalign.languages import languages
+
+URL = "https://amazon-massive-nlu-dataset.s3.amazonaws.com/amazon-massive-dataset-1.1.tar.gz"
+LICENCE = "CC BY 4.0"
+SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+FILES = cache.FileSet("massive")
+"""One file a locale and split, `id TAB intent TAB utt TAB annot_utt LF` in the publisher's order."""
+
+UNSPACED = ("ja-JP", "zh-CN", "zh-TW")
+"""Locales whose annotations carry blanks that the utterances do not have."""
+
+
+def items(language: str, split: str) -> list[Item]:
+    """The items of a language and split in the publisher's order; fetches the data set at first use.
+
+    Raises TaskError for an unknown language or split, DataError where the data is missing or altered.
+    """
+    locale, file = _locale(language), _file(language, split)
+    if not FILES.path(file).is_file():
+        fetch()
+    rows = (line.split("\t") for line in FILES.read(file).split("\n")[:-1])
+    return [
+        Item(id, intent, utterance, annotated, _slots(utterance, annotated, locale))
+        for id, intent, utterance, annotated in rows
+    ]
+
+
+def _slots(utterance: str, annotated: str, locale: str) -> tuple[tuple[str, str], ...]:
+    """Slots with their values as they stand in the utterance."""
+    slots = annotation.slots(annotated)
+    if locale not in UNSPACED:
+        return slots
+    return tuple((label, value if value in utterance else value.replace(" ", "")) for label, value in slots)
+
+
+def digest(language: str, split: str) -> str:
+    """sha256 of a split, as the project carries it."""
+    return FILES.digests[_file(language, split)][1]
+
+
+def add(path: Path) -> tuple[list[str], list[str]]:
+    """Store the locales found in a file, folder or archive; returns (added, still missing) locales.
+
+    Raises DataError for content that is not the published one, and where no locale is found.
+    """
+    locales = [row.massive for row in languages().values() if row.massive]
+    added = []
+    for name, content in members(path, lambda name: name.removesuffix(".jsonl") in locales):
+        locale = name.removesuffix(".jsonl")
+        for split, lines in _lines(content, f"{path}, {name}").items():
+            FILES.put(f"{locale}/{split}.tsv", lines, str(path))
+        added.append(locale)
+    if not added:
+        raise DataError(f"{path} holds no file of MASSIVE; expected some of en-US.jsonl, sw-KE.jsonl, ...")
+    missing = [locale for locale in locales if not FILES.path(f"{locale}/test.tsv").is_file()]
+    return added, missing
+
+
+def fetch(report: cache.Report | None = None) -> None:
+    """Download and store the whole data set; one process does it, others wait for it."""
+    archive = cache.folder() / "downloads" / URL.rpartition("/")[2]
+    with cache.lock(archive):
+        if all(FILES.path(file).is_file() for file in FILES.digests):
+            return
+        try:
+            cache.download(URL, archive, report)
+        except DataError as error:
+            raise DataError(f"MASSIVE: {error}. With a copy at hand: {FILES.remedy}") from None
+        try:
+            add(archive)
+        finally:
+            archive.unlink()  # verified and stored, or not the published archive
+
+
+def _lines(content: bytes, source: str) -> dict[str, bytes]:
+    """The stored form by split of a locale's JSON lines."""
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    names = {theirs: ours for ours, theirs in SPLITS.items()}
+    for number, line in enumerate(content.decode("utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            fields = (row["id"], row["intent"], row["utt"], row["annot_utt"])
+            splits[names[row["partition"]]].append("\t".join(fields) + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{source}, line {number}: not a row of MASSIVE ({error})") from None
+    return {split: "".join(lines).encode() for split, lines in splits.items()}
+
+
+def _locale(language: str) -> str:
+    known = {code: row.massive for code, row in languages().items() if row.massive}
+    if language not in known:
+        raise TaskError(f"MASSIVE has no language {language!r}.{nearest(language, known)}")
+    return known[language]
+
+
+def _file(language: str, split: str) -> str:
+    if split not in SPLITS:
+        raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
+    return f"{_locale(language)}/{split}.tsv"

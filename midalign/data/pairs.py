@@ -1,0 +1,67 @@
+"""Sentence pairs with English, the raw material of alignment."""
+
+from importlib import import_module
+from pathlib import Path
+
+from midalign.data.items import Item
+from midalign.errors import DataError, nearest
+
+TRANSLATIONS = ("tatoeba", "ntrex")
+"""Data sets of sentence pairs."""
+
+PARALLEL = ("massive", "mini")
+"""Task data whose training utterances translate each other by id; their annotations are not looked at."""
+
+
+def pairs(source: str, language: str) -> list[tuple[str, str]]:
+    """(foreign, English) pairs of a language, exact duplicates dropped.
+
+    Args:
+        source: one of TRANSLATIONS or PARALLEL, or the path of a file of lines `foreign TAB English` in which
+            `{language}` stands for the code.
+
+    Raises:
+        DataError: an unknown source, one without the language, or a file with a malformed line.
+    """
+    if source in TRANSLATIONS:
+        found: list[tuple[str, str]] = import_module(f"midalign.data.{source}").pairs(language)
+    elif source in PARALLEL:
+        found = _by_id(items(source, language, "train"), items(source, "en", "train"))
+    elif "/" in source or "." in source:
+        found = _read(Path(source.replace("{language}", language)))
+    else:
+        names = TRANSLATIONS + PARALLEL
+        raise DataError(
+            f"No pairs {source!r}.{nearest(source, names)} Expected {', '.join(names)}, or a file of lines "
+            f"foreign TAB English, such as pairs/{{language}}.tsv"
+        )
+    return list(dict.fromkeys(found))
+
+
+def items(source: str, language: str, split: str) -> list[Item]:
+    """Items of one of PARALLEL."""
+    found: list[Item] = import_module(f"midalign.data.{source}").items(language, split)
+    return found
+
+
+def _by_id(foreign: list[Item], english: list[Item]) -> list[tuple[str, str]]:
+    known = {item.id: item.utterance for item in english}
+    return [(item.utterance, known[item.id]) for item in foreign if item.id in known]
+
+
+def _read(path: Path) -> list[tuple[str, str]]:
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise DataError(f"The pair file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"The pair file {path} is not UTF-8: {error}") from None
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        sides = [side.strip() for side in line.split("\t")]
+        if len(sides) != 2 or not all(sides):
+            raise DataError(f"{path}, line {number}: found {line[:60]!r}, expected foreign TAB English")
+        found.append((sides[0], sides[1]))
+    if not found:
+        raise DataError(f"{path}, line 1: the file is empty; expected lines foreign TAB English")
+    return found

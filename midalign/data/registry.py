@@ -1,0 +1,35 @@
+"""The data sets, and whether they are here."""
+
+from dataclasses import dataclass
+
+from midalign.data import massive, ntrex, tatoeba
+
+DATASETS = {"massive": massive, "tatoeba": tatoeba, "ntrex": ntrex}
+
+
+@dataclass(frozen=True)
+class State:
+    """How much of a data set is in the cache."""
+
+    name: str
+    licence: str
+    present: int
+    files: int
+    folder: str
+    remedy: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file is there."""
+        return self.present == self.files
+
+
+def states() -> list[State]:
+    """Every data set that is not in the package."""
+    found = []
+    for name, module in DATASETS.items():
+        files = module.FILES
+        present = sum(files.path(file).is_file() for file in files.digests)
+        folder = str(files.path("x").parent)
+        found.append(State(name, module.LICENCE, present, len(files.digests), folder, files.remedy))
+    return found
