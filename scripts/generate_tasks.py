@@ -61,7 +61,7 @@ def shared(group: Group) -> str:
     )
     return (
         HEADER + "custom_dataset: !function midalign.families.slot.dataset\n"
-        "training_split: train\nvalidation_split: validation\ntest_split: test\nfewshot_split: train\n"
+        "training_split: train\nvalidation_split: validation\ntest_split: test\nfewshot_split: shots\n"
         "fewshot_config:\n  sampler: first_n\n"
         "output_type: generate_until\n" + group.prompt + 'doc_to_target: "{{target}}"\n'
         "process_results: !function midalign.families.slot.process_results\n"

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midalign.metrics import bootstrap
-from midalign.metrics.slot import METRICS, count
+from midalign.metrics.slot import METRICS, count, target
 
 if TYPE_CHECKING:
     import datasets
 
     from midalign.data.items import Item
 
-BY_CHARACTER = ("ja", "zh", "zh_cn", "zh_tw")
-"""Languages whose annotations the published scorer reads character by character."""
+SHOTS = 64
+"""Size of the few-shot pool. lm-eval copies the pool when it loads a task, and compares each document with
+all of it when it draws: all 11,514 training documents of a language would cost more than the rest."""
 
 
 class Splits(dict[str, "datasets.Dataset"]):
-    """Splits of one language, each read when lm-eval first asks for it."""
+    """Splits of one language, each read when it is first asked for: train, validation, test, and shots."""
 
     def __init__(self, source: str, language: str) -> None:
         self.source, self.language = source, language
@@ -28,29 +29,38 @@ class Splits(dict[str, "datasets.Dataset"]):
     def __missing__(self, split: str) -> "datasets.Dataset":
         import datasets
 
-        from midalign.data import massive, mini
-
-        items = {"massive": massive, "mini": mini}[self.source].items(self.language, split)
+        items = self._shots() if split == "shots" else self._items(split)
         self[split] = datasets.Dataset.from_list(
             [document(item, self.source, self.language) for item in items]
         )
         return self[split]
 
+    def _items(self, split: str) -> "list[Item]":
+        from midalign.data import massive, mini
+
+        read = mini.items if self.source == "mini" else massive.items
+        return read(self.language, split)
+
+    def _shots(self) -> "list[Item]":
+        """Training items in a seeded order: file order begins with alarms only. Splits of one source are
+        parallel, so the shots are translations of each other in all languages."""
+        items = self._items("train")
+        return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
+
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata: train, validation and test."""
+    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is "massive" or "mini"."""
     return Splits(source, language)
 
 
 def document(item: "Item", source: str, language: str) -> dict[str, Any]:
     """One document: all that a prompt or a score needs."""
-    annotated = spaced(item.annotated) if source == "mini" else item.annotated
     return {
         "id": item.id,
         "language": language,
+        "intent": item.intent,
         "utterance": item.utterance,
-        "annotated": annotated,
-        "tokens": re.sub(r"\[\S+ : (.+?)\]", r"\1", annotated) if source == "mini" else item.utterance,
+        "annotated": spaced(item.annotated) if source == "mini" else item.annotated,
         "slots": json.dumps(item.slots, ensure_ascii=False),
         "target": target(item.slots),
     }
@@ -61,24 +71,15 @@ def spaced(annotated: str) -> str:
     return " ".join(re.sub(r"(\[\S+ : .+?\])", r" \1 ", annotated).split())
 
 
-def target(slots: Sequence[tuple[str, str]]) -> str:
-    """The right answer: `slot: value; slot: value` in order of appearance, or `None`."""
-    return "; ".join(f"{label}: {value}" for label, value in slots) or "None"
-
-
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """metrics.slot.COLUMNS of an output."""
-    return count(
-        [(label, value) for label, value in json.loads(doc["slots"])],
-        output,
-        doc["tokens"],
-        doc["annotated"],
-        by_character=doc["language"] in BY_CHARACTER,
-    )
+    gold = [(label, value) for label, value in json.loads(doc["slots"])]
+    return count(gold, output, doc["utterance"], doc["annotated"], doc["language"])
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
-    """Every metric is aggregated from the same counts; lm-eval prints `<metric>_stderr` as its ±."""
+    """The counts of a document under every metric's name, and under `<metric>_stderr`, which lm-eval prints
+    behind ± when it comes after its metric."""
     item = counts(doc, results[0])
     return {f"{metric}{suffix}": item for metric in METRICS for suffix in ("", "_stderr")}
 

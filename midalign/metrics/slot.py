@@ -13,7 +13,7 @@ An output is `slot: value; slot: value`, or `None`. Two scorers read it:
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,15 @@ the utterance; whether all pairs are right; whether the output keeps to the form
 
 HEADLINE = "slot_f1"
 
+NOTHING = "None"
+"""The answer when an utterance has no slots."""
+
 OTHER = "Other"
+"""The reference's label of tokens outside slots."""
+
+BY_CHARACTER = ("ja", "zh", "zh_cn", "zh_tw")
+"""Languages that the reference reads character by character: ja-JP, zh-CN, zh-TW, and the mini benchmark's
+Chinese."""
 
 Pair = tuple[str, str]
 Counts = NDArray[np.int64]
@@ -48,7 +56,7 @@ Rates = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Parsed:
-    """An output read as pairs; a part without a label has the empty label."""
+    """An output read as pairs; a part without label or value is a pair with the empty label."""
 
     pairs: tuple[Pair, ...]
     well_formed: bool
@@ -58,24 +66,27 @@ def parse(output: str) -> Parsed:
     """Read `slot: value; slot: value` or `None`.
 
     The first ":" of a part ends its label, so a value may hold more of them. A part without a label counts
-    as a pair that no gold pair matches: precision must not gain from text that is no pair at all.
+    as a pair that no gold pair matches: precision must not gain from text that is no pair at all. Blanks
+    around the separators do not matter for the pairs; well formed is only what `target` could have written.
     """
     text = output.strip()
-    if text.casefold() == "none":
+    if text.casefold() == NOTHING.casefold():
         return Parsed((), True)
-    pairs, well_formed = [], bool(text)
+    pairs = []
     for part in text.split(";"):
         label, colon, value = part.partition(":")
         label, value = label.strip(), value.strip()
         if colon and label and value:
             pairs.append((label, value))
-            well_formed = well_formed and " " not in label
         elif part.strip():
             pairs.append(("", part.strip()))
-            well_formed = False
-        else:
-            well_formed = False
-    return Parsed(tuple(pairs), well_formed)
+    written = bool(pairs) and text == target(pairs)
+    return Parsed(tuple(pairs), written and not any(" " in label for label, _ in pairs))
+
+
+def target(slots: Sequence[Pair]) -> str:
+    """The right answer: `slot: value; slot: value` in order of appearance, or `None`."""
+    return "; ".join(f"{label}: {value}" for label, value in slots) or NOTHING
 
 
 def normalise(value: str) -> str:
@@ -84,71 +95,65 @@ def normalise(value: str) -> str:
     return " ".join(unicodedata.normalize("NFC", folded).split())
 
 
-def count(
-    gold: Sequence[Pair], output: str, utterance: str, annotated: str, *, by_character: bool
-) -> list[int]:
+def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str) -> list[int]:
     """The COLUMNS of one item.
 
     Args:
         gold: (label, value) pairs.
         output: what the model answered.
-        utterance: the text that the values should be copied from; its white-space tokens are the reference's.
-        annotated: the utterance with `[slot : value]` spans, set off by blanks as in MASSIVE.
-        by_character: the reference's branch for ja-JP, zh-CN and zh-TW.
+        utterance: the text that the values should be copied from.
+        annotated: the utterance with `[slot : value]` spans that are set off by blanks, as in MASSIVE.
+        language: code of `languages.tsv`; the reference reads some languages character by character.
     """
     parsed = parse(output)
     predicted = Counter((label, normalise(value)) for label, value in parsed.pairs)
     expected = Counter((label, normalise(value)) for label, value in gold)
     source = normalise(utterance)
-    tokens, labels = reference_gold(utterance, annotated, by_character)
-    found = spans(reference_prediction(output, tokens, by_character))
+    tokens, labels = reference_gold(annotated, language)
+    found = spans(reference_prediction(output, tokens, language))
     wanted = spans(labels)
     return [
         1,
-        (predicted & expected).total(),
+        _shared(predicted.elements(), expected.elements()),
         len(parsed.pairs),
         len(gold),
         len(found & wanted),
         len(found),
         len(wanted),
-        (_labels(predicted) & _labels(expected)).total(),
-        (_values(predicted) & _values(expected)).total(),
-        sum(normalise(value) not in source for _, value in parsed.pairs),
-        int(parsed.well_formed and predicted == expected),
+        _shared((label for label, _ in predicted.elements()), (label for label, _ in expected.elements())),
+        _shared((value for _, value in predicted.elements()), (value for _, value in expected.elements())),
+        sum(value not in source for _, value in predicted.elements()),
+        # An empty output has no pairs, but does not say "None" either.
+        int(predicted == expected and bool(parsed.pairs or parsed.well_formed)),
         int(parsed.well_formed),
     ]
 
 
-def _labels(pairs: Counter[Pair]) -> Counter[str]:
-    labels: Counter[str] = Counter()
-    for (label, _), times in pairs.items():
-        labels[label] += times
-    return labels
+def _shared(some: Iterable[Hashable], others: Iterable[Hashable]) -> int:
+    """Size of the intersection of two multisets."""
+    return (Counter(some) & Counter(others)).total()
 
 
-def _values(pairs: Counter[Pair]) -> Counter[str]:
-    values: Counter[str] = Counter()
-    for (_, value), times in pairs.items():
-        values[value] += times
-    return values
+def reference_gold(annotated: str, language: str) -> tuple[list[str], list[str]]:
+    """Tokens and their labels as the published scorer reads them off an annotation.
 
-
-def reference_gold(utterance: str, annotated: str, by_character: bool) -> tuple[list[str], list[str]]:
-    """Tokens and their labels as the published scorer reads them off an annotation."""
-    if by_character:
+    The original takes the tokens from the utterance, split at white space; in all of MASSIVE they are the
+    same (a test reads it through).
+    """
+    if language in BY_CHARACTER:
         return _gold_by_character(annotated)
-    tokens, labels, label = utterance.split(), list[str](), OTHER
+    tokens, labels, label = list[str](), list[str](), OTHER
     chunks = iter(annotated.split())
     for chunk in chunks:
         if chunk.startswith("["):
             label = chunk[1:]
             next(chunks, None)  # the colon
-        elif chunk.endswith("]"):
-            labels.append(label)
+            continue
+        tokens.append(chunk.removesuffix("]"))
+        labels.append(label)
+        if chunk.endswith("]"):
             label = OTHER
-        else:
-            labels.append(label)
-    return tokens, (labels + [OTHER] * len(tokens))[: len(tokens)]
+    return tokens, labels
 
 
 def _gold_by_character(annotated: str) -> tuple[list[str], list[str]]:
@@ -171,20 +176,20 @@ def _gold_by_character(annotated: str) -> tuple[list[str], list[str]]:
     return tokens, labels
 
 
-def reference_prediction(output: str, tokens: Sequence[str], by_character: bool) -> list[str]:
+def reference_prediction(output: str, tokens: Sequence[str], language: str) -> list[str]:
     """A label for each token: every occurrence of a predicted value, later slots over earlier ones."""
     labels = [OTHER] * len(tokens)
     text = output.strip()
-    if text.lower() == "none":
+    if text.lower() == NOTHING.lower():
         return labels
     lowered = [token.lower() for token in tokens]
     for part in text.split("; "):
         pieces = part.split(": ")
-        if len(pieces) != 2:
+        if len(pieces) != 2:  # also a value with ": " inside: a quirk of the original
             continue
         label, value = pieces
-        wanted = list(value.lower()) if by_character else value.lower().split()
-        if not wanted:
+        wanted = list(value.lower()) if language in BY_CHARACTER else value.lower().split()
+        if not wanted:  # the original stops here with an IndexError
             continue
         for start in range(len(lowered) - len(wanted) + 1):
             if lowered[start : start + len(wanted)] == wanted:
