@@ -5,7 +5,7 @@ from pathlib import Path
 
 from midalign.data import cache
 from midalign.data.archive import members
-from midalign.errors import DataError, MidalignError
+from midalign.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -55,5 +55,5 @@ def parallel(source: Source, language: str, foreign: str | None, english: str) -
         raise DataError(f"{source.files.name} has no pairs of {language!r}")
     left, right = source.read(foreign), source.read(english)
     if len(left) != len(right):
-        raise MidalignError(f"{foreign} has {len(left)} lines and {english} {len(right)}; expected as many")
-    return list(zip(left, right, strict=True))
+        raise DataError(f"{foreign} has {len(left)} lines and {english} {len(right)}; expected as many")
+    return [(a.strip(), b.strip()) for a, b in zip(left, right, strict=True)]
