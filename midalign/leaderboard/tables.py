@@ -199,7 +199,9 @@ def _section(part: Part) -> str:
     lonely = [
         model.label
         for model in part.models
-        if model.arm not in ("base", "baseline") and model.label not in {d.model for d in part.differences}
+        if model.recipe
+        and model.arm not in ("base", "baseline")
+        and model.label not in {difference.model for difference in part.differences}
     ]
     blocks.append(_main_table(part))
     if _engines_differ(part):
@@ -261,7 +263,9 @@ def _engines_differ(part: Part) -> bool:
 
 def _engine(part: Part, model: Model) -> str:
     mark = " ‡" if _engines_differ(part) else ""
-    return f"{model.engine} {model.dtype}, {'/'.join(model.devices)}{mark}"
+    # Outputs made elsewhere have neither dtype nor device.
+    known = ", ".join(filter(None, [f"{model.engine} {model.dtype}".strip(), "/".join(model.devices)]))
+    return known + mark
 
 
 def _main_table(part: Part) -> str:

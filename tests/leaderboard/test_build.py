@@ -139,6 +139,17 @@ def test_an_arm_without_baseline_is_named(tmp_path):
     assert "No baseline of the same recipe here: aligned." in (tmp_path / "README.md").read_text()
 
 
+def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
+    """What `midalign score` writes: one language, no roles, no dtype."""
+    nobody = {"supervised": [], "aligned": [], "unseen": ["de"]}
+    outside = {"engine": "external", "dtype": "", "device": "", "recipe": None, "roles": nobody}
+    write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
+    build(tmp_path / "r", tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "| external |  | 40.0 | 40.0 | 40.0 | – | – | 100 | external |" in page
+    assert "No baseline" not in page
+
+
 def test_somebody_elses_readme_is_left_alone(results, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     with pytest.raises(MidalignError, match=r"README\.md was not written by midalign.*--output"):
