@@ -101,7 +101,7 @@ def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
     for text, line in zip(axes.set_yticklabels(names), lines, strict=True):
         text.set_fontweight("normal" if line.code else "bold")
     axes.set_ylim(lines[-1].y + 0.8, -0.8)
-    axes.set_ylabel("language (code), resource class; by role in training")
+    axes.set_ylabel("language, class")
 
 
 def _finish(axes: "Axes", lines: list[_Line]) -> None:
