@@ -1,4 +1,4 @@
-"""Put the start-up files of the lm-eval plug-in at the root of site-packages, for wheels and editable installs.
+"""Put the start-up files of the lm-eval plug-in at the root of site-packages, for wheels and editable ones.
 
 `force-include` in pyproject.toml does not reach editable installs, so both kinds are served here.
 """

