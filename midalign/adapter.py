@@ -188,7 +188,7 @@ def _config(folder: Path) -> dict[str, Any]:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise AdapterError(f"{folder} is of peft_type {kind}; expected LORA, which all engines can run")
-    return config
+    return dict(config)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

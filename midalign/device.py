@@ -13,6 +13,6 @@ def device() -> str:
 def has_bf16() -> bool:
     """Whether the device multiplies bf16 matrices in hardware: emulation is slower than fp32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     mkldnn = torch.backends.mkldnn.is_available()
     return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

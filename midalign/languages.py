@@ -1,8 +1,8 @@
 """The one table of languages: every code mapping in the project is read from `languages.tsv`.
 
-Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `branch` (of the
-language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic Diversity"), and the
-code of the language in each data set that has it.
+Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `branch` (of
+the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic Diversity"),
+and the code of the language in each data set that has it.
 """
 
 from dataclasses import dataclass

@@ -80,7 +80,7 @@ def answer_loss(
         return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten(), ignore_index=ignored)
     labelled = labels != ignored
     states = _states_before_head(model, inputs, columns)[:, :-1][labelled]
-    loss: Tensor = _FrozenHeadLoss.apply(states.to(head.dtype), head, labels[labelled])
+    loss: Tensor = _FrozenHeadLoss.apply(states.to(head.dtype), head, labels[labelled])  # type: ignore[no-untyped-call]
     return loss
 
 

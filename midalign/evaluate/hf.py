@@ -29,7 +29,7 @@ def default_dtype() -> str:
     return "bfloat16" if has_bf16() else "float32"
 
 
-class MidalignHF(HFLM):  # type: ignore[misc]
+class MidalignHF(HFLM):
     """lm-eval's Hugging Face model with our greedy loop: sorted batches that shrink as their rows end."""
 
     def __init__(self, pretrained: Any, dtype: str = "auto", **kwargs: Any) -> None:
@@ -163,7 +163,7 @@ def continue_greedily(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        tokens = logits.argmax(-1)
+        tokens = logits.max(-1).indices  # argmax takes five times as long on bf16 and a large vocabulary
         ended = ends[tokens].tolist()
         for row, token, end in zip(rows, tokens.tolist(), ended, strict=True):
             if not finished[row]:

@@ -62,7 +62,8 @@ def held_out(
 def _items(source: str, language: str, split: str) -> "list[Item]":
     from midalign.data import massive, mini
 
-    return {"massive": massive, "mini": mini}[source].items(language, split)
+    items: list[Item] = {"massive": massive, "mini": mini}[source].items(language, split)
+    return items
 
 
 def digest(pairs: Mapping[str, Pairs]) -> str:

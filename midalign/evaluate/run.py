@@ -217,7 +217,8 @@ def data_digest(metadata: Mapping[str, Any], split: str = "test") -> str:
     """The data set's own digest of a split of a task."""
     from midalign.data import massive, mini
 
-    return {"massive": massive, "mini": mini}[metadata["source"]].digest(metadata["language"], split)
+    source = {"massive": massive, "mini": mini}[metadata["source"]]
+    return str(source.digest(metadata["language"], split))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ MAX_LENGTH = 8192
 """Tokens of a request at most, unless the model has fewer: the cache on a CPU is 1 GB."""
 
 
-class MidalignVLLM(VLLM):  # type: ignore[misc]
+class MidalignVLLM(VLLM):
     """lm-eval's vLLM model with adapters to switch and the reasons why answers ended."""
 
     tasks_at_once = 1 if device() == "cpu" else 8
