@@ -1,0 +1,133 @@
+"""The data set that lm-eval gets, and the score of a document."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midalign.data import annotation, massive, mini
+from midalign.data.items import Item
+from midalign.families import slot
+from midalign.metrics.slot import COLUMNS, METRICS, parse, reference_gold
+
+
+def item(annotated: str) -> Item:
+    return Item("7", "alarm_set", annotation.plain(annotated), annotated, annotation.slots(annotated))
+
+
+def scored(annotated: str, output: str, language: str) -> dict[str, int]:
+    doc = slot.document(item(annotated), "mini", language)
+    return dict(zip(COLUMNS, slot.counts(doc, output), strict=True))
+
+
+def test_a_document_holds_what_prompt_and_score_need() -> None:
+    document = slot.document(item("wake me at [time : nine am] on [date : friday]"), "massive", "en")
+    assert document == {
+        "id": "7",
+        "language": "en",
+        "intent": "alarm_set",
+        "utterance": "wake me at nine am on friday",
+        "annotated": "wake me at [time : nine am] on [date : friday]",
+        "slots": '[["time", "nine am"], ["date", "friday"]]',
+        "target": "time: nine am; date: friday",
+    }
+    assert slot.document(item("hello"), "mini", "en")["target"] == "None"
+
+
+@pytest.mark.parametrize(
+    ("annotated", "language", "tokens"),
+    [
+        ("Wake me at [time : nine am], please.", "en", ["Wake", "me", "at", "nine", "am", ",", "please."]),
+        ("[place : Ankara]'da hava", "tr", ["Ankara", "'da", "hava"]),
+        ("请[time : 早上七点]叫我", "zh", list("请早上七点叫我")),
+        ("[date : 明日]の[time : 七時]", "ja", list("明日の七時")),
+    ],
+)
+def test_the_reference_reads_mini_annotations(annotated: str, language: str, tokens: list[str]) -> None:
+    """They have no blanks around their spans, which MASSIVE has and the published scorer needs."""
+    document = slot.document(item(annotated), "mini", language)
+    assert reference_gold(document["annotated"], language)[0] == tokens
+    row = scored(annotated, document["target"], language)
+    slots = len(annotation.slots(annotated))
+    assert (row["ref_tp"], row["ref_pred"], row["ref_gold"]) == (slots, slots, slots)
+    assert row["values_outside"] == 0
+
+
+def test_values_are_looked_up_in_the_utterance_and_not_in_the_spaced_annotation() -> None:
+    assert scored("请[time : 早上七点]叫我", "time: 请早上", "zh")["values_outside"] == 0
+    assert scored("请[time : 早上七点]叫我", "time: 请 早上", "zh")["values_outside"] == 1
+
+
+@pytest.mark.parametrize("code", ["en", "zh", "tr", "ja"])
+def test_right_answers_of_the_mini_benchmark_are_right(code: str) -> None:
+    docs = slot.dataset(source="mini", language=code)["test"]
+    assert len(docs) == len(mini.items(code, "test"))
+    pooled = np.array([slot.counts(doc, doc["target"]) for doc in docs]).sum(0)
+    values = {name: float(metric(pooled)) for name, metric in METRICS.items()}
+    assert values.pop("values_not_in_utterance") == 0
+    assert values.pop("slot_f1_reference") > 0.95
+    assert set(values.values()) == {1.0}
+
+
+def test_splits_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def items(language: str, split: str) -> list[Item]:
+        read.append(f"{language} {split}")
+        return [item(f"hello [time : {i}]") for i in range(200)]
+
+    monkeypatch.setattr(massive, "items", items)
+    splits = slot.dataset(source="massive", language="sw", version=1, family="slot", pretrained="whatever")
+    assert read == []
+    assert splits["test"][3]["target"] == "time: 3"
+    assert splits["test"] is splits["test"]
+    assert read == ["sw test"]
+    assert len(splits["shots"]) == slot.SHOTS
+    assert read == ["sw test", "sw train"]
+
+
+def test_shots_are_parallel_varied_and_from_training_items() -> None:
+    pools = {code: slot.dataset(source="mini", language=code)["shots"] for code in ("en", "hi")}
+    assert pools["en"]["id"][:] == pools["hi"]["id"][:]
+    assert len(set(pools["en"]["id"])) == slot.SHOTS
+    assert len(set(pools["en"]["intent"][:8])) >= 4
+    train = {one.id: one.utterance for one in mini.items("en", "train")}
+    assert all(train[doc["id"]] == doc["utterance"] for doc in pools["en"])
+
+
+def test_every_metric_gets_the_counts_and_its_error_comes_after_it() -> None:
+    doc = slot.document(item("wake me at [time : nine am]"), "mini", "en")
+    results = slot.process_results(doc, ["time: nine am"])
+    names = list(results)
+    assert names[0] == "slot_f1"
+    assert set(names) == {*METRICS, *(f"{metric}_stderr" for metric in METRICS)}
+    for metric in METRICS:
+        assert names.index(f"{metric}_stderr") == names.index(metric) + 1
+        assert callable(getattr(slot, metric))
+        assert callable(getattr(slot, f"{metric}_stderr"))
+    assert all(counts == slot.counts(doc, "time: nine am") for counts in results.values())
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(0, 3), min_size=len(COLUMNS), max_size=len(COLUMNS)), min_size=2, max_size=20
+    )
+)
+def test_aggregations_are_the_metrics_of_pooled_counts(items: Sequence[list[int]]) -> None:
+    for name, metric in METRICS.items():
+        assert getattr(slot, name)(items) == pytest.approx(float(metric(np.array(items).sum(0))))
+        assert getattr(slot, f"{name}_stderr")(items) >= 0
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text("ab :é三'\t", min_size=1))))
+def test_targets_are_read_back(slots: list[tuple[str, str]]) -> None:
+    slots = [(label, value.strip()) for label, value in slots if value.strip()]
+    read = parse(slot.target(slots))
+    assert read.well_formed
+    assert read.pairs == tuple(slots)
+    assert json.loads(slot.document(Item("1", "", "", "", tuple(slots)), "mini", "en")["slots"]) == [
+        list(pair) for pair in slots
+    ]

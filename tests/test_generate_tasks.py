@@ -1,0 +1,71 @@
+"""The committed task files are what their generator writes."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/generate_tasks.py, writing into an empty folder."""
+    spec = importlib.util.spec_from_file_location("generate_tasks", ROOT / "scripts" / "generate_tasks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "generate_tasks", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "slot")
+    return module
+
+
+def check(generator: ModuleType, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `--check` ends with; nothing where all is well."""
+    monkeypatch.setattr(sys, "argv", ["generate_tasks.py", "--check"])
+    try:
+        generator.main()
+    except SystemExit as stop:
+        return str(stop)
+    return ""
+
+
+def test_task_files_are_not_stale() -> None:
+    script = ROOT / "scripts" / "generate_tasks.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_sees_missing_changed_and_left_over_files(
+    generator: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "scripts/generate_tasks.py" in check(generator, monkeypatch)
+    assert not generator.FOLDER.exists()
+    monkeypatch.setattr(sys, "argv", ["generate_tasks.py"])
+    generator.main()
+    assert check(generator, monkeypatch) == ""
+    readme = generator.FOLDER / "README.md"
+    readme.write_text("not generated")
+    assert check(generator, monkeypatch) == ""
+
+    one = generator.FOLDER / "slot" / "midalign_slot_sw.yaml"
+    text = one.read_text("utf-8")
+    one.write_text(text.replace("sw", "en"), "utf-8")
+    assert "midalign_slot_sw.yaml" in check(generator, monkeypatch)
+    one.unlink()
+    assert "midalign_slot_sw.yaml" in check(generator, monkeypatch)
+    one.write_text(text, "utf-8")
+    extra = one.with_name("midalign_slot_xx.yaml")
+    extra.write_text(text, "utf-8")
+    assert "midalign_slot_xx.yaml" in check(generator, monkeypatch)
+
+    monkeypatch.setattr(sys, "argv", ["generate_tasks.py"])
+    generator.main()
+    assert not extra.exists()
+    assert readme.exists()
+    assert check(generator, monkeypatch) == ""
