@@ -3,10 +3,11 @@
 import typer
 
 import midalign
-from midalign.cli import data, leaderboard, score, tasks_dir, train
+from midalign.cli import data, doctor, leaderboard, score, tasks_dir, train
 from midalign.cli import eval as eval_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("doctor")(doctor.doctor)
 app.command("tasks-dir")(tasks_dir.tasks_dir)
 app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
