@@ -37,6 +37,8 @@ def evaluate(
     import os
 
     os.environ["TQDM_DISABLE"] = "1"  # lm-eval's own bars, one a task; read when tqdm is imported
+    # Read when torch is imported: threads that spin while they wait cost a shared machine most of its speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

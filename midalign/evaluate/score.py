@@ -98,7 +98,7 @@ def read_outputs(path: Path, size: int) -> list[str]:
         texts[doc_id] = output
     missing = [i for i in range(size) if i not in texts]
     if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        shown = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
         raise DataError(
             f"{path} lacks {len(missing)} of {size} documents: doc_id {shown}. "
             f'Add them; an answer that was not given is {{"doc_id": {missing[0]}, "output": ""}}'

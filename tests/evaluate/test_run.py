@@ -1,0 +1,286 @@
+"""`midalign eval` through the front door, on a tiny random model and the bundled mini benchmark."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import make_adapter
+
+from midalign import adapter as adapters
+from midalign import harness, record
+from midalign.data import mini
+from midalign.evaluate import retrieval, run
+from midalign.families import slot
+from midalign.metrics import bootstrap
+from midalign.metrics.slot import COLUMNS, METRICS
+
+ROOT = Path(__file__).parents[2]
+EN, DE, SOME = "midalign_mini_slot_en", "midalign_mini_slot_de", ["en", "de", "es"]
+TASKS = ",".join(f"midalign_mini_slot_{code}" for code in SOME)
+
+
+def start(*arguments: object, **kwargs: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "midalign", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        **kwargs,
+    )
+
+
+def midalign(*arguments: object, status: int = 0, **kwargs: Any) -> "subprocess.CompletedProcess[str]":
+    process = start(*arguments, **kwargs)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    return subprocess.CompletedProcess(arguments, status, out, err)
+
+
+@pytest.fixture(scope="module")
+def manifest_adapter(base: Path) -> Path:
+    """An adapter with midalign.json, aligned at a layer of its own."""
+    folder = make_adapter(base.parent / "with-manifest", base, seed=3)
+    manifest = adapters.Manifest(
+        name="mini-aligned-seed7",
+        arm="aligned",
+        seed=7,
+        recipe=adapters.RecipeRef(name="mini", digest="a" * 64),
+        base=str(base),
+        base_digest=adapters.base_digest(str(base)),
+        task="midalign_mini_slot",
+        supervised=["en", "es"],
+        aligned=["de"],
+        layer=3,
+        pairs="mini",
+        updates=1,
+        tokens=1,
+        seconds=1.0,
+        packages={},
+        training={"task": 1.0},
+    )
+    (folder / adapters.MANIFEST).write_text(manifest.model_dump_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(
+    base: Path, adapter: Path, manifest_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The results of one evaluation of a base and two adapters."""
+    folder = tmp_path_factory.mktemp("results")
+    midalign(
+        *("eval", "--base", base, "--adapter", adapter, "--adapter", manifest_adapter),
+        *("--tasks", f"{EN},{DE}", "--limit", 8, "--engine", "hf", "--log-samples"),
+        *("--supervised", "en,es", "--aligned", "de", "--note", "random weights", "--output", folder),
+    )
+    return folder
+
+
+@pytest.mark.slow
+def test_one_record_a_model_with_all_that_it_came_from(
+    finished: Path, base: Path, manifest_adapter: Path
+) -> None:
+    assert not (finished / ".partial").exists()
+    names = {path.name.removesuffix(".json") for path in finished.glob("*.json")}
+    assert names == {"tiny", "adapter-a", "mini-aligned-seed7"}
+    records = {name: record.read(finished / f"{name}.json") for name in names}
+    for entry in records.values():
+        assert list(entry.tasks) == [EN, DE]
+        assert entry.base.name == "tiny"
+        assert entry.base.note == "random weights"
+        assert entry.base.digest == adapters.base_digest(str(base))
+        assert (entry.engine.name, entry.sample.limit, entry.sample.seed) == ("hf", 8, 0)
+        assert entry.roles == record.Roles(supervised=["en", "es"], aligned=["de"], unseen=[])
+        assert entry.tasks[DE].data_digest == mini.digest("de", "test")
+        assert {"torch", "lm-eval", "transformers", "midalign"} <= set(entry.packages)
+        assert entry.tokens == sum(task.tokens for task in entry.tasks.values()) > 0
+        assert entry.retrieval is not None
+        assert list(entry.retrieval.accuracy) == ["de"]
+    aligned = records["mini-aligned-seed7"]
+    assert (aligned.arm, aligned.seed, aligned.recipe) == ("aligned", 7, aligned.adapter.manifest.recipe)
+    assert aligned.adapter.digest == adapters.digest(manifest_adapter)
+    assert (records["tiny"].arm, records["tiny"].adapter) == ("base", None)
+    assert records["adapter-a"].adapter.manifest is None
+    # The one layer of the run's aligned adapters is where all of its models are read.
+    layers = {entry.retrieval.layer for entry in records.values()}
+    assert layers == {3}
+    assert len({entry.retrieval.candidates_digest for entry in records.values()}) == 1
+    assert records["tiny"].retrieval.accuracy == aligned.retrieval.base_accuracy
+    prompts = {entry.tasks[EN].prompt_digest for entry in records.values()}
+    assert len(prompts) == 1
+
+
+@pytest.mark.slow
+def test_figures_follow_from_the_outputs(finished: Path) -> None:
+    """Prompts are the harness's, and counts, metrics and errors are recomputed from the outputs kept."""
+    docs = {name: slot.dataset(**harness.metadata(name))["test"] for name in (EN, DE)}
+    tasks = harness.load([EN, DE])
+    for name in ("tiny", "adapter-a", "mini-aligned-seed7"):
+        entry, items = record.read(finished / f"{name}.json"), record.read_items(finished / f"{name}.json")
+        lines = [json.loads(line) for line in (finished / f"{name}.outputs.jsonl").read_text().splitlines()]
+        for task in (EN, DE):
+            kept = [line for line in lines if line["task"] == task]
+            assert [line["doc_id"] for line in kept] == run.sample(300, 8) == items[task].doc_ids.tolist()
+            for line in kept:
+                assert line["prompt"] == harness.prompt(tasks[task], docs[task][line["doc_id"]])
+            counts = np.array([slot.counts(docs[task][line["doc_id"]], line["output"]) for line in kept])
+            assert np.array_equal(items[task].counts, counts)
+            result = entry.tasks[task]
+            assert list(result.counts.items()) == list(zip(COLUMNS, counts.sum(0).tolist(), strict=True))
+            assert result.cut_off == sum(line["finish"] == "length" for line in kept)
+            for metric, value in result.metrics.items():
+                assert value.value == pytest.approx(float(METRICS[metric](counts.sum(0))))
+                assert value.stderr == pytest.approx(bootstrap.stderr(counts, METRICS[metric]))
+
+
+def times(results: Path) -> dict[str, float]:
+    """Modification times of finished parts, by model folder and task."""
+    parts = (results / ".partial").glob("*/midalign_*.json")
+    return {f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in parts}
+
+
+def stop_after(parts: int, results: Path, how: int, *arguments: object) -> tuple[int, dict[str, float], str]:
+    """Start an evaluation, send it a signal once so many tasks are finished, and wait for its end."""
+    process = start(*arguments)
+    deadline = time.monotonic() + 200
+    while len(times(results)) < parts:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=100)
+    return process.returncode, times(results), err
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """A record without what differs between two runs of the same command."""
+    entry = record.read(path).model_dump(mode="json", exclude={"created", "seconds"})
+    for task in entry["tasks"].values():
+        del task["seconds"]
+    return entry
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_where_it_was(base: Path, adapter: Path, tmp_path: Path) -> None:
+    arguments = ("eval", "--base", base, "--adapter", adapter, "--tasks", TASKS, "--limit", 16)
+    results = tmp_path / "killed"
+    code, left, _ = stop_after(4, results, signal.SIGKILL, *arguments, "--output", results)
+    assert code == -signal.SIGKILL
+    assert 4 <= len(left) < 6
+    assert not list(results.glob("*.json"))
+    again = start(*arguments, "--output", results)
+    seen: dict[str, float] = {}
+    while again.poll() is None:
+        seen |= times(results)
+        time.sleep(0.005)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert {name: seen[name] for name in left} == left  # nothing finished was done again
+    done_again = [line for line in err.splitlines() if "midalign_mini_slot" in line]
+    assert len(done_again) == 6 - len(left)
+    assert not (results / ".partial").exists()
+    midalign(*arguments, "--output", tmp_path / "whole")
+    for name in ("tiny.json", "adapter-a.json"):
+        assert figures(results / name) == figures(tmp_path / "whole" / name)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_and_loses_nothing(base: Path, tmp_path: Path) -> None:
+    arguments = ("eval", "--base", base, "--tasks", TASKS, "--limit", 48, "--output", tmp_path)
+    code, left, err = stop_after(1, tmp_path, signal.SIGINT, *arguments)
+    assert code == 130
+    assert "Traceback" not in err
+    assert "interrupted" in err
+    assert len(left) >= 1
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {
+        ".json"
+    }  # nothing half-written
+    done = midalign(*arguments)
+    assert len([line for line in done.stderr.splitlines() if "midalign_mini_slot" in line]) == 3 - len(left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "midalign_mini_slt"), "Did you mean midalign_mini_slot"),
+        (("--tasks", EN, "--supervised", "enn"), "No language 'enn'"),
+        (("--tasks", EN, "--adapter", "nowhere"), "nowhere is not an adapter"),
+        (("--tasks", EN, "--base", "/no/such/base"), "/no/such/base"),
+    ],
+)
+def test_what_is_wrong_is_one_screen(
+    base: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = midalign(
+        *("eval", "--base", base, "--limit", 2, *arguments), "--output", tmp_path / "out", status=1
+    )
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_adapters_that_cannot_be_scored(base: Path, adapter: Path, tmp_path: Path) -> None:
+    idle = make_adapter(tmp_path / "idle", base, trained=False)
+    done = midalign(
+        *("eval", "--base", base, "--adapter", adapter, "--adapter", idle, "--tasks", EN, "--limit", 2),
+        *("--output", tmp_path / "out"),
+        status=1,
+    )
+    assert f"{idle} does nothing" in done.stderr
+    done = midalign(
+        *("eval", "--base", base, "--adapter", adapter, "--adapter", adapter, "--tasks", EN),
+        *("--output", tmp_path / "out"),
+        status=1,
+    )
+    assert "Two models would write adapter-a.json" in done.stderr
+
+
+def test_samples_are_seeded_and_nested() -> None:
+    assert run.sample(300, 50) == run.sample(300, 50) == sorted(set(run.sample(300, 50)))
+    assert set(run.sample(300, 50)) < set(run.sample(300, 100)) < set(range(300))
+    assert run.sample(300, 300) is None
+    assert run.sample(300, None) is None
+    assert run.sample(300, 50, seed=1) != run.sample(300, 50)
+
+
+def test_candidates_stand_in_no_training_text() -> None:
+    pairs = retrieval.held_out("mini", ["de", "en", "ja"])
+    assert list(pairs) == ["de", "ja"]
+    for language, chosen in pairs.items():
+        test = {item.id: item.utterance for item in mini.items(language, "test")}
+        english = {item.id: item.utterance for item in mini.items("en", "test")}
+        assert len(chosen.ids) == len(set(chosen.foreign)) == len(set(chosen.english)) == 100
+        assert chosen.foreign == tuple(test[i] for i in chosen.ids)
+        assert chosen.english == tuple(english[i] for i in chosen.ids)
+        assert not set(chosen.foreign) & {item.utterance for item in mini.items(language, "train")}
+        assert not set(chosen.english) & {item.utterance for item in mini.items("en", "train")}
+    assert retrieval.held_out("mini", ["de", "ja"]) == pairs
+    assert retrieval.held_out("mini", ["en"]) == {}
+
+
+def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from midalign.data.items import Item
+
+    def items(language: str, split: str) -> list[Item]:
+        texts = {
+            ("en", "test"): ["one", "two", "three", "three", "five", "six"],
+            ("de", "test"): ["eins", "zwei", "drei", "vier", "fünf", "fünf"],
+            ("en", "train"): ["one"],
+            ("de", "train"): ["zwei"],
+        }[language, split]
+        return [Item(str(i), "", text, text, ()) for i, text in enumerate(texts)]
+
+    monkeypatch.setattr(mini, "items", items)
+    chosen = retrieval.held_out("mini", ["de"])["de"]
+    assert set(chosen.english) <= {"three", "five", "six"}
+    assert len(chosen.ids) == 2  # one of the two "three", one of the two "fünf"
