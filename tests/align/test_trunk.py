@@ -1,0 +1,89 @@
+"""Early exit against transformers' own hidden states, on small models of several architectures."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Qwen3Config
+
+from midalign.align.trunk import decoder_blocks, layer_index, pooled_states, states_at
+
+SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "bos_token_id": 1}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2),
+    "qwen3": Qwen3Config(**SIZES, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=4
+    ),
+    "gpt_neox": GPTNeoXConfig(**SIZES, num_attention_heads=4),
+}
+
+
+@pytest.fixture(params=list(CONFIGS))
+def model(request):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    ids = torch.randint(3, 60, (3, 9))
+    ids[:, 0] = 1
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return ids, mask
+
+
+def test_states_are_transformers_hidden_states(model, batch):
+    ids, mask = batch
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        for layer in range(4):
+            torch.testing.assert_close(states_at(model, ids, mask, layer), expected[layer], rtol=0, atol=0)
+        # The last of transformers' states has gone through the final norm; ours has not.
+        last = states_at(model, ids, mask, 4)
+    assert last.shape == expected[4].shape
+    assert not torch.allclose(last, expected[4])
+
+
+def test_blocks_above_and_the_head_do_not_run(model, batch):
+    ran = []
+    for index, block in enumerate(decoder_blocks(model)):
+        block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+    model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("head"))
+    states_at(model, *batch, 2)
+    assert ran == [0, 1, 2]  # block 2 is entered and left before it computes
+    model(input_ids=batch[0])  # the hooks of the early exit are gone
+    assert ran[3:] == [0, 1, 2, 3, "head"]
+
+
+def test_gradients_stay_below(model, batch):
+    states_at(model, *batch, 2).sum().backward()
+    touched = [any(p.grad is not None for p in block.parameters()) for block in decoder_blocks(model)]
+    assert touched == [True, True, False, False]
+
+
+def test_recomputation_gives_the_same_gradients(model, batch):
+    def gradients():
+        model.zero_grad()
+        states_at(model.train(), *batch, 2).square().sum().backward()
+        return [p.grad.clone() for p in decoder_blocks(model)[:2].parameters()]
+
+    plain = gradients()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_pooling_leaves_out_padding_and_bos(model, batch):
+    ids, mask = batch
+    pooled = pooled_states(model, ids, mask, 2)
+    states = states_at(model, ids, mask, 2)
+    torch.testing.assert_close(pooled[0], states[0, 1:].mean(0))
+    torch.testing.assert_close(pooled[1], states[1, 1:6].mean(0))
+
+
+def test_layers():
+    assert layer_index("middle", 18) == 9
+    assert layer_index(18, 18) == 18
+    with pytest.raises(ValueError, match="has 18 blocks"):
+        layer_index(19, 18)
