@@ -72,9 +72,10 @@ def spaced(annotated: str) -> str:
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """metrics.slot.COLUMNS of an output."""
+    """metrics.slot.COLUMNS of an output's first line: engines stop there, outputs made elsewhere may not."""
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
-    return count(gold, output, doc["utterance"], doc["annotated"], doc["language"])
+    line = output.strip().partition("\n")[0]
+    return count(gold, line, doc["utterance"], doc["annotated"], doc["language"])
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:

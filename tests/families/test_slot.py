@@ -56,6 +56,15 @@ def test_the_reference_reads_mini_annotations(annotated: str, language: str, tok
     assert row["values_outside"] == 0
 
 
+@pytest.mark.parametrize(
+    "output", ["time: nine am\n", "\n\ntime: nine am", "time: nine am\r\n\nAnything else?"]
+)
+def test_only_the_first_line_is_read(output: str) -> None:
+    """Engines stop at a line break; outputs made elsewhere are cut there, so that both are scored alike."""
+    row = scored("wake me at [time : nine am]", output, "en")
+    assert (row["slot_pred"], row["exact"], row["well_formed"], row["ref_tp"]) == (1, 1, 1, 1)
+
+
 def test_values_are_looked_up_in_the_utterance_and_not_in_the_spaced_annotation() -> None:
     assert scored("请[time : 早上七点]叫我", "time: 请早上", "zh")["values_outside"] == 0
     assert scored("请[time : 早上七点]叫我", "time: 请 早上", "zh")["values_outside"] == 1
