@@ -116,6 +116,11 @@ def test_load_gives_tasks_by_name_in_the_order_asked() -> None:
     assert [len(tasks[name].eval_docs) for name in names] == [300, 300]
 
 
+def test_loading_is_quiet_about_options_that_our_data_does_not_take(caplog: pytest.LogCaptureFixture) -> None:
+    harness.load(["midalign_mini_slot_en"])
+    assert "Custom kwargs" not in caplog.text
+
+
 def test_prompts_read_as_intended() -> None:
     task = harness.load(["midalign_mini_slot_en"])["midalign_mini_slot_en"]
     docs = [
