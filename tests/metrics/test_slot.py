@@ -235,6 +235,7 @@ def scores(gold: list[tuple[str, str]], output: str, utterance: str = "wake me a
         ("time: nine am;", 1, 1, 1, 0, 0),
         ("Time: nine am", 1, 0, 0, 1, 0),  # labels are exact
         ("time: nine", 1, 0, 0, 1, 0),
+        ("time: nineam", 1, 0, 0, 1, 1),  # white space is folded, not removed
         ("time: nine am; time: nine am", 2, 1, 0, 1, 0),
         ("time: nine am; I hope this helps", 2, 1, 0, 0, 1),
         ("time: neuf heures", 1, 0, 0, 1, 1),
