@@ -74,11 +74,11 @@ def create_venv() -> None:
 def install_torch(constraints: Path) -> None:
     """The pinned torch alone: its dependencies come with the rest, from where pip is configured to look."""
     torch = pinned(constraints, "torch")
-    if pip("install", "--quiet", "--no-deps", torch):
+    if pip("install", "-qq", "--no-deps", torch):
         return
     if torch.endswith("+cpu"):
         print(f"  not there as pip is configured; trying {TORCH_CPU_INDEX}", flush=True)
-        if pip("install", "--quiet", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
+        if pip("install", "-qq", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
             return
     sys.exit(f"Could not install {torch}. Put its wheel into a folder: PIP_FIND_LINKS=FOLDER make setup")
 
@@ -91,9 +91,9 @@ def install(name: str, dev: bool) -> None:
     print(f"  {pinned(constraints, 'torch')}", flush=True)
     install_torch(constraints)
     print("  midalign and what it needs" + (", vLLM, tools for tests" if dev else ""), flush=True)
-    if not pip("install", "--quiet", "--constraint", str(constraints), *requirements(name, dev)):
+    if not pip("install", "-qq", "--constraint", str(constraints), *requirements(name, dev)):
         sys.exit("Set-up failed, pip says why above; the same command goes on from here")
-    if name == "cpu-linux" and not pip("uninstall", "--quiet", "--yes", *UNLOADABLE):
+    if name == "cpu-linux" and not pip("uninstall", "-qq", "--yes", *UNLOADABLE):
         sys.exit(f"Could not remove {', '.join(UNLOADABLE)} from .venv")
     print(f"  done in {time.monotonic() - began:.0f} s", flush=True)
 

