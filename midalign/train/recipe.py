@@ -95,11 +95,16 @@ class Recipe(Section):
         changes = self.arms[arm]
         return None if changes is None else Align.model_validate({**self.align.model_dump(), **changes})
 
+    @property
+    def base_name(self) -> str:
+        """The base as records name it: of a local folder its name, not where it lies."""
+        folder = Path(self.base).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.base
+
     def digest(self) -> str:
         """sha256 over what decides the weights: not where they go, which seeds, or how they are evaluated."""
-        decides = self.model_dump(
-            mode="json", exclude={"output", "evaluate", "evaluation", "seeds", "save_every"}
-        )
+        others = {"output", "evaluate", "evaluation", "seeds", "save_every"}
+        decides = {**self.model_dump(mode="json", exclude=others), "base": self.base_name}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

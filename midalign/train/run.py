@@ -12,7 +12,7 @@ from typing import Any
 
 from midalign import adapter, bases
 from midalign.errors import BaseModelError, RecipeError
-from midalign.train.recipe import Align, Recipe
+from midalign.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def load_base(name: str) -> tuple[Any, Any]:
 def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report) -> None:
     """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
     import peft
-    from transformers import TrainingArguments, set_seed
+    from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from midalign.align.trunk import depth, layer_index
     from midalign.device import device, has_bf16
@@ -147,6 +147,7 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         copy_share=align.copy_samples / recipe.samples_per_update if align else 0.0,
     )
     reporter.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     manifest = adapter.Manifest(
@@ -154,7 +155,7 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         arm=arm,
         seed=seed,
         recipe=adapter.RecipeRef(name=recipe.name, digest=recipe.digest()),
-        base=recipe.base,
+        base=recipe.base_name,
         base_digest=adapter.base_digest(bases.resolve(recipe.base)),
         task=recipe.task,
         supervised=recipe.supervised,
@@ -167,7 +168,7 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         packages=adapter.package_versions(),
         training=reporter.last_losses,
     )
-    _publish(model, tokenizer, manifest, align, work, folder)
+    _publish(model, manifest, work, folder)
 
 
 def halve_linears(model: Any) -> None:
@@ -227,9 +228,7 @@ def _last_checkpoint(work: Path) -> str | None:
     return None
 
 
-def _publish(
-    model: Any, tokenizer: Any, manifest: adapter.Manifest, align: Align | None, work: Path, folder: Path
-) -> None:
+def _publish(model: Any, manifest: adapter.Manifest, work: Path, folder: Path) -> None:
     """Write the adapter whole, then give it its name and drop the checkpoints."""
     finished = work / "adapter"
     model.save_pretrained(finished)

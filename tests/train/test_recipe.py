@@ -1,0 +1,84 @@
+"""Recipes: what is refused, and how the message helps."""
+
+import pytest
+import yaml
+
+from midalign.errors import RecipeError
+from midalign.train import recipe
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_shipped_recipes_load_with_both_presets(name, preset):
+    loaded = recipe.load(name, [f"preset={preset}"])
+    assert loaded.align_of("baseline") is None
+    assert loaded.align.symmetric == (preset == "default")
+
+
+def test_overrides_reach_into_sections_and_win_over_recipe_and_preset():
+    loaded = recipe.load("mini", ["align.layer=3", "updates=7", "seeds=[4, 5]", "lora.targets=[q_proj]"])
+    assert (loaded.align.layer, loaded.updates, loaded.seeds, loaded.lora.targets) == (
+        3,
+        7,
+        [4, 5],
+        ["q_proj"],
+    )
+    assert loaded.align.pairs == "mini"  # the recipe's
+    assert loaded.align.weight == recipe.load("mini").align.weight  # the preset's
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("aline.layer=3", "unknown key aline. Did you mean aligned or align"),
+        ("align.temprature=1", "unknown key align.temprature. Did you mean temperature?"),
+        ("updates=many", "updates: Input should be a valid integer.*found 'many'"),
+        ("aligned=[en, de]", "en cannot be both supervised and aligned"),
+        ("arms={aligned: {wait: 1}}", "wait"),
+        ("preset=papre", "No preset 'papre'; expected one of default, paper"),
+        ("updates", "expected key=value"),
+        ("name.first=1", "name has no keys below it"),
+        ("updates=0", "greater than 0"),
+    ],
+)
+def test_mistakes(override, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe.load("mini", [override])
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="Did you mean massive-gemma"):
+        recipe.load("masive-gemma")
+
+
+def test_files(tmp_path):
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(RecipeError, match="No recipe file"):
+        recipe.load(str(path))
+    path.write_text("name: [")
+    with pytest.raises(RecipeError, match="is not YAML"):
+        recipe.load(str(path))
+    path.write_text("")
+    with pytest.raises(RecipeError, match="holds no keys"):
+        recipe.load(str(path))
+    path.write_text(yaml.safe_dump({"name": "mine", "base": "mini", "task": "midalign_mini_slot"}))
+    with pytest.raises(RecipeError, match="supervised is missing"):
+        recipe.load(str(path))
+
+
+def test_digest_is_of_what_decides_the_weights():
+    plain = recipe.load("mini").digest()
+    for same in ("output=elsewhere", "evaluate=false", "seeds=[9]", "evaluation.limit=3", "save_every=7"):
+        assert recipe.load("mini", [same]).digest() == plain
+    for other in ("updates=3", "align.layer=2", "task=midalign_slot"):
+        assert recipe.load("mini", [other]).digest() != plain
+
+
+def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
+    folders = [tmp_path / "a" / "model", tmp_path / "b" / "model"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    one, two = (recipe.load("mini", [f"base={folder}"]) for folder in folders)
+    assert one.digest() == two.digest()
+    assert one.base_name == "model"
+    assert recipe.load("massive-gemma").base_name == "google/gemma-3-270m"
