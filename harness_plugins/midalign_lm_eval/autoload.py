@@ -28,18 +28,26 @@ def install() -> None:
 class Finder:
     """Finds what the other finders find, with a hook in the loader of the two modules."""
 
+    def __init__(self) -> None:
+        self.asking: set[str] = set()
+
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """The spec that another finder has for a hooked module; None leaves every other module alone."""
-        if name not in HOOKED:
+        if name not in HOOKED or name in self.asking:  # asked by a finder that asks the others, as we do
             return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None:
-                _hook(spec)
-                return spec
-        return None
+        self.asking.add(name)
+        try:
+            for finder in sys.meta_path:
+                find = getattr(finder, "find_spec", None)
+                spec: ModuleSpec | None = find(name, path, target) if find else None
+                if spec is not None:
+                    _hook(spec)
+                    return spec
+            return None
+        finally:
+            self.asking.remove(name)
 
 
 def _hook(spec: "ModuleSpec") -> None:

@@ -171,6 +171,42 @@ assert importlib.util.find_spec("lm_eval.models") is not None
     assert done.returncode == 0, done.stderr
 
 
+def test_other_finders_are_asked_and_may_ask_in_turn(run: Run, quick: str) -> None:
+    """An editable lm_eval is found by a finder of its own; another plug-in may do as ours does."""
+    code = """
+import sys
+from importlib.util import spec_from_file_location
+import lm_eval
+
+class Asks:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lm_eval.tasks":
+            finders = [f for f in sys.meta_path if f is not self and hasattr(f, "find_spec")]
+            return next(filter(None, (f.find_spec(name, path, target) for f in finders)), None)
+
+class Old:  # skipped by Python 3.12, for want of find_spec
+    def find_module(self, name, path=None):
+        return None
+
+class Editable:
+    found = []
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "lm_eval.tasks":
+            cls.found.append(name)
+            folder = lm_eval.__path__[0] + "/tasks"
+            return spec_from_file_location(name, folder + "/__init__.py", submodule_search_locations=[folder])
+
+sys.meta_path[:1] = [Old(), Asks(), sys.meta_path[0], Editable]
+import lm_eval.tasks
+assert Editable.found
+"""
+    done = run("-c", f"{code}\n{quick}\nprint('midalign_slot_en' in TaskManager().all_tasks)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True"
+    assert "could not hook" not in done.stderr
+
+
 @pytest.mark.slow
 def test_lm_eval_lists_our_tasks(run: Run) -> None:
     done = run("-m", "lm_eval", "ls", "tasks")
