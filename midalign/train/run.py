@@ -48,6 +48,7 @@ def train(recipe: Recipe, report: Report) -> list[Path]:
     from midalign.train.stream import check_roles
 
     check_roles(recipe)
+    bases.resolve(recipe.base)
     folders = []
     for arm, seed, folder in runs(recipe):
         folders.append(folder)
