@@ -12,7 +12,7 @@ setup-dev:
 
 # A short recipe and a sample of the test split; FULL=1: the whole recipe, all items.
 demo: setup
-	.venv/bin/midalign-train mini output=demo $(if $(FULL),,updates=60 evaluation.limit=50)
+	.venv/bin/midalign-train mini output=demo $(if $(FULL),,'seeds=[1]' updates=100 evaluation.limit=50)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
 test: setup-dev
