@@ -13,6 +13,9 @@ def evaluate(
     engine: Annotated[
         Literal["auto", "vllm", "hf"], typer.Option(help="auto: vLLM on CUDA, Hugging Face elsewhere.")
     ] = "auto",
+    split: Annotated[
+        Literal["validation", "test"], typer.Option(help="validation: for whatever is chosen by its scores.")
+    ] = "test",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Items a task: a seeded sample, the same for every task.")
     ] = None,
@@ -50,6 +53,7 @@ def evaluate(
         output=output,
         adapters=tuple(adapter or ()),
         engine=engine,
+        split=split,
         limit=limit,
         supervised=_names(supervised),
         aligned=_names(aligned),

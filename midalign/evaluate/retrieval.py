@@ -26,9 +26,9 @@ class Pairs:
 
 
 def held_out(
-    source: str, languages: Sequence[str], *, limit: int = CANDIDATES, seed: int = 0
+    source: str, languages: Sequence[str], split: str = "test", *, limit: int = CANDIDATES, seed: int = 0
 ) -> dict[str, Pairs]:
-    """The same seeded test items for each language, leaving out those that stand in a training split.
+    """The same seeded items of a split for each language, without those that stand in a training split.
 
     An item is left out in a language when its utterance, there or in English, occurs in that language's
     training split or is that of a candidate before it: two equal candidates could not be told apart.
@@ -36,13 +36,13 @@ def held_out(
     foreign = [language for language in languages if language != PIVOT]
     if not foreign:
         return {}
-    english = {item.id: item.utterance for item in _items(source, PIVOT, "test")}
+    english = {item.id: item.utterance for item in _items(source, PIVOT, split)}
     english_known = {item.utterance for item in _items(source, PIVOT, "train")}
     order = sorted(english)
     random.Random(seed).shuffle(order)
     pairs = {}
     for language in foreign:
-        there = {item.id: item.utterance for item in _items(source, language, "test")}
+        there = {item.id: item.utterance for item in _items(source, language, split)}
         known = {item.utterance for item in _items(source, language, "train")}
         seen_there, seen_english = set(known), set(english_known)
         chosen: list[str] = []

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SEED = 0
 BATCH = 64
 EngineName = Literal["auto", "vllm", "hf"]
+Split = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Settings:
     output: Path
     adapters: tuple[Path, ...] = ()
     engine: EngineName = "auto"
+    split: Split = "test"
     limit: int | None = None
     supervised: tuple[str, ...] = ()
     aligned: tuple[str, ...] = ()
@@ -99,7 +101,7 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     _configure(tasks, settings)
     missing = {model.name: _missing(stores[model.name], tasks, settings) for model in models}
     if any(missing.values()) or not _retrieval_is_there(stores, names):
-        with _engine(engine, base, models, stores, names) as lm:
+        with _engine(engine, base, models, stores, names, settings.split) as lm:
             for model in models:
                 if missing[model.name]:
                     lm.use(model.adapter)
@@ -173,6 +175,7 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
         "adapter": model.digest,
         "engine": engine,
         "dtype": _dtype(),
+        "split": settings.split,
         "limit": settings.limit,
         "seed": SEED,
         "prompt": [settings.num_fewshot, settings.apply_chat_template, settings.system_instruction],
@@ -187,8 +190,9 @@ def _dtype() -> str:
 
 
 def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
-    """What lm_eval.simple_evaluate sets on tasks before it calls `evaluate`."""
+    """What lm_eval.simple_evaluate sets on tasks before it calls `evaluate`, and the split."""
     for task in tasks.values():
+        task.set_config(key="test_split", value=settings.split)
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
         task.set_fewshot_seed(seed=1234)
 
@@ -209,11 +213,11 @@ def _rendering(name: str, task: Any) -> str:
     metadata = harness.metadata(name)
     keys = ("description", "doc_to_text", "doc_to_target", "target_delimiter", "generation_kwargs")
     asked = {key: str(task.config[key]) for key in keys}
-    data = data_digest(metadata)
+    data = data_digest(metadata, task.config.test_split)
     return hashlib.sha256(json.dumps([asked, metadata["version"], data], sort_keys=True).encode()).hexdigest()
 
 
-def data_digest(metadata: Mapping[str, Any], split: str = "test") -> str:
+def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """The data set's own digest of a split of a task."""
     from midalign.data import massive, mini
 
@@ -223,7 +227,12 @@ def data_digest(metadata: Mapping[str, Any], split: str = "test") -> str:
 
 @contextmanager
 def _engine(
-    engine: str, base: str, models: Sequence[Model], stores: Mapping[str, Store], names: Sequence[str]
+    engine: str,
+    base: str,
+    models: Sequence[Model],
+    stores: Mapping[str, Store],
+    names: Sequence[str],
+    split: Split,
 ) -> Iterator[Any]:
     """An lm-eval model that answers as each of `models`, after the proof that each adapter acts.
 
@@ -241,7 +250,7 @@ def _engine(
             live.switch(model, name)
             logits[name] = live.probe_logits(model, tokenizer)
     live.cast(model, _dtype())
-    _measure_retrieval(model, tokenizer, models, stores, names)
+    _measure_retrieval(model, tokenizer, models, stores, names, split)
     if engine == "hf":
         from midalign.evaluate.hf import MidalignHF
 
@@ -291,7 +300,12 @@ def _retrieval_is_there(stores: Mapping[str, Store], names: Sequence[str]) -> bo
 
 
 def _measure_retrieval(
-    model: Any, tokenizer: Any, models: Sequence[Model], stores: Mapping[str, Store], names: Sequence[str]
+    model: Any,
+    tokenizer: Any,
+    models: Sequence[Model],
+    stores: Mapping[str, Store],
+    names: Sequence[str],
+    split: Split,
 ) -> None:
     """Retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
     from midalign.align.trunk import depth, layer_index
@@ -299,7 +313,7 @@ def _measure_retrieval(
     if _retrieval_is_there(stores, names):
         return
     source, wanted = _source_and_languages(names)
-    pairs = retrieval.held_out(source, wanted)
+    pairs = retrieval.held_out(source, wanted, split)
     own = {one.name: one.manifest.layer if one.manifest else None for one in models}
     aligned = {layer for layer in own.values() if layer is not None}
     # Models that were not aligned are read where the aligned ones of this run were.
@@ -420,7 +434,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
             )
             for metric in METRICS
         },
-        data_digest=data_digest(metadata),
+        data_digest=data_digest(metadata, settings.split),
         prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),
         cut_off=finishes.count("length"),
         seconds=round(seconds, 3),
@@ -483,7 +497,7 @@ def _publish(
             "apply_chat_template": settings.apply_chat_template,
             "system_instruction": settings.system_instruction,
         },
-        sample=record.Sample(split="test", limit=settings.limit, seed=SEED),
+        sample=record.Sample(split=settings.split, limit=settings.limit, seed=SEED),
         tasks=results,
         retrieval=store.read("retrieval", record.Retrieval),
         packages=adapters.package_versions(),
