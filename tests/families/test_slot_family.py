@@ -94,7 +94,10 @@ def test_splits_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch
     assert splits["test"][3]["target"] == "time: 3"
     assert splits["test"] is splits["test"]
     assert read == ["sw test"]
-    assert len(splits["shots"]) == slot.SHOTS
+    shots = [int(doc["target"].removeprefix("time: ")) for doc in splits["shots"]]
+    assert len(set(shots)) == slot.SHOTS
+    assert shots != sorted(shots)  # a file begins with one intent
+    assert max(shots) > 150
     assert read == ["sw test", "sw train"]
 
 
