@@ -30,6 +30,10 @@ def train(
     ] = None,
 ) -> None:
     """Train the arms of a recipe, then evaluate base and adapters."""
+    import os
+
+    # Read when torch is imported: threads that spin while they wait cost a shared machine most of its speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -73,10 +77,17 @@ def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
 
     evaluation = recipe.evaluation
     tasks = [recipe.task] if evaluation.languages == "all" else task_names(recipe.task, evaluation.languages)
-    command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base, "--tasks", ",".join(tasks)]
-    for adapter in adapters:
-        command += ["--adapter", adapter]
-    command += ["--engine", evaluation.engine, "--output", str(recipe.output / "results")]
-    if evaluation.limit:
-        command += ["--limit", str(evaluation.limit)]
+    options = {
+        "--base": recipe.base,
+        "--tasks": ",".join(tasks),
+        "--engine": evaluation.engine,
+        "--split": evaluation.split,
+        "--output": str(recipe.output / "results"),
+        "--limit": evaluation.limit,
+        "--system-instruction": recipe.system_instruction,
+    }
+    command = [sys.executable, "-m", "midalign", "eval"]
+    command += [str(word) for option in options.items() if option[1] is not None for word in option]
+    command += [word for adapter in adapters for word in ("--adapter", adapter)]
+    command += ["--apply-chat-template"] if recipe.chat_template else []
     sys.exit(subprocess.run(command, check=False).returncode)

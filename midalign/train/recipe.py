@@ -50,6 +50,7 @@ class Evaluation(Section):
     """The automatic evaluation after training."""
 
     languages: list[str] | Literal["all"] = "all"
+    split: Literal["validation", "test"] = "test"
     limit: PositiveInt | None = None
     engine: Literal["auto", "vllm", "hf"] = "auto"
 
