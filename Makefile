@@ -25,4 +25,4 @@ lint: setup-dev
 	.venv/bin/lint-imports --no-cache
 
 bench: setup-dev
-	.venv/bin/python scripts/bench.py
+	set -e; for script in scripts/benchmarks/*.py; do .venv/bin/python $$script; done
