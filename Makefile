@@ -11,8 +11,9 @@ setup-dev:
 	@$(PYTHON) scripts/setup.py --dev
 
 # A short recipe and a sample of the test split; FULL=1: the whole recipe, all items.
+FORM = $(if $(FULL),,'seeds=[1]' updates=100 evaluation.limit=50)
 demo: setup
-	.venv/bin/midalign-train mini output=demo $(if $(FULL),,'seeds=[1]' updates=100 evaluation.limit=50)
+	.venv/bin/midalign-train mini output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
 test: setup-dev
