@@ -156,6 +156,8 @@ def test_scores_beyond_one_and_what_is_no_number_are_refused() -> None:
     for value in (1.2, -0.1, float("nan")):
         with pytest.raises(ValidationError):
             record.Metric(value=value, stderr=0.0, n=1)
+    with pytest.raises(ValidationError):
+        record.Metric(value=0.5, stderr=float("inf"), n=1)
 
 
 def test_a_full_disk_leaves_the_old_record(

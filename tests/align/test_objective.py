@@ -16,7 +16,9 @@ def by_hand(anchors, candidates, temperature):
     a, c = anchors.double().numpy(), candidates.double().numpy()
     losses = []
     for i in range(len(a)):
-        scores = [a[i] @ c[j] / np.linalg.norm(a[i]) / np.linalg.norm(c[j]) / temperature for j in range(len(c))]
+        scores = [
+            a[i] @ c[j] / np.linalg.norm(a[i]) / np.linalg.norm(c[j]) / temperature for j in range(len(c))
+        ]
         losses.append(-scores[i] + math.log(sum(math.exp(s) for s in scores)))
     return sum(losses) / len(losses)
 
@@ -34,7 +36,9 @@ def test_one_direction_and_both(temperature):
 
 def test_known_values():
     same = torch.ones(32, 8)
-    assert info_nce(same, same, temperature=0.1, symmetric=False).item() == pytest.approx(math.log(32), rel=1e-6)
+    assert info_nce(same, same, temperature=0.1, symmetric=False).item() == pytest.approx(
+        math.log(32), rel=1e-6
+    )
     # Orthogonal sentences: own cosine 1, others 0, so log(1 + 31 exp(-1/1.5)).
     apart = torch.eye(32)
     expected = math.log(1 + 31 * math.exp(-1 / 1.5))

@@ -6,7 +6,13 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig, 
 
 from midalign.align.trunk import decoder_blocks, layer_index, pooled_states, states_at
 
-SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "bos_token_id": 1}
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "bos_token_id": 1,
+}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2),
     "qwen3": Qwen3Config(**SIZES, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
