@@ -17,7 +17,7 @@ def resolve(name: str) -> str:
         BaseModelError: a folder without a model, a path that does not exist, a name close to a bundled one.
     """
     folder = BUNDLED / name if name in NAMES else Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BaseModelError(
                 f"{folder} has no config.json, so it is no model in transformers' format. "

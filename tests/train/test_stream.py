@@ -70,7 +70,7 @@ def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(re
         prompt = harness.prompt(task, document)
         rendered[tuple(tokenizer(prompt)["input_ids"])] = f" {document['target']}"
     seen = 0
-    for update in range(4):
+    for update in range(6):
         batch = stream[2 * update]["task"]
         for ids, mask, labels in zip(
             batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
