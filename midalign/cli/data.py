@@ -32,8 +32,10 @@ def list_() -> None:
 
     print("mini      bundled with midalign, Apache-2.0")
     for state in states():
-        where = f"in {state.folder}" if state.present else f"downloaded at first use, or: {state.remedy}"
-        print(f"{state.name:9} {state.present} of {state.files} files, {state.licence}, {where}")
+        rest = "" if state.complete else f"; downloaded at first use, or: {state.remedy}"
+        print(
+            f"{state.name:9} {state.present} of {state.files} files, {state.licence}, in {state.folder}{rest}"
+        )
 
 
 def _shown(names: list[str]) -> str:

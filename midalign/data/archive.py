@@ -10,17 +10,20 @@ from pathlib import Path, PurePosixPath
 
 from midalign.errors import DataError
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
+
 Wanted = Callable[[str], bool]
 
 
 def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of what `wanted` accepts by its name, without folders and `.xz` or `.gz`.
 
-    Raises DataError where `path` does not exist or is damaged.
+    Archives in a folder are looked into. Raises DataError where `path` does not exist, is damaged or cannot
+    be read.
     """
-    if not path.exists():
-        raise DataError(f"No file or folder {path}")
     try:
+        if not path.exists():
+            raise DataError(f"No file or folder {path}")
         yield from _members(path, wanted)
     except (
         tarfile.TarError,
@@ -29,10 +32,13 @@ def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         zlib.error,
         EOFError,
         gzip.BadGzipFile,
+        RuntimeError,  # zipfile's for a password or a compression that it does not know
     ) as error:
         raise DataError(
             f"{path} is damaged or cut short ({error}). Get it from its publisher again"
         ) from None
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read ({error.strerror})") from None
 
 
 def _members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
@@ -40,6 +46,8 @@ def _members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         for file in sorted(path.rglob("*")):
             if file.is_file() and wanted(_name(file.name)):
                 yield _name(file.name), _expand(file.name, file.read_bytes())
+            elif file.is_file() and file.name.endswith(ARCHIVES):
+                yield from members(file, wanted)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():

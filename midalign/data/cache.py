@@ -1,14 +1,17 @@
 """The disk: where data sets live, how they get there whole, and how one is told that they did not."""
 
+import errno
 import hashlib
 import http.client
 import logging
 import os
-import tempfile
+import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -20,11 +23,10 @@ from midalign.errors import DataError
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[str, int, int | None], None]
-"""Called with the file's name, the bytes so far, and the bytes in all where the server says."""
-
 ATTEMPTS = 5
-BLOCK = 1 << 20
+BLOCK = 1 << 18
+PROGRESS = 5.0
+"""Seconds between two lines that say how far a download is."""
 
 
 def folder() -> Path:
@@ -43,21 +45,48 @@ def offline() -> bool:
 
 def write(path: Path, content: bytes) -> None:
     """Write beside, then rename: whoever reads sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not tempfile: its files are their owner's alone, and a cache may be a group's.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, path)
     except BaseException:
-        os.unlink(partial)
+        with suppress(OSError):
+            partial.unlink()
         raise
 
 
-def lock(path: Path) -> filelock.BaseFileLock:
-    """A lock that processes of one machine share, for the duration of a download."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(f"{path}.lock")
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Held by one process of the machine at a time, for the duration of a download to `path`."""
+    held = filelock.FileLock(f"{path}.lock")
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=1)
+        except filelock.Timeout:
+            log.warning("Waiting for another process that fetches %s", path.name)
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give errors of writing `path` its name; all but a full disk become a DataError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}). Choose another folder for the cache: "
+            f"export MIDALIGN_CACHE=FOLDER"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -85,11 +114,36 @@ class FileSet:
     def read(self, file: str) -> str:
         """The text of a stored file, verified; raises DataError where it was altered or cut."""
         path = self.path(file)
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from None
         self._verify(
             file, content, str(path), f"Remove it (rm {path}) and add the data set again: {self.remedy}"
         )
         return content.decode("utf-8")
+
+    def fetch(self, url: str, there: Callable[[], bool], store: Callable[[Path], object]) -> None:
+        """Download `url` and hand the file to `store`, unless `there` says that nothing is missing.
+
+        One process does it, the others wait. The download is removed once it is stored, or refused; where the
+        disk fills up or someone presses Ctrl-C, it is kept for the next time.
+        """
+        arrived = folder() / "downloads" / url.rpartition("/")[2]
+        with lock(arrived):
+            if there():
+                return
+            try:
+                if not arrived.is_file():
+                    download(url, arrived)
+            except DataError as error:
+                raise DataError(f"{self.name}: {error}. With a copy at hand: {self.remedy}") from None
+            try:
+                store(arrived)
+            except DataError as error:
+                arrived.unlink()
+                raise DataError(f"{self.name}: what {url} sent is not kept: {error}") from None
+            arrived.unlink()
 
     @property
     def remedy(self) -> str:
@@ -107,16 +161,18 @@ class FileSet:
             )
 
 
-def download(url: str, path: Path, report: Report | None = None) -> None:
+def download(url: str, path: Path) -> None:
     """Fetch `url` to `path`, going on from what an earlier attempt has left beside it.
 
-    Raises DataError when the network is switched off, or when the whole file does not arrive.
+    Call it under `lock(path)`. Raises DataError when the network is switched off, or when the whole file does
+    not arrive.
     """
     if offline():
         raise DataError(
             f"{path.name} is not here and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids its download"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # A warning is seen where logging was not set up: nobody is to wait without knowing for what.
+    log.warning("Downloading %s", url)
     partial = path.with_name(f"{path.name}.part")
     problem = ""
     for attempt in range(ATTEMPTS):
@@ -124,14 +180,20 @@ def download(url: str, path: Path, report: Report | None = None) -> None:
             log.warning("%s: %s; trying again", url, problem)
             time.sleep(min(2**attempt / 4, 5))
         try:
-            _continue(url, partial, report)
+            _continue(url, partial)
         except urllib.error.HTTPError as error:
             problem = f"the server answers {error.code} {error.reason}"
             if error.code == 416:  # the part is no beginning of what the server has now
                 partial.unlink(missing_ok=True)
-            elif error.code < 500:
+            elif error.code < 500 and error.code not in (408, 429):  # too slow, too many: both pass
                 break
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ssl.SSLError,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
             problem = str(error)
         else:
             os.replace(partial, path)
@@ -141,20 +203,33 @@ def download(url: str, path: Path, report: Report | None = None) -> None:
     )
 
 
-def _continue(url: str, partial: Path, report: Report | None) -> None:
+def _continue(url: str, partial: Path) -> None:
     """Append to `partial` what it lacks; raises IncompleteRead where the connection ends early."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
+            return  # an earlier process was stopped after the last byte
+        raise
+    with response:
         if response.status != 206:  # the whole file comes, whatever was asked for
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        with partial.open("ab" if start else "wb") as file:
+        with _named(partial):
+            file = partial.open("ab" if start else "wb")
+        told = time.monotonic()
+        with file:
             while block := response.read(BLOCK):
-                file.write(block)
+                with _named(partial):
+                    file.write(block)
+                    file.flush()
                 start += len(block)
-                if report:
-                    report(partial.stem, start, total)
+                if time.monotonic() - told > PROGRESS:
+                    told = time.monotonic()
+                    of = f" of {total / 1e6:.1f}" if total else ""
+                    log.warning("%s: %.1f%s MB", partial.stem, start / 1e6, of)
     if total is not None and start < total:
         raise http.client.IncompleteRead(b"", total - start)

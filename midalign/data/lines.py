@@ -6,6 +6,7 @@ from pathlib import Path
 from midalign.data import cache
 from midalign.data.archive import members
 from midalign.errors import DataError
+from midalign.languages import language as known
 
 
 @dataclass(frozen=True)
@@ -15,27 +16,20 @@ class Source:
     files: cache.FileSet
     url: str
 
-    def read(self, file: str, report: cache.Report | None = None) -> list[str]:
+    def read(self, file: str) -> list[str]:
         """The lines of a file, downloaded at first use."""
         if not self.files.path(file).is_file():
-            self.fetch(file, report)
+            self.fetch(file)
         return self.files.read(file).removesuffix("\n").split("\n")
 
-    def fetch(self, file: str, report: cache.Report | None = None) -> None:
+    def fetch(self, file: str) -> None:
         """Download and store one file."""
-        arrived = cache.folder() / "downloads" / file
-        with cache.lock(arrived):
-            if self.files.path(file).is_file():
-                return
-            try:
-                cache.download(self.url.format(file=file), arrived, report)
-            except DataError as error:
-                raise DataError(
-                    f"{self.files.name}: {error}. With a copy at hand: {self.files.remedy}"
-                ) from None
-            content = arrived.read_bytes()
-            arrived.unlink()
-            self.files.put(file, content, self.url.format(file=file))
+        url = self.url.format(file=file)
+        self.files.fetch(
+            url,
+            self.files.path(file).is_file,
+            lambda arrived: self.files.put(file, arrived.read_bytes(), str(arrived)),
+        )
 
     def add(self, path: Path) -> tuple[list[str], list[str]]:
         """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
@@ -52,8 +46,19 @@ class Source:
 def parallel(source: Source, language: str, foreign: str | None, english: str) -> list[tuple[str, str]]:
     """(foreign, English) line by line; raises DataError where the set has no file of the language."""
     if foreign is None or foreign not in source.files.digests:
-        raise DataError(f"{source.files.name} has no pairs of {language!r}")
+        raise DataError(f"{source.files.name} has no pairs of {language!r}. Expected {_others(language)}")
     left, right = source.read(foreign), source.read(english)
     if len(left) != len(right):
         raise DataError(f"{foreign} has {len(left)} lines and {english} {len(right)}; expected as many")
     return [(a.strip(), b.strip()) for a, b in zip(left, right, strict=True)]
+
+
+def _others(language: str) -> str:
+    """Where a language has pairs with English."""
+    row = known(language)
+    have = [name for name in ("tatoeba", "ntrex", "massive", "mini") if getattr(row, name)]
+    return (
+        f"{', '.join(have)}, or a file of lines foreign TAB English"
+        if have
+        else "a file of lines foreign TAB English"
+    )

@@ -15,31 +15,23 @@ SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 FILES = cache.FileSet("massive")
 """One file a locale and split, `id TAB intent TAB utt TAB annot_utt LF` in the publisher's order."""
 
-UNSPACED = ("ja-JP", "zh-CN", "zh-TW")
-"""Locales whose annotations carry blanks that the utterances do not have."""
-
 
 def items(language: str, split: str) -> list[Item]:
     """The items of a language and split in the publisher's order; fetches the data set at first use.
 
+    The utterance is the text: in ja, zh_cn and zh_tw the annotation has blanks around its spans that the
+    utterance lacks. Values carry none of them and stand in the utterance as they are, in all 52 locales.
+
     Raises TaskError for an unknown language or split, DataError where the data is missing or altered.
     """
-    locale, file = _locale(language), _file(language, split)
+    file = _file(language, split)
     if not FILES.path(file).is_file():
         fetch()
     rows = (line.split("\t") for line in FILES.read(file).split("\n")[:-1])
     return [
-        Item(id, intent, utterance, annotated, _slots(utterance, annotated, locale))
+        Item(id, intent, utterance, annotated, annotation.slots(annotated))
         for id, intent, utterance, annotated in rows
     ]
-
-
-def _slots(utterance: str, annotated: str, locale: str) -> tuple[tuple[str, str], ...]:
-    """Slots with their values as they stand in the utterance."""
-    slots = annotation.slots(annotated)
-    if locale not in UNSPACED:
-        return slots
-    return tuple((label, value if value in utterance else value.replace(" ", "")) for label, value in slots)
 
 
 def digest(language: str, split: str) -> str:
@@ -56,29 +48,22 @@ def add(path: Path) -> tuple[list[str], list[str]]:
     added = []
     for name, content in members(path, lambda name: name.removesuffix(".jsonl") in locales):
         locale = name.removesuffix(".jsonl")
-        for split, lines in _lines(content, f"{path}, {name}").items():
+        try:
+            splits = _lines(content, f"{path}, {name}")
+        except UnicodeError as error:
+            raise DataError(f"{path}, {name}: not UTF-8 ({error})") from None
+        for split, lines in splits.items():
             FILES.put(f"{locale}/{split}.tsv", lines, str(path))
         added.append(locale)
     if not added:
         raise DataError(f"{path} holds no file of MASSIVE; expected some of en-US.jsonl, sw-KE.jsonl, ...")
-    missing = [locale for locale in locales if not FILES.path(f"{locale}/test.tsv").is_file()]
-    return added, missing
+    absent = {file.partition("/")[0] for file in FILES.digests if not FILES.path(file).is_file()}
+    return added, [locale for locale in locales if locale in absent]
 
 
-def fetch(report: cache.Report | None = None) -> None:
-    """Download and store the whole data set; one process does it, others wait for it."""
-    archive = cache.folder() / "downloads" / URL.rpartition("/")[2]
-    with cache.lock(archive):
-        if all(FILES.path(file).is_file() for file in FILES.digests):
-            return
-        try:
-            cache.download(URL, archive, report)
-        except DataError as error:
-            raise DataError(f"MASSIVE: {error}. With a copy at hand: {FILES.remedy}") from None
-        try:
-            add(archive)
-        finally:
-            archive.unlink()  # verified and stored, or not the published archive
+def fetch() -> None:
+    """Download and store the whole data set."""
+    FILES.fetch(URL, lambda: all(FILES.path(file).is_file() for file in FILES.digests), add)
 
 
 def _lines(content: bytes, source: str) -> dict[str, bytes]:

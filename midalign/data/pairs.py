@@ -17,23 +17,25 @@ def pairs(source: str, language: str) -> list[tuple[str, str]]:
     """(foreign, English) pairs of a language, exact duplicates dropped.
 
     Args:
-        source: one of TRANSLATIONS or PARALLEL, or the path of a file of lines `foreign TAB English` in which
-            `{language}` stands for the code.
+        source: one of TRANSLATIONS or PARALLEL, or the path of files of lines `foreign TAB English` in which
+            `{language}` stands for the code: without it, one file would serve as every language.
 
     Raises:
         DataError: an unknown source, one without the language, or a file with a malformed line.
     """
+    if language == "en":
+        raise DataError("No pairs of 'en': English is the other side of every pair")
     if source in TRANSLATIONS:
         found: list[tuple[str, str]] = import_module(f"midalign.data.{source}").pairs(language)
     elif source in PARALLEL:
         found = _by_id(items(source, language, "train"), items(source, "en", "train"))
-    elif "/" in source or "." in source:
+    elif "{language}" in source:
         found = _read(Path(source.replace("{language}", language)))
     else:
         names = TRANSLATIONS + PARALLEL
         raise DataError(
-            f"No pairs {source!r}.{nearest(source, names)} Expected {', '.join(names)}, or a file of lines "
-            f"foreign TAB English, such as pairs/{{language}}.tsv"
+            f"No pairs {source!r}.{nearest(source, names)} Expected {', '.join(names)}, or the path of files "
+            f"of lines foreign TAB English with {{language}} in it, such as pairs/{{language}}.tsv"
         )
     return list(dict.fromkeys(found))
 
@@ -51,17 +53,23 @@ def _by_id(foreign: list[Item], english: list[Item]) -> list[tuple[str, str]]:
 
 def _read(path: Path) -> list[tuple[str, str]]:
     try:
-        text = path.read_text("utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"The pair file {path} cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"The pair file {path} is not UTF-8: {error}") from None
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {number}: found {error.object[error.start]:#x}, expected UTF-8"
+        ) from None
+    if not text.strip():
+        raise DataError(f"{path}, line 1: the file is empty; expected lines foreign TAB English")
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: it also breaks at characters that sentences of some languages hold, such as U+2028.
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         sides = [side.strip() for side in line.split("\t")]
         if len(sides) != 2 or not all(sides):
             raise DataError(f"{path}, line {number}: found {line[:60]!r}, expected foreign TAB English")
         found.append((sides[0], sides[1]))
-    if not found:
-        raise DataError(f"{path}, line 1: the file is empty; expected lines foreign TAB English")
     return found
