@@ -20,6 +20,8 @@ from midalign.evaluate.merge import merged_copies
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make setup")
 PROMPTS = [text[:cut] for text in TEXT for cut in (20, 33, 47, 60)] * 3
+# Longer than a block of vLLM's cache of prefixes, which must not outlive the weights that filled it.
+PROMPTS += ["".join(TEXT) * 3 + text[:30] for text in TEXT]
 
 
 def requests() -> list[Instance]:
