@@ -633,14 +633,14 @@ use. Written by `scripts/pretrain_mini_base.py`, this card included.
 
 ## Data
 
-{sentences:,} sentences in ten languages, without annotations of any kind: Common Voice sentences (CC0),
-Leipzig sentences by way of lingua (CC BY), utterances of MASSIVE's training partition (CC BY 4.0) and of
-the mini benchmark's training split; {pairs:,} Tatoeba pairs (CC BY 2.0 FR) on one line, in both
-directions; and lines that ask for copying: whole sentences, marked spans, spans under made-up keys,
-lookups in lists of made-up keys (in updates {REPEATS.start:,} to {REPEATS.stop:,} half of the rows are
-meaningless repeated tokens). Any text that equals (letters and digits, case folded) one of the
-development or test splits of MASSIVE or the mini benchmark, or one of the last 100 Tatoeba pairs of a
-language, is left out. No slot label and no intent was seen.
+Drawn from {sentences:,} sentences in ten languages, without annotations of any kind: Common Voice
+sentences (CC0), Leipzig sentences by way of lingua (CC BY), utterances of MASSIVE's training partition
+(CC BY 4.0) and of the mini benchmark's training split (three times a pass); {pairs:,} Tatoeba pairs (CC
+BY 2.0 FR) on one line, in both directions; and lines that ask for copying: whole sentences, marked
+spans, spans under made-up keys, lookups in lists of made-up keys (in updates {REPEATS.start:,} to
+{REPEATS.stop:,} half of the rows are meaningless repeated tokens). Any text that equals (letters and
+digits, case folded) one of the development or test splits of MASSIVE or the mini benchmark, or one of
+the last 100 Tatoeba pairs of a language, is left out. No slot label and no intent was seen.
 
 ## Figures
 
