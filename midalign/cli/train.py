@@ -84,6 +84,7 @@ def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
         "--split": evaluation.split,
         "--output": str(recipe.output / "results"),
         "--limit": evaluation.limit,
+        "--note": evaluation.note,
         "--system-instruction": recipe.system_instruction,
     }
     command = [sys.executable, "-m", "midalign", "eval"]

@@ -53,6 +53,8 @@ class Evaluation(Section):
     split: Literal["validation", "test"] = "test"
     limit: PositiveInt | None = None
     engine: Literal["auto", "vllm", "hf"] = "auto"
+    note: str | None = None
+    """What readers of the records must know of the base, such as "dequantised from Q4_K_M"."""
 
 
 class Recipe(Section):
