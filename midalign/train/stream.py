@@ -17,6 +17,9 @@ from midalign.train.recipe import Align, Recipe
 IGNORED = -100
 """The label of positions without loss, as torch's cross entropy has it."""
 
+MULTIPLE = 16
+"""Widths of batches are multiples of this: on a CPU each new shape is a compiled kernel kept in memory."""
+
 COPY = "Utterance: {sentence}\nCopy:"
 """A copy sample: the model repeats the sentence; it keeps values from being translated."""
 
@@ -58,8 +61,8 @@ class Tokens:
 
 
 def pad_right(sentences: Sequence[list[int]], pad: int) -> Batch:
-    """`input_ids` and `attention_mask`, (batch, longest)."""
-    width = max(map(len, sentences))
+    """`input_ids` and `attention_mask`, (batch, longest rounded up to MULTIPLE)."""
+    width = _rounded(max(map(len, sentences)))
     ids = [s + [pad] * (width - len(s)) for s in sentences]
     mask = [[1] * len(s) + [0] * (width - len(s)) for s in sentences]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
@@ -69,10 +72,10 @@ def pad_left(samples: Sequence[Sample], pad: int) -> Batch:
     """A batch whose answers stand at its right edge, so that only the last columns need logits.
 
     Returns:
-        `input_ids`, `attention_mask`, `position_ids` (batch, longest), and `labels` (batch, longest answer)
-        for the last columns, IGNORED where a shorter answer has not begun.
+        `input_ids`, `attention_mask`, `position_ids` (batch, longest rounded up to MULTIPLE), and `labels`
+        (batch, longest answer) for the last columns, IGNORED where a shorter answer has not begun.
     """
-    width = max(len(s.prompt) + len(s.target) for s in samples)
+    width = _rounded(max(len(s.prompt) + len(s.target) for s in samples))
     answer = max(len(s.target) for s in samples)
     ids, mask, labels = [], [], []
     for s in samples:
@@ -87,6 +90,10 @@ def pad_left(samples: Sequence[Sample], pad: int) -> Batch:
         "position_ids": (attention.cumsum(1) - 1).clamp(min=0),
         "labels": torch.tensor(labels),
     }
+
+
+def _rounded(width: int) -> int:
+    return -(-width // MULTIPLE) * MULTIPLE
 
 
 def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:

@@ -13,6 +13,7 @@ from midalign.train import recipe as recipes
 from midalign.train.stream import (
     IGNORED,
     PairSamples,
+    Sample,
     Stream,
     TaskSamples,
     Tokens,
@@ -86,8 +87,8 @@ def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(re
     assert seen > 3  # a quarter of the samples is Russian
 
 
-def test_left_padding():
-    from midalign.train.stream import Sample
+def test_left_padding(monkeypatch):
+    monkeypatch.setattr("midalign.train.stream.MULTIPLE", 1)
 
     batch = pad_left([Sample([5, 6, 7], [8, 2]), Sample([5], [9, 9, 9, 2])], pad=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 2], [5, 9, 9, 9, 2]]
@@ -95,6 +96,10 @@ def test_left_padding():
     batch = pad_left([Sample([5], [2]), Sample([5, 6], [7, 2])], pad=0)
     assert batch["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
     assert batch["position_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+    monkeypatch.setattr("midalign.train.stream.MULTIPLE", 4)
+    batch = pad_left([Sample([5, 6, 7], [8, 2]), Sample([5], [2])], pad=0)
+    assert batch["input_ids"].tolist() == [[0, 0, 0, 5, 6, 7, 8, 2], [0, 0, 0, 0, 0, 0, 5, 2]]
+    assert batch["labels"].tolist() == [[8, 2], [IGNORED, 2]]
 
 
 def test_pairs_translate_each_other_and_english_occurs_once(recipe, stream):
