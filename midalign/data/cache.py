@@ -194,7 +194,7 @@ def download(url: str, path: Path) -> None:
             ConnectionError,
             TimeoutError,
         ) as error:
-            problem = str(error)
+            problem = str(error.reason if isinstance(error, urllib.error.URLError) else error)
         else:
             os.replace(partial, path)
             return
@@ -225,7 +225,7 @@ def _continue(url: str, partial: Path) -> None:
             while block := response.read(BLOCK):
                 with _named(partial):
                     file.write(block)
-                    file.flush()
+                    file.flush()  # a full disk shows here and not at close
                 start += len(block)
                 if time.monotonic() - told > PROGRESS:
                     told = time.monotonic()

@@ -144,6 +144,11 @@ cache.download({url!r}, Path({str(tmp_path / "f")!r}))
     assert [file.name for file in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_server_that_is_not_there(url, tmp_path):
+    with pytest.raises(DataError, match=r"could not be fetched: \[Errno \d+\] Connection refused\. What"):
+        cache.download("http://127.0.0.1:1/file", tmp_path / "f")
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again(url, tmp_path, status):
     Server.answers = [status]
