@@ -91,4 +91,9 @@ def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
     command += [str(word) for option in options.items() if option[1] is not None for word in option]
     command += [word for adapter in adapters for word in ("--adapter", adapter)]
     command += ["--apply-chat-template"] if recipe.chat_template else []
-    sys.exit(subprocess.run(command, check=False).returncode)
+    process = subprocess.Popen(command)
+    try:
+        process.wait()
+    except KeyboardInterrupt:  # it reached the evaluation too, which puts down what it has before it ends
+        process.wait()
+    sys.exit(process.returncode)
