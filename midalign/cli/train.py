@@ -1,10 +1,13 @@
 """`midalign-train` and `midalign train`."""
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from midalign import cli
 
 if TYPE_CHECKING:
     from midalign.train.recipe import Recipe
@@ -13,8 +16,6 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `midalign-train`."""
-    from midalign import cli
-
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train)
     cli.run(app)
@@ -30,10 +31,9 @@ def train(
     ] = None,
 ) -> None:
     """Train the arms of a recipe, then evaluate base and adapters."""
-    import os
-
     # Read when torch is imported: threads that spin while they wait cost a shared machine most of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ["TQDM_DISABLE"] = "1"  # transformers' bars around ours
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -45,19 +45,23 @@ def train(
     console.print(
         f"recipe {settings.name}: {len(list(run.runs(settings)))} adapters to {settings.output}/adapters"
     )
-    columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", "{task.fields[state]}")
-    with Progress(
-        *(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(), console=console
-    ) as bars:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
         tasks: dict[tuple[str, int], object] = {}
 
         def report(now: "run.Progress") -> None:
             key = (now.arm, now.seed)
             if key not in tasks:
-                tasks[key] = bars.add_task(f"{now.arm} seed {now.seed}", total=now.updates, state="")
+                tasks[key] = bars.add_task(f"{now.arm} {now.seed}", total=now.updates, state="")
             bars.update(tasks[key], completed=now.update, state=_state(now))  # type: ignore[arg-type]
             if not console.is_terminal and (now.update % 25 == 0 or now.update == now.updates):
-                console.print(f"{now.arm} seed {now.seed}  {now.update}/{now.updates}  {_state(now)}")
+                line = f"{now.arm} {now.seed}  {now.update}/{now.updates}  {_state(now)}"
+                console.print(line, soft_wrap=True, highlight=False)
 
         adapters = run.train(settings, report)
     for adapter in adapters:
@@ -67,8 +71,8 @@ def train(
 
 
 def _state(now: "Progress") -> str:
-    losses = "  ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
-    return f"{losses}  {now.tokens_per_second:,.0f} tokens/s"
+    both = (f"{name} {now.losses[name]:.2f}" for name in ("task", "alignment") if name in now.losses)
+    return f"{'  '.join(both)}  {now.tokens_per_second:,.0f} tokens/s"
 
 
 def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
@@ -96,4 +100,6 @@ def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
         process.wait()
     except KeyboardInterrupt:  # it reached the evaluation too, which puts down what it has before it ends
         process.wait()
+    if process.returncode == cli.INTERRUPTED:
+        os._exit(cli.INTERRUPTED)  # the evaluation has told the user already
     sys.exit(process.returncode)
