@@ -1,11 +1,13 @@
 """From a recipe to adapters on disk."""
 
+import errno
 import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,8 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
     reporter.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    with full_disks_named(work):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     manifest = adapter.Manifest(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
@@ -169,7 +172,21 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         packages=adapter.package_versions(),
         training=reporter.last_losses,
     )
-    _publish(model, manifest, work, folder)
+    with full_disks_named(work):
+        _publish(model, manifest, work, folder)
+
+
+@contextmanager
+def full_disks_named(folder: Path) -> Iterator[None]:
+    """Raise what torch and safetensors say of a full disk as the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError):
+        if shutil.disk_usage(folder).free > 1 << 20:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
 
 
 def halve_linears(model: Any) -> None:
