@@ -27,3 +27,7 @@ def test_a_value_may_hold_the_separator():
     text = "wake me at [time : nine am] on [date : the 5th : maybe]"
     assert slots(text) == (("time", "nine am"), ("date", "the 5th : maybe"))
     assert plain(text) == "wake me at nine am on the 5th : maybe"
+
+
+def test_blanks_around_a_value_are_not_part_of_it():
+    assert slots("[date : 明天 ] [time :  九点]") == (("date", "明天"), ("time", "九点"))

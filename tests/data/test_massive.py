@@ -116,6 +116,15 @@ def test_what_is_no_copy(own_cache, tmp_path):
     (tmp_path / "file.txt").write_text("hello")
     with pytest.raises(DataError, match="holds no file of MASSIVE"):
         massive.add(tmp_path / "file.txt")
+    with pytest.raises(DataError, match=r"holds no file of tatoeba; expected some like tatoeba\."):
+        tatoeba.add(tmp_path / "file.txt")
+
+
+@pytest.mark.parametrize("name", ["._sw-KE.jsonl", "xx-XX.jsonl"])
+def test_a_file_that_is_no_locale_is_passed_over(own_cache, tmp_path, name):
+    """macOS puts `._NAME` beside each NAME of an archive; other locales may come with a later release."""
+    with pytest.raises(DataError, match="holds no file of MASSIVE"):
+        massive.add(pack(tmp_path, "tar", b"\x00\x05\x16\x07", name))
 
 
 def test_what_cannot_be_read(own_cache, tmp_path, monkeypatch):
