@@ -30,11 +30,10 @@ class _FrozenHeadLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=states.device)
         for start in range(0, len(labels), CHUNK):
             chunk = slice(start, start + CHUNK)
-            logits = (states[chunk] @ weight.T).float()
+            log_likelihood = F.log_softmax(states[chunk] @ weight.T, 1, dtype=torch.float32)
             target = labels[chunk].unsqueeze(1)
-            normaliser = logits.logsumexp(1, keepdim=True)
-            loss += (normaliser - logits.gather(1, target)).sum()
-            residual = logits.sub_(normaliser).exp_()
+            loss -= log_likelihood.gather(1, target).sum()
+            residual = log_likelihood.exp_()
             residual.scatter_add_(1, target, torch.full_like(target, -1, dtype=residual.dtype))
             gradient[chunk] = residual.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient / len(labels))
