@@ -46,6 +46,19 @@ def test_positions_are_one_endless_sequence_of_epochs(count, total, seed, start)
         assert sorted(whole[epoch * total : (epoch + 1) * total]) == list(range(total))
 
 
+def test_epochs_have_orders_of_their_own():
+    first, second = epoch_positions(3, 0, 20, 20), epoch_positions(3, 20, 20, 20)
+    assert first != second
+    assert first != epoch_positions(4, 0, 20, 20)
+
+
+def test_an_english_sentence_is_drawn_once_even_where_languages_share_it(recipe, tokens):
+    samples = PairSamples(recipe, recipe.align, tokens)
+    samples.pairs = [[("eins", "one"), ("zwei", "two")], [("bir", "one"), ("iki", "two")]]
+    for update in range(20):
+        assert sorted(english for _, english in samples.draw(3, update)) == ["one", "two"]
+
+
 def test_a_batch_depends_on_seed_and_update_alone(recipe, tokens, stream):
     fresh = Stream(3, 50, TaskSamples(recipe, tokens), PairSamples(recipe, recipe.align, tokens))
     for micro_step in (41, 40, 7):
