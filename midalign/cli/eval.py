@@ -8,7 +8,7 @@ import typer
 
 def evaluate(
     base: Annotated[str, typer.Option(help="A folder, a hub id, or mini for the bundled base.")],
-    tasks: Annotated[str, typer.Option(help="Tasks or groups, separated by commas.")],
+    tasks: Annotated[list[str], typer.Option(help="Tasks or groups, separated by commas; may be repeated.")],
     adapter: Annotated[list[Path] | None, typer.Option(help="A peft folder; may be repeated.")] = None,
     engine: Annotated[
         Literal["auto", "vllm", "hf"], typer.Option(help="auto: vLLM on CUDA, Hugging Face elsewhere.")
@@ -20,11 +20,13 @@ def evaluate(
         int | None, typer.Option(min=1, help="Items a task: a seeded sample, the same for every task.")
     ] = None,
     supervised: Annotated[
-        str, typer.Option(help="Languages with task labels, for adapters trained elsewhere: en,es.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="Languages with task labels, for adapters trained elsewhere: en,es."),
+    ] = None,
     aligned: Annotated[
-        str, typer.Option(help="Languages aligned with English, for adapters trained elsewhere: sw,hi.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="Languages aligned with English, for adapters trained elsewhere: sw,hi."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results"),
     note: Annotated[str, typer.Option(help="What readers must know of the base: 'dequantised'.")] = "",
     log_samples: Annotated[
@@ -84,5 +86,6 @@ def evaluate(
         print(path)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(texts: list[str] | None) -> tuple[str, ...]:
+    """The names of an option's values, each of which may hold several."""
+    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())

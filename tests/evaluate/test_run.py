@@ -79,7 +79,7 @@ def finished(
     folder = tmp_path_factory.mktemp("results")
     midalign(
         *("eval", "--base", base, "--adapter", adapter, "--adapter", manifest_adapter),
-        *("--tasks", f"{EN},{DE}", "--limit", 8, "--engine", "hf", "--log-samples"),
+        *("--tasks", EN, "--tasks", DE, "--limit", 8, "--engine", "hf", "--log-samples"),
         *("--supervised", "en,es", "--aligned", "de", "--note", "random weights", "--output", folder),
     )
     return folder
