@@ -21,14 +21,14 @@ class ReportUpdates(TrainerCallback):
         self.last_losses: dict[str, float] = {}
         self.began, self.tokens = time.monotonic(), 0
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start the clock after set-up."""
-        self.began, self.tokens = time.monotonic(), self.trainer.tokens
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock after set-up, and count from what earlier sittings saw."""
+        self.began, self.tokens = time.monotonic(), state.num_input_tokens_seen
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report one update."""
         self.last_losses = self.trainer.take_losses()
-        speed = (self.trainer.tokens - self.tokens) / max(time.monotonic() - self.began, 1e-9)
+        speed = (state.num_input_tokens_seen - self.tokens) / max(time.monotonic() - self.began, 1e-9)
         self.report(
             Progress(self.arm, self.seed, state.global_step, state.max_steps, self.last_losses, speed)
         )

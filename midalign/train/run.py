@@ -170,7 +170,7 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         layer=layer if align else None,
         pairs=align.pairs if align else None,
         updates=recipe.updates,
-        tokens=trainer.tokens,
+        tokens=trainer.state.num_input_tokens_seen,
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),
         training=reporter.last_losses,

@@ -231,5 +231,9 @@ def check_roles(recipe: Recipe) -> None:
             continue
         if not recipe.aligned:
             raise RecipeError(f"arm {arm} aligns, but the recipe names no aligned language")
-        for language in recipe.aligned:
-            pairs.pairs(align.pairs, language)
+        english = {pair[1] for language in recipe.aligned for pair in pairs.pairs(align.pairs, language)}
+        if len(english) < align.pairs_per_update:
+            raise RecipeError(
+                f"arm {arm} draws {align.pairs_per_update} pairs with different English sides an update, and "
+                f"{align.pairs} has {len(english)}. Add pairs, or set align.pairs_per_update={len(english)}"
+            )

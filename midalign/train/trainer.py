@@ -33,11 +33,11 @@ class AlignmentTrainer(Trainer):
         head = frozen_head(self.model)
         self.head = head.to(torch.bfloat16) if head is not None and self.args.bf16 else head
         self.losses: dict[str, list[Tensor]] = defaultdict(list)
-        self.tokens = 0
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Batch], *_: object, **__: object) -> Tensor:
         """The loss of one micro-batch."""
-        self.tokens += sum(int(part["attention_mask"].sum()) for part in inputs.values())
+        # Trainer's own counter, since it is saved with checkpoints.
+        self.state.num_input_tokens_seen += sum(int(part["attention_mask"].sum()) for part in inputs.values())
         if "task" in inputs:
             return self._note("task", self.answer_loss(model, inputs["task"]))
         loss = self.align_loss(model, inputs["pairs"])

@@ -78,6 +78,11 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(trained, tmp_path):
     train(tmp_path)
     assert (tmp_path / "adapters" / "baseline-seed1" / "midalign.json").stat().st_mtime_ns == kept
     assert not work.exists()
+    manifests = [
+        json.loads((folder / "aligned-seed1" / "midalign.json").read_text())
+        for folder in (trained, tmp_path / "adapters")
+    ]
+    assert manifests[0]["tokens"] == manifests[1]["tokens"] > 0
     whole = load_file(trained / "aligned-seed1" / "adapter_model.safetensors")
     resumed = load_file(tmp_path / "adapters" / "aligned-seed1" / "adapter_model.safetensors")
     for name, weight in whole.items():

@@ -152,3 +152,13 @@ def test_pairs_carry_no_annotation_and_no_test_sentence(recipe):
 def test_roles_are_checked_before_anything_heavy(overrides, error, message):
     with pytest.raises(error, match=message):
         check_roles(recipes.load("mini", overrides))
+
+
+def test_too_few_pairs_for_one_update_are_refused(tmp_path):
+    for language in ("de", "tr", "hi"):  # five English sides in all: two of the pairs share theirs
+        (tmp_path / f"{language}.tsv").write_text(f"{language} one\tone\n{language} two\ttwo {language}\n")
+    (tmp_path / "hi.tsv").write_text("hi one\tone\nhi two\ttwo hi\nhi three\tthree\n")
+    files = f"align.pairs={tmp_path}/{{language}}.tsv"
+    check_roles(recipes.load("mini", [files, "align.pairs_per_update=5"]))
+    with pytest.raises(RecipeError, match=r"draws 6 pairs .* has 5.*align.pairs_per_update=5"):
+        check_roles(recipes.load("mini", [files, "align.pairs_per_update=6"]))
