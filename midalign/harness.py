@@ -31,7 +31,7 @@ def expand(names: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for name in names:
         content = _file(name)
-        found.update(dict.fromkeys(content["task"] if "group" in content else [name]))
+        found.update(dict.fromkeys(expand(content["task"]) if "group" in content else [name]))
     return list(found)
 
 
@@ -39,6 +39,12 @@ def metadata(name: str) -> dict[str, Any]:
     """A task's metadata: version, family, source, language."""
     content: dict[str, Any] = _file(name)["metadata"]
     return content
+
+
+def task_languages(name: str) -> list[str]:
+    """Codes of the languages that decide a task's role: its own, or a direction's sides but English."""
+    *others, last = str(metadata(name)["language"]).split("-")
+    return [code for code in (*others, last) if code != "en"] if others else [last]
 
 
 def load(names: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `branch` (of
 the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic Diversity"),
-and the code of the language in each data set that has it.
+the code of the language in each data set that has it, and that of the language identifier.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ class Language:
     tatoeba: str
     ntrex: str
     mini: str
+    identifier: str
+    """py3langid's code."""
 
     @property
     def resource(self) -> ResourceClass:

@@ -77,9 +77,10 @@ class Sample(Section):
 
 
 class Metric(Section):
-    """A pooled score, between 0 and 1, over n items, with its bootstrap standard error."""
+    """A pooled score over n items with its bootstrap standard error: a share, or what the family's README
+    says, such as per cent for BLEU."""
 
-    value: Share
+    value: Annotated[float, Field(ge=0)]
     stderr: Annotated[float, Field(ge=0)]
     n: int
 

@@ -1,34 +1,79 @@
-"""Write the task files under tasks/ from one template a group and midalign/languages.tsv.
+"""Write the task files under tasks/ from one template a family and midalign/languages.tsv.
 
 usage: python scripts/generate_tasks.py [--check]      --check: change nothing, fail when a file is stale
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from midalign.languages import Language, languages  # noqa: E402
-from midalign.metrics.slot import METRICS  # noqa: E402
+from midalign.data import ntrex, wmt23  # noqa: E402
+from midalign.languages import languages  # noqa: E402
+from midalign.metrics import scorer  # noqa: E402
 
-FOLDER = ROOT / "tasks" / "midalign" / "slot"
-LOWER_IS_BETTER = ("values_not_in_utterance",)
+FOLDER = ROOT / "tasks" / "midalign"
+TABLE = ROOT / "scripts" / "target_tokens.tsv"
+LOWER_IS_BETTER = ("values_not_in_utterance", "off_target", "unidentified", "copied", "empty")
+HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
 
 @dataclass(frozen=True)
 class Group:
-    """One lm-eval group: a task for every language of its source."""
+    """One lm-eval group: a task for every language, or direction, of its source."""
 
     name: str
+    family: str
     source: str
     version: int
     prompt: str
+    languages: Callable[[], list[str]]
+    longest: Callable[[str, str], int]
+    """Tokens of the longest gold target, by source and language."""
 
-    def languages(self) -> list[Language]:
-        """The languages that the source has, in the table's order."""
-        return [language for language in languages().values() if getattr(language, self.source)]
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return FOLDER / self.family / self.name.removeprefix("midalign_")
+
+
+def of_column(column: str) -> Callable[[], list[str]]:
+    """The languages that a data set has, in the table's order."""
+    return lambda: [code for code, row in languages().items() if getattr(row, column)]
+
+
+def mini_directions() -> list[str]:
+    """To and from English."""
+    codes = [code for code in of_column("mini")() if code != "en"]
+    return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
+
+
+def short(source: str, language: str) -> int:
+    """Utterances and their slots: the longest of MASSIVE has 62 tokens of Gemma's."""
+    return 64
+
+
+def target_tokens(source: str, direction: str) -> int:
+    """From scripts/target_tokens.tsv, which measure_targets.py writes."""
+    return _measured()[source, direction]
+
+
+@cache
+def _measured() -> dict[tuple[str, str], int]:
+    _, *lines = TABLE.read_text("utf-8").splitlines()
+    rows = (line.split("\t") for line in lines)
+    return {(source, direction): int(tokens) for source, direction, tokens in rows}
+
+
+def max_gen_toks(group: Group, language: str) -> int:
+    """Room for the longest gold target, and as much again for tokenizers that need more: 128 to 1,024, so
+    that prompt and answer fit a base of 2,048 tokens."""
+    twice = -(-2 * group.longest(group.source, language) // 64) * 64
+    return min(max(twice, 128), 1024)
 
 
 INSTRUCTED = r"""description: "Write the slots of the utterance as slot: value, separated by ; and in order \
@@ -41,65 +86,92 @@ BARE = """doc_to_text: "{{utterance}}"
 target_delimiter: "\\n"
 """
 
+TRANSLATE = r"""doc_to_text: "Translate from {{source_name}} to {{target_name}}.\n\n\
+  {{source_name}}: {{source}}\n{{target_name}}:"
+target_delimiter: " "
+"""
+
 GROUPS = (
-    Group("midalign_slot", "massive", 1, INSTRUCTED),
-    Group("midalign_slot_bare", "massive", 1, BARE),
-    Group("midalign_mini_slot", "mini", 1, INSTRUCTED),
+    Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
+    Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
+    Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
+    Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
+    Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
+    Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
 )
 
-HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
+
+def alike(group: Group) -> bool:
+    """Whether one limit serves all tasks, so that it stands in what they share; lm-eval merges no deeper."""
+    return len({max_gen_toks(group, language) for language in group.languages()}) == 1
+
+
+def generation(group: Group, language: str) -> str:
+    """Greedy, one line, up to the task's limit."""
+    return (
+        'generation_kwargs:\n  until: ["\\n"]\n  do_sample: false\n  temperature: 0.0\n'
+        f"  max_gen_toks: {max_gen_toks(group, language)}\n"
+    )
 
 
 def shared(group: Group) -> str:
     """What the tasks of a group have in common; the name keeps lm-eval from indexing it."""
+    module = f"midalign.families.{group.family}"
     metrics = "".join(
         f"  - metric: {metric}{suffix}\n"
-        f"    aggregation: !function midalign.families.slot.{metric}{suffix}\n"
+        f"    aggregation: !function {module}.{metric}{suffix}\n"
         f"    higher_is_better: {'false' if suffix or metric in LOWER_IS_BETTER else 'true'}\n"
-        for metric in METRICS
+        for metric in scorer(group.family).METRICS
         for suffix in ("", "_stderr")
     )
     return (
-        HEADER + "custom_dataset: !function midalign.families.slot.dataset\n"
+        HEADER + f"custom_dataset: !function {module}.dataset\n"
         "training_split: train\nvalidation_split: validation\ntest_split: test\nfewshot_split: shots\n"
         "fewshot_config:\n  sampler: first_n\n"
         "output_type: generate_until\n" + group.prompt + 'doc_to_target: "{{target}}"\n'
-        "process_results: !function midalign.families.slot.process_results\n"
-        'generation_kwargs:\n  until: ["\\n"]\n  do_sample: false\n  temperature: 0.0\n  max_gen_toks: 128\n'
+        f"process_results: !function {module}.process_results\n"
+        f"{generation(group, group.languages()[0]) if alike(group) else ''}"
         "metric_list:\n" + metrics
     )
 
 
-def leaf(group: Group, language: Language) -> str:
-    """The task of one language."""
+def leaf(group: Group, language: str) -> str:
+    """The task of one language or direction."""
     return (
-        f"{HEADER}include: _{group.name}\ntask: {group.name}_{language.code}\n"
-        f"metadata:\n  version: {group.version}\n  family: slot\n"
-        f"  source: {group.source}\n  language: {language.code}\n"
+        f"{HEADER}include: _{group.name}\ntask: {group.name}_{language}\n"
+        f"{generation(group, language) if not alike(group) else ''}"
+        f"metadata:\n  version: {group.version}\n  family: {group.family}\n"
+        f"  source: {group.source}\n  language: {language}\n"
     )
 
 
 def whole(group: Group) -> str:
-    """The group: a macro mean over languages."""
-    tasks = "".join(f"  - {group.name}_{language.code}\n" for language in group.languages())
+    """The group: a macro mean over languages, or none where their scores cannot be compared."""
+    tasks = "".join(f"  - {group.name}_{language}\n" for language in group.languages())
     metrics = "".join(
-        f"  - metric: {metric}\n    aggregation: mean\n    weight_by_size: false\n" for metric in METRICS
+        f"  - metric: {metric}\n    aggregation: mean\n    weight_by_size: false\n"
+        for metric in scorer(group.family).METRICS
     )
-    return (
-        f"{HEADER}group: {group.name}\ntask:\n{tasks}aggregate_metric_list:\n{metrics}"
-        f"metadata:\n  version: {group.version}\n"
-    )
+    mean = f"aggregate_metric_list:\n{metrics}" if scorer(group.family).COMPARABLE else ""
+    return f"{HEADER}group: {group.name}\ntask:\n{tasks}{mean}metadata:\n  version: {group.version}\n"
+
+
+def several(name: str, groups: Sequence[str]) -> str:
+    """A group of groups."""
+    members = "".join(f"  - {group}\n" for group in groups)
+    return f"{HEADER}group: {name}\ntask:\n{members}metadata:\n  version: 1\n"
 
 
 def files() -> dict[Path, str]:
     """Every file by path."""
     found = {}
     for group in GROUPS:
-        folder = FOLDER / group.name.removeprefix("midalign_")
-        found[folder / f"_{group.name}"] = shared(group)
-        found[folder / f"{group.name}.yaml"] = whole(group)
+        found[group.folder / f"_{group.name}"] = shared(group)
+        found[group.folder / f"{group.name}.yaml"] = whole(group)
         for language in group.languages():
-            found[folder / f"{group.name}_{language.code}.yaml"] = leaf(group, language)
+            found[group.folder / f"{group.name}_{language}.yaml"] = leaf(group, language)
+    translation = [group.name for group in GROUPS if group.name.startswith("midalign_mt_")]
+    found[FOLDER / "translation" / "midalign_mt.yaml"] = several("midalign_mt", translation)
     return found
 
 

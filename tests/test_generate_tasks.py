@@ -21,7 +21,7 @@ def generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "generate_tasks", module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "FOLDER", tmp_path / "slot")
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "tasks")
     return module
 
 
@@ -53,7 +53,7 @@ def test_check_sees_missing_changed_and_left_over_files(
     readme.write_text("not generated")
     assert check(generator, monkeypatch) == ""
 
-    one = generator.FOLDER / "slot" / "midalign_slot_sw.yaml"
+    one = generator.FOLDER / "slot" / "slot" / "midalign_slot_sw.yaml"
     text = one.read_text("utf-8")
     one.write_text(text.replace("sw", "en"), "utf-8")
     assert "midalign_slot_sw.yaml" in check(generator, monkeypatch)

@@ -152,8 +152,8 @@ def test_a_malformed_record_is_refused_with_its_place(
         record.read(path)
 
 
-def test_scores_beyond_one_and_what_is_no_number_are_refused() -> None:
-    for value in (1.2, -0.1, float("nan")):
+def test_scores_below_zero_and_what_is_no_number_are_refused() -> None:
+    for value in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValidationError):
             record.Metric(value=value, stderr=0.0, n=1)
     with pytest.raises(ValidationError):

@@ -59,14 +59,13 @@ def table(part: "Part") -> "Table":
 
     from midalign.leaderboard.compare import language_sets
     from midalign.leaderboard.sections import ROLES
-    from midalign.leaderboard.tables import METRIC_NAMES, NONE, closed, items_span, percent, retrieval, title
-    from midalign.metrics.slot import HEADLINE
+    from midalign.leaderboard.tables import NONE, closed, headline, items_span, percent, retrieval, title
 
     section = part.section
     roles = [role for role in ROLES if role in language_sets(section)]
     engines = sorted({f"{model.engine} {model.dtype}" for model in part.models})
     view = Table(
-        title=f"{title(section)}\n{METRIC_NAMES[HEADLINE]} in %, {items_span(section)} items a language, "
+        title=f"{title(section)}\n{headline(part)} in %, {items_span(section)} items a language, "
         f"{' and '.join(engines)}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -77,7 +76,7 @@ def table(part: "Part") -> "Table":
     if len(engines) > 1:
         view.add_column("engine")
     for model in part.models:
-        means = model.means[HEADLINE]
+        means = model.means[section.scorer.HEADLINE]
         view.add_row(
             model.label,
             "" if model.seeds == [None] else str(len(model.seeds)),

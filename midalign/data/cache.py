@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,6 +101,10 @@ class FileSet:
         _, *rows = (files("midalign") / "data" / f"{self.name}_digests.tsv").read_text("utf-8").splitlines()
         table = (row.split("\t") for row in rows)
         return {file: (int(lines), sha256) for file, lines, sha256 in table}
+
+    def digest(self, several: Iterable[str]) -> str:
+        """sha256 over the digests of some files."""
+        return hashlib.sha256("".join(self.digests[file][1] for file in several).encode()).hexdigest()
 
     def path(self, file: str) -> Path:
         """Where a file of the set lies once it is there."""

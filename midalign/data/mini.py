@@ -6,6 +6,7 @@ from importlib.resources.abc import Traversable
 
 from midalign.data import annotation
 from midalign.data.items import Item
+from midalign.data.segments import Segment, sides
 from midalign.errors import DataError, nearest
 from midalign.languages import languages
 
@@ -22,8 +23,17 @@ def items(language: str, split: str) -> list[Item]:
     ]
 
 
+def read(direction: str, split: str) -> list[Segment]:
+    """The utterances of a direction such as en-de, parallel by id, in file order; raises as `items`."""
+    before, after = (items(code, split) for code in sides(direction))
+    return [Segment(one.id, one.utterance, other.utterance) for one, other in zip(before, after, strict=True)]
+
+
 def digest(language: str, split: str) -> str:
-    """sha256 of the split's file."""
+    """sha256 of the split's file; of both files' digests for a direction."""
+    if "-" in language:
+        both = "".join(digest(code, split) for code in sides(language))
+        return hashlib.sha256(both.encode()).hexdigest()
     return hashlib.sha256(_file(language, split).read_bytes()).hexdigest()
 
 

@@ -2,19 +2,55 @@
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
+from midalign.data.segments import Segment, segments, sides
+from midalign.errors import TaskError, nearest
 from midalign.languages import language as known
+from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0"
 FILES = FileSet("ntrex")
 SOURCE = lines.Source(
     FILES, "https://raw.githubusercontent.com/MicrosoftTranslator/NTREX/main/NTREX-128/{file}"
 )
+ENGLISH = "newstest2019-src.eng.txt"
 add = SOURCE.add
 
 
 def pairs(language: str) -> list[tuple[str, str]]:
     """(foreign, English) of a language, in file order; raises DataError where the set lacks the language."""
-    code = known(language).ntrex
-    return lines.parallel(
-        SOURCE, language, f"newstest2019-ref.{code}.txt" if code else None, "newstest2019-src.eng.txt"
-    )
+    return lines.parallel(SOURCE, language, _reference(language) if known(language).ntrex else None, ENGLISH)
+
+
+def directions() -> list[str]:
+    """To and from English for each reference, sorted."""
+    codes = [code for code, row in languages().items() if row.ntrex]
+    return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
+
+
+def read(direction: str, split: str) -> list[Segment]:
+    """The segments of a direction in file order; fetched at first use.
+
+    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
+    altered.
+    """
+    source, target = _files(direction, split)
+    return segments("ntrex", SOURCE.read(source), SOURCE.read(target))
+
+
+def digest(direction: str, split: str) -> str:
+    """sha256 of both files' digests."""
+    return FILES.digest(_files(direction, split))
+
+
+def _files(direction: str, split: str) -> tuple[str, str]:
+    """(source, target)"""
+    if direction not in directions():
+        raise TaskError(f"NTREX has no direction {direction!r}.{nearest(direction, directions())}")
+    if split != "test":
+        raise TaskError(f"NTREX has no split {split!r}; expected test")
+    source, target = (ENGLISH if code == "en" else _reference(code) for code in sides(direction))
+    return source, target
+
+
+def _reference(language: str) -> str:
+    return f"newstest2019-ref.{known(language).ntrex}.txt"

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from midalign.data import massive, ntrex, tatoeba
+from midalign.data import alma, massive, ntrex, tatoeba, wmt23
 
-DATASETS = {"massive": massive, "tatoeba": tatoeba, "ntrex": ntrex}
+DATASETS = {"massive": massive, "tatoeba": tatoeba, "ntrex": ntrex, "wmt23": wmt23, "alma": alma}
 
 
 @dataclass(frozen=True)

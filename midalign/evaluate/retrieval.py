@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CANDIDATES = 100
 PIVOT = "en"
+SOURCES = ("massive", "mini")
+"""Data sets with items that are parallel by id."""
 POOLING = "mean without BOS, centred, cosine, both directions"
 
 

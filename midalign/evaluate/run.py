@@ -19,9 +19,10 @@ from midalign import bases, harness, record
 from midalign.errors import AdapterError, TaskError
 from midalign.evaluate import install, live, retrieval
 from midalign.evaluate.partial import Output, Part, Store
+from midalign.families import family
 from midalign.languages import language as known_language
 from midalign.languages import languages
-from midalign.metrics.slot import COLUMNS, METRICS
+from midalign.metrics import scorer
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
     """Roles by model: its manifest's, else those given by hand; the base takes the roles of the adapters."""
     for code in (*settings.supervised, *settings.aligned):
         known_language(code)
-    evaluated = {str(harness.metadata(name)["language"]) for name in names}
+    evaluated = {code for name in names for code in harness.task_languages(name)}
     sides = {}
     for model in models:
         if model.manifest:
@@ -213,16 +214,8 @@ def _rendering(name: str, task: Any) -> str:
     metadata = harness.metadata(name)
     keys = ("description", "doc_to_text", "doc_to_target", "target_delimiter", "generation_kwargs")
     asked = {key: str(task.config[key]) for key in keys}
-    data = data_digest(metadata, task.config.test_split)
+    data = family(metadata["family"]).data_digest(metadata, task.config.test_split)
     return hashlib.sha256(json.dumps([asked, metadata["version"], data], sort_keys=True).encode()).hexdigest()
-
-
-def data_digest(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set's own digest of a split of a task."""
-    from midalign.data import massive, mini
-
-    source = {"massive": massive, "mini": mini}[metadata["source"]]
-    return str(source.digest(metadata["language"], split))
 
 
 @contextmanager
@@ -287,9 +280,11 @@ def _quiet() -> Iterator[None]:
 
 def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
     """Where pairs come from, the first task's data, and for which languages."""
-    metadata = [harness.metadata(name) for name in names]
-    source = str(metadata[0]["source"])
-    wanted = {str(one["language"]) for one in metadata if one["source"] == source} - {retrieval.PIVOT}
+    source = str(harness.metadata(names[0])["source"])
+    if source not in retrieval.SOURCES:
+        return source, []
+    same = (name for name in names if harness.metadata(name)["source"] == source)
+    wanted = {code for name in same for code in harness.task_languages(name)} - {retrieval.PIVOT}
     return source, _in_order(wanted)
 
 
@@ -419,7 +414,8 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     metadata = harness.metadata(name)
     logged = results["samples"][name]
     scores = results["results"][name]
-    counts = np.array([one[next(iter(METRICS))] for one in logged], np.int64)
+    scored = scorer(metadata["family"])
+    counts = np.array([one[scored.HEADLINE] for one in logged], np.int64)
     prompts = [str(one["arguments"][0][0]) for one in logged]
     finishes = [lm.generated[name, position].finish for position in range(len(logged))]
     result = record.TaskResult(
@@ -427,14 +423,14 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         family=metadata["family"],
         version=metadata["version"],
         n=len(logged),
-        counts={column: int(total) for column, total in zip(COLUMNS, counts.sum(0), strict=True)},
+        counts={column: int(total) for column, total in zip(scored.COLUMNS, counts.sum(0), strict=True)},
         metrics={
             metric: record.Metric(
                 value=scores[f"{metric},none"], stderr=scores[f"{metric}_stderr,none"], n=len(logged)
             )
-            for metric in METRICS
+            for metric in scored.METRICS
         },
-        data_digest=data_digest(metadata, settings.split),
+        data_digest=family(metadata["family"]).data_digest(metadata, settings.split),
         prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),
         cut_off=finishes.count("length"),
         seconds=round(seconds, 3),

@@ -9,10 +9,9 @@ import numpy as np
 
 from midalign import adapter, harness, record
 from midalign.errors import DataError, TaskError
-from midalign.evaluate.run import data_digest
-from midalign.families import slot
+from midalign.families import family
+from midalign.metrics import scorer
 from midalign.metrics.bootstrap import stderr
-from midalign.metrics.slot import COLUMNS, METRICS
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,9 +31,10 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     metadata = harness.metadata(task)
-    docs = slot.dataset(**metadata)[split]
+    tasks, scored = family(metadata["family"]), scorer(metadata["family"])
+    docs = tasks.dataset(**metadata)[split]
     texts = read_outputs(outputs, len(docs))
-    counts = np.array([slot.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
+    counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
     language = str(metadata["language"])
     result = record.TaskResult(
@@ -42,12 +42,12 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         family=metadata["family"],
         version=metadata["version"],
         n=len(docs),
-        counts={column: int(total) for column, total in zip(COLUMNS, pooled, strict=True)},
+        counts={column: int(total) for column, total in zip(scored.COLUMNS, pooled, strict=True)},
         metrics={
             name: record.Metric(value=float(metric(pooled)), stderr=stderr(counts, metric), n=len(docs))
-            for name, metric in METRICS.items()
+            for name, metric in scored.METRICS.items()
         },
-        data_digest=data_digest(metadata, split),
+        data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
         seconds=0.0,
         tokens=0,

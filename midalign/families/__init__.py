@@ -1,1 +1,23 @@
-"""Task families: prompt, target, parsing and scoring of one document."""
+"""Task families: data set, prompt's fields, target and score of one document."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+
+class Family(Protocol):
+    """What a family's module has; its metrics are in midalign.metrics under the same name."""
+
+    def dataset(self, **metadata: Any) -> Any:
+        """The splits of a task, by name, as lm-eval's `custom_dataset` wants them."""
+
+    def counts(self, doc: Mapping[str, Any], output: str) -> list[int]:
+        """The family's COLUMNS of a document's output."""
+
+    def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
+        """The data set's own digest of a split of a task."""
+
+
+def family(name: str) -> Family:
+    """The module of one of midalign.metrics.FAMILIES."""
+    return cast(Family, import_module(f"midalign.families.{name}"))

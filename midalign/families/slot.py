@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from midalign.metrics import bootstrap
+from midalign.families.aggregation import by_name, under_every_name
 from midalign.metrics.slot import METRICS, count, target
 
 if TYPE_CHECKING:
@@ -36,16 +36,21 @@ class Splits(dict[str, "datasets.Dataset"]):
         return self[split]
 
     def _items(self, split: str) -> "list[Item]":
-        from midalign.data import massive, mini
-
-        read = mini.items if self.source == "mini" else massive.items
-        return read(self.language, split)
+        found: list[Item] = _source(self.source).items(self.language, split)
+        return found
 
     def _shots(self) -> "list[Item]":
         """Training items in a seeded order: file order begins with alarms only. Splits of one source are
         parallel, so the shots are translations of each other in all languages."""
         items = self._items("train")
         return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
+
+
+def _source(name: str) -> Any:
+    """The data set's module."""
+    from midalign.data import massive, mini
+
+    return {"massive": massive, "mini": mini}[name]
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
@@ -79,32 +84,13 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
-    """The counts of a document under every metric's name, and under `<metric>_stderr`, which lm-eval prints
-    behind ± when it comes after its metric."""
-    item = counts(doc, results[0])
-    return {f"{metric}{suffix}": item for metric in METRICS for suffix in ("", "_stderr")}
+    """What lm-eval aggregates: the document's counts under every metric's name."""
+    return under_every_name(counts(doc, results[0]), METRICS)
 
 
-def _rate(metric: str) -> Callable[[list[list[int]]], float]:
-    def rate(items: list[list[int]]) -> float:
-        return float(METRICS[metric](np.array(items, np.int64).sum(0)))
-
-    return rate
+def data_digest(metadata: Mapping[str, Any], split: str) -> str:
+    """The data set's own digest of a split of a task."""
+    return str(_source(metadata["source"]).digest(metadata["language"], split))
 
 
-def _error(metric: str) -> Callable[[list[list[int]]], float]:
-    def error(items: list[list[int]]) -> float:
-        return bootstrap.stderr(np.array(items, np.int64), METRICS[metric])
-
-    return error
-
-
-# lm-eval finds an aggregation by its name in this module.
-slot_f1, slot_f1_stderr = _rate("slot_f1"), _error("slot_f1")
-slot_f1_reference, slot_f1_reference_stderr = _rate("slot_f1_reference"), _error("slot_f1_reference")
-label_f1, label_f1_stderr = _rate("label_f1"), _error("label_f1")
-value_f1, value_f1_stderr = _rate("value_f1"), _error("value_f1")
-values_not_in_utterance = _rate("values_not_in_utterance")
-values_not_in_utterance_stderr = _error("values_not_in_utterance")
-exact_match, exact_match_stderr = _rate("exact_match"), _error("exact_match")
-well_formed, well_formed_stderr = _rate("well_formed"), _error("well_formed")
+globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

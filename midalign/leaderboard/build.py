@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from midalign.errors import MidalignError
-from midalign.languages import language
 from midalign.leaderboard import plots
 from midalign.leaderboard.compare import DRAWS, LEVEL, compare, language_sets
 from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import sections
+from midalign.leaderboard.sections import resource_of, sections
 from midalign.leaderboard.tables import MARK, Part, page
-from midalign.metrics.slot import HEADLINE
 from midalign.record import write_atomically
 
 DIGITS = 6
@@ -68,7 +66,7 @@ def _section(part: Part) -> dict[str, Any]:
     section, entry = part.section, part.section.first.record
     return {
         "group": section.group,
-        "headline": HEADLINE,
+        "headline": section.scorer.HEADLINE,
         "base": entry.base.model_dump(),
         "sample": entry.sample.model_dump(),
         "decoding": entry.decoding,
@@ -76,7 +74,7 @@ def _section(part: Part) -> dict[str, Any]:
         "languages": {
             code: {
                 "role": section.role(code),
-                "resource": language(code).resource,
+                "resource": resource_of(code),
                 **section.first.task(code).model_dump(
                     include={"n", "version", "data_digest", "prompt_digest"}
                 ),

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midalign import record
-from midalign.languages import language
-from midalign.leaderboard.sections import ROLES, Row, Section
-from midalign.metrics.slot import HEADLINE, METRICS
+from midalign.leaderboard.sections import ROLES, Row, Section, resource_of
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -112,7 +110,7 @@ def language_sets(section: Section) -> dict[str, list[str]]:
     sets |= {role: [code for code in codes if section.role(code) == role] for role in ROLES}
     sets["non-supervised"] = sets["aligned"] + sets["unseen"]
     for resource in ("high", "mid", "low"):
-        sets[resource] = [code for code in codes if language(code).resource == resource]
+        sets[resource] = [code for code in codes if resource_of(code) == resource]
     return {name: members for name, members in sets.items() if members}
 
 
@@ -139,7 +137,7 @@ def bootstrap(section: Section) -> dict[str, Scores]:
     """File name of a run -> its scores, all runs on the same draws."""
     runs = [run for row in section.rows for run in row.runs]
     codes = section.languages
-    draws = np.empty((len(runs), DRAWS, len(codes), len(METRICS)))
+    draws = np.empty((len(runs), DRAWS, len(codes), len(section.scorer.METRICS)))
     for ids in sorted(set(section.first.ids.values())):
         alike = [code for code in codes if section.first.ids[code] == ids]
         # (items, runs x columns) a language: one matrix product serves all models.
@@ -148,10 +146,10 @@ def bootstrap(section: Section) -> dict[str, Scores]:
         for weights in _weights(len(stacked[alike[0]]), seed=int(ids[:8], 16)):
             for code in alike:
                 pooled = (weights @ stacked[code].astype(np.float64)).reshape(len(weights), len(runs), -1)
-                values = np.stack([metric(pooled) for metric in METRICS.values()], axis=-1)
+                values = _shares(section, pooled)
                 draws[:, start : start + len(weights), codes.index(code)] = values.swapaxes(0, 1)
             start += len(weights)
-    points = np.array([[_rates(run.counts[code]) for code in codes] for run in runs])
+    points = np.array([[_shares(section, run.counts[code].sum(axis=0)) for code in codes] for run in runs])
     return {run.file: Scores(points[index], draws[index]) for index, run in enumerate(runs)}
 
 
@@ -164,9 +162,11 @@ def _weights(items: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=_CHUNK * items).reshape(_CHUNK, items).astype(np.float64)
 
 
-def _rates(counts: np.ndarray) -> list[float]:
-    pooled = counts.sum(axis=0)
-    return [float(metric(pooled)) for metric in METRICS.values()]
+def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
+    """All metrics of pooled counts (..., columns) as shares: (..., metrics)."""
+    scorer = section.scorer
+    units = [100 if name in scorer.PERCENT else 1 for name in scorer.METRICS]
+    return np.stack([metric(pooled) for metric in scorer.METRICS.values()], axis=-1) / units
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
@@ -184,31 +184,36 @@ def _indices(section: Section) -> dict[str, list[int]]:
     return {name: [codes.index(code) for code in members] for name, members in language_sets(section).items()}
 
 
-def _means(scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
+def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
             name: _estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
             for name, of in sets.items()
         }
-        for m, metric in enumerate(METRICS)
+        for m, metric in enumerate(section.scorer.METRICS)
     }
 
 
-def _by_language(scores: Scores, codes: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estimate]]:
     return {
         code: {
-            metric: _estimate(scores.points[i, m], scores.draws[:, i, m]) for m, metric in enumerate(METRICS)
+            metric: _estimate(scores.points[i, m], scores.draws[:, i, m])
+            for m, metric in enumerate(section.scorer.METRICS)
         }
-        for i, code in enumerate(codes)
+        for i, code in enumerate(section.languages)
     }
 
 
-_HEADLINE = list(METRICS).index(HEADLINE)
+_HEADLINE = 0
+"""Among a family's metrics."""
 
 
-def _gaps(scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, tuple[float, np.ndarray]]:
-    """Set -> transfer gap of the headline and its draws; nothing without supervised languages."""
-    if "supervised" not in sets:
+def _gaps(
+    section: Section, scores: Scores, sets: Mapping[str, list[int]]
+) -> dict[str, tuple[float, np.ndarray]]:
+    """Set -> transfer gap of the headline and its draws; nothing without supervised languages, and nothing
+    where the scores of two languages cannot be compared."""
+    if "supervised" not in sets or not section.scorer.COMPARABLE:
         return {}
     points, draws = scores.points[:, _HEADLINE], scores.draws[:, :, _HEADLINE]
     supervised = sets["supervised"]
@@ -228,7 +233,7 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
     sets = _indices(section)
     seeds = [scores[run.file] for run in row.runs]
     mean = _mean(seeds)
-    gaps = _gaps(mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
+    gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
     by_seed = {name: [float(s.points[of, _HEADLINE].mean()) for s in seeds] for name, of in sets.items()}
     engine, dtype = row.engine
     recipe = row.runs[0].record.recipe
@@ -241,11 +246,11 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
         dtype=dtype,
         devices=sorted({run.record.engine.device for run in row.runs}),
         records=[run.file for run in row.runs],
-        means=_means(mean, sets),
+        means=_means(section, mean, sets),
         spread={name: [min(values), max(values)] for name, values in by_seed.items()},
         gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
         retrieval=_retrieval(section, row),
-        languages=_by_language(mean, section.languages),
+        languages=_by_language(section, mean),
     )
 
 
@@ -287,7 +292,7 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
     codes, sets = section.languages, _indices(section)
     gap_sets = {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")}
     gap_sets |= {code: [i] for i, code in enumerate(codes) if section.role(code) != "supervised"}
-    gaps = _gaps(other, gap_sets)
+    gaps = _gaps(section, other, gap_sets)
     closed = {
         name: _ratio(_headline(change, gap_sets[name]), gaps[name]) for name in gaps if name != "supervised"
     }
@@ -297,7 +302,7 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
         seeds=shared or list(by_seed),
         paired_seeds=bool(shared),
         same_engine=row.engine == baseline.engine,
-        means=_means(change, sets),
+        means=_means(section, change, sets),
         by_seed={
             name: [
                 float(by_seed[seed].points[of, _HEADLINE].mean() - against[seed].points[of, _HEADLINE].mean())
@@ -305,7 +310,7 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
             ]
             for name, of in sets.items()
         },
-        languages=_by_language(change, codes),
+        languages=_by_language(section, change),
         baseline_gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
         gap_closed={name: closed[name] for name in _GAP_SETS if name in closed},
         gap_closed_languages={code: closed[code] for code in codes if code in closed},

@@ -9,7 +9,7 @@ import numpy as np
 
 from midalign import record
 from midalign.errors import RecordError
-from midalign.metrics.slot import COLUMNS, METRICS
+from midalign.metrics import FAMILIES, scorer
 from midalign.record import Items, Record, TaskResult
 
 TOLERANCE = 1e-6  # a record's metrics are JSON numbers of the same counts
@@ -23,7 +23,7 @@ class Run:
     record: Record
     group: str
     counts: dict[str, np.ndarray]
-    """Language -> (items, len(COLUMNS)) int32."""
+    """Language -> (items, columns of the family) int32."""
     ids: dict[str, str]
     """Language -> sha256 of its document ids, in order."""
 
@@ -59,8 +59,10 @@ def _runs(file: Path) -> Iterator[Run]:
         group = name.removesuffix(f"_{task.language}")
         if group == name:
             raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
-        if task.family != "slot":
-            raise RecordError(f"{file}: task {name} is of family {task.family!r}; this version knows slot")
+        if task.family not in FAMILIES:
+            raise RecordError(
+                f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
+            )
         counts, ids = _counts(file, entry, items, name)
         _verify(file, name, task, counts)
         run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
@@ -72,11 +74,12 @@ def _runs(file: Path) -> Iterator[Run]:
 
 
 def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:
-    """(items, len(COLUMNS)) counts of a task by ascending document id, and the digest of these ids."""
+    """(items, columns) counts of a task by ascending document id, and the digest of these ids."""
     if task not in items:
         raise RecordError(f"{file}: no counts per item of {task} in its items file; evaluate the model again")
     columns = entry.items.columns if entry.items else []
-    missing = [column for column in COLUMNS if column not in columns]
+    wanted = scorer(entry.tasks[task].family).COLUMNS
+    missing = [column for column in wanted if column not in columns]
     if missing:
         raise RecordError(
             f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}; "
@@ -86,17 +89,17 @@ def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tu
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
-    counts = items[task].counts[order][:, [columns.index(column) for column in COLUMNS]]
+    counts = items[task].counts[order][:, [columns.index(column) for column in wanted]]
     return counts.astype(np.int32), hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 
 
 def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None:
     """Raise RecordError unless n, pooled counts and metrics of a record follow from its items."""
-    pooled = counts.sum(axis=0, dtype=np.int64)
+    pooled, family = counts.sum(axis=0, dtype=np.int64), scorer(task.family)
     found: dict[str, float] = {"n": len(counts)}
-    found.update(zip(COLUMNS, pooled.tolist(), strict=True))
+    found.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
     said: dict[str, float] = {**task.counts, "n": task.n}
-    for metric, rate in METRICS.items():
+    for metric, rate in family.METRICS.items():
         if metric not in task.metrics:
             raise RecordError(f"{file}: {name} has no {metric}; evaluate the model again")
         found[metric], said[metric] = float(rate(pooled)), task.metrics[metric].value

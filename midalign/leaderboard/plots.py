@@ -4,11 +4,9 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from midalign.languages import language
 from midalign.leaderboard.compare import Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import ROLES
-from midalign.leaderboard.tables import METRIC_NAMES, MINUS, Part, items_span, sample_name
-from midalign.metrics.slot import HEADLINE
+from midalign.leaderboard.sections import ROLES, name_of, resource_of
+from midalign.leaderboard.tables import MINUS, Part, headline, items_span, sample_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,10 +25,13 @@ class _Line:
     y: float
     role: str
     code: str | None
+    metric: str
 
     def of(self, figures: Model | Difference) -> Estimate:
-        """The line's headline figure of a model or difference."""
-        return figures.languages[self.code][HEADLINE] if self.code else figures.means[HEADLINE][self.role]
+        """The line's figure of a model or difference."""
+        if self.code:
+            return figures.languages[self.code][self.metric]
+        return figures.means[self.metric][self.role]
 
 
 def png(part: Part) -> bytes:
@@ -77,14 +78,15 @@ def _lines(part: Part) -> list[_Line]:
     """Role by role from the top: its mean, then its languages from the best score down."""
     order = next((model for model in part.models if model.arm == "baseline"), part.models[0])
     lines, y = [], 0.0
+    metric = part.section.scorer.HEADLINE
     for role in ROLES:
         codes = language_sets(part.section).get(role, [])
         if not codes:
             continue
-        lines.append(_Line(y, role, None))
+        lines.append(_Line(y, role, None, metric))
         y += 1.2
-        for code in sorted(codes, key=lambda code: -order.languages[code][HEADLINE].value):
-            lines.append(_Line(y, role, code))
+        for code in sorted(codes, key=lambda code: -order.languages[code][metric].value):
+            lines.append(_Line(y, role, code, metric))
             y += 1
         y += 0.8
     return lines
@@ -93,9 +95,7 @@ def _lines(part: Part) -> list[_Line]:
 def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
     axes.set_yticks([line.y for line in lines])
     names = [
-        f"{language(line.code).name} ({line.code}), {language(line.code).resource}"
-        if line.code
-        else f"{line.role}, mean"
+        f"{name_of(line.code)} ({line.code}), {resource_of(line.code)}" if line.code else f"{line.role}, mean"
         for line in lines
     ]
     for text, line in zip(axes.set_yticklabels(names), lines, strict=True):
@@ -156,7 +156,7 @@ def _draw_scores(axes: "Axes", part: Part, lines: list[_Line]) -> None:
             label=model.label,
             zorder=3,
         )
-    axes.set_xlabel(f"{METRIC_NAMES[HEADLINE]} (%)")
+    axes.set_xlabel(f"{headline(part)} (%)")
     axes.set_xlim(left=0)
     _finish(axes, lines)
 

@@ -8,7 +8,10 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from midalign.errors import RecordError
+from midalign.languages import ResourceClass
+from midalign.languages import language as known
 from midalign.leaderboard.load import Run
+from midalign.metrics import Scorer, scorer
 
 Role = Literal["supervised", "aligned", "unseen"]
 ROLES: tuple[Role, ...] = ("supervised", "aligned", "unseen")
@@ -55,11 +58,44 @@ class Section:
         """Sorted codes of the languages that were evaluated."""
         return self.first.languages
 
-    def role(self, language: str) -> Role:
-        """What a language was in these runs; what is neither supervised nor aligned is unseen."""
+    @property
+    def family(self) -> str:
+        """The tasks' family."""
+        return self.first.task(self.languages[0]).family
+
+    @property
+    def scorer(self) -> Scorer:
+        """The family's columns and metrics."""
+        return scorer(self.family)
+
+    def role(self, code: str) -> Role:
+        """What a language was in these runs; what is neither supervised nor aligned is unseen.
+
+        A direction is what the least known of its sides was; English is known to all.
+        """
+        roles = [self._role(side) for side in _sides(code)]
+        return max(roles, key=ROLES.index)
+
+    def _role(self, language: str) -> Role:
         if language in self.supervised:
             return "supervised"
         return "aligned" if language in self.aligned else "unseen"
+
+
+def _sides(code: str) -> list[str]:
+    """A language by itself, the sides of a direction but English."""
+    return [side for side in code.split("-") if side != "en" or "-" not in code]
+
+
+def name_of(code: str) -> str:
+    """`German`, or `English to German` of a direction."""
+    return " to ".join(known(side).name for side in code.split("-"))
+
+
+def resource_of(code: str) -> ResourceClass:
+    """Resource class of a language; of a direction that of its side with the least resources."""
+    classes: tuple[ResourceClass, ...] = ("high", "mid", "low")
+    return max((known(side).resource for side in _sides(code)), key=classes.index)
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:

@@ -1,14 +1,12 @@
 """Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from midalign.languages import language
 from midalign.leaderboard.compare import DRAWS, Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import ROLES, Section
-from midalign.metrics.slot import HEADLINE
+from midalign.leaderboard.sections import ROLES, Section, name_of, resource_of
 
 MARK = "<!-- written by midalign leaderboard build -->"
 NONE = "–"
@@ -22,7 +20,26 @@ METRIC_NAMES = {
     "values_not_in_utterance": "values not in the utterance",
     "exact_match": "exact match",
     "well_formed": "well-formed outputs",
+    "chrf": "chrF++",
+    "bleu": "BLEU",
+    "off_target": "off-target outputs",
+    "unidentified": "outputs in no language that could be told",
+    "copied": "outputs that repeat the source",
+    "empty": "empty outputs",
+    "length_ratio": "length, of the reference's",
 }
+
+_DIFFERENCE_METRICS = {
+    "slot": ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference"),
+    "translation": ("chrf", "bleu", "off_target", "copied", "length_ratio"),
+}
+"""What the table of differences shows, by family."""
+
+_DETAILS = {
+    "slot": ("Labels, values and copying", ("label_f1", "value_f1", "values_not_in_utterance")),
+    "translation": ("Ways to fail", ("off_target", "unidentified", "copied", "empty")),
+}
+"""Title and metrics of the last table, by family."""
 
 _PREFACE = f"""\
 Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
@@ -33,6 +50,7 @@ has several seeds, its figures are their mean, with the least and greatest seed 
 - **supervised, aligned, unseen**: languages with training labels; with parallel sentences only; with neither.
 - **high, mid, low**: resource class of a language (Joshi et al. 2020: 4-5, 3, 0-2), whatever its role.
 - **gap**: transfer gap, mean over supervised languages minus the language's own score, same model.
+  Translation has none: scores of two target languages cannot be compared, only an arm with its baseline.
 - **gap closed**: (model − baseline) / baseline's gap, on the aligned languages; not reported where the
   interval of the baseline's gap holds 0.
 - **retrieval**: share of test sentences whose nearest candidate is their English translation, before training
@@ -111,9 +129,9 @@ def interval(estimate: Estimate) -> str:
 
 def seeded(model: Model, name: str) -> str:
     """A mean of the headline, with least and greatest seed in parentheses where there are several."""
-    if name not in model.means[HEADLINE]:
+    if name not in model.spread:
         return NONE
-    mean = percent(model.means[HEADLINE][name].value)
+    mean = percent(next(iter(model.means.values()))[name].value)
     if len(model.seeds) == 1:
         return mean
     low, high = model.spread[name]
@@ -148,7 +166,7 @@ def sentences(part: Part) -> list[str]:
     """The main results in words, Markdown: one line an arm that has a baseline."""
     lines = []
     for difference in part.differences:
-        means = difference.means[HEADLINE]
+        means = difference.means[part.section.scorer.HEADLINE]
         shown = [
             f"{role} languages ({len(language_sets(part.section)[role])}): "
             + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
@@ -156,14 +174,19 @@ def sentences(part: Part) -> list[str]:
             if role in means
         ]
         lines.append(
-            f"{difference.model} minus {difference.baseline}, {METRIC_NAMES[HEADLINE]}: {'; '.join(shown)}. "
-            + " ".join(_remarks(difference))
+            f"{difference.model} minus {difference.baseline}, {headline(part)}: {'; '.join(shown)}. "
+            + " ".join(_remarks(difference, means))
         )
     return lines
 
 
-def _remarks(difference: Difference) -> Iterable[str]:
-    aligned = difference.means[HEADLINE].get("aligned")
+def headline(part: Part) -> str:
+    """Name of the family's headline."""
+    return METRIC_NAMES[part.section.scorer.HEADLINE]
+
+
+def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
+    aligned = means.get("aligned")
     if aligned:
         if aligned.holds_zero:
             yield "On aligned languages the interval holds 0: no difference is shown."
@@ -213,9 +236,9 @@ def _section(part: Part) -> str:
         blocks.append(f"No baseline of the same recipe here: {', '.join(lonely)}.")
     if part.differences:
         blocks += ["### Differences from the baseline", _difference_table(part)]
-    blocks.append(f"![{METRIC_NAMES[HEADLINE]} by language: {title(section)}]({part.plot})")
-    blocks += [f"### {METRIC_NAMES[HEADLINE]} by language".replace("slot", "Slot"), _language_table(part)]
-    blocks += ["### Labels, values and copying by language", _copying_table(part)]
+    blocks.append(f"![{headline(part)} by language: {title(section)}]({part.plot})")
+    blocks += [f"### {headline(part)} by language".replace("slot", "Slot"), _language_table(part)]
+    blocks += [f"### {_DETAILS[section.family][0]} by language", _details_table(part)]
     blocks.append(_sources(part))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -291,9 +314,6 @@ def _main_table(part: Part) -> str:
     return _markdown(header, rows, left=(0, len(header) - 1))
 
 
-_DIFFERENCE_METRICS = ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference")
-
-
 def _difference_table(part: Part) -> str:
     sets = [
         name
@@ -307,7 +327,7 @@ def _difference_table(part: Part) -> str:
             *(interval(difference.means[metric][name]) for name in sets),
         ]
         for difference in part.differences
-        for metric in _DIFFERENCE_METRICS
+        for metric in _DIFFERENCE_METRICS[part.section.family]
     ]
     return _markdown(["models", "metric", *sets], rows, left=(0, 1))
 
@@ -318,43 +338,44 @@ def ordered(section: Section) -> list[str]:
 
 
 def _language_columns(section: Section, code: str) -> list[str]:
-    entry = language(code)
-    return [f"{entry.name} `{code}`", section.role(code), entry.resource, f"{section.first.task(code).n:,}"]
+    return [
+        f"{name_of(code)} `{code}`",
+        section.role(code),
+        resource_of(code),
+        f"{section.first.task(code).n:,}",
+    ]
 
 
 def _language_table(part: Part) -> str:
+    metric = part.section.scorer.HEADLINE
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     header += [f"{difference.model} {MINUS} {difference.baseline}" for difference in part.differences]
     rows = []
     for code in ordered(part.section):
         cells = _language_columns(part.section, code)
         for model in part.models:
-            score = model.languages[code][HEADLINE]
+            score = model.languages[code][metric]
             cells.append(f"{percent(score.value)} ± {percent(score.stderr)}")
-        cells += [interval(difference.languages[code][HEADLINE]) for difference in part.differences]
+        cells += [interval(difference.languages[code][metric]) for difference in part.differences]
         rows.append(cells)
     return "± standard error over items.\n\n" + _markdown(header, rows, left=(0, 1, 2))
 
 
-_COPYING = ("label_f1", "value_f1", "values_not_in_utterance")
-
-
-def _copying_table(part: Part) -> str:
+def _details_table(part: Part) -> str:
+    metrics = _DETAILS[part.section.family][1]
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     rows = [
         [
             *_language_columns(part.section, code),
             *(
-                " / ".join(percent(model.languages[code][metric].value) for metric in _COPYING)
+                " / ".join(percent(model.languages[code][metric].value) for metric in metrics)
                 for model in part.models
             ),
         ]
         for code in ordered(part.section)
     ]
-    names = " / ".join(METRIC_NAMES[metric] for metric in _COPYING)
-    return f"Each cell: {names} (share of the predicted values).\n\n" + _markdown(
-        header, rows, left=(0, 1, 2)
-    )
+    names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
+    return f"Each cell: {names}, in per cent.\n\n" + _markdown(header, rows, left=(0, 1, 2))
 
 
 def _sources(part: Part) -> str:

@@ -1,1 +1,30 @@
-"""Pure functions on strings and counts."""
+"""Pure functions on strings and counts: one module a task family, all of the shape of `Scorer`."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+FAMILIES = ("slot", "translation")
+
+
+class Scorer(Protocol):
+    """What a family's module has: integer counts per item, and metrics of their sums."""
+
+    COLUMNS: tuple[str, ...]
+    """The counts of an item, the first of them `n`, which is 1."""
+    HEADLINE: str
+    """The first of METRICS."""
+    METRICS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]
+    """Each takes pooled counts (..., columns) and gives scores (...)."""
+    PERCENT: frozenset[str]
+    """Metrics that are in per cent by custom; the others are shares or ratios."""
+    COMPARABLE: bool
+    """Whether scores in two languages can be compared, so that there is a transfer gap."""
+
+
+def scorer(family: str) -> Scorer:
+    """The module of one of FAMILIES."""
+    return cast(Scorer, import_module(f"midalign.metrics.{family}"))

@@ -240,3 +240,9 @@ METRICS: dict[str, Callable[[Counts], Rates]] = {
     "well_formed": _share("well_formed", "n"),
 }
 """Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1."""
+
+PERCENT: frozenset[str] = frozenset()
+"""No metric is in per cent."""
+
+COMPARABLE = True
+"""Scores in two languages count the same things."""

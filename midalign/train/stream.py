@@ -214,12 +214,17 @@ class Stream(Dataset[dict[str, Batch]]):
 
 
 def task_names(group: str, languages: Sequence[str]) -> list[str]:
-    """The group's task of each language; raises TaskError with the nearest language otherwise."""
-    by_language = {harness.metadata(name)["language"]: name for name in harness.expand([group])}
+    """The group's tasks in some languages, in their order; for translation the directions among them and
+    English. Raises TaskError with the nearest language for one that the group lacks."""
+    languages_of = {name: harness.task_languages(name) for name in harness.expand([group])}
+    known = {code for codes in languages_of.values() for code in codes}
+    names: dict[str, None] = {}
     for language in languages:
-        if language not in by_language:
-            raise TaskError(f"{group} has no language {language!r}.{nearest(language, by_language)}")
-    return [by_language[language] for language in languages]
+        if language not in known:
+            raise TaskError(f"{group} has no language {language!r}.{nearest(language, known)}")
+        own = (name for name, codes in languages_of.items() if language in codes)
+        names.update(dict.fromkeys(name for name in own if set(languages_of[name]) <= set(languages)))
+    return list(names)
 
 
 def check_roles(recipe: Recipe) -> None:

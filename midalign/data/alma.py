@@ -1,0 +1,80 @@
+"""ALMA's human-written pairs with English (Xu et al. 2024): WMT's earlier test sets and FLORES-200.
+
+They hold all of NTREX's English and FLORES-200's dev and devtest: no training data where those are scored.
+"""
+
+import json
+from pathlib import Path
+
+from midalign.data import lines
+from midalign.data.cache import FileSet
+from midalign.data.segments import Segment, segments, sides
+from midalign.errors import DataError, TaskError, nearest
+
+LICENCE = "MIT (repository); texts from WMT and FLORES-200"
+FILES = FileSet("alma")
+_URL = "https://raw.githubusercontent.com/fe1ixxu/ALMA/master/human_written_data"
+
+
+def add(path: Path) -> tuple[list[str], list[str]]:
+    """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+    return _source("cs").add(path)
+
+
+def languages() -> list[str]:
+    """Languages with pairs, sorted."""
+    return sorted({file.split(".")[1].removesuffix("-en") for file in FILES.digests})
+
+
+def directions() -> list[str]:
+    """To and from English for each language, sorted."""
+    return sorted(direction for code in languages() for direction in (f"en-{code}", f"{code}-en"))
+
+
+def read(direction: str, split: str) -> list[Segment]:
+    """The segments of a direction in file order; fetched at first use. Icelandic has no validation split.
+
+    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
+    altered.
+    """
+    files = _files(direction, split)
+    foreign = _foreign(direction)
+    source = _source(foreign)
+    if split == "validation":
+        rows = [row["translation"] for row in json.loads("\n".join(source.read(files[0])))]
+        sides_of = {code: [row[code] for row in rows] for code in (foreign, "en")}
+    else:
+        sides_of = {code: source.read(file) for code, file in zip((foreign, "en"), files, strict=True)}
+    before, after = sides(direction)
+    if len(sides_of[before]) != len(sides_of[after]):
+        raise DataError(
+            f"{files} have {len(sides_of[before])} and {len(sides_of[after])} lines; expected as many"
+        )
+    return segments(f"alma-{foreign}-{split}", sides_of[before], sides_of[after])
+
+
+def digest(direction: str, split: str) -> str:
+    """sha256 of the files' digests."""
+    return FILES.digest(_files(direction, split))
+
+
+def _files(direction: str, split: str) -> tuple[str, ...]:
+    """Foreign and English file, or the one file of a validation split."""
+    if direction not in directions():
+        raise TaskError(f"ALMA has no direction {direction!r}.{nearest(direction, directions())}")
+    pair = f"{_foreign(direction)}-en"
+    files = {
+        "train": (f"train.{pair}.{_foreign(direction)}", f"train.{pair}.en"),
+        "validation": (f"valid.{pair}.json",),
+    }
+    if split not in files or files[split][0] not in FILES.digests:
+        raise TaskError(f"ALMA has no split {split!r} of {direction}")
+    return files[split]
+
+
+def _foreign(direction: str) -> str:
+    return next(code for code in sides(direction) if code != "en")
+
+
+def _source(language: str) -> lines.Source:
+    return lines.Source(FILES, f"{_URL}/{language}en/{{file}}")

@@ -1,0 +1,30 @@
+"""What translation data sets share: a segment, and the languages of a direction."""
+
+from dataclasses import dataclass
+
+from midalign.errors import TaskError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One source text with its translation; `id` is the same for a text in all directions of a set."""
+
+    id: str
+    source: str
+    target: str
+
+
+def sides(direction: str) -> tuple[str, str]:
+    """Codes of source and target of `en-de`; raises TaskError for anything else."""
+    source, dash, target = direction.partition("-")
+    if not dash or not source or not target or "-" in target:
+        raise TaskError(f"{direction!r} is no direction; expected two codes such as en-de")
+    return source, target
+
+
+def segments(prefix: str, source: list[str], target: list[str]) -> list[Segment]:
+    """Line n of one list with line n of the other, `<prefix>-<n>` as its id."""
+    return [
+        Segment(f"{prefix}-{number}", before.strip(), after.strip())
+        for number, (before, after) in enumerate(zip(source, target, strict=True))
+    ]

@@ -1,0 +1,54 @@
+"""WMT23's general task: sources and references of 14 directions (Kocmi et al. 2023), for research use.
+
+Where two references exist (en-he, he-en), refA is taken. en-de and de-en have paragraphs for segments.
+"""
+
+from pathlib import Path
+
+from midalign.data import lines
+from midalign.data.cache import FileSet
+from midalign.data.segments import Segment, segments, sides
+from midalign.errors import TaskError, nearest
+
+LICENCE = "research use"
+FILES = FileSet("wmt23")
+SPLITS = ("test",)
+_URL = "https://raw.githubusercontent.com/wmt-conference/wmt23-news-systems/master/txt"
+SOURCES = lines.Source(FILES, f"{_URL}/sources/{{file}}")
+REFERENCES = lines.Source(FILES, f"{_URL}/references/{{file}}")
+
+
+def add(path: Path) -> tuple[list[str], list[str]]:
+    """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+    return SOURCES.add(path)
+
+
+def directions() -> list[str]:
+    """All directions, sorted."""
+    return sorted(file.split(".")[1] for file in FILES.digests if ".src." in file)
+
+
+def read(direction: str, split: str) -> list[Segment]:
+    """The segments of a direction in file order; fetched at first use.
+
+    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
+    altered.
+    """
+    reference, source = _files(direction, split)
+    return segments(f"wmt23-{direction}", SOURCES.read(source), REFERENCES.read(reference))
+
+
+def digest(direction: str, split: str) -> str:
+    """sha256 of both files' digests."""
+    return FILES.digest(_files(direction, split))
+
+
+def _files(direction: str, split: str) -> tuple[str, str]:
+    """(reference, source)"""
+    if direction not in directions():
+        raise TaskError(f"WMT23 has no direction {direction!r}.{nearest(direction, directions())}")
+    if split not in SPLITS:
+        raise TaskError(f"WMT23 has no split {split!r}; expected test")
+    source, target = sides(direction)
+    stem = f"generaltest2023.{direction}"
+    return f"{stem}.ref.refA.{target}", f"{stem}.src.{source}"

@@ -1,0 +1,190 @@
+"""Translation, scored per segment as integer counts; every metric is a function of pooled counts.
+
+BLEU (Papineni et al. 2002) and chrF++ (Popovic 2017) are sacreBLEU's: it tokenizes and counts n-grams,
+segment by segment, and what is computed here from the sums equals its corpus scores to rounding. Sums instead
+of texts, so that intervals and paired tests can be made again from a record alone.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from midalign.metrics.identify import Identified, identify
+
+BLEU_ORDER = 4
+CHRF_ORDERS = 8
+"""Characters 1 to 6, then words 1 and 2."""
+
+COLUMNS = (
+    "n",
+    "bleu_output",
+    "bleu_reference",
+    *(f"bleu_correct_{n}" for n in range(1, BLEU_ORDER + 1)),
+    *(f"bleu_total_{n}" for n in range(1, BLEU_ORDER + 1)),
+    *(f"chrf_{side}_{n}" for n in range(1, CHRF_ORDERS + 1) for side in ("output", "reference", "match")),
+    "characters",
+    "reference_characters",
+    "off_target",
+    "unidentified",
+    "copied",
+    "empty",
+)
+"""The counts of a segment. `n` is 1; tokens, n-gram matches and n-grams of BLEU; n-grams of output and
+reference and their matches for each order of chrF++; characters but for white space; whether the output is in
+another language, whether that cannot be told, whether it is the source again, whether it is empty."""
+
+HEADLINE = "chrf"
+
+UNSEGMENTED = ("Thai", "Laoo", "Khmr", "Mymr", "Tibt")
+"""Scripts without blanks between words, for which sacreBLEU has a tokenizer in a model only (`flores200`)."""
+
+Counts = NDArray[np.int64]
+Scores = NDArray[np.float64]
+
+
+def tokenizer(language: str, script: str) -> str:
+    """sacreBLEU's tokenizer for a target language; its `13a` splits at blanks, which some languages lack."""
+    if script in ("Hans", "Hant"):
+        return "zh"
+    if script == "Jpan":
+        return "ja-mecab"
+    if language == "ko":
+        return "ko-mecab"
+    return "flores200" if script in UNSEGMENTED and flores_model_is_here() else "13a"
+
+
+def flores_model_is_here() -> bool:
+    """Whether the sentencepiece model of `flores200`, which sacreBLEU downloads, is in its folder."""
+    from sacrebleu.utils import SACREBLEU_DIR
+
+    return Path(SACREBLEU_DIR, "models", "flores200sacrebleuspm").is_file()
+
+
+@cache
+def _bleu(tokenize: str) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize=tokenize, force=True)  # force: no warning of outputs that look tokenized
+
+
+@cache
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF(word_order=2)
+
+
+def signatures(tokenize: str) -> dict[str, str]:
+    """sacreBLEU's signatures of both scores, one reference a segment."""
+    found = {}
+    for name, metric in (("bleu", _bleu(tokenize)), ("chrf", _chrf())):
+        metric.corpus_score([""], [[""]])  # the number of references is known from then on
+        found[name] = str(metric.get_signature())
+    return found
+
+
+def count(source: str, reference: str, output: str, tokenize: str, identifier: str) -> list[int]:
+    """The COLUMNS of one segment.
+
+    Args:
+        source: the text to be translated.
+        reference: its translation.
+        output: what the model answered.
+        tokenize: name of sacreBLEU's tokenizer for the target language.
+        identifier: the identifier's code of the target language; empty where it does not know it.
+    """
+    output = output.strip()
+    bleu = _bleu(tokenize)._extract_corpus_statistics([output], [[reference]])[0]
+    chrf = _chrf()._extract_corpus_statistics([output], [[reference]])[0]
+    language = in_language(output, reference, identifier)
+    return [
+        1,
+        *bleu,
+        *chrf,
+        len("".join(output.split())),
+        len("".join(reference.split())),
+        int(language is Identified.OTHER),
+        int(language is Identified.UNSURE),
+        int(bool(output) and _folded(output) == _folded(source)),
+        int(not output),
+    ]
+
+
+def in_language(output: str, reference: str, identifier: str) -> Identified:
+    """Whether an output is in the reference's language, as far as the identifier can tell.
+
+    Where it does not know the language, or does not recognise the reference itself (names, numbers, a close
+    relative), nothing is held against the output.
+    """
+    if not identifier or identify(reference, identifier) is not Identified.TARGET:
+        return Identified.UNSURE
+    return identify(output, identifier)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _columns(counts: Counts, names: Iterable[str]) -> NDArray[np.float64]:
+    """Some columns, (..., names), as floats."""
+    return counts[..., [COLUMNS.index(name) for name in names]].astype(np.float64)
+
+
+def bleu(counts: Counts) -> Scores:
+    """Corpus BLEU, 0 to 100, of pooled counts (..., columns), with sacreBLEU's exponential smoothing."""
+    orders = range(1, BLEU_ORDER + 1)
+    output, reference = np.moveaxis(_columns(counts, ("bleu_output", "bleu_reference")), -1, 0)
+    correct = _columns(counts, (f"bleu_correct_{n}" for n in orders))
+    total = _columns(counts, (f"bleu_total_{n}" for n in orders))
+    # The k-th order without a match counts as 1 / 2^k of a match.
+    smoothed = np.where(correct == 0, 0.5 ** np.cumsum(correct == 0, -1), correct)
+    with np.errstate(divide="ignore"):
+        brevity = np.exp(np.minimum(0, 1 - reference / np.maximum(output, 1e-9)))
+        mean = np.log(smoothed / np.maximum(total, 1)).mean(-1)
+    scored = correct.any(-1) & total.all(-1)
+    return np.asarray(np.where(scored, 100 * brevity * np.exp(mean), 0.0))
+
+
+def chrf(counts: Counts) -> Scores:
+    """Corpus chrF++, 0 to 100, of pooled counts (..., columns): F2 of mean precision and mean recall."""
+    orders = range(1, CHRF_ORDERS + 1)
+    output, reference, match = (
+        _columns(counts, (f"chrf_{side}_{n}" for n in orders)) for side in ("output", "reference", "match")
+    )
+    both = (output > 0) & (reference > 0)
+    orders_scored = np.maximum(both.sum(-1), 1)
+    precision = np.where(both, match / np.maximum(output, 1), 0).sum(-1) / orders_scored
+    recall = np.where(both, match / np.maximum(reference, 1), 0).sum(-1) / orders_scored
+    weighted = 4 * precision + recall
+    return np.asarray(100 * 5 * precision * recall / np.where(weighted > 0, weighted, 1))
+
+
+def _ratio(part: str, whole: str) -> Callable[[Counts], Scores]:
+    def ratio(counts: Counts) -> Scores:
+        part_of, of = np.moveaxis(_columns(counts, (part, whole)), -1, 0)
+        return np.asarray(part_of / np.maximum(of, 1))
+
+    return ratio
+
+
+METRICS: dict[str, Callable[[Counts], Scores]] = {
+    "chrf": chrf,
+    "bleu": bleu,
+    "off_target": _ratio("off_target", "n"),
+    "unidentified": _ratio("unidentified", "n"),
+    "copied": _ratio("copied", "n"),
+    "empty": _ratio("empty", "n"),
+    "length_ratio": _ratio("characters", "reference_characters"),
+}
+"""Each takes pooled counts (..., columns): both scores from 0 to 100, shares of segments, and the ratio of
+lengths in characters."""
+
+PERCENT = frozenset({"chrf", "bleu"})
+"""Metrics in per cent, as sacreBLEU has them."""
+
+COMPARABLE = False
+"""n-grams of two target languages are different things."""
