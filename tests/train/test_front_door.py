@@ -21,6 +21,7 @@ SMALL = [
     "samples_per_update=4",
     "align.pairs_per_update=4",
     "align.copy_samples=2",
+    "align.preservation=3.0",
     "evaluate=false",
 ]
 
