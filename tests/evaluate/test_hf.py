@@ -48,6 +48,17 @@ def test_finish_reason_and_tokens(base: Path) -> None:
     assert engine.generated["task", 0].prompt_tokens == len(tokenizer(PROMPTS[0])["input_ids"])
 
 
+def test_the_head_gets_no_slice(base: Path) -> None:
+    """torch multiplies one by a copy of the weight per row: minutes and gigabytes with Gemma's vocabulary."""
+    engine = MidalignHF(pretrained=str(base), dtype="float32", device="cpu", batch_size=64)
+    contiguous: list[bool] = []
+    head = engine.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, args: contiguous.append(args[0].is_contiguous()))
+    engine.generate_until(requests(["\n"], length=2), disable_tqdm=True)
+    assert len(contiguous) > 1
+    assert all(contiguous)
+
+
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("chat", [True, False])
 def test_prompt_ids_are_lm_evals_with_one_bos(tmp_path: Path, bos: bool, chat: bool) -> None:
