@@ -1,8 +1,13 @@
 """The one table of languages: every code mapping in the project is read from `languages.tsv`.
 
-Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `branch` (of
-the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic Diversity"),
-the code of the language in each data set that has it, and that of the language identifier.
+Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `direction`,
+`branch` (of the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic
+Diversity", by the authors' list lang2tax.txt; a regional or script variant has its language's), the code of
+the language in each data set that has it, `comet` (yes where the encoder of COMET's models knows the
+language) and the code of the language identifier.
+
+Codes are ISO 639-1 where that names one row, else ISO 639-3 (`kmr` and `ckb`, not `ku`), with a variant's
+region or script behind `_`. Rows are sorted by code.
 """
 
 from dataclasses import dataclass
@@ -22,18 +27,34 @@ class Language:
     code: str
     name: str
     script: str
+    direction: Literal["ltr", "rtl"]
     branch: str
-    joshi: int
+    joshi: int | None
+    """None where the authors' list has no such language."""
     massive: str
     tatoeba: str
     ntrex: str
+    flores: str
+    """FLORES-200's code."""
+    wmt23: str
+    uner: str
+    """Treebanks of Universal NER v1, separated by blanks: what stands before `-ud-test.iob2`."""
+    xsid: str
+    alma: str
     mini: str
+    comet: bool
+    """Whether it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
     identifier: str
-    """py3langid's code."""
+    """py3langid's code; empty where it has another language's at best."""
 
     @property
     def resource(self) -> ResourceClass:
-        """Resource class: Joshi classes 4 and 5 are high, 3 is mid, 0 to 2 are low."""
+        """Resource class: Joshi classes 4 and 5 are high, 3 is mid, 0 to 2 are low.
+
+        Languages without a class are low: nearly all that the list leaves out are dialects or small.
+        """
+        if self.joshi is None:
+            return "low"
         return "high" if self.joshi >= 4 else "mid" if self.joshi == 3 else "low"
 
 
@@ -45,7 +66,8 @@ def languages() -> dict[str, Language]:
     table = {}
     for line in lines:
         row = dict(zip(columns, line.split("\t"), strict=True))
-        table[row["code"]] = Language(**{**row, "joshi": int(row["joshi"])})  # type: ignore[arg-type]
+        typed = {"joshi": int(row["joshi"]) if row["joshi"] else None, "comet": row["comet"] == "yes"}
+        table[row["code"]] = Language(**{**row, **typed})  # type: ignore[arg-type]
     return table
 
 
