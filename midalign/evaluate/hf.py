@@ -35,7 +35,8 @@ class MidalignHF(HFLM):
     def __init__(self, pretrained: Any, dtype: str = "auto", **kwargs: Any) -> None:
         """As HFLM; `dtype` "auto" is bf16 where the device has it. `pretrained` may be a loaded model."""
         super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
-        # torch multiplies a slice, the last position of every row, by one copy of the head's weight per row.
+        # The last position of every row is a slice, and its product takes torch hundreds of times as long as
+        # that of a contiguous copy: scripts/benchmarks/head_slice.py.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         self.on_output: Callable[[int], None] | None = None
         """Called with the number of answers that have just been finished; None shows a bar of tqdm."""

@@ -49,7 +49,7 @@ def test_finish_reason_and_tokens(base: Path) -> None:
 
 
 def test_the_head_gets_no_slice(base: Path) -> None:
-    """torch multiplies one by a copy of the weight per row: minutes and gigabytes with Gemma's vocabulary."""
+    """Its product takes minutes and gigabytes with Gemma's vocabulary: scripts/benchmarks/head_slice.py."""
     engine = MidalignHF(pretrained=str(base), dtype="float32", device="cpu", batch_size=64)
     contiguous: list[bool] = []
     head = engine.model.get_output_embeddings()
