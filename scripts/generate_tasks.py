@@ -37,8 +37,13 @@ class Group:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
-        return FOLDER / self.family / self.name.removeprefix("midalign_")
+        """Where its files lie; slot filling scored as spans is slot filling."""
+        return FOLDER / self.family.removesuffix("_spans") / self.name.removeprefix("midalign_")
+
+    def task(self, language: str) -> str:
+        """A task's name: xSID's are by its own codes, the others by ours."""
+        suffix = languages()[language].xsid.replace("-", "_") if self.source == "xsid" else language
+        return f"{self.name}_{suffix}"
 
 
 def of_column(column: str) -> Callable[[], list[str]]:
@@ -94,6 +99,7 @@ target_delimiter: " "
 GROUPS = (
     Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
     Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
+    Group("midalign_slot_xsid", "slot_spans", "xsid", 1, INSTRUCTED, of_column("xsid"), short),
     Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
     Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
@@ -138,7 +144,7 @@ def shared(group: Group) -> str:
 def leaf(group: Group, language: str) -> str:
     """The task of one language or direction."""
     return (
-        f"{HEADER}include: _{group.name}\ntask: {group.name}_{language}\n"
+        f"{HEADER}include: _{group.name}\ntask: {group.task(language)}\n"
         f"{generation(group, language) if not alike(group) else ''}"
         f"metadata:\n  version: {group.version}\n  family: {group.family}\n"
         f"  source: {group.source}\n  language: {language}\n"
@@ -147,7 +153,7 @@ def leaf(group: Group, language: str) -> str:
 
 def whole(group: Group) -> str:
     """The group: a macro mean over languages, or none where their scores cannot be compared."""
-    tasks = "".join(f"  - {group.name}_{language}\n" for language in group.languages())
+    tasks = "".join(f"  - {group.task(language)}\n" for language in group.languages())
     metrics = "".join(
         f"  - metric: {metric}\n    aggregation: mean\n    weight_by_size: false\n"
         for metric in scorer(group.family).METRICS
@@ -169,7 +175,7 @@ def files() -> dict[Path, str]:
         found[group.folder / f"_{group.name}"] = shared(group)
         found[group.folder / f"{group.name}.yaml"] = whole(group)
         for language in group.languages():
-            found[group.folder / f"{group.name}_{language}.yaml"] = leaf(group, language)
+            found[group.folder / f"{group.task(language)}.yaml"] = leaf(group, language)
     translation = [group.name for group in GROUPS if group.name.startswith("midalign_mt_")]
     found[FOLDER / "translation" / "midalign_mt.yaml"] = several("midalign_mt", translation)
     return found

@@ -91,7 +91,10 @@ def _named(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Files whose line counts and sha256 the project carries, in `<name>_digests.tsv` beside this module."""
+    """Files whose line counts and sha256 the project carries, in `<name>_digests.tsv` beside this module.
+
+    Where a set allows it, other copies are kept beside what was published, each verified against itself.
+    """
 
     name: str
 
@@ -104,7 +107,15 @@ class FileSet:
 
     def digest(self, several: Iterable[str]) -> str:
         """sha256 over the digests of some files."""
-        return hashlib.sha256("".join(self.digests[file][1] for file in several).encode()).hexdigest()
+        return hashlib.sha256("".join(self.expected(file)[1] for file in several).encode()).hexdigest()
+
+    def expected(self, file: str) -> tuple[int, str]:
+        """(lines, sha256) that `read` insists on: what was noted when a copy was kept, else the published."""
+        try:
+            lines, sha256 = self._note(file).read_text("utf-8").split()
+        except FileNotFoundError:
+            return self.digests[file]
+        return int(lines), sha256
 
     def path(self, file: str) -> Path:
         """Where a file of the set lies once it is there."""
@@ -112,7 +123,29 @@ class FileSet:
 
     def put(self, file: str, content: bytes, source: str) -> None:
         """Verify and store a file; raises DataError that names `source` where it is not the published one."""
-        self._verify(file, content, source, "Get the file from its publisher again")
+        self._verify(file, content, self.digests[file], source, "Get the file from its publisher again")
+        self._note(file).unlink(missing_ok=True)
+        write(self.path(file), content)
+
+    def published(self, file: str, content: bytes) -> bool:
+        """Whether this is the file as the project knows it."""
+        return file in self.digests and self.digests[file][1] == hashlib.sha256(content).hexdigest()
+
+    def keep(self, file: str, content: bytes, source: str) -> None:
+        """Store a copy that need not be the published one; what is not is told, and verified against itself
+        from then on. Its own digest is what records get, so that scores on two copies are told apart.
+        """
+        if self.published(file, content):
+            return self.put(file, content, source)
+        known = self.digests.get(file)
+        lines, sha256 = content.count(b"\n"), hashlib.sha256(content).hexdigest()
+        if known:
+            log.warning(
+                "%s: %s has %d lines, sha256 %s...; the published one has %d, sha256 %s.... It is kept, and "
+                "scores on it are not comparable with published ones",
+                *(source, file, lines, sha256[:16], known[0], known[1][:16]),
+            )
+        write(self._note(file), f"{lines} {sha256}\n".encode())
         write(self.path(file), content)
 
     def read(self, file: str) -> str:
@@ -122,9 +155,8 @@ class FileSet:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from None
-        self._verify(
-            file, content, str(path), f"Remove it (rm {path}) and add the data set again: {self.remedy}"
-        )
+        remedy = f"Remove it (rm {path}) and add the data set again: {self.remedy}"
+        self._verify(file, content, self.expected(file), str(path), remedy)
         return content.decode("utf-8")
 
     def fetch(self, url: str, there: Callable[[], bool], store: Callable[[Path], object]) -> None:
@@ -154,8 +186,13 @@ class FileSet:
         """What to type where the set is missing."""
         return f"midalign data add {self.name} PATH"
 
-    def _verify(self, file: str, content: bytes, source: str, remedy: str) -> None:
-        lines, sha256 = self.digests[file]
+    def _note(self, file: str) -> Path:
+        """Lines and sha256 of a copy that is not the published one."""
+        path = self.path(file)
+        return path.with_name(f"{path.name}.kept")
+
+    def _verify(self, file: str, content: bytes, expected: tuple[int, str], source: str, remedy: str) -> None:
+        lines, sha256 = expected
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
             count = content.count(b"\n")

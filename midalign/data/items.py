@@ -12,3 +12,12 @@ class Item:
     utterance: str
     annotated: str
     slots: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class TaggedItem(Item):
+    """An utterance that its publisher has split into words."""
+
+    words: tuple[str, ...]
+    spans: tuple[tuple[str, int, int], ...]
+    """(label, first word, end) of `slots`, in the same order."""

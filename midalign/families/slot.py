@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,19 +19,22 @@ SHOTS = 64
 """Size of the few-shot pool. lm-eval copies the pool when it loads a task, and compares each document with
 all of it when it draws: all 11,514 training documents of a language would cost more than the rest."""
 
+SHOTS_FROM = {"massive": "train", "mini": "train", "xsid": "validation"}
+"""The split that few-shot examples come from: xSID has no training split in most languages."""
+
 
 class Splits(dict[str, "datasets.Dataset"]):
     """Splits of one language, each read when it is first asked for: train, validation, test, and shots."""
 
-    def __init__(self, source: str, language: str) -> None:
-        self.source, self.language = source, language
+    def __init__(self, source: str, language: str, document: Callable[..., dict[str, Any]]) -> None:
+        self.source, self.language, self.document = source, language, document
 
     def __missing__(self, split: str) -> "datasets.Dataset":
         import datasets
 
         items = self._shots() if split == "shots" else self._items(split)
         self[split] = datasets.Dataset.from_list(
-            [document(item, self.source, self.language) for item in items]
+            [self.document(item, self.source, self.language) for item in items]
         )
         return self[split]
 
@@ -40,22 +43,22 @@ class Splits(dict[str, "datasets.Dataset"]):
         return found
 
     def _shots(self) -> "list[Item]":
-        """Training items in a seeded order: file order begins with alarms only. Splits of one source are
+        """Items of SHOTS_FROM in a seeded order: file order begins with alarms only. Splits of one source are
         parallel, so the shots are translations of each other in all languages."""
-        items = self._items("train")
+        items = self._items(SHOTS_FROM[self.source])
         return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
 
 
 def _source(name: str) -> Any:
     """The data set's module."""
-    from midalign.data import massive, mini
+    from midalign.data import massive, mini, xsid
 
-    return {"massive": massive, "mini": mini}[name]
+    return {"massive": massive, "mini": mini, "xsid": xsid}[name]
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is "massive" or "mini"."""
-    return Splits(source, language)
+    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is a key of SHOTS_FROM."""
+    return Splits(source, language, document)
 
 
 def document(item: "Item", source: str, language: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from midalign import record
 from midalign.errors import RecordError
+from midalign.languages import languages
 from midalign.metrics import FAMILIES, scorer
 from midalign.record import Items, Record, TaskResult
 
@@ -34,7 +35,11 @@ class Run:
 
     def task(self, language: str) -> TaskResult:
         """The record's entry of a language."""
-        return self.record.tasks[f"{self.group}_{language}"]
+        return next(
+            task
+            for name, task in self.record.tasks.items()
+            if task.language == language and _group(name, language) == self.group
+        )
 
 
 def load(folder: Path) -> list[Run]:
@@ -56,8 +61,8 @@ def _runs(file: Path) -> Iterator[Run]:
     items = record.read_items(file)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
-        group = name.removesuffix(f"_{task.language}")
-        if group == name:
+        group = _group(name, task.language)
+        if group is None:
             raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
         if task.family not in FAMILIES:
             raise RecordError(
@@ -71,6 +76,15 @@ def _runs(file: Path) -> Iterator[Run]:
     if not groups:
         raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
     yield from groups.values()
+
+
+def _group(name: str, language: str) -> str | None:
+    """A task's name without its language, which xSID's tasks have as xSID spells it; None for other names."""
+    row = languages().get(language)
+    for code in (language, row.xsid.replace("-", "_") if row else ""):
+        if code and name.endswith(f"_{code}"):
+            return name.removesuffix(f"_{code}")
+    return None
 
 
 def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:

@@ -15,6 +15,8 @@ MINUS = "−"
 METRIC_NAMES = {
     "slot_f1": "slot F1",
     "slot_f1_reference": "slot F1, published procedure",
+    "strict_f1": "strict span F1",
+    "loose_f1": "loose span F1",
     "label_f1": "label F1",
     "value_f1": "value F1",
     "values_not_in_utterance": "values not in the utterance",
@@ -31,12 +33,14 @@ METRIC_NAMES = {
 
 _DIFFERENCE_METRICS = {
     "slot": ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference"),
+    "slot_spans": ("slot_f1", "strict_f1", "loose_f1", "label_f1", "value_f1", "values_not_in_utterance"),
     "translation": ("chrf", "bleu", "off_target", "copied", "length_ratio"),
 }
 """What the table of differences shows, by family."""
 
 _DETAILS = {
     "slot": ("Labels, values and copying", ("label_f1", "value_f1", "values_not_in_utterance")),
+    "slot_spans": ("Spans, labels and copying", ("strict_f1", "loose_f1", "label_f1", "value_f1")),
     "translation": ("Ways to fail", ("off_target", "unidentified", "copied", "empty")),
 }
 """Title and metrics of the last table, by family."""

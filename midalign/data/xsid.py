@@ -1,0 +1,196 @@
+"""xSID 0.7: utterances to an assistant in 19 languages and dialects (van der Goot et al. 2021), CC BY-SA 4.0.
+
+The publisher corrects the set now and then, so a copy that differs from the release is taken, with a warning
+and under its own digest.
+"""
+
+import re
+from pathlib import Path
+
+from midalign.data import cache, lines
+from midalign.data.archive import members
+from midalign.data.items import TaggedItem
+from midalign.errors import DataError, TaskError, nearest
+from midalign.languages import languages
+
+LICENCE = "CC BY-SA 4.0"
+SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+FILES = cache.FileSet("xsid")
+"""What stands at commit 761d926 of github.com/mainlp/xsid."""
+SOURCE = lines.Source(
+    FILES,
+    "https://raw.githubusercontent.com/mainlp/xsid/761d926c3f2e9f6bea13192d2f39cec1d04d9777/data/xSID-0.7/{file}",
+)
+TRAIN = "en.train.conll"
+"""The one training file. Its digest is not known here, and it is optional."""
+
+COMMENT = re.compile(r"#\s*([\w-]+)\s*[:=](.*)")
+TAG = re.compile(r"O|([BI])-(\S+)")
+
+
+def items(language: str, split: str) -> list[TaggedItem]:
+    """The items of a language and split in file order, their ids being positions; fetched at first use.
+
+    The set's own ids are not unique in Lithuanian and missing in English; position 7 is the same sentence in
+    all languages but Norwegian, which has eleven dialects. A ";" is written "," (one Norwegian title has
+    one): answers separate slots by it.
+
+    Raises TaskError for an unknown language or split, DataError where the data is missing or altered.
+    """
+    file = _file(language, split)
+    path = FILES.path(file)
+    if not path.is_file() and file != TRAIN:
+        SOURCE.fetch(file)
+    return parse(FILES.read(file), str(path), unique=False)
+
+
+def digest(language: str, split: str) -> str:
+    """sha256 of a split: of the copy that was added where that is not the published one."""
+    return FILES.expected(_file(language, split))[1]
+
+
+def add(path: Path) -> tuple[list[str], list[str]]:
+    """Store the `<language>.<split>.conll` files of a file, folder or archive; returns (added, missing).
+
+    Byte order marks and carriage returns are dropped. Where a name stands there more than once, as in the
+    publisher's repository with all its versions, the published one is taken. Raises DataError with file and
+    line for what is malformed, and where no file is found.
+    """
+    found: dict[str, bytes] = {}
+    for name, content in members(path, lambda name: name in FILES.digests or name == TRAIN):
+        content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+        if name not in found or FILES.published(name, content):
+            found[name] = content
+    if not found:
+        raise DataError(f"{path} holds no file of xSID; expected some of en.valid.conll, en.test.conll, ...")
+    for name, content in found.items():
+        try:
+            text = content.decode("utf-8")
+        except UnicodeError as error:
+            raise DataError(f"{path}, {name}: not UTF-8 ({error})") from None
+        if name != TRAIN:  # read when it is trained on
+            parse(text, f"{path}, {name}", unique=not FILES.published(name, content))
+    for name, content in found.items():
+        FILES.keep(name, content, str(path))
+    return list(found), [name for name in FILES.digests if not FILES.path(name).is_file()]
+
+
+def parse(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
+    """The items of a file: comments such as `# text = ...` or `# text: ...`, then rows of index, word, intent
+    and BIO tag; items are separated by an empty line.
+
+    The utterance is the comment `text` where that spells the words (blanks apart), else the words with blanks
+    between them: in one item of the release it does not. `unique` refuses an id that stands twice.
+
+    Raises DataError with `source` and line.
+    """
+    found: list[TaggedItem] = []
+    seen: dict[str, int] = {}
+    comments: dict[str, str] = {}
+    rows: list[tuple[str, str, str]] = []
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        where = f"{source}, line {number}"
+        if line.startswith("#") and "\t" not in line:
+            if rows:
+                raise DataError(f"{where}: a comment among the words; expected an empty line before it")
+            if match := COMMENT.match(line):
+                comments[match[1]] = match[2].strip()
+        elif line.strip():
+            rows.append(_row(line, rows, where))
+        elif rows:
+            id = comments.get("id")
+            if unique and id is not None and seen.setdefault(id, number) != number:
+                raise DataError(
+                    f"{where}: the item before it has the id {id}, as the one before line {seen[id]}; "
+                    "expected each id once"
+                )
+            found.append(_item(str(len(found) + 1), comments, rows))
+            comments, rows = {}, []
+        elif comments:
+            raise DataError(f"{where}: an item without words")
+    if not found:
+        raise DataError(f"{source} holds no item")
+    return found
+
+
+def _row(line: str, before: list[tuple[str, str, str]], where: str) -> tuple[str, str, str]:
+    """(word, intent, tag)"""
+    fields = line.split("\t")
+    if len(fields) != 4:
+        raise DataError(
+            f"{where}: {len(fields)} columns; expected 4, separated by tabs: index, word, intent, slot"
+        )
+    index, word, intent, tag = (field.strip() for field in fields)
+    if index != str(len(before) + 1):
+        raise DataError(f"{where}: word {index!r} where word {len(before) + 1} was expected")
+    match = TAG.fullmatch(tag)
+    if not match:
+        raise DataError(f"{where}: the tag {tag!r}; expected O, B-<slot> or I-<slot>")
+    last = before[-1][2] if before else "O"
+    if match[1] == "I" and last[2:] != match[2]:
+        raise DataError(f"{where}: {tag} after {last}; a slot begins with B-{match[2]}")
+    return word.replace(";", ","), intent, tag
+
+
+def _item(id: str, comments: dict[str, str], rows: list[tuple[str, str, str]]) -> TaggedItem:
+    words = [word for word, _, _ in rows]
+    spelled = ["".join(word.split()) for word in words]
+    utterance = comments.get("text", "").replace(";", ",")
+    if "".join(utterance.split()) != "".join(spelled):
+        utterance = " ".join(word for word in words if word)
+    spans = _spans([tag for _, _, tag in rows])
+    places = [i for i, character in enumerate(utterance) if not character.isspace()]
+    ends = [0]
+    for letters in spelled:
+        ends.append(ends[-1] + len(letters))
+    values = [
+        utterance[places[ends[start]] : places[ends[end] - 1] + 1] if ends[start] < ends[end] else ""
+        for _, start, end in spans
+    ]
+    slots = tuple((label, value) for (label, _, _), value in zip(spans, values, strict=True))
+    return TaggedItem(
+        id=id,
+        intent=comments.get("intent", rows[0][1]),
+        utterance=utterance,
+        annotated=_annotated(words, spans),
+        slots=slots,
+        words=tuple(words),
+        spans=tuple(spans),
+    )
+
+
+def _spans(tags: list[str]) -> list[tuple[str, int, int]]:
+    """(label, first word, end)"""
+    starts = [i for i, tag in enumerate(tags) if tag.startswith("B")]
+    return [
+        (
+            tags[start][2:],
+            start,
+            next((i for i in range(start + 1, len(tags)) if tags[i][0] != "I"), len(tags)),
+        )
+        for start in starts
+    ]
+
+
+def _annotated(words: list[str], spans: list[tuple[str, int, int]]) -> str:
+    """As MASSIVE writes it."""
+    shown = list(words)
+    for label, start, end in spans:
+        shown[start] = f"[{label} : {shown[start]}"
+        shown[end - 1] += "]"
+    return " ".join(word for word in shown if word)
+
+
+def _file(language: str, split: str) -> str:
+    known = {code: row.xsid for code, row in languages().items() if row.xsid}
+    if language not in known:
+        raise TaskError(f"xSID has no language {language!r}.{nearest(language, known)}")
+    if split not in SPLITS:
+        raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
+    file = f"{known[language]}.{SPLITS[split]}.conll"
+    if split == "train" and (file != TRAIN or not FILES.path(file).is_file()):
+        raise TaskError(
+            f"xSID has no training split of {language!r} here; the one that exists is English, in {TRAIN}: "
+            f"{FILES.remedy}"
+        )
+    return file

@@ -1,0 +1,45 @@
+"""Slot filling on data with tagged words, for lm-eval: as midalign.families.slot, and scored as spans."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from midalign.families import slot
+from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.slot import data_digest
+from midalign.metrics.slot_spans import METRICS, count
+
+if TYPE_CHECKING:
+    from midalign.data.items import TaggedItem
+
+__all__ = ["counts", "data_digest", "dataset", "document", "process_results"]
+
+
+def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:
+    """What lm-eval's `custom_dataset` calls with a task's metadata."""
+    return slot.Splits(source, language, document)
+
+
+def document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
+    """One document: that of midalign.families.slot, and the words with their spans."""
+    return {
+        **slot.document(item, source, language),
+        "words": json.dumps(item.words, ensure_ascii=False),
+        "spans": json.dumps(item.spans),
+    }
+
+
+def counts(doc: Mapping[str, Any], output: str) -> list[int]:
+    """metrics.slot_spans.COLUMNS of an output's first line: engines stop there, others may not."""
+    gold = [(label, value) for label, value in json.loads(doc["slots"])]
+    spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
+    line = output.strip().partition("\n")[0]
+    return count(gold, line, doc["utterance"], json.loads(doc["words"]), spans)
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
+    """What lm-eval aggregates: the document's counts under every metric's name."""
+    return under_every_name(counts(doc, results[0]), METRICS)
+
+
+globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

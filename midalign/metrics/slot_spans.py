@@ -1,0 +1,162 @@
+"""Slot filling on data with tagged words: the pairs of midalign.metrics.slot, and spans as xSID scores them.
+
+xSID's own scorer (van der Goot et al. 2021, scripts/nluEval.py) reads BIO tags. An answer `slot: value; slot:
+value` says what stands in the utterance and not where, so `located` finds words for its values first:
+
+1. a pair that the gold annotation has (the same label and the same words, in any case and however spaced) is
+   taken to mean the place where gold has it, each gold span once: an answer is not charged for what its
+   format cannot say;
+2. every other pair, in the answer's order, gets the leftmost place where its value is written in whole words
+   none of which is taken yet.
+
+A pair without a place is a predicted span that matches nothing.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from midalign.metrics import slot
+from midalign.metrics.slot import Counts, Pair, Rates, normalise, parse
+
+Span = tuple[str, int, int]
+"""Label, first word, end."""
+
+_PAIRS = tuple(name for name in slot.COLUMNS if not name.startswith("ref_"))
+
+COLUMNS = (*_PAIRS, "strict_tp", "loose_tp_pred", "loose_tp_gold")
+"""The counts of an item: those of midalign.metrics.slot but for the procedure published for MASSIVE; spans
+that gold has too; predicted spans that touch a gold one of their label; gold spans that touch a predicted one
+of their label. There are as many predicted and gold spans as pairs."""
+
+HEADLINE = "slot_f1"
+
+
+def count(
+    gold: Sequence[Pair], output: str, utterance: str, words: Sequence[str], spans: Sequence[Span]
+) -> list[int]:
+    """The COLUMNS of one item.
+
+    Args:
+        gold: (label, value) pairs.
+        output: what the model answered.
+        utterance: the text that the values should be copied from.
+        words: the publisher's words of the utterance.
+        spans: where `gold` stands in them.
+    """
+    # Without an annotation the procedure published for MASSIVE has nothing to read.
+    pairs = dict(zip(slot.COLUMNS, slot.count(gold, output, utterance, "", ""), strict=True))
+    found = located(parse(output).pairs, words, spans)
+    predicted = [_published(span, len(words)) for span in found if span is not None]
+    wanted = [_published(span, len(words)) for span in spans]
+    return [
+        *(pairs[name] for name in _PAIRS),
+        len(set(predicted) & set(wanted)),
+        sum(any(_touches(one, other) for other in wanted) for one in predicted),
+        sum(any(_touches(one, other) for other in predicted) for one in wanted),
+    ]
+
+
+def located(pairs: Sequence[Pair], words: Sequence[str], spans: Sequence[Span]) -> list[Span | None]:
+    """Where each pair stands in `words`, None where it has no place; the rule is the module's."""
+    folded = [_folded(word) for word in words]
+    values = [_folded(value) for _, value in pairs]
+    found: list[Span | None] = [None] * len(pairs)
+    free = [True] * len(words)
+    unmatched = list(spans)
+    for i, (label, _) in enumerate(pairs):
+        for span in unmatched:
+            if label == span[0] and values[i] == "".join(folded[span[1] : span[2]]):
+                found[i] = span
+                free[span[1] : span[2]] = [False] * (span[2] - span[1])
+                unmatched.remove(span)
+                break
+    for i, (label, _) in enumerate(pairs):
+        place = _leftmost(values[i], folded, free) if found[i] is None and label else None
+        if place is not None:
+            found[i] = (label, *place)
+            free[slice(*place)] = [False] * (place[1] - place[0])
+    return found
+
+
+def _leftmost(value: str, folded: Sequence[str], free: Sequence[bool]) -> tuple[int, int] | None:
+    """First word and end of free words that spell `value`; xSID has a few empty words, and none is an end."""
+    for start, first in enumerate(folded):
+        if not first or not value.startswith(first):
+            continue
+        letters = ""
+        for end in range(start, len(folded)):
+            letters += folded[end]
+            if not free[end] or not value.startswith(letters):
+                break
+            if letters == value:
+                return start, end + 1
+    return None
+
+
+def _folded(text: str) -> str:
+    """In any case and however spaced: words are cut where the utterance has no blank."""
+    return "".join(normalise(text).split())
+
+
+def _published(span: Span, words: int) -> Span:
+    """A span as xSID's scorer notes it: up to the word behind it, or to the last word where none is behind.
+
+    A quirk of the original, kept: a span of the last two words looks like one of the last but one alone.
+    """
+    label, start, end = span
+    return label, start, min(end, words - 1)
+
+
+def _touches(one: Span, other: Span) -> bool:
+    """Whether `other` has the same label and begins or ends within `one`, the word behind it included.
+
+    Quirks of the original, kept: neighbours touch, and a span does not touch one that contains it on both
+    sides (but is touched by it).
+    """
+    (label, start, end), (other_label, other_start, other_end) = one, other
+    return label == other_label and (start <= other_start <= end or start <= other_end <= end)
+
+
+def _column(counts: Counts, name: str) -> Counts:
+    column: Counts = counts[..., COLUMNS.index(name)]
+    return column
+
+
+def _f1(true_of_predicted: str, true_of_gold: str) -> Callable[[Counts], Rates]:
+    """Harmonic mean of precision and recall, 0 where both are."""
+
+    def f1(counts: Counts) -> Rates:
+        precision = _column(counts, true_of_predicted) / np.maximum(_column(counts, "slot_pred"), 1)
+        recall = _column(counts, true_of_gold) / np.maximum(_column(counts, "slot_gold"), 1)
+        both = precision + recall
+        return np.asarray(2 * precision * recall / np.where(both > 0, both, 1))
+
+    return f1
+
+
+_AS_PAIRS = [COLUMNS.index(name) if name in COLUMNS else 0 for name in slot.COLUMNS]
+
+
+def _of_pairs(metric: str) -> Callable[[Counts], Rates]:
+    """A metric of midalign.metrics.slot, which looks for its columns in the order that they have there."""
+    return lambda counts: slot.METRICS[metric](counts[..., _AS_PAIRS])
+
+
+METRICS: dict[str, Callable[[Counts], Rates]] = {
+    "slot_f1": _of_pairs("slot_f1"),
+    "strict_f1": _f1("strict_tp", "strict_tp"),
+    "loose_f1": _f1("loose_tp_pred", "loose_tp_gold"),
+    "label_f1": _of_pairs("label_f1"),
+    "value_f1": _of_pairs("value_f1"),
+    "values_not_in_utterance": _of_pairs("values_not_in_utterance"),
+    "exact_match": _of_pairs("exact_match"),
+    "well_formed": _of_pairs("well_formed"),
+}
+"""Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1."""
+
+PERCENT: frozenset[str] = frozenset()
+"""No metric is in per cent."""
+
+COMPARABLE = True
+"""Scores in two languages count the same things."""
