@@ -207,12 +207,12 @@ def test_names_and_training(midalign: Run, folder: Path) -> None:
     with pytest.raises(TaskError, match="No split 'dev'"):
         xsid.items("de", "dev")
     for language in ("de", "en"):
-        with pytest.raises(TaskError, match="no training split of .*midalign data add xsid PATH"):
+        with pytest.raises(TaskError, match=r"no training split of .*midalign data add xsid PATH"):
             xsid.items(language, "train")
     (folder / "en.train.conll").write_text(GERMAN, "utf-8")
     xsid.add(folder)
     assert [item.id for item in xsid.items("en", "train")] == ["1", "2"]
-    with pytest.raises(DataError, match="HF_HUB_OFFLINE .*midalign data add xsid PATH"):
+    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE .*midalign data add xsid PATH"):
         xsid.items("tr", "test")
 
 
