@@ -47,6 +47,17 @@ def task_languages(name: str) -> list[str]:
     return [code for code in (*others, last) if code != "en"] if others else [last]
 
 
+def family_languages(family: str) -> set[str]:
+    """Codes of all languages in the tasks of a folder of task files: slot, translation, ..."""
+    folders = {path.name: path for path in tasks_dir().iterdir() if path.is_dir()}
+    if family not in folders:
+        raise TaskError(
+            f"No family {family!r}.{nearest(family, folders)} Expected {', '.join(sorted(folders))}"
+        )
+    names = [path.stem for path in folders[family].rglob("*.yaml") if "group" not in _file(path.stem)]
+    return {code for name in names for code in str(metadata(name)["language"]).split("-")}
+
+
 def load(names: Sequence[str]) -> dict[str, Any]:
     """lm-eval's task objects by name, without the 14,000 files of its own index."""
     from lm_eval.tasks import TaskManager

@@ -19,6 +19,13 @@ from midalign.errors import TaskError, nearest
 
 ResourceClass = Literal["high", "mid", "low"]
 
+RESOURCE_SOURCE = (
+    "Joshi et al. 2020, The State and Fate of Linguistic Diversity and Inclusion in the NLP World "
+    "(https://aclanthology.org/2020.acl-main.560), the authors' list lang2tax.txt"
+)
+SETS = ("massive", "xsid", "uner", "ntrex", "flores", "wmt23", "tatoeba", "alma", "mini")
+"""The columns of data sets."""
+
 
 @dataclass(frozen=True)
 class Language:

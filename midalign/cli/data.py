@@ -1,9 +1,14 @@
-"""`midalign data add` and `midalign data list`"""
+"""`midalign data`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from midalign.languages import Language
+
+WIDTH = 110
 
 app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
 
@@ -36,6 +41,63 @@ def list_() -> None:
         print(
             f"{state.name:9} {state.present} of {state.files} files, {state.licence}, in {state.folder}{rest}"
         )
+
+
+@app.command("languages")
+def languages_(
+    family: Annotated[str, typer.Option(help="Only languages of slot, translation, ...")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Every column, as JSON.")] = False,
+) -> None:
+    """Show the languages that occur in midalign: names, scripts, resource classes, data sets."""
+    import json
+    from dataclasses import asdict
+
+    from midalign.harness import family_languages
+    from midalign.languages import RESOURCE_SOURCE, languages
+
+    wanted = family_languages(family) if family else languages()
+    rows = [row for code, row in languages().items() if code in wanted]
+    if as_json:
+        source = {"resource_source": RESOURCE_SOURCE}
+        found = [{**asdict(row), "resource": row.resource, **source} for row in rows]
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    _print_languages(rows)
+
+
+def _print_languages(rows: "list[Language]") -> None:
+    """A table within WIDTH columns, and what it means."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from midalign.languages import RESOURCE_SOURCE, SETS
+
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("code", "language", "script", "branch", "class"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("data sets")
+    for heading in ("comet", "identifier"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.code,
+            row.name,
+            f"{row.script} {row.direction}",
+            row.branch,
+            f"{row.resource} {'-' if row.joshi is None else row.joshi}",
+            " ".join(name for name in SETS if getattr(row, name)),
+            "yes" if row.comet else "",
+            row.identifier,
+        )
+    console.print(table)
+    console.print(
+        f"\n{len(rows)} languages. class: {RESOURCE_SOURCE}; 4 and 5 are high, 3 is mid, 0 to 2 and what the "
+        "list lacks (-) are low. comet: XLM-R, the encoder of COMET's models, was pretrained on it. "
+        "identifier: py3langid's code. All codes: midalign data languages --json",
+        markup=False,
+    )
 
 
 def _shown(names: list[str]) -> str:
