@@ -91,7 +91,8 @@ def _named(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Files whose line counts and sha256 the project carries, in `<name>_digests.tsv` beside this module.
+    """Files whose line counts and sha256 the project carries, in `<name>_digests.tsv` beside this module; a
+    sha256 that is not known is empty there.
 
     Where a set allows it, other copies are kept beside what was published, each verified against itself.
     """
@@ -139,7 +140,7 @@ class FileSet:
             return self.put(file, content, source)
         known = self.digests.get(file)
         lines, sha256 = content.count(b"\n"), hashlib.sha256(content).hexdigest()
-        if known:
+        if known and known[1]:
             log.warning(
                 "%s: %s has %d lines, sha256 %s...; the published one has %d, sha256 %s.... It is kept, and "
                 "scores on it are not comparable with published ones",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from midalign.data import alma, massive, ntrex, tatoeba, wmt23, xsid
+from midalign.data import alma, flores, massive, ntrex, tatoeba, wmt23, xsid
 
 DATASETS = {
     "massive": massive,
@@ -11,6 +11,7 @@ DATASETS = {
     "wmt23": wmt23,
     "alma": alma,
     "xsid": xsid,
+    "flores": flores,
 }
 
 

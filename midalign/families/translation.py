@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from midalign.data.segments import Segment
 
 SHOTS = 16
-"""Size of the few-shot pool: the first segments of the training split."""
+"""Size of the few-shot pool: the first segments of the training split, of FLORES the validation split, which
+all its directions have."""
 
 
 class Splits(dict[str, "datasets.Dataset"]):
@@ -26,7 +27,8 @@ class Splits(dict[str, "datasets.Dataset"]):
     def __missing__(self, split: str) -> "datasets.Dataset":
         import datasets
 
-        segments = self._segments("train")[:SHOTS] if split == "shots" else self._segments(split)
+        pool = "validation" if self.source == "flores" else "train"
+        segments = self._segments(pool)[:SHOTS] if split == "shots" else self._segments(split)
         self[split] = datasets.Dataset.from_list([document(one, self.direction) for one in segments])
         return self[split]
 
@@ -37,11 +39,11 @@ class Splits(dict[str, "datasets.Dataset"]):
 
 def _source(name: str, split: str) -> Any:
     """The module that has the split: what is a test set and no more is trained for on ALMA's pairs."""
-    from midalign.data import alma, mini, ntrex, wmt23
+    from midalign.data import alma, flores, mini, ntrex, wmt23
 
-    if name in ("wmt23", "ntrex") and split != "test":
-        return alma
-    return {"wmt23": wmt23, "ntrex": ntrex, "mini": mini}[name]
+    modules = {"wmt23": wmt23, "ntrex": ntrex, "flores": flores, "mini": mini}
+    own = {"wmt23": ("test",), "ntrex": ("test",), "flores": ("validation", "test")}
+    return modules[name] if split in own.get(name, (split,)) else alma
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
