@@ -9,7 +9,7 @@ from midalign import harness
 from midalign.errors import TaskError
 from midalign.families import slot
 from midalign.languages import languages
-from midalign.metrics import bootstrap
+from midalign.metrics import bootstrap, slot_spans
 from midalign.metrics.slot import COLUMNS, METRICS
 
 INSTRUCTION = (
@@ -282,9 +282,10 @@ def test_the_groups_are_macro_means_of_all_their_languages() -> None:
 
     from midalign.tasks import tasks_dir
 
-    for name in ("midalign_slot", "midalign_slot_bare", "midalign_mini_slot"):
+    groups = {name: METRICS for name in ("midalign_slot", "midalign_slot_bare", "midalign_mini_slot")}
+    for name, expected in {**groups, "midalign_slot_xsid": slot_spans.METRICS}.items():
         file = next(tasks_dir().rglob(f"{name}.yaml"))
         content = yaml.safe_load(file.read_text("utf-8"))
         metrics = content["aggregate_metric_list"]
-        assert [m["metric"] for m in metrics] == list(METRICS)
+        assert [m["metric"] for m in metrics] == list(expected)
         assert all(m["aggregation"] == "mean" and m["weight_by_size"] is False for m in metrics)

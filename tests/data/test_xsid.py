@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from midalign import harness
 from midalign.data import xsid
 from midalign.errors import DataError, TaskError
 from midalign.families import slot_spans
@@ -79,6 +80,15 @@ def folder(tmp_path: Path) -> Path:
         (found / f"{name}.test.conll").write_text(GERMAN, "utf-8")
     (found / "zh.test.conll").write_text(CHINESE, "utf-8")
     return found
+
+
+def test_tasks_are_named_as_xsid_spells_its_languages_and_records_as_we_do() -> None:
+    names = harness.expand(["midalign_slot_xsid"])
+    spelled = "ar da de de_ba de_muc de_st en gsw id it ja kk lt nap nl no sr tr zh"
+    assert " ".join(sorted(name.removeprefix("midalign_slot_xsid_") for name in names)) == spelled
+    for name in names:
+        row = languages()[harness.metadata(name)["language"]]
+        assert name == f"midalign_slot_xsid_{row.xsid.replace('-', '_')}"
 
 
 def test_items_have_words_spans_and_the_values_of_the_text(midalign: Run, folder: Path) -> None:
@@ -232,6 +242,8 @@ def test_a_published_file_wins_over_its_other_versions(
     xsid.add(new)
     xsid.add(old)
     assert xsid.items("de", "test")[1].slots[1][1] == "Ulm"
+    xsid.add(folder)
+    assert xsid.items("de", "test")[1].slots[1][1] == "Bonn"
 
 
 def test_few_shot_examples_come_from_validation(midalign: Run, folder: Path) -> None:
