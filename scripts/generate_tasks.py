@@ -3,16 +3,19 @@
 usage: python scripts/generate_tasks.py [--check]      --check: change nothing, fail when a file is stale
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from midalign.data import ntrex, wmt23  # noqa: E402
+from midalign.data import massive, mini, ntrex, wmt23  # noqa: E402
+from midalign.families import family  # noqa: E402
 from midalign.languages import languages  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
 
@@ -57,6 +60,11 @@ def short(source: str, language: str) -> int:
     return 64
 
 
+def short_call(source: str, language: str) -> int:
+    """The mini benchmark's calls, which its own base writes in many small tokens."""
+    return 115
+
+
 def target_tokens(source: str, direction: str) -> int:
     """From scripts/target_tokens.tsv, which measure_targets.py writes."""
     return _measured()[source, direction]
@@ -91,6 +99,12 @@ TRANSLATE = r"""doc_to_text: "Translate from {{source_name}} to {{target_name}}.
 target_delimiter: " "
 """
 
+CALL = r"""description: "Write the utterance as a function call in JSON, its arguments in order of appearance: \
+  {\"name\": intent, \"arguments\": [{\"slot\": slot, \"value\": words of the utterance}]}\n\n"
+doc_to_text: "Utterance: {{utterance}}\nJSON:"
+target_delimiter: " "
+"""
+
 GROUPS = (
     Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
     Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
@@ -98,6 +112,8 @@ GROUPS = (
     Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
     Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
+    Group("midalign_json_call", "structured", "massive", 1, CALL, of_column("massive"), target_tokens),
+    Group("midalign_mini_json", "structured", "mini", 1, CALL, of_column("mini"), short_call),
 )
 
 
@@ -121,7 +137,7 @@ def shared(group: Group) -> str:
         f"  - metric: {metric}{suffix}\n"
         f"    aggregation: !function {module}.{metric}{suffix}\n"
         f"    higher_is_better: {'false' if suffix or metric in LOWER_IS_BETTER else 'true'}\n"
-        for metric in scorer(group.family).METRICS
+        for metric in family(group.family).metrics({"source": group.source})
         for suffix in ("", "_stderr")
     )
     return (
@@ -150,7 +166,7 @@ def whole(group: Group) -> str:
     tasks = "".join(f"  - {group.name}_{language}\n" for language in group.languages())
     metrics = "".join(
         f"  - metric: {metric}\n    aggregation: mean\n    weight_by_size: false\n"
-        for metric in scorer(group.family).METRICS
+        for metric in family(group.family).metrics({"source": group.source})
     )
     mean = f"aggregate_metric_list:\n{metrics}" if scorer(group.family).COMPARABLE else ""
     return f"{HEADER}group: {group.name}\ntask:\n{tasks}{mean}metadata:\n  version: {group.version}\n"
@@ -160,6 +176,54 @@ def several(name: str, groups: Sequence[str]) -> str:
     """A group of groups."""
     members = "".join(f"  - {group}\n" for group in groups)
     return f"{HEADER}group: {name}\ntask:\n{members}metadata:\n  version: 1\n"
+
+
+def span_list(label: str, labels: Sequence[str], text: str) -> dict[str, Any]:
+    """The schema of a list of spans, which are objects with a label of a closed set and a text."""
+    span = {
+        "type": "object",
+        "properties": {
+            label: {"type": "string", "enum": list(labels)},
+            text: {"type": "string", "minLength": 1},
+        },
+        "required": [label, text],
+        "additionalProperties": False,
+    }
+    return {"type": "array", "items": span}
+
+
+def call_schema(intents: Sequence[str], slots: Sequence[str]) -> dict[str, Any]:
+    """The schema of a function call."""
+    return answer_schema(
+        "An utterance as a function call, its arguments in order of appearance.",
+        {
+            "name": {"type": "string", "enum": list(intents)},
+            "arguments": span_list("slot", slots, "value"),
+        },
+    )
+
+
+def answer_schema(description: str, properties: dict[str, Any]) -> dict[str, Any]:
+    """A schema of draft 2020-12 for an object with just these properties."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "description": description,
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """The schema of the answers, by source of the structured tasks."""
+    items = [item for split in mini.FILES for item in mini.items("en", split)]
+    intents = sorted({item.intent for item in items})
+    slots = sorted({slot for item in items for slot, _ in item.slots})
+    return {
+        "massive": call_schema(massive.INTENTS, massive.SLOTS),
+        "mini": call_schema(intents, slots),
+    }
 
 
 def files() -> dict[Path, str]:
@@ -172,6 +236,10 @@ def files() -> dict[Path, str]:
             found[group.folder / f"{group.name}_{language}.yaml"] = leaf(group, language)
     translation = [group.name for group in GROUPS if group.name.startswith("midalign_mt_")]
     found[FOLDER / "translation" / "midalign_mt.yaml"] = several("midalign_mt", translation)
+    json_groups = [group.name for group in GROUPS if group.name.startswith("midalign_json_")]
+    found[FOLDER / "structured" / "midalign_json.yaml"] = several("midalign_json", json_groups)
+    for source, schema in schemas().items():
+        found[FOLDER / "structured" / f"{source}.schema.json"] = json.dumps(schema, indent=1) + "\n"
     return found
 
 

@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from midalign.errors import RecordError
 from midalign.languages import ResourceClass
@@ -67,6 +67,12 @@ class Section:
     def scorer(self) -> Scorer:
         """The family's columns and metrics."""
         return scorer(self.family)
+
+    @property
+    def metrics(self) -> dict[str, Callable[[Any], Any]]:
+        """The family's metrics that its tasks have, the headline first."""
+        known = self.first.task(self.languages[0]).metrics
+        return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
 
     def role(self, code: str) -> Role:
         """What a language was in these runs; what is neither supervised nor aligned is unseen.
