@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from midalign.data import massive, mini, ntrex, wmt23  # noqa: E402
+from midalign.data import massive, mini, ntrex, uner, wmt23  # noqa: E402
 from midalign.families import family  # noqa: E402
 from midalign.languages import languages  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
@@ -27,7 +27,7 @@ HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
 @dataclass(frozen=True)
 class Group:
-    """One lm-eval group: a task for every language, or direction, of its source."""
+    """One lm-eval group: a task for every language, direction or treebank of its source."""
 
     name: str
     family: str
@@ -53,6 +53,11 @@ def mini_directions() -> list[str]:
     """To and from English."""
     codes = [code for code in of_column("mini")() if code != "en"]
     return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
+
+
+def treebanks() -> list[str]:
+    """All of Universal NER's, in the table's order."""
+    return list(uner.treebanks())
 
 
 def short(source: str, language: str) -> int:
@@ -99,8 +104,14 @@ TRANSLATE = r"""doc_to_text: "Translate from {{source_name}} to {{target_name}}.
 target_delimiter: " "
 """
 
-CALL = r"""description: "Write the utterance as a function call in JSON, its arguments in order of appearance: \
-  {\"name\": intent, \"arguments\": [{\"slot\": slot, \"value\": words of the utterance}]}\n\n"
+ENTITIES = r"""description: "Write the persons (PER), organisations (ORG) and places (LOC) that the text \
+  names as JSON, in order of appearance: {\"entities\": [{\"type\": \"PER\", \"text\": words of the text}]}\n\n"
+doc_to_text: "Text: {{text}}\nJSON:"
+target_delimiter: " "
+"""
+
+CALL = r"""description: "Write the utterance as a function call in JSON, its arguments in order of \
+  appearance: {\"name\": intent, \"arguments\": [{\"slot\": slot, \"value\": words of the utterance}]}\n\n"
 doc_to_text: "Utterance: {{utterance}}\nJSON:"
 target_delimiter: " "
 """
@@ -112,6 +123,7 @@ GROUPS = (
     Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
     Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
+    Group("midalign_json_uner", "structured", "uner", 1, ENTITIES, treebanks, target_tokens),
     Group("midalign_json_call", "structured", "massive", 1, CALL, of_column("massive"), target_tokens),
     Group("midalign_mini_json", "structured", "mini", 1, CALL, of_column("mini"), short_call),
 )
@@ -152,13 +164,25 @@ def shared(group: Group) -> str:
 
 
 def leaf(group: Group, language: str) -> str:
-    """The task of one language or direction."""
+    """The task of one language, direction or treebank."""
     return (
         f"{HEADER}include: _{group.name}\ntask: {group.name}_{language}\n"
+        f"{absent_splits(language) if group.source == 'uner' else ''}"
         f"{generation(group, language) if not alike(group) else ''}"
-        f"metadata:\n  version: {group.version}\n  family: {group.family}\n"
-        f"  source: {group.source}\n  language: {language}\n"
+        f"metadata:\n  version: {group.version}\n  family: {group.family}\n  source: {group.source}\n"
+        + (treebank(language) if group.source == "uner" else f"  language: {language}\n")
     )
+
+
+def absent_splits(name: str) -> str:
+    """The splits that a treebank lacks, so that nobody asks for them."""
+    keys = {"train": "training_split", "validation": "validation_split"}
+    return "".join(f"{key}: null\n" for split, key in keys.items() if split not in uner.splits(name))
+
+
+def treebank(name: str) -> str:
+    """A treebank's metadata: its language decides the task's role."""
+    return f"  language: {uner.treebanks()[name]}\n  treebank: {name}\n"
 
 
 def whole(group: Group) -> str:
@@ -220,8 +244,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     items = [item for split in mini.FILES for item in mini.items("en", split)]
     intents = sorted({item.intent for item in items})
     slots = sorted({slot for item in items for slot, _ in item.slots})
+    entity = span_list("type", uner.TYPES, "text")
     return {
-        "massive": call_schema(massive.INTENTS, massive.SLOTS),
+        "uner": answer_schema("The entities of a text in order of appearance.", {"entities": entity}),
+        "massive": call_schema(massive.labels("intent"), massive.labels("slot")),
         "mini": call_schema(intents, slots),
     }
 

@@ -12,21 +12,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from midalign.data import massive, ntrex, wmt23  # noqa: E402
+from midalign.data import massive, ntrex, uner, wmt23  # noqa: E402
 from midalign.languages import languages  # noqa: E402
-from midalign.metrics.structured import call  # noqa: E402
+from midalign.metrics.structured import call, entities  # noqa: E402
 
 TABLE = ROOT / "scripts" / "target_tokens.tsv"
 
 
 def targets() -> Iterator[tuple[str, str, list[str]]]:
-    """(source, direction or language, gold targets of its test split)"""
+    """(source, direction, language or treebank, gold targets of its test split)"""
     for name, module in (("wmt23", wmt23), ("ntrex", ntrex)):
         for direction in module.directions():
             yield name, direction, [segment.target for segment in module.read(direction, "test")]
     for code, row in languages().items():
         if row.massive:
             yield "massive", code, [call(item.intent, item.slots) for item in massive.items(code, "test")]
+    for name in uner.treebanks():
+        yield "uner", name, [entities(one.entities) for one in uner.sentences(name, "test")]
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """MASSIVE 1.1: utterances to an assistant in 52 locales (FitzGerald et al. 2023), CC BY 4.0."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from midalign.data import annotation, cache
 from midalign.data.archive import members
@@ -14,34 +16,6 @@ LICENCE = "CC BY 4.0"
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 FILES = cache.FileSet("massive")
 """One file a locale and split, `id TAB intent TAB utt TAB annot_utt LF` in the publisher's order."""
-
-INTENTS = tuple(
-    """
-    alarm_query alarm_remove alarm_set audio_volume_down audio_volume_mute audio_volume_other
-    audio_volume_up calendar_query calendar_remove calendar_set cooking_query cooking_recipe
-    datetime_convert datetime_query email_addcontact email_query email_querycontact email_sendemail
-    general_greet general_joke general_quirky iot_cleaning iot_coffee iot_hue_lightchange
-    iot_hue_lightdim iot_hue_lightoff iot_hue_lighton iot_hue_lightup iot_wemo_off iot_wemo_on
-    lists_createoradd lists_query lists_remove music_dislikeness music_likeness music_query
-    music_settings news_query play_audiobook play_game play_music play_podcasts play_radio qa_currency
-    qa_definition qa_factoid qa_maths qa_stock recommendation_events recommendation_locations
-    recommendation_movies social_post social_query takeaway_order takeaway_query transport_query
-    transport_taxi transport_ticket transport_traffic weather_query
-    """.split()
-)
-SLOTS = tuple(
-    """
-    alarm_type app_name artist_name audiobook_author audiobook_name business_name business_type
-    change_amount coffee_type color_type cooking_type currency_name date definition_word device_type
-    drink_type email_address email_folder event_name food_type game_name game_type general_frequency
-    house_place ingredient joke_type list_name meal_type media_type movie_name movie_type music_album
-    music_descriptor music_genre news_topic order_type person personal_info place_name player_setting
-    playlist_name podcast_descriptor podcast_name radio_name relation song_name sport_type time
-    time_zone timeofday transport_agency transport_descriptor transport_name transport_type
-    weather_descriptor
-    """.split()
-)
-"""All 60 intents and 55 slots, the same in every locale."""
 
 
 def items(language: str, split: str) -> list[Item]:
@@ -65,6 +39,12 @@ def items(language: str, split: str) -> list[Item]:
 def digest(language: str, split: str) -> str:
     """sha256 of a split, as the project carries it."""
     return FILES.digests[_file(language, split)][1]
+
+
+def labels(kind: Literal["intent", "slot"]) -> list[str]:
+    """All 60 intents or 55 slots, the same in every locale, from massive_labels.tsv."""
+    _, *rows = (files("midalign") / "data" / "massive_labels.tsv").read_text("utf-8").splitlines()
+    return [name for of, name in (row.split("\t") for row in rows) if of == kind]
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:

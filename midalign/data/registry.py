@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass
 
-from midalign.data import alma, massive, ntrex, tatoeba, wmt23
+from midalign.data import alma, massive, ntrex, tatoeba, uner, wmt23
 
-DATASETS = {"massive": massive, "tatoeba": tatoeba, "ntrex": ntrex, "wmt23": wmt23, "alma": alma}
+DATASETS = {
+    "massive": massive,
+    "tatoeba": tatoeba,
+    "ntrex": ntrex,
+    "wmt23": wmt23,
+    "alma": alma,
+    "uner": uner,
+}
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,22 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from midalign.errors import DataError
 from midalign.families.aggregation import by_name, under_every_name
-from midalign.metrics.structured import METRICS, call, count
+from midalign.metrics.structured import METRICS, Tagged, call, count, entities
 from midalign.tasks import tasks_dir
 
 if TYPE_CHECKING:
     import datasets
 
     from midalign.data.items import Item
+    from midalign.data.uner import Sentence
+
+One = TypeVar("One")
 
 SHOTS = 64
 """Size of the few-shot pool, as in slot filling."""
@@ -34,21 +37,43 @@ class Splits(dict[str, "datasets.Dataset"]):
         return self[split]
 
 
-def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is "massive" or "mini"."""
-    return Splits(lambda split: _calls(source, language, split))
+def dataset(*, source: str, language: str, treebank: str = "", **_: Any) -> Splits:
+    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is "uner", "massive" or "mini"."""
+    if source == "uner":
+        return Splits(lambda split: _texts(language, treebank, split))
+    return Splits(lambda split: _utterances(source, language, split))
 
 
-def _calls(source: str, language: str, split: str) -> list[dict[str, Any]]:
-    """Documents of a language; the shots are training items in a seeded order, as in slot filling."""
+def _utterances(source: str, language: str, split: str) -> list[dict[str, Any]]:
     items = _module(source).items(language, "train" if split == "shots" else split)
-    if split == "shots":
-        items = [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
-    return [call_document(item, source, language) for item in items]
+    return [utterance(item, source, language) for item in _shots(split, items)]
 
 
-def call_document(item: "Item", source: str, language: str) -> dict[str, Any]:
-    """One utterance: all that a prompt or a score needs."""
+def _texts(language: str, treebank: str, split: str) -> list[dict[str, Any]]:
+    from midalign.data import uner
+
+    where = shots_from(language) if split == "shots" else (treebank, split)
+    return [text(sentence, language) for sentence in _shots(split, uner.sentences(*where))]
+
+
+def shots_from(language: str) -> tuple[str, str]:
+    """(treebank, split) of the shots for a language of UNER: its own training split, or, where no treebank of
+    it has one, the validation split of the English EWT."""
+    from midalign.data import uner
+
+    own = (name for name, code in uner.treebanks().items() if code == language)
+    return next(((name, "train") for name in own if "train" in uner.splits(name)), ("en_ewt", "validation"))
+
+
+def _shots(split: str, items: list[One]) -> list[One]:
+    """Some in a seeded order, as in slot filling: file order begins with one intent or document."""
+    if split != "shots":
+        return items
+    return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
+
+
+def utterance(item: "Item", source: str, language: str) -> dict[str, Any]:
+    """One utterance to be called: all that a prompt or a score needs."""
     return {
         "id": item.id,
         "dataset": source,
@@ -59,8 +84,21 @@ def call_document(item: "Item", source: str, language: str) -> dict[str, Any]:
     }
 
 
+def text(sentence: "Sentence", language: str) -> dict[str, Any]:
+    """One text with entities: all that a prompt or a score needs."""
+    return {
+        "id": sentence.id,
+        "dataset": "uner",
+        "language": language,
+        "text": sentence.text,
+        "tokens": json.dumps(sentence.tokens),
+        "spans": json.dumps(sentence.spans),
+        "target": entities(sentence.entities),
+    }
+
+
 def _module(name: str) -> Any:
-    """The data set's module."""
+    """The module of a data set of utterances."""
     from midalign.data import massive, mini
 
     return {"massive": massive, "mini": mini}[name]
@@ -107,7 +145,11 @@ def _without(name: str) -> dict[str, Any]:
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """metrics.structured.COLUMNS of an output's first line: engines stop there, others may not."""
     line = output.strip().partition("\n")[0]
-    return count(doc["target"], line, doc["utterance"], _complies(doc["dataset"]))
+    complies = _complies(doc["dataset"])
+    if "utterance" in doc:
+        return count(doc["target"], line, doc["utterance"], complies)
+    spans = [(type, first, end) for type, first, end in json.loads(doc["spans"])]
+    return count(doc["target"], line, doc["text"], complies, Tagged(json.loads(doc["tokens"]), spans))
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
@@ -117,6 +159,10 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """The data set's own digest of a split of a task."""
+    if metadata["source"] == "uner":
+        from midalign.data import uner
+
+        return uner.digest(metadata["treebank"], split)
     return str(_module(metadata["source"]).digest(metadata["language"], split))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from midalign import record
+from midalign.data.uner import treebanks
 from midalign.errors import RecordError
 from midalign.metrics import FAMILIES, scorer
 from midalign.record import Items, Record, TaskResult
@@ -23,9 +24,9 @@ class Run:
     record: Record
     group: str
     counts: dict[str, np.ndarray]
-    """Language -> (items, columns of the family) int32."""
+    """Language, direction or treebank -> (items, columns of the family) int32."""
     ids: dict[str, str]
-    """Language -> sha256 of its document ids, in order."""
+    """The same -> sha256 of its document ids, in order."""
 
     @property
     def languages(self) -> list[str]:
@@ -56,9 +57,10 @@ def _runs(file: Path) -> Iterator[Run]:
     items = record.read_items(file)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
-        group = name.removesuffix(f"_{task.language}")
-        if group == name:
+        code = next((code for code in _codes(task.language) if name.endswith(f"_{code}")), None)
+        if code is None:
             raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
+        group = name.removesuffix(f"_{code}")
         if task.family not in FAMILIES:
             raise RecordError(
                 f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
@@ -66,11 +68,16 @@ def _runs(file: Path) -> Iterator[Run]:
         counts, ids = _counts(file, entry, items, name)
         _verify(file, name, task, counts)
         run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
-        run.counts[task.language] = counts
-        run.ids[task.language] = ids
+        run.counts[code] = counts
+        run.ids[code] = ids
     if not groups:
         raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
     yield from groups.values()
+
+
+def _codes(language: str) -> list[str]:
+    """What a task's name may end in: its language or direction, or a treebank in this language."""
+    return [language, *(name for name, code in treebanks().items() if code == language)]
 
 
 def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:

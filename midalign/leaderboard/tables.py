@@ -41,6 +41,7 @@ _DIFFERENCE_METRICS = {
     "translation": ("chrf", "bleu", "off_target", "copied", "length_ratio"),
     "structured": (
         "span_f1",
+        "span_f1_seqeval",
         "span_f1_parsed",
         "exact_match",
         "intent_accuracy",

@@ -12,7 +12,7 @@ What parses is RFC 8259's JSON but for a fixed list of exceptions, and nothing i
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
