@@ -105,7 +105,8 @@ target_delimiter: " "
 """
 
 ENTITIES = r"""description: "Write the persons (PER), organisations (ORG) and places (LOC) that the text \
-  names as JSON, in order of appearance: {\"entities\": [{\"type\": \"PER\", \"text\": words of the text}]}\n\n"
+  names as JSON, in order of appearance: \
+  {\"entities\": [{\"type\": \"PER\", \"text\": words of the text}]}\n\n"
 doc_to_text: "Text: {{text}}\nJSON:"
 target_delimiter: " "
 """

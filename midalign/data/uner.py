@@ -76,7 +76,7 @@ def treebanks() -> dict[str, str]:
 
 
 def splits(treebank: str) -> list[str]:
-    """The splits that a treebank has; five of nine languages without a training split have a test set only."""
+    """The splits that a treebank has: the PUD sets, Cebuano and Tagalog are test sets only."""
     return [split for split, theirs in SPLITS.items() if f"{treebank}-ud-{theirs}.iob2" in FILES.digests]
 
 

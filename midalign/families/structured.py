@@ -38,7 +38,7 @@ class Splits(dict[str, "datasets.Dataset"]):
 
 
 def dataset(*, source: str, language: str, treebank: str = "", **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is "uner", "massive" or "mini"."""
+    """What lm-eval's `custom_dataset` calls with a task's metadata; `source`: "uner", "massive" or "mini"."""
     if source == "uner":
         return Splits(lambda split: _texts(language, treebank, split))
     return Splits(lambda split: _utterances(source, language, split))
