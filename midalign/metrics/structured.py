@@ -85,13 +85,11 @@ def parse(output: str) -> Parsed:
     parsers let through: a key that stands twice in an object (I-JSON, RFC 7493), NaN and Infinity, nesting
     deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\\u00e9` is `é`.
     """
-    text = output.strip()
-    if len(text) > LONGEST or _depth(text) > DEEPEST:
+    if len(output) > LONGEST or _depth(output) > DEEPEST:
         return Parsed(False, None)
     try:
-        return Parsed(
-            True, json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
-        )
+        value = json.loads(output, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
+        return Parsed(True, value)
     except ValueError:  # also of a number with more digits than Python reads
         return Parsed(False, None)
 

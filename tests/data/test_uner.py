@@ -112,6 +112,7 @@ def test_arabizis_tokens_that_do_not_line_up() -> None:
         (["# sent_id = 1", "# text = a", "1 a O - -"], "file, line 3: found 1 columns"),
         (["# sent_id = 1", "1\ta\tO\t-\t-"], "file, line 3: the sentence above has no"),
         (["# text = a", "1\ta\tO\t-\t-", ""], "file, line 3: the sentence above has no"),
+        ([*rows("O"), "# sent_id = s2", "1\tw0\tO\t-\t-"], "file, line 7: the sentence above has no"),
         ([*rows("O"), *rows("O")], "file, line 8: sentence 's1' stands there twice; expected it once"),
         (
             rows("B-PER", text="somebody"),

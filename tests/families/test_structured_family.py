@@ -151,7 +151,9 @@ def test_a_document_holds_what_prompt_and_score_need(mini_tasks: dict[str, Any])
         "name": item.intent,
         "arguments": [{"slot": slot, "value": value} for slot, value in item.slots],
     }
-    assert "\\u" not in doc["target"]
+    targets = "".join(doc["target"] for doc in mini_tasks["midalign_mini_json_ja"].test_docs())
+    assert "\\u" not in targets
+    assert not targets.isascii()
 
 
 def test_one_line_is_read(mini_tasks: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def ours(rows: list[Row]) -> dict[str, float]:
 @st.composite
 def sentences(draw: st.DrawFn) -> Row:
     """Few words, so that many stand there twice; entities that do not overlap; an output that may be off."""
-    words = draw(st.lists(st.sampled_from(("a", "A", "b", "ab", "三", "É")), min_size=1, max_size=7))
+    words = draw(st.lists(st.sampled_from(("a", "A", "b", "ab", "三", "É")), min_size=1, max_size=9))
     glue = draw(st.sampled_from((" ", "", "  ")))
     text, tokens = "", []
     for word in words:
@@ -119,7 +119,7 @@ def sentences(draw: st.DrawFn) -> Row:
     said = draw(
         st.lists(invented | (st.sampled_from(gold) if gold else invented), max_size=5) | st.just(gold)
     )
-    return text, tokens, spans, draw(st.sampled_from((json.dumps({"entities": said}), "{", "")))
+    return text, tokens, spans, draw(st.sampled_from((json.dumps({"entities": said}),) * 4 + ("{",)))
 
 
 @pytest.mark.filterwarnings("ignore::seqeval.metrics.v1.UndefinedMetricWarning", "ignore:.*NE tag")
@@ -136,6 +136,25 @@ def test_gold_scores_one_by_tags_wherever_its_texts_stand_twice(rows: list[Row])
     assert scores["span_f1_seqeval"] == scores["span_f1"] == scores["span_f1_parsed"] == some
     assert scores["values_in_source"] == some
     assert scores["exact_match"] == scores["parses"] == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "tp"),
+    [
+        (["may", "May Day"], 2),  # the first "may" is none, the second is marked
+        (["May Day", "may"], 2),
+        (["may", "may", "may", "May Day"], 1),  # the third takes a word of "May Day", which has no place then
+        (["May Day", "Day"], 1),  # a word of "May Day" is taken
+        (["y Da", "ma"], 0),  # words are not cut
+        (["may may"], 0),
+    ],
+)
+def test_where_spans_are_placed(said: list[str], tp: int) -> None:
+    text = "it may be may on May Day"
+    tokens = [(0, 2), (3, 6), (7, 9), (10, 13), (14, 16), (17, 20), (21, 24)]
+    spans = [("D", 3, 4), ("D", 5, 7)]
+    row = (text, tokens, spans, entities([("D", value) for value in said]))
+    assert ours([row])["span_f1_seqeval"] == pytest.approx(2 * tp / (len(said) + 2)) == by_seqeval([row])
 
 
 # --- every script of Universal NER ---
@@ -287,6 +306,13 @@ def test_what_does_not_comply_is_not_exact_but_its_spans_count() -> None:
     assert (row["parses"], row["complies"], row["span_tp"], row["exact"]) == (1, 0, 1, 0)
 
 
+def test_what_is_no_span_stands_nowhere_in_the_source() -> None:
+    for one in ('""', '"nine am"', '{"slot": "", "value": ""}', '{"slot": 1, "value": "nine am"}', "null"):
+        row = scores(RIGHT, f'{{"name": "alarm_set", "arguments": [{one}]}}')
+        assert (row["span_pred"], row["in_source"], row["span_tp"]) == (1, 0, 0), one
+    assert scores(RIGHT, RIGHT)["in_source"] == 1
+
+
 def test_a_text_without_entities() -> None:
     empty = entities([])
     assert scores(empty, empty)["exact"] == 1
@@ -316,7 +342,7 @@ def test_nothing_is_repaired(output: str) -> None:
     """What the standard library refuses does not parse; what parses is what the library reads."""
     read = parse(output)
     try:
-        expected = json.loads(output.strip())
+        expected = json.loads(output)
     except ValueError:
         assert not read.parses
     else:

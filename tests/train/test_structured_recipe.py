@@ -9,7 +9,8 @@ import pytest
 
 from midalign import record
 from midalign.errors import RecipeError, TaskError
-from midalign.train.stream import task_names, training_tasks
+from midalign.train import recipe as recipes
+from midalign.train.stream import check_roles, task_names, training_tasks
 
 SMALL = [
     "mini",
@@ -64,11 +65,11 @@ def test_what_is_trained_on_has_a_training_split() -> None:
         training_tasks(group, ["fr"])
 
 
-def test_a_recipe_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    refused = run(
-        "midalign.cli.train",
-        *("mini", "task=midalign_json_uner", "supervised=[en]", "aligned=[de]", f"output={tmp_path}"),
-    )
+def test_a_recipe_is_refused_before_anything_is_loaded() -> None:
+    overrides = ["task=midalign_json_uner", "supervised=[en]", "aligned=[de]"]
+    with pytest.raises(RecipeError, match="no training data in 'en'"):
+        check_roles(recipes.load("mini", overrides))
+    refused = run("midalign.cli.train", "mini", *overrides)
     assert refused.returncode != 0
     assert "midalign_json_uner has no training data in 'en', only in da" in " ".join(refused.stderr.split())
     assert "Traceback" not in refused.stderr
