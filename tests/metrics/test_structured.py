@@ -145,6 +145,7 @@ def test_gold_scores_one_by_tags_wherever_its_texts_stand_twice(rows: list[Row])
         (["May Day", "may"], 2),
         (["may", "may", "may", "May Day"], 1),  # the third takes a word of "May Day", which has no place then
         (["May Day", "Day"], 1),  # a word of "May Day" is taken
+        (["be may", "may"], 0),  # the marked one is taken, though not as the first of its words
         (["y Da", "ma"], 0),  # words are not cut
         (["may may"], 0),
     ],
