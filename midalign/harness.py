@@ -41,6 +41,11 @@ def metadata(name: str) -> dict[str, Any]:
     return content
 
 
+def has_training_split(name: str) -> bool:
+    """Whether a task can be trained on; a file says so where it cannot."""
+    return _file(name).get("training_split", "train") is not None
+
+
 def task_languages(name: str) -> list[str]:
     """Codes of the languages that decide a task's role: its own, or a direction's sides but English."""
     *others, last = str(metadata(name)["language"]).split("-")

@@ -3,16 +3,19 @@
 usage: python scripts/generate_tasks.py [--check]      --check: change nothing, fail when a file is stale
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from midalign.data import flores, ntrex, wmt23  # noqa: E402
+from midalign.data import flores, massive, mini, ntrex, uner, wmt23  # noqa: E402
+from midalign.families import family  # noqa: E402
 from midalign.languages import languages  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
 
@@ -24,7 +27,7 @@ HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
 @dataclass(frozen=True)
 class Group:
-    """One lm-eval group: a task for every language, or direction, of its source."""
+    """One lm-eval group: a task for every language, direction or treebank of its source."""
 
     name: str
     family: str
@@ -57,9 +60,19 @@ def mini_directions() -> list[str]:
     return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
 
 
+def treebanks() -> list[str]:
+    """All of Universal NER's, in the table's order."""
+    return list(uner.treebanks())
+
+
 def short(source: str, language: str) -> int:
     """Utterances and their slots: the longest of MASSIVE has 62 tokens of Gemma's."""
     return 64
+
+
+def short_call(source: str, language: str) -> int:
+    """The mini benchmark's calls, which its own base writes in many small tokens."""
+    return 115
 
 
 def target_tokens(source: str, direction: str) -> int:
@@ -109,6 +122,19 @@ TRANSLATE = r"""doc_to_text: "Translate from {{source_name}} to {{target_name}}.
 target_delimiter: " "
 """
 
+ENTITIES = r"""description: "Write the persons (PER), organisations (ORG) and places (LOC) that the text \
+  names as JSON, in order of appearance: \
+  {\"entities\": [{\"type\": \"PER\", \"text\": words of the text}]}\n\n"
+doc_to_text: "Text: {{text}}\nJSON:"
+target_delimiter: " "
+"""
+
+CALL = r"""description: "Write the utterance as a function call in JSON, its arguments in order of \
+  appearance: {\"name\": intent, \"arguments\": [{\"slot\": slot, \"value\": words of the utterance}]}\n\n"
+doc_to_text: "Utterance: {{utterance}}\nJSON:"
+target_delimiter: " "
+"""
+
 GROUPS = (
     Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
     Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
@@ -118,6 +144,9 @@ GROUPS = (
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
     Group("midalign_mt_flores", "translation", "flores", 1, TRANSLATE, flores.directions, like_ntrex),
     Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
+    Group("midalign_json_uner", "structured", "uner", 1, ENTITIES, treebanks, target_tokens),
+    Group("midalign_json_call", "structured", "massive", 1, CALL, of_column("massive"), target_tokens),
+    Group("midalign_mini_json", "structured", "mini", 1, CALL, of_column("mini"), short_call),
 )
 
 
@@ -141,7 +170,7 @@ def shared(group: Group) -> str:
         f"  - metric: {metric}{suffix}\n"
         f"    aggregation: !function {module}.{metric}{suffix}\n"
         f"    higher_is_better: {'false' if suffix or metric in LOWER_IS_BETTER else 'true'}\n"
-        for metric in scorer(group.family).METRICS
+        for metric in family(group.family).metrics({"source": group.source})
         for suffix in ("", "_stderr")
     )
     return (
@@ -156,13 +185,25 @@ def shared(group: Group) -> str:
 
 
 def leaf(group: Group, language: str) -> str:
-    """The task of one language or direction."""
+    """The task of one language, direction or treebank."""
     return (
         f"{HEADER}include: _{group.name}\ntask: {group.task(language)}\n"
+        f"{absent_splits(language) if group.source == 'uner' else ''}"
         f"{generation(group, language) if not alike(group) else ''}"
-        f"metadata:\n  version: {group.version}\n  family: {group.family}\n"
-        f"  source: {group.source}\n  language: {language}\n"
+        f"metadata:\n  version: {group.version}\n  family: {group.family}\n  source: {group.source}\n"
+        + (treebank(language) if group.source == "uner" else f"  language: {language}\n")
     )
+
+
+def absent_splits(name: str) -> str:
+    """The splits that a treebank lacks, so that nobody asks for them."""
+    keys = {"train": "training_split", "validation": "validation_split"}
+    return "".join(f"{key}: null\n" for split, key in keys.items() if split not in uner.splits(name))
+
+
+def treebank(name: str) -> str:
+    """A treebank's metadata: its language decides the task's role."""
+    return f"  language: {uner.treebanks()[name]}\n  treebank: {name}\n"
 
 
 def whole(group: Group) -> str:
@@ -170,7 +211,7 @@ def whole(group: Group) -> str:
     tasks = "".join(f"  - {group.task(language)}\n" for language in group.languages())
     metrics = "".join(
         f"  - metric: {metric}\n    aggregation: mean\n    weight_by_size: false\n"
-        for metric in scorer(group.family).METRICS
+        for metric in family(group.family).metrics({"source": group.source})
     )
     mean = f"aggregate_metric_list:\n{metrics}" if scorer(group.family).COMPARABLE else ""
     return f"{HEADER}group: {group.name}\ntask:\n{tasks}{mean}metadata:\n  version: {group.version}\n"
@@ -180,6 +221,56 @@ def several(name: str, groups: Sequence[str]) -> str:
     """A group of groups."""
     members = "".join(f"  - {group}\n" for group in groups)
     return f"{HEADER}group: {name}\ntask:\n{members}metadata:\n  version: 1\n"
+
+
+def span_list(label: str, labels: Sequence[str], text: str) -> dict[str, Any]:
+    """The schema of a list of spans, which are objects with a label of a closed set and a text."""
+    span = {
+        "type": "object",
+        "properties": {
+            label: {"type": "string", "enum": list(labels)},
+            text: {"type": "string", "minLength": 1},
+        },
+        "required": [label, text],
+        "additionalProperties": False,
+    }
+    return {"type": "array", "items": span}
+
+
+def call_schema(intents: Sequence[str], slots: Sequence[str]) -> dict[str, Any]:
+    """The schema of a function call."""
+    return answer_schema(
+        "An utterance as a function call, its arguments in order of appearance.",
+        {
+            "name": {"type": "string", "enum": list(intents)},
+            "arguments": span_list("slot", slots, "value"),
+        },
+    )
+
+
+def answer_schema(description: str, properties: dict[str, Any]) -> dict[str, Any]:
+    """A schema of draft 2020-12 for an object with just these properties."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "description": description,
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """The schema of the answers, by source of the structured tasks."""
+    items = [item for split in mini.FILES for item in mini.items("en", split)]
+    intents = sorted({item.intent for item in items})
+    slots = sorted({slot for item in items for slot, _ in item.slots})
+    entity = span_list("type", uner.TYPES, "text")
+    return {
+        "uner": answer_schema("The entities of a text in order of appearance.", {"entities": entity}),
+        "massive": call_schema(massive.labels("intent"), massive.labels("slot")),
+        "mini": call_schema(intents, slots),
+    }
 
 
 def files() -> dict[Path, str]:
@@ -192,6 +283,10 @@ def files() -> dict[Path, str]:
             found[group.folder / f"{group.task(language)}.yaml"] = leaf(group, language)
     translation = [group.name for group in GROUPS if group.name.startswith("midalign_mt_")]
     found[FOLDER / "translation" / "midalign_mt.yaml"] = several("midalign_mt", translation)
+    json_groups = [group.name for group in GROUPS if group.name.startswith("midalign_json_")]
+    found[FOLDER / "structured" / "midalign_json.yaml"] = several("midalign_json", json_groups)
+    for source, schema in schemas().items():
+        found[FOLDER / "structured" / f"{source}.schema.json"] = json.dumps(schema, indent=1) + "\n"
     return found
 
 

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
 
 @app.command("add")
 def add(
-    name: Annotated[str, typer.Argument(help="massive, tatoeba, ntrex, wmt23, alma, xsid or flores.")],
+    name: Annotated[str, typer.Argument(help="massive, tatoeba, ntrex, wmt23, alma, xsid, flores or uner.")],
     path: Annotated[Path, typer.Argument(help="A file, a folder or an archive of the publisher's files.")],
 ) -> None:
     """Add a data set from a local copy, verified against the digests that midalign carries."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from midalign.data import alma, flores, massive, ntrex, tatoeba, wmt23, xsid
+from midalign.data import alma, flores, massive, ntrex, tatoeba, uner, wmt23, xsid
 
 DATASETS = {
     "massive": massive,
@@ -12,6 +12,7 @@ DATASETS = {
     "alma": alma,
     "xsid": xsid,
     "flores": flores,
+    "uner": uner,
 }
 
 

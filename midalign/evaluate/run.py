@@ -428,7 +428,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
             metric: record.Metric(
                 value=scores[f"{metric},none"], stderr=scores[f"{metric}_stderr,none"], n=len(logged)
             )
-            for metric in scored.METRICS
+            for metric in family(metadata["family"]).metrics(metadata)
         },
         data_digest=family(metadata["family"]).data_digest(metadata, settings.split),
         prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),

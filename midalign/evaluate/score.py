@@ -45,7 +45,7 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         counts={column: int(total) for column, total in zip(scored.COLUMNS, pooled, strict=True)},
         metrics={
             name: record.Metric(value=float(metric(pooled)), stderr=stderr(counts, metric), n=len(docs))
-            for name, metric in scored.METRICS.items()
+            for name, metric in tasks.metrics(metadata).items()
         },
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,

@@ -14,6 +14,9 @@ class Family(Protocol):
     def counts(self, doc: Mapping[str, Any], output: str) -> list[int]:
         """The family's COLUMNS of a document's output."""
 
+    def metrics(self, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those of the family's METRICS that a task has, the headline first."""
+
     def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
         """The data set's own digest of a split of a task."""
 

@@ -91,6 +91,11 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
     return under_every_name(counts(doc, results[0]), METRICS)
 
 
+def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Every task has all of the family's metrics."""
+    return METRICS
+
+
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """The data set's own digest of a split of a task."""
     return str(_source(metadata["source"]).digest(metadata["language"], split))

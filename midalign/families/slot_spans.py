@@ -12,7 +12,7 @@ from midalign.metrics.slot_spans import METRICS, count
 if TYPE_CHECKING:
     from midalign.data.items import TaggedItem
 
-__all__ = ["counts", "data_digest", "dataset", "document", "process_results"]
+__all__ = ["counts", "data_digest", "dataset", "document", "metrics", "process_results"]
 
 
 def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:
@@ -35,6 +35,11 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
     line = output.strip().partition("\n")[0]
     return count(gold, line, doc["utterance"], json.loads(doc["words"]), spans)
+
+
+def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Every task has all of the family's metrics."""
+    return METRICS
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:

@@ -51,6 +51,11 @@ def dataset(*, source: str, language: str, **_: Any) -> Splits:
     return Splits(source, language)
 
 
+def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Every task has all of the family's metrics."""
+    return METRICS
+
+
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """The data set's own digest of a split of a task."""
     return str(_source(metadata["source"], split).digest(metadata["language"], split))

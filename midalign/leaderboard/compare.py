@@ -137,7 +137,7 @@ def bootstrap(section: Section) -> dict[str, Scores]:
     """File name of a run -> its scores, all runs on the same draws."""
     runs = [run for row in section.rows for run in row.runs]
     codes = section.languages
-    draws = np.empty((len(runs), DRAWS, len(codes), len(section.scorer.METRICS)))
+    draws = np.empty((len(runs), DRAWS, len(codes), len(section.metrics)))
     for ids in sorted(set(section.first.ids.values())):
         alike = [code for code in codes if section.first.ids[code] == ids]
         # (items, runs x columns) a language: one matrix product serves all models.
@@ -164,9 +164,8 @@ def _weights(items: int, seed: int) -> Iterator[np.ndarray]:
 
 def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
     """All metrics of pooled counts (..., columns) as shares: (..., metrics)."""
-    scorer = section.scorer
-    units = [100 if name in scorer.PERCENT else 1 for name in scorer.METRICS]
-    return np.stack([metric(pooled) for metric in scorer.METRICS.values()], axis=-1) / units
+    units = [100 if name in section.scorer.PERCENT else 1 for name in section.metrics]
+    return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
@@ -190,7 +189,7 @@ def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> d
             name: _estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
             for name, of in sets.items()
         }
-        for m, metric in enumerate(section.scorer.METRICS)
+        for m, metric in enumerate(section.metrics)
     }
 
 
@@ -198,7 +197,7 @@ def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estima
     return {
         code: {
             metric: _estimate(scores.points[i, m], scores.draws[:, i, m])
-            for m, metric in enumerate(section.scorer.METRICS)
+            for m, metric in enumerate(section.metrics)
         }
         for i, code in enumerate(section.languages)
     }

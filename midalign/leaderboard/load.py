@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from midalign import record
+from midalign.data.uner import treebanks
 from midalign.errors import RecordError
 from midalign.languages import languages
 from midalign.metrics import FAMILIES, scorer
@@ -24,9 +25,9 @@ class Run:
     record: Record
     group: str
     counts: dict[str, np.ndarray]
-    """Language -> (items, columns of the family) int32."""
+    """Language, direction or treebank -> (items, columns of the family) int32."""
     ids: dict[str, str]
-    """Language -> sha256 of its document ids, in order."""
+    """The same -> sha256 of its document ids, in order."""
 
     @property
     def languages(self) -> list[str]:
@@ -38,7 +39,7 @@ class Run:
         return next(
             task
             for name, task in self.record.tasks.items()
-            if task.language == language and _group(name, language) == self.group
+            if _place(name, task.language) == (self.group, language)
         )
 
 
@@ -61,9 +62,10 @@ def _runs(file: Path) -> Iterator[Run]:
     items = record.read_items(file)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
-        group = _group(name, task.language)
-        if group is None:
+        place = _place(name, task.language)
+        if place is None:
             raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
+        group, code = place
         if task.family not in FAMILIES:
             raise RecordError(
                 f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
@@ -71,20 +73,25 @@ def _runs(file: Path) -> Iterator[Run]:
         counts, ids = _counts(file, entry, items, name)
         _verify(file, name, task, counts)
         run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
-        run.counts[task.language] = counts
-        run.ids[task.language] = ids
+        run.counts[code] = counts
+        run.ids[code] = ids
     if not groups:
         raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
     yield from groups.values()
 
 
-def _group(name: str, language: str) -> str | None:
-    """A task's name without its language, which xSID's tasks have as xSID spells it; None for other names."""
+def _place(name: str, language: str) -> tuple[str, str] | None:
+    """A task's group, and its language, direction or treebank; None where its name does not end in it.
+
+    xSID's tasks end in the language as xSID spells it.
+    """
     row = languages().get(language)
-    for code in (language, row.xsid.replace("-", "_") if row else ""):
-        if code and name.endswith(f"_{code}"):
-            return name.removesuffix(f"_{code}")
-    return None
+    ends = {language: language, **{name: name for name, code in treebanks().items() if code == language}}
+    if row and row.xsid:
+        ends[row.xsid.replace("-", "_")] = language
+    return next(
+        ((name.removesuffix(f"_{end}"), key) for end, key in ends.items() if name.endswith(f"_{end}")), None
+    )
 
 
 def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:
@@ -113,10 +120,11 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None
     found: dict[str, float] = {"n": len(counts)}
     found.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
     said: dict[str, float] = {**task.counts, "n": task.n}
+    if family.HEADLINE not in task.metrics:
+        raise RecordError(f"{file}: {name} has no {family.HEADLINE}; evaluate the model again")
     for metric, rate in family.METRICS.items():
-        if metric not in task.metrics:
-            raise RecordError(f"{file}: {name} has no {metric}; evaluate the model again")
-        found[metric], said[metric] = float(rate(pooled)), task.metrics[metric].value
+        if metric in task.metrics:  # a task may lack some of its family's: entities have no intent
+            found[metric], said[metric] = float(rate(pooled)), task.metrics[metric].value
     for figure, value in found.items():
         if abs(value - said[figure]) > TOLERANCE:
             raise RecordError(

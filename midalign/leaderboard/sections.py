@@ -2,11 +2,12 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from midalign.data.uner import treebanks
 from midalign.errors import RecordError
 from midalign.languages import ResourceClass
 from midalign.languages import language as known
@@ -68,6 +69,12 @@ class Section:
         """The family's columns and metrics."""
         return scorer(self.family)
 
+    @property
+    def metrics(self) -> dict[str, Callable[[Any], Any]]:
+        """The family's metrics that its tasks have, the headline first."""
+        known = self.first.task(self.languages[0]).metrics
+        return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
+
     def role(self, code: str) -> Role:
         """What a language was in these runs; what is neither supervised nor aligned is unseen.
 
@@ -83,13 +90,16 @@ class Section:
 
 
 def _sides(code: str) -> list[str]:
-    """A language by itself, the sides of a direction but English."""
+    """A language by itself, a treebank's language, the sides of a direction but English."""
+    if code in treebanks():
+        return [treebanks()[code]]
     return [side for side in code.split("-") if side != "en" or "-" not in code]
 
 
 def name_of(code: str) -> str:
-    """`German`, or `English to German` of a direction."""
-    return " to ".join(known(side).name for side in code.split("-"))
+    """`German`, also of a treebank, or `English to German` of a direction."""
+    sides = _sides(code) if code in treebanks() else code.split("-")
+    return " to ".join(known(side).name for side in sides)
 
 
 def resource_of(code: str) -> ResourceClass:

@@ -29,19 +29,36 @@ METRIC_NAMES = {
     "copied": "outputs that repeat the source",
     "empty": "empty outputs",
     "length_ratio": "length, of the reference's",
+    "span_f1": "span F1",
+    "span_f1_parsed": "span F1 of the outputs that parse",
+    "span_f1_seqeval": "span F1, by tags",
+    "parses": "outputs that parse",
+    "complies": "outputs that comply with the schema",
+    "values_in_source": "values that stand in the source",
+    "intent_accuracy": "intent accuracy",
 }
 
 _DIFFERENCE_METRICS = {
     "slot": ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference"),
     "slot_spans": ("slot_f1", "strict_f1", "loose_f1", "label_f1", "value_f1", "values_not_in_utterance"),
     "translation": ("chrf", "bleu", "off_target", "copied", "length_ratio"),
+    "structured": (
+        "span_f1",
+        "span_f1_seqeval",
+        "span_f1_parsed",
+        "exact_match",
+        "intent_accuracy",
+        "complies",
+        "values_in_source",
+    ),
 }
-"""What the table of differences shows, by family."""
+"""What the table of differences shows, by family, where the task has it."""
 
 _DETAILS = {
     "slot": ("Labels, values and copying", ("label_f1", "value_f1", "values_not_in_utterance")),
     "slot_spans": ("Spans, labels and copying", ("strict_f1", "loose_f1", "label_f1", "value_f1")),
     "translation": ("Ways to fail", ("off_target", "unidentified", "copied", "empty")),
+    "structured": ("Form and copying", ("parses", "complies", "values_in_source")),
 }
 """Title and metrics of the last table, by family."""
 
@@ -332,6 +349,7 @@ def _difference_table(part: Part) -> str:
         ]
         for difference in part.differences
         for metric in _DIFFERENCE_METRICS[part.section.family]
+        if metric in part.section.metrics
     ]
     return _markdown(["models", "metric", *sets], rows, left=(0, 1))
 

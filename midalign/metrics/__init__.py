@@ -7,7 +7,7 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-FAMILIES = ("slot", "slot_spans", "translation")
+FAMILIES = ("slot", "slot_spans", "translation", "structured")
 
 
 class Scorer(Protocol):

@@ -117,7 +117,7 @@ class TaskSamples:
     @cached_property
     def documents(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of every supervised language, language after language."""
-        tasks = harness.load(task_names(self.recipe.task, self.recipe.supervised))
+        tasks = harness.load(training_tasks(self.recipe.task, self.recipe.supervised))
         return [(task, document) for task in tasks.values() for document in task.training_docs()]
 
     def __getitem__(self, position: int) -> Sample:
@@ -227,9 +227,20 @@ def task_names(group: str, languages: Sequence[str]) -> list[str]:
     return list(names)
 
 
+def training_tasks(group: str, languages: Sequence[str]) -> list[str]:
+    """Those of `task_names` that have a training split; raises RecipeError for a language without any."""
+    names = task_names(group, languages)
+    trainable = [name for name in harness.expand([group]) if harness.has_training_split(name)]
+    known = dict.fromkeys(code for name in trainable for code in harness.task_languages(name))
+    for language in languages:
+        if language not in known:
+            raise RecipeError(f"{group} has no training data in {language!r}, only in {', '.join(known)}")
+    return [name for name in names if name in trainable]
+
+
 def check_roles(recipe: Recipe) -> None:
     """Fail before anything heavy is loaded: languages of the task, pairs of the aligned languages."""
-    task_names(recipe.task, recipe.supervised)
+    training_tasks(recipe.task, recipe.supervised)
     for arm in recipe.arms:
         align = recipe.align_of(arm)
         if align is None:

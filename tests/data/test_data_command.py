@@ -19,7 +19,7 @@ def midalign(tmp_path, monkeypatch):
 
 def test_an_empty_cache_is_listed_with_remedies(midalign, tmp_path):
     lines = midalign("list").stdout.splitlines()
-    names = ["massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores"]
+    names = ["massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner"]
     assert [line.split()[0] for line in lines] == ["mini", *names]
     for name, line in zip(names, lines[1:], strict=True):
         assert f"midalign data add {name} PATH" in line

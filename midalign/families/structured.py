@@ -1,0 +1,169 @@
+"""JSON-structured generation for lm-eval: entities or a function call as one line of JSON, and its score."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from midalign.errors import DataError
+from midalign.families.aggregation import by_name, under_every_name
+from midalign.metrics.structured import METRICS, Tagged, call, count, entities
+from midalign.tasks import tasks_dir
+
+if TYPE_CHECKING:
+    import datasets
+
+    from midalign.data.items import Item
+    from midalign.data.uner import Sentence
+
+One = TypeVar("One")
+
+SHOTS = 64
+"""Size of the few-shot pool, as in slot filling."""
+
+
+class Splits(dict[str, "datasets.Dataset"]):
+    """Splits of one task, each read when it is first asked for: train, validation, test, and shots."""
+
+    def __init__(self, read: Callable[[str], list[dict[str, Any]]]) -> None:
+        self.read = read
+
+    def __missing__(self, split: str) -> "datasets.Dataset":
+        import datasets
+
+        self[split] = datasets.Dataset.from_list(self.read(split))
+        return self[split]
+
+
+def dataset(*, source: str, language: str, treebank: str = "", **_: Any) -> Splits:
+    """What lm-eval's `custom_dataset` calls with a task's metadata; `source`: "uner", "massive" or "mini"."""
+    if source == "uner":
+        return Splits(lambda split: _texts(language, treebank, split))
+    return Splits(lambda split: _utterances(source, language, split))
+
+
+def _utterances(source: str, language: str, split: str) -> list[dict[str, Any]]:
+    items = _module(source).items(language, "train" if split == "shots" else split)
+    return [utterance(item, source, language) for item in _shots(split, items)]
+
+
+def _texts(language: str, treebank: str, split: str) -> list[dict[str, Any]]:
+    from midalign.data import uner
+
+    where = shots_from(language) if split == "shots" else (treebank, split)
+    return [text(sentence, language) for sentence in _shots(split, uner.sentences(*where))]
+
+
+def shots_from(language: str) -> tuple[str, str]:
+    """(treebank, split) of the shots for a language of UNER: its own training split, or, where no treebank of
+    it has one, the validation split of the English EWT."""
+    from midalign.data import uner
+
+    own = (name for name, code in uner.treebanks().items() if code == language)
+    return next(((name, "train") for name in own if "train" in uner.splits(name)), ("en_ewt", "validation"))
+
+
+def _shots(split: str, items: list[One]) -> list[One]:
+    """Some in a seeded order, as in slot filling: file order begins with one intent or document."""
+    if split != "shots":
+        return items
+    return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
+
+
+def utterance(item: "Item", source: str, language: str) -> dict[str, Any]:
+    """One utterance to be called: all that a prompt or a score needs."""
+    return {
+        "id": item.id,
+        "dataset": source,
+        "language": language,
+        "intent": item.intent,
+        "utterance": item.utterance,
+        "target": call(item.intent, item.slots),
+    }
+
+
+def text(sentence: "Sentence", language: str) -> dict[str, Any]:
+    """One text with entities: all that a prompt or a score needs."""
+    return {
+        "id": sentence.id,
+        "dataset": "uner",
+        "language": language,
+        "text": sentence.text,
+        "tokens": json.dumps(sentence.tokens),
+        "spans": json.dumps(sentence.spans),
+        "target": entities(sentence.entities),
+    }
+
+
+def _module(name: str) -> Any:
+    """The module of a data set of utterances."""
+    from midalign.data import massive, mini
+
+    return {"massive": massive, "mini": mini}[name]
+
+
+def schema(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a task's answers; raises DataError where it does not compile."""
+    return _schema(metadata["source"])
+
+
+@cache
+def _schema(source: str) -> dict[str, Any]:
+    import jsonschema
+
+    path = tasks_dir() / "structured" / f"{source}.schema.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        jsonschema.Draft202012Validator.check_schema(found)
+    except (OSError, ValueError, jsonschema.SchemaError) as error:
+        raise DataError(
+            f"{path} is no JSON Schema ({str(error).splitlines()[0]}); expected one of draft 2020-12. "
+            f"In a checkout: python scripts/generate_tasks.py, else reinstall midalign"
+        ) from None
+    return found
+
+
+@cache
+def _complies(source: str) -> Callable[[Any], bool]:
+    import jsonschema
+
+    complies: Callable[[Any], bool] = jsonschema.Draft202012Validator(_schema(source)).is_valid
+    return complies
+
+
+def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a task: entities have places and no intent, with calls it is the other way round."""
+    return _without("intent_accuracy" if metadata["source"] == "uner" else "span_f1_seqeval")
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {metric: rate for metric, rate in METRICS.items() if metric != name}
+
+
+def counts(doc: Mapping[str, Any], output: str) -> list[int]:
+    """metrics.structured.COLUMNS of an output's first line: engines stop there, others may not."""
+    line = output.strip().partition("\n")[0]
+    complies = _complies(doc["dataset"])
+    if "utterance" in doc:
+        return count(doc["target"], line, doc["utterance"], complies)
+    spans = [(type, first, end) for type, first, end in json.loads(doc["spans"])]
+    return count(doc["target"], line, doc["text"], complies, Tagged(json.loads(doc["tokens"]), spans))
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
+    """What lm-eval aggregates: the document's counts under every name of the task's metrics."""
+    return under_every_name(counts(doc, results[0]), metrics({"source": doc["dataset"]}))
+
+
+def data_digest(metadata: Mapping[str, Any], split: str) -> str:
+    """The data set's own digest of a split of a task."""
+    if metadata["source"] == "uner":
+        from midalign.data import uner
+
+        return uner.digest(metadata["treebank"], split)
+    return str(_module(metadata["source"]).digest(metadata["language"], split))
+
+
+globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module
