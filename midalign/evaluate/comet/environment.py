@@ -29,9 +29,14 @@ def folder() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
 
 
+def is_ready() -> bool:
+    """Whether the environment was made to its end."""
+    return (folder() / STAMP).is_file()
+
+
 def python() -> Path:
     """The interpreter of the environment; raises EngineError with the command that makes it."""
-    if not (folder() / STAMP).is_file():
+    if not is_ready():
         raise EngineError(
             f"COMET has an environment of its own, and there is none in {folder()}. "
             f"Make it, a minute and 1.4 GB: {SETUP}"
