@@ -115,6 +115,7 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     _generate(engine, base, models, stores, tasks, settings, report)
     parts = {model.name: _parts(model, stores[model.name], names) for model in models}
     if settings.comet is not None:
+        _free_memory()
         _score_by_comet(parts, tasks, settings, report)
     paths = [
         _publish(settings, engine, model, stores[model.name], parts[model.name], tasks, roles)
@@ -134,7 +135,7 @@ def _generate(
     settings: Settings,
     report: Report,
 ) -> None:
-    """Put all parts that are missing into the stores; the engine's memory is free again afterwards."""
+    """Put all parts that are missing into the stores; nothing refers to the engine afterwards."""
     names = list(tasks)
     missing = {model.name: _missing(stores[model.name], tasks, settings) for model in models}
     if any(missing.values()) or not _retrieval_is_there(stores, names):
@@ -143,6 +144,17 @@ def _generate(
                 if missing[model.name]:
                     lm.use(model.adapter)
                     _run(lm, model, tasks, missing[model.name], stores[model.name], settings, report)
+
+
+def _free_memory() -> None:
+    """Give the device what a finished engine has left, for another process."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _engine_name(wanted: EngineName) -> str:

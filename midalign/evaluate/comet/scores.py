@@ -157,9 +157,7 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        # A folder by its last part: records are published, and paths are this machine's.
-        shown = Path(name).resolve().name if Path(name).expanduser().exists() else name
-        self.model = Model(shown, said["digest"], said["version"])
+        self.model = Model(_shown(name), said["digest"], said["version"])
 
     def score(self, batch: Sequence[Segment]) -> list[int]:
         """Scores in millionths; raises EngineError where the process ends or gives no numbers."""
@@ -205,6 +203,14 @@ class Worker:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shown(name: str) -> str:
+    """A model's folder by its last part: records are published, and paths are this machine's."""
+    path = Path(name).expanduser().resolve()
+    if path.is_file():
+        return path.parents[1].name
+    return path.name if path.is_dir() else name
 
 
 class Kept:

@@ -56,7 +56,7 @@ def downloaded(model: str) -> Path:
             reason = reason.__context__
         raise Refused(
             f"No COMET model {model!r}: there is no such file or folder, it is not in the hub's cache "
-            f"({HF_HUB_CACHE}), and it could not be downloaded: {str(reason).splitlines()[0]}"
+            f"({HF_HUB_CACHE}), and it could not be downloaded: {_line(reason)}"
         ) from None
 
 
@@ -77,7 +77,7 @@ def load(path: Path) -> Any:
     try:
         model = load_from_checkpoint(str(path))
     except Exception as error:  # a checkpoint may be cut, or its encoder not here
-        raise Refused(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise Refused(f"{path} cannot be loaded: {_line(error)}") from None
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -86,10 +86,17 @@ def score(model: Any, segments: "list[list[str]]") -> "list[float]":
     import torch
 
     samples = [dict(zip(("src", "mt", "ref"), segment, strict=True)) for segment in segments]
-    with torch.inference_mode():
-        batch = model.transfer_batch_to_device(model.prepare_for_inference(samples), model.device, 0)
-        scores: list[float] = model.predict_step(batch)["scores"].tolist()
+    try:
+        with torch.inference_mode():
+            batch = model.transfer_batch_to_device(model.prepare_for_inference(samples), model.device, 0)
+            scores: list[float] = model.predict_step(batch)["scores"].tolist()
+    except Exception as error:  # memory, most of all
+        raise Refused(f"COMET could not score {len(segments)} segments: {_line(error)}") from None
     return scores
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def main() -> None:

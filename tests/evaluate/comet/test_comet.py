@@ -72,6 +72,7 @@ def test_scores_are_comets_own(
     file = comet_model / "checkpoints" / "model.ckpt"
     again = json.loads(midalign(*command, file).stdout)["metrics"]["comet"]
     assert again == printed
+    assert record.read(path).tasks[EN_HI].comet == task.comet
 
 
 def test_a_killed_process_goes_on_from_what_it_had(
