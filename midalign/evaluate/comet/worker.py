@@ -115,6 +115,8 @@ def main() -> None:
             print(json.dumps(score(model, json.loads(line))), file=answers, flush=True)
     except Refused as refusal:
         print(json.dumps({"error": str(refusal)}), file=answers, flush=True)
+    except BrokenPipeError:
+        os._exit(1)  # who asked is gone, and nothing is left to be said at exit
 
 
 if __name__ == "__main__":

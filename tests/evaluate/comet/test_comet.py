@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -177,6 +178,22 @@ def test_what_is_wrong_with_comet_is_said_before_anything_is_generated(
     none = midalign(*command, "--comet", comet_model, status=1, MIDALIGN_COMET=str(tmp_path / "none")).stderr
     assert none.rstrip().endswith("midalign comet setup")
     assert str(tmp_path / "none") in none
+    assert not (tmp_path / "results").exists()
+
+
+def test_scores_that_are_no_numbers_are_no_scores(
+    midalign: Run, comet_python: Path, make_model: Callable, user: Mapping[str, str], tmp_path: Path
+) -> None:
+    model = make_model("diverged", 16, 1)
+    code = (
+        "import sys, torch; file = sys.argv[1]; saved = torch.load(file, weights_only=False); "
+        "[tensor.fill_(float('nan')) for name, tensor in saved['state_dict'].items() "
+        "if 'estimator' in name]; "
+        "torch.save(saved, file)"
+    )
+    subprocess.run([comet_python, "-I", "-c", code, model / "checkpoints" / "model.ckpt"], check=True)
+    command = ("eval", "--base", "mini", "--tasks", EN_HI, "--limit", 2, "--output", tmp_path / "results")
+    assert "diverged: expected 1 numbers, got [nan]" in midalign(*command, "--comet", model, status=1).stderr
     assert not (tmp_path / "results").exists()
 
 
