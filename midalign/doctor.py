@@ -151,6 +151,18 @@ def _data() -> Iterator[Finding]:
     )
 
 
+def _comet() -> Iterator[Finding]:
+    from midalign.evaluate.comet import environment
+
+    ready = environment.is_ready()
+    yield Finding(
+        "COMET",
+        f"{'in' if ready else 'not in'} {environment.folder()}",
+        "" if ready else f"for --comet on translation: {environment.SETUP}",
+        essential=False,
+    )
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
@@ -165,4 +177,5 @@ LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "lm-eval plug-in": _plugin,
     "bundled base": _base,
     "data": _data,
+    "COMET": _comet,
 }

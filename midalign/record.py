@@ -85,6 +85,20 @@ class Metric(Section):
     n: int
 
 
+class Comet(Section):
+    """Mean score of one COMET model over a direction's items, with its bootstrap standard error. It compares
+    models on this direction and nothing else."""
+
+    name: str
+    digest: Digest
+    """Of the checkpoint and its hyperparameters."""
+    version: str
+    """Of unbabel-comet."""
+    value: float
+    stderr: Annotated[float, Field(ge=0)]
+    n: int
+
+
 class TaskResult(Section):
     """One language task."""
 
@@ -101,6 +115,8 @@ class TaskResult(Section):
     """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
     cut_off: int | None = None
     """Outputs that reached the token limit; None where that is not known."""
+    comet: Comet | None = None
+    """None where COMET was not asked for, or does not know the languages."""
     seconds: float
     tokens: int
     """Prompt and output tokens."""
@@ -157,10 +173,12 @@ class Record(Section):
 
 @dataclass(frozen=True)
 class Items:
-    """Counts per item of one task: `doc_ids` (n,), `counts` (n, columns), both integer."""
+    """Counts per item of one task: `doc_ids` (n,), `counts` (n, columns), both integer; `comet` (n,) are
+    COMET's scores in millionths, where the task has them."""
 
     doc_ids: np.ndarray
     counts: np.ndarray
+    comet: np.ndarray | None = None
 
 
 def schema() -> dict[str, Any]:
@@ -209,6 +227,8 @@ def pack(items: Mapping[str, Items], names: list[str]) -> bytes:
             raise RecordError(f"{task}: counts {one.counts.shape}, expected {(len(one.doc_ids), len(names))}")
         by_column = {name: one.counts[:, i].tolist() for i, name in enumerate(names)}
         line = {"task": task, "doc_ids": one.doc_ids.tolist(), "counts": by_column}
+        if one.comet is not None:
+            line["comet"] = one.comet.tolist()
         lines.append(json.dumps(line, separators=(",", ":")) + "\n")
     return zstandard.ZstdCompressor(level=19).compress("".join(lines).encode())
 
@@ -253,7 +273,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     items = {}
     for line in map(json.loads, text.splitlines()):
         counts = np.array([line["counts"][name] for name in file.columns], np.int64).T
-        items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts)
+        comet = np.array(line["comet"], np.int64) if "comet" in line else None
+        items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts, comet)
     return items
 
 

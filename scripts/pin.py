@@ -1,9 +1,9 @@
-"""Regenerate constraints/*.txt: `pip install uv && python scripts/pin.py [--upgrade]`.
+"""Regenerate constraints/*.txt and COMET's: `pip install uv && python scripts/pin.py [--upgrade]`.
 
 Each file is the resolution of pyproject.toml (with the dev group) and the direct pins below for one platform,
 by `uv pip compile`. What is already pinned stays unless it no longer fits; `--upgrade` takes the newest of
 everything but the direct pins. Builds of torch for the CPU come from PyTorch's own index, or from
-$PIP_FIND_LINKS when set.
+$PIP_FIND_LINKS when set. COMET has an environment of its own, and one file for all platforms, in the package.
 """
 
 import os
@@ -44,6 +44,22 @@ PLATFORMS = {
         "macOS 14 or newer on Apple silicon, without vLLM; resolved, not tested in CI.",
     ),
 }
+COMET = ROOT / "midalign" / "evaluate" / "comet" / "constraints.txt"
+# pytorch-lightning asks for pkg_resources, which newer setuptools do not have.
+COMET_PINS = ("unbabel-comet==2.2.7", "torch==2.13.0", "setuptools<81")
+
+
+def compile_comet(upgrade: bool) -> None:
+    """Write the constraints of COMET's environment, for Python 3.11 and newer."""
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--universal"]
+    command += ["--python-version", "3.11", *(["--upgrade"] if upgrade else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        direct, result = Path(folder, "direct.in"), Path(folder, "constraints.txt")
+        direct.write_text("\n".join(COMET_PINS), "utf-8")
+        if COMET.exists():
+            result.write_text(COMET.read_text("utf-8"), "utf-8")
+        subprocess.run([*command, "--output-file", str(result), str(direct)], check=True)
+        write(COMET, "COMET's environment (midalign comet setup); tested in CI, Linux without a GPU.", result)
 
 
 def compile_platform(name: str, upgrade: bool) -> None:
@@ -65,7 +81,12 @@ def compile_platform(name: str, upgrade: bool) -> None:
         project = str(ROOT / "pyproject.toml")
         command += ["--group", f"{project}:dev", "--output-file", str(result), project, str(direct)]
         subprocess.run(command, check=True, env=environment)
-        text = f"# {header}\n# Written by scripts/pin.py.\n{result.read_text('utf-8')}"
+        write(output, header, result)
+
+
+def write(output: Path, header: str, result: Path) -> None:
+    """Put uv's result into its place, beside and then in place."""
+    text = f"# {header}\n# Written by scripts/pin.py.\n{result.read_text('utf-8')}"
     beside = output.with_suffix(".new")
     beside.write_text(text, "utf-8")
     os.replace(beside, output)
@@ -75,3 +96,4 @@ def compile_platform(name: str, upgrade: bool) -> None:
 if __name__ == "__main__":
     for platform_name in PLATFORMS:
         compile_platform(platform_name, "--upgrade" in sys.argv[1:])
+    compile_comet("--upgrade" in sys.argv[1:])

@@ -29,6 +29,17 @@ def test_absent_data_comes_with_the_command_that_adds_it(findings: dict[str, doc
         assert not findings[name].essential
 
 
+def test_comets_environment_comes_with_the_command_that_makes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MIDALIGN_COMET", str(tmp_path))
+    (missing,) = doctor.LOOKS["COMET"]()
+    assert missing.remedy.endswith("midalign comet setup")
+    (tmp_path / "midalign-comet").touch()
+    (there,) = doctor.LOOKS["COMET"]()
+    assert there.works
+
+
 def test_a_switched_off_plug_in_is_found_and_named() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "midalign", "doctor"],

@@ -32,6 +32,10 @@ def evaluate(
     log_samples: Annotated[
         bool, typer.Option("--log-samples", help="Keep prompts and outputs in a file beside each record.")
     ] = False,
+    comet: Annotated[
+        str | None,
+        typer.Option(help="COMET for translation tasks: a checkpoint, its folder or a hub id; see README."),
+    ] = None,
     num_fewshot: Annotated[int, typer.Option(min=0, help="Examples in the prompt.")] = 0,
     apply_chat_template: Annotated[
         bool, typer.Option("--apply-chat-template", help="Wrap prompts as the base's tokenizer says.")
@@ -61,6 +65,7 @@ def evaluate(
         aligned=_names(aligned),
         note=note,
         log_samples=log_samples,
+        comet=comet,
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,

@@ -1,6 +1,7 @@
 """`midalign score`"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,29 @@ def score(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("results"),
+    comet: Annotated[
+        str | None, typer.Option(help="COMET too: a checkpoint, its folder or a hub id. Translation only.")
+    ] = None,
 ) -> None:
     """Score outputs that were made elsewhere, with the same code and into the same record."""
     from midalign.evaluate import score as scoring
 
-    entry, path = scoring.score(task, outputs, split, output)
+    entry, path = scoring.score(task, outputs, split, output, comet, _report)
     result = entry.tasks[task]
     metrics = {name: {"value": m.value, "stderr": m.stderr} for name, m in result.metrics.items()}
+    if result.comet:
+        metrics["comet"] = {"value": result.comet.value, "stderr": result.comet.stderr}
     if as_json:
         print(json.dumps({"task": task, "n": result.n, "metrics": metrics}))
         return
     for name, metric in metrics.items():
         print(f"{name:24} {metric['value']:.4f} ± {metric['stderr']:.4f}")
     print(path)
+
+
+def _report(done: int, total: int) -> None:
+    """One line on a terminal, written over."""
+    if sys.stderr.isatty():
+        print(
+            f"\rCOMET {done}/{total} segments", end="\n" if done == total else "", file=sys.stderr, flush=True
+        )

@@ -36,6 +36,8 @@ class Part(BaseModel):
     doc_ids: list[int]
     counts: list[list[int]]
     outputs: list[Output] | None
+    comet: list[int] | None = None
+    """COMET's scores in millionths, by item; never on disk here, since they have a cache of their own."""
 
 
 class Store:

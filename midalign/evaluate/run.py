@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from midalign import adapter as adapters
 from midalign import bases, harness, record
 from midalign.errors import AdapterError, TaskError
 from midalign.evaluate import install, live, retrieval
+from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
 from midalign.families import family
 from midalign.languages import language as known_language
@@ -47,9 +49,16 @@ class Settings:
     aligned: tuple[str, ...] = ()
     note: str = ""
     log_samples: bool = False
+    comet: str | None = None
+    """A COMET model: checkpoint, folder or hub id."""
     num_fewshot: int = 0
     apply_chat_template: bool = False
     system_instruction: str | None = None
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether outputs are needed once they are scored."""
+        return self.log_samples or self.comet is not None
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,9 @@ def evaluate(settings: Settings, report: Report) -> list[Path]:
 
 def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     names = harness.expand(settings.tasks)
+    if settings.comet is not None:  # whatever is wrong there is said before hours of generation
+        comet.directions(settings.tasks, warn=True)
+        comet.check(settings.comet)
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
@@ -100,6 +112,31 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
     _configure(tasks, settings)
+    _generate(engine, base, models, stores, tasks, settings, report)
+    parts = {model.name: _parts(model, stores[model.name], names) for model in models}
+    if settings.comet is not None:
+        _free_memory()
+        _score_by_comet(parts, tasks, settings, report)
+    paths = [
+        _publish(settings, engine, model, stores[model.name], parts[model.name], tasks, roles)
+        for model in models
+    ]
+    for store in stores.values():
+        store.remove()
+    return paths
+
+
+def _generate(
+    engine: str,
+    base: str,
+    models: Sequence[Model],
+    stores: Mapping[str, Store],
+    tasks: Mapping[str, Any],
+    settings: Settings,
+    report: Report,
+) -> None:
+    """Put all parts that are missing into the stores; nothing refers to the engine afterwards."""
+    names = list(tasks)
     missing = {model.name: _missing(stores[model.name], tasks, settings) for model in models}
     if any(missing.values()) or not _retrieval_is_there(stores, names):
         with _engine(engine, base, models, stores, names, settings.split) as lm:
@@ -107,10 +144,17 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
                 if missing[model.name]:
                     lm.use(model.adapter)
                     _run(lm, model, tasks, missing[model.name], stores[model.name], settings, report)
-    paths = [_publish(settings, engine, model, stores[model.name], names, tasks, roles) for model in models]
-    for store in stores.values():
-        store.remove()
-    return paths
+
+
+def _free_memory() -> None:
+    """Give the device what a finished engine has left, for another process."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _engine_name(wanted: EngineName) -> str:
@@ -204,7 +248,7 @@ def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list
     for name, task in tasks.items():
         part = store.read(name, Part)
         stale = part is None or part.rendering != _rendering(name, task)
-        if stale or (settings.log_samples and part is not None and part.outputs is None):
+        if stale or (settings.keeps_outputs and part is not None and part.outputs is None):
             missing.append(name)
     return missing
 
@@ -445,22 +489,12 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         result=result,
         doc_ids=[one["doc_id"] for one in logged],
         counts=counts.tolist(),
-        outputs=outputs if settings.log_samples else None,
+        outputs=outputs if settings.keeps_outputs else None,
     )
 
 
-def _publish(
-    settings: Settings,
-    engine: str,
-    model: Model,
-    store: Store,
-    names: Sequence[str],
-    tasks: Mapping[str, Any],
-    roles: Mapping[str, record.Roles],
-) -> Path:
-    """Write a model's record out of its finished parts."""
-    from midalign.device import device
-
+def _parts(model: Model, store: Store, names: Sequence[str]) -> dict[str, Part]:
+    """All finished parts of a model."""
     parts: dict[str, Part] = {}
     for name in names:
         part = store.read(name, Part)
@@ -469,6 +503,46 @@ def _publish(
                 f"{name} of {model.name} vanished from {store.folder}; run the same command again"
             )
         parts[name] = part
+    return parts
+
+
+def _score_by_comet(
+    parts: Mapping[str, dict[str, Part]], tasks: Mapping[str, Any], settings: Settings, report: Report
+) -> None:
+    """Add COMET's scores to the parts of all models, in one process: what two models answer alike is scored
+    once."""
+    assert settings.comet is not None
+    segments = {}
+    for name in comet.directions(settings.tasks):
+        docs = tasks[name].eval_docs
+        for model, own in parts.items():
+            outputs = own[name].outputs or []
+            segments[model, name] = [comet.segment(docs[one.doc_id], one.output) for one in outputs]
+    scored_by, scores = comet.score(
+        settings.comet,
+        [segment for some in segments.values() for segment in some],
+        lambda done, total: report(Progress(f"COMET {settings.comet}", done, total)),
+    )
+    rest = iter(scores)
+    for (model, name), some in segments.items():
+        own_scores = list(islice(rest, len(some)))
+        part = parts[model][name]
+        part.result = part.result.model_copy(update={"comet": comet.pooled(scored_by, own_scores)})
+        part.comet = own_scores
+
+
+def _publish(
+    settings: Settings,
+    engine: str,
+    model: Model,
+    store: Store,
+    parts: Mapping[str, Part],
+    tasks: Mapping[str, Any],
+    roles: Mapping[str, record.Roles],
+) -> Path:
+    """Write a model's record out of its finished parts."""
+    from midalign.device import device
+
     results = {name: part.result for name, part in parts.items()}
     manifest = model.manifest
     entry = record.Record(
@@ -488,7 +562,7 @@ def _publish(
         roles=roles[model.name],
         engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
         decoding={
-            "generation": dict(tasks[names[0]].config.generation_kwargs),
+            "generation": dict(tasks[next(iter(parts))].config.generation_kwargs),
             "num_fewshot": settings.num_fewshot,
             "apply_chat_template": settings.apply_chat_template,
             "system_instruction": settings.system_instruction,
@@ -501,7 +575,11 @@ def _publish(
         tokens=sum(result.tokens for result in results.values()),
     )
     items = {
-        name: record.Items(np.array(part.doc_ids, np.int64), np.array(part.counts, np.int64))
+        name: record.Items(
+            np.array(part.doc_ids, np.int64),
+            np.array(part.counts, np.int64),
+            None if part.comet is None else np.array(part.comet, np.int64),
+        )
         for name, part in parts.items()
     }
     if settings.log_samples:

@@ -9,6 +9,7 @@ import numpy as np
 
 from midalign import adapter, harness, record
 from midalign.errors import DataError, TaskError
+from midalign.evaluate.comet import scores
 from midalign.families import family
 from midalign.metrics import scorer
 from midalign.metrics.bootstrap import stderr
@@ -16,12 +17,20 @@ from midalign.metrics.bootstrap import stderr
 SPLITS = ("train", "validation", "test")
 
 
-def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Record, Path]:
+def score(
+    task: str,
+    outputs: Path,
+    split: str,
+    folder: Path,
+    comet: str | None = None,
+    report: scores.Report = lambda done, total: None,
+) -> tuple[record.Record, Path]:
     """Score `outputs` on a split of a language task, and write the record into `folder`.
 
     `outputs` has a line {"doc_id": 0, "output": "..."} for each document of the split, in any order, `doc_id`
-    being its position. Raises TaskError for an unknown task or split, DataError (file and line) for a
-    malformed file or one whose documents are not those of the split.
+    being its position; `comet` names a COMET model, whose progress goes to `report`. Raises TaskError for an
+    unknown task or split, or one that COMET does not score, DataError (file and line) for a malformed file or
+    one whose documents are not those of the split, EngineError where COMET is not there.
     """
     names = harness.expand([task])
     if names != [task]:
@@ -30,6 +39,8 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         )
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
+    if comet is not None:
+        scores.directions([task])
     metadata = harness.metadata(task)
     tasks, scored = family(metadata["family"]), scorer(metadata["family"])
     docs = tasks.dataset(**metadata)[split]
@@ -37,6 +48,11 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
     counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
     language = str(metadata["language"])
+    by_comet, millionths = None, None
+    if comet is not None:
+        segments = [scores.segment(doc, texts[i]) for i, doc in enumerate(docs)]
+        model, found = scores.score(comet, segments, report)
+        by_comet, millionths = scores.pooled(model, found), np.array(found, np.int64)
     result = record.TaskResult(
         language=language,
         family=metadata["family"],
@@ -49,6 +65,7 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         },
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
+        comet=by_comet,
         seconds=0.0,
         tokens=0,
     )
@@ -71,7 +88,7 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         seconds=0.0,
         tokens=0,
     )
-    items = {task: record.Items(np.arange(len(docs)), counts)}
+    items = {task: record.Items(np.arange(len(docs)), counts, millionths)}
     return entry, record.write(entry, items, folder)
 
 

@@ -74,11 +74,16 @@ def document(segment: "Segment", direction: str) -> dict[str, Any]:
     }
 
 
+def answer(output: str) -> str:
+    """An output's first line, which is what is scored: engines stop there, others may not."""
+    return output.strip().partition("\n")[0].strip()
+
+
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """metrics.translation.COLUMNS of an output's first line: engines stop there, others may not."""
+    """metrics.translation.COLUMNS of an output."""
     target = language(doc["target_language"])
-    line = output.strip().partition("\n")[0]
-    return count(doc["source"], doc["target"], line, tokenizer(target.code, target.script), target.identifier)
+    tokenize = tokenizer(target.code, target.script)
+    return count(doc["source"], doc["target"], answer(output), tokenize, target.identifier)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from midalign.errors import MidalignError
 from midalign.leaderboard import plots
-from midalign.leaderboard.compare import DRAWS, LEVEL, compare, language_sets
+from midalign.leaderboard.compare import DRAWS, LEVEL, compare, compare_by_comet, language_sets
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import resource_of, sections
 from midalign.leaderboard.tables import MARK, Part, page
@@ -48,7 +48,8 @@ def _parts(results: Path) -> list[Part]:
         # A base may be a path or a hub id; its last part says enough in a file name.
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}")
         taken = sum(part.slug == slug or part.slug.startswith(f"{slug}-v") for part in parts)
-        parts.append(Part(f"{slug}-v{taken + 1}" if taken else slug, section, *compare(section)))
+        slug = f"{slug}-v{taken + 1}" if taken else slug
+        parts.append(Part(slug, section, *compare(section), compare_by_comet(section)))
     return parts
 
 
@@ -84,6 +85,7 @@ def _section(part: Part) -> dict[str, Any]:
         "models": [asdict(model) for model in part.models],
         "differences": [asdict(difference) for difference in part.differences],
         "plot": part.plot,
+        **({"comet": asdict(part.comet)} if part.comet else {}),
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from midalign import record
+from midalign.leaderboard.load import Run
 from midalign.leaderboard.sections import ROLES, Row, Section, resource_of
 
 DRAWS = 1000
@@ -118,12 +119,17 @@ def compare(section: Section) -> tuple[list[Model], list[Difference]]:
     """The section's rows, and each arm that has a baseline against it."""
     scores = bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
-    differences = [
-        _difference(section, row, baseline, scores)
+    differences = [_difference(section, row, baseline, scores) for row, baseline in _arms(section)]
+    return models, differences
+
+
+def _arms(section: Section) -> list[tuple[Row, Row]]:
+    """Each arm that has a baseline, with it."""
+    return [
+        (row, baseline)
         for row in section.rows
         if row.arm not in ("base", "baseline") and (baseline := baseline_of(section, row))
     ]
-    return models, differences
 
 
 def baseline_of(section: Section, row: Row) -> Row | None:
@@ -280,13 +286,23 @@ def _mean_accuracy(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {code: float(np.mean([one[code] for one in measured])) for code in codes}
 
 
-def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, Scores]) -> Difference:
-    by_seed = {run.record.seed: scores[run.file] for run in row.runs}
-    against = {run.record.seed: scores[run.file] for run in baseline.runs}
+def _by_seed(row: Row, scores: Mapping[str, Scores]) -> dict[int | None, Scores]:
+    return {run.record.seed: scores[run.file] for run in row.runs}
+
+
+def _change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
+    """An arm minus its baseline, and the latter, over the seeds that both have, all if they share none."""
+    by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
     this = _mean([by_seed[seed] for seed in shared or by_seed])
     other = _mean([against[seed] for seed in shared or against])
-    change = Scores(this.points - other.points, this.draws - other.draws)
+    return Scores(this.points - other.points, this.draws - other.draws), other
+
+
+def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, Scores]) -> Difference:
+    by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
+    shared = [seed for seed in by_seed if seed in against]
+    change, other = _change(row, baseline, scores)
 
     codes, sets = section.languages, _indices(section)
     gap_sets = {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")}
@@ -327,3 +343,93 @@ def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> E
     # The interval leaves out draws in the tail, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
     return _estimate(change[0] / gap[0], draws[np.isfinite(draws)])
+
+
+@dataclass(frozen=True)
+class CometDifference:
+    """An arm minus its baseline in COMET's score."""
+
+    model: str
+    baseline: str
+    means: dict[str, Estimate]
+    """Set of directions -> mean of the differences."""
+    languages: dict[str, Estimate]
+    """Direction -> difference."""
+
+
+@dataclass(frozen=True)
+class Comet:
+    """COMET's scores of a section, on the directions of which one COMET model has scored every record.
+
+    Two directions' scores are never compared: models have a score per direction and no mean.
+    """
+
+    name: str
+    digest: str
+    version: str
+    directions: list[str]
+    models: dict[str, dict[str, Estimate]]
+    """Label of a row -> direction -> score."""
+    differences: list[CometDifference]
+
+
+def compare_by_comet(section: Section) -> Comet | None:
+    """COMET's part of a section; None where no direction has scores of all records by one COMET model."""
+    runs = [run for row in section.rows for run in row.runs]
+    by_model: dict[tuple[str, str], list[str]] = {}
+    for code in section.languages:
+        scored_by = [run.task(code).comet for run in runs]
+        known = {(one.digest, one.version) for one in scored_by if one is not None}
+        if len(known) == 1 and None not in scored_by:
+            by_model.setdefault(known.pop(), []).append(code)
+    if not by_model:
+        return None
+    directions = max(by_model.values(), key=len)
+    scored = section.first.task(directions[0]).comet
+    assert scored is not None
+    points = np.array([[run.comet[code].mean() / 1e6 for code in directions] for run in runs])
+    draws = np.stack([_comet_draws(section, runs, code) for code in directions], axis=-1)
+    # One metric, so that means and differences are taken as those of the other metrics are.
+    scores = {run.file: Scores(points[i, :, None], draws[i, :, :, None]) for i, run in enumerate(runs)}
+    sets = {
+        name: [directions.index(code) for code in members if code in directions]
+        for name, members in language_sets(section).items()
+    }
+    differences = []
+    for row, baseline in _arms(section):
+        change, _ = _change(row, baseline, scores)
+        differences.append(
+            CometDifference(
+                model=row.label,
+                baseline=baseline.label,
+                means={
+                    name: _estimate(change.points[of].mean(), change.draws[:, of, 0].mean(axis=1))
+                    for name, of in sets.items()
+                    if of
+                },
+                languages=_estimates(directions, change),
+            )
+        )
+    return Comet(
+        name=scored.name,
+        digest=scored.digest,
+        version=scored.version,
+        directions=directions,
+        models={
+            row.label: _estimates(directions, _mean([scores[run.file] for run in row.runs]))
+            for row in section.rows
+        },
+        differences=differences,
+    )
+
+
+def _comet_draws(section: Section, runs: Sequence[Run], code: str) -> np.ndarray:
+    """(runs, DRAWS) means of a direction, on the draws of items that the other metrics have."""
+    scores = np.stack([run.comet[code] for run in runs], axis=1) / 1e6
+    seed = int(section.first.ids[code][:8], 16)
+    drawn = [weights @ scores for weights in _weights(len(scores), seed)]
+    return np.concatenate(drawn).T / len(scores)
+
+
+def _estimates(codes: Sequence[str], scores: Scores) -> dict[str, Estimate]:
+    return {code: _estimate(scores.points[i, 0], scores.draws[:, i, 0]) for i, code in enumerate(codes)}

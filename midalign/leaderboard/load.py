@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ class Run:
     """Language, direction or treebank -> (items, columns of the family) int32."""
     ids: dict[str, str]
     """The same -> sha256 of its document ids, in order."""
+    comet: dict[str, np.ndarray] = field(default_factory=dict)
+    """Direction -> (items,) COMET's scores in millionths, for those that have them."""
 
     @property
     def languages(self) -> list[str]:
@@ -71,10 +73,13 @@ def _runs(file: Path) -> Iterator[Run]:
                 f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
             )
         counts, ids = _counts(file, entry, items, name)
+        comet = _comet(file, task, items, name)
         _verify(file, name, task, counts)
         run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
         run.counts[code] = counts
         run.ids[code] = ids
+        if comet is not None:
+            run.comet[code] = comet
     if not groups:
         raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
     yield from groups.values()
@@ -112,6 +117,23 @@ def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tu
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
     counts = items[task].counts[order][:, [columns.index(column) for column in wanted]]
     return counts.astype(np.int32), hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+
+
+def _comet(file: Path, task: TaskResult, items: dict[str, Items], name: str) -> np.ndarray | None:
+    """COMET's scores of a task by ascending document id; raises RecordError unless its mean follows."""
+    scores, said = items[name].comet, task.comet
+    if said is None and scores is None:
+        return None
+    if said is None or scores is None:
+        raise RecordError(f"{file}: {name} has COMET's scores in one of its two files; evaluate it again")
+    found = scores.mean() / 1e6
+    if len(scores) != said.n or len(scores) != task.n or abs(found - said.value) > TOLERANCE:
+        raise RecordError(
+            f"{file}: {name} says COMET {said.value} of {said.n} items, its items give {found} of "
+            f"{len(scores)}; the record was altered: restore it, or evaluate the model again"
+        )
+    ordered: np.ndarray = scores[np.argsort(items[name].doc_ids, kind="stable")]
+    return ordered
 
 
 def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from midalign.leaderboard.compare import DRAWS, Difference, Estimate, Model, language_sets
+from midalign.leaderboard.compare import DRAWS, Comet, Difference, Estimate, Model, language_sets
 from midalign.leaderboard.sections import ROLES, Section, name_of, resource_of
 
 MARK = "<!-- written by midalign leaderboard build -->"
@@ -87,6 +87,7 @@ class Part:
     section: Section
     models: list[Model]
     differences: list[Difference]
+    comet: Comet | None = None
 
     @property
     def plot(self) -> str:
@@ -188,17 +189,35 @@ def sentences(part: Part) -> list[str]:
     lines = []
     for difference in part.differences:
         means = difference.means[part.section.scorer.HEADLINE]
-        shown = [
-            f"{role} languages ({len(language_sets(part.section)[role])}): "
-            + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
-            for role in ("aligned", "supervised", "unseen")
-            if role in means
-        ]
         lines.append(
-            f"{difference.model} minus {difference.baseline}, {headline(part)}: {'; '.join(shown)}. "
-            + " ".join(_remarks(difference, means))
+            f"{difference.model} minus {difference.baseline}, {headline(part)}: "
+            f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
         )
+    if part.comet:
+        sets = _comet_sets(part.section, part.comet)
+        lines += [
+            f"{one.model} minus {one.baseline}, COMET × 100: {_by_role(one.means, sets)}."
+            for one in part.comet.differences
+        ]
     return lines
+
+
+def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -> str:
+    """`aligned languages (3): **+2.3 [1.4, 3.3]**; supervised ...`"""
+    return "; ".join(
+        f"{role} languages ({len(sets[role])}): "
+        + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
+        for role in ("aligned", "supervised", "unseen")
+        if role in means
+    )
+
+
+def _comet_sets(section: Section, comet: Comet) -> dict[str, list[str]]:
+    """The sets of directions, of those that COMET has scored."""
+    return {
+        name: [code for code in members if code in comet.directions]
+        for name, members in language_sets(section).items()
+    }
 
 
 def headline(part: Part) -> str:
@@ -260,6 +279,13 @@ def _section(part: Part) -> str:
     blocks.append(f"![{headline(part)} by language: {title(section)}]({part.plot})")
     blocks += [f"### {headline(part)} by language".replace("slot", "Slot"), _language_table(part)]
     blocks += [f"### {_DETAILS[section.family][0]} by language", _details_table(part)]
+    if part.comet:
+        blocks += ["### COMET by direction", _comet_table(part, part.comet)]
+    elif any(task.comet for row in section.rows for run in row.runs for task in run.record.tasks.values()):
+        blocks.append(
+            "COMET is not shown: no direction has scores of all these records by one COMET model. "
+            "Evaluate them all with the same --comet."
+        )
     blocks.append(_sources(part))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -398,6 +424,35 @@ def _details_table(part: Part) -> str:
     ]
     names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
     return f"Each cell: {names}, in per cent.\n\n" + _markdown(header, rows, left=(0, 1, 2))
+
+
+def _comet_table(part: Part, comet: Comet) -> str:
+    """Scores and differences by direction; of scores there is no mean, of differences there is."""
+    section, sets = part.section, _comet_sets(part.section, comet)
+    header = ["language", "role", "class", "n", *comet.models]
+    header += [f"{one.model} {MINUS} {one.baseline}" for one in comet.differences]
+    rows = [
+        [
+            *_language_columns(section, code),
+            *(f"{percent(of[code].value)} ± {percent(of[code].stderr)}" for of in comet.models.values()),
+            *(interval(one.languages[code]) for one in comet.differences),
+        ]
+        for code in ordered(section)
+        if code in comet.directions
+    ]
+    if comet.differences:
+        rows += [
+            [f"mean of {len(sets[role])}", role, "", "", *(NONE for _ in comet.models)]
+            + [interval(one.means[role]) for one in comet.differences]
+            for role in ROLES
+            if sets.get(role)
+        ]
+    of = f"{len(comet.directions)} of the {len(section.languages)} directions"
+    return (
+        f"{comet.name} (digest `{comet.digest[:12]}`, unbabel-comet {comet.version}), times 100, ± standard "
+        f"error over items, on {of}. Scores compare models on one direction, never two directions.\n\n"
+        + _markdown(header, rows, left=(0, 1, 2))
+    )
 
 
 def _sources(part: Part) -> str:

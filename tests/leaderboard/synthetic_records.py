@@ -63,9 +63,12 @@ def write(
     retrieval: Mapping[str, float] | None = None,
     base_retrieval: Mapping[str, float] | None = None,
     doc_ids: Mapping[str, Sequence[int]] | None = None,
+    comet: Mapping[str, np.ndarray] | None = None,
+    comet_model: str = "comet",
 ) -> Path:
-    """Write a record into `folder` and return its path."""
+    """Write a record into `folder` and return its path; `comet` are scores in millionths by language."""
     tasks, items = {}, {}
+    comet = comet or {}
     for language, table in by_language.items():
         pooled = table.sum(axis=0)
         n = len(table)
@@ -82,11 +85,21 @@ def write(
             },
             data_digest=sha(data + language),
             prompt_digest=sha(prompt + language),
+            comet=record.Comet(
+                name=comet_model,
+                digest=sha(comet_model),
+                version="2.2.7",
+                value=comet[language].mean() / 1e6,
+                stderr=0.01,
+                n=n,
+            )
+            if language in comet
+            else None,
             seconds=1.0,
             tokens=100,
         )
         ids = np.asarray(doc_ids[language] if doc_ids else range(n))
-        items[task] = record.Items(ids, table)
+        items[task] = record.Items(ids, table, comet.get(language))
     trained = arm != "base"
     entry = record.Record(
         name=name,

@@ -1,0 +1,123 @@
+"""The virtual environment that COMET runs in: it wants numpy<2, transformers<5 and protobuf<5, we want newer.
+
+`constraints.txt` beside this module pins what is in it, scripts/pin.py writes that file.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from midalign.data import cache
+from midalign.errors import EngineError
+
+CONSTRAINTS = Path(__file__).with_name("constraints.txt")
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# numpy<2 has wheels for no newer Python.
+PYTHONS = ((3, 12), (3, 11))
+STAMP = "midalign-comet"
+SETUP = "midalign comet setup"
+
+
+def folder() -> Path:
+    """$MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
+    chosen = os.environ.get("MIDALIGN_COMET")
+    return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
+
+
+def is_ready() -> bool:
+    """Whether the environment was made to its end."""
+    return (folder() / STAMP).is_file()
+
+
+def python() -> Path:
+    """The interpreter of the environment; raises EngineError with the command that makes it."""
+    if not is_ready():
+        raise EngineError(
+            f"COMET has an environment of its own, and there is none in {folder()}. "
+            f"Make it, a minute and 1.4 GB: {SETUP}"
+        )
+    return _python(folder())
+
+
+def setup(path: Path, tell: Callable[[str], None]) -> bool:
+    """Make the environment in `path`; returns False where it was there as wanted.
+
+    A set-up that was interrupted goes on from where it was. Raises EngineError where no Python fits, the
+    folder holds something else, or pip does not succeed (it says why on the terminal).
+    """
+    with cache.lock(path):
+        stamp = path / STAMP
+        wanted = hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
+        if stamp.is_file() and stamp.read_text("utf-8").strip() == wanted:
+            return False
+        if path.exists() and any(path.iterdir()) and not (path / "pyvenv.cfg").is_file():
+            raise EngineError(f"{path} holds something else; give another folder: {SETUP} --path DIR")
+        tell(f"Setting up COMET in {path}: a minute and 1.4 GB, once")
+        stamp.unlink(missing_ok=True)
+        _create(path)
+        _install_torch(path, tell)
+        if not _pip(path, "install", "-qq", "--constraint", str(CONSTRAINTS), "unbabel-comet", "setuptools"):
+            raise EngineError("COMET could not be installed, pip says why above; the same command goes on")
+        cache.write(stamp, f"{wanted}\n".encode())
+    return True
+
+
+def _python(environment: Path) -> Path:
+    return environment / "bin" / "python"
+
+
+def _interpreter() -> str:
+    """A Python that COMET's pins have wheels for: this one, or one on the path."""
+    if sys.version_info[:2] in PYTHONS:
+        return sys.executable
+    names = [f"python{major}.{minor}" for major, minor in PYTHONS]
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise EngineError(
+        f"COMET needs Python 3.11 or 3.12 (for numpy<2); this is {platform.python_version()} and neither "
+        f"{' nor '.join(names)} is on the path. Install one of them, then: {SETUP}"
+    )
+
+
+def _create(path: Path) -> None:
+    """A virtual environment in `path`, unless one that works is there."""
+    works = [str(_python(path)), "-m", "pip", "--version"]
+    if _python(path).exists() and subprocess.run(works, capture_output=True).returncode == 0:
+        return
+    if subprocess.run([_interpreter(), "-m", "venv", "--clear", str(path)], check=False).returncode != 0:
+        raise EngineError(
+            f"{path} could not be made a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+        )
+
+
+def _install_torch(path: Path, tell: Callable[[str], None]) -> None:
+    """Torch alone, on Linux without a GPU a CPU build: as pip is configured, or from PyTorch's own index."""
+    lines = CONSTRAINTS.read_text("utf-8").splitlines()
+    torch = next(line for line in lines if line.startswith("torch=="))
+    on_cpu = platform.system() == "Linux" and not _has_nvidia()
+    if on_cpu:
+        torch += "+cpu"
+    if _pip(path, "install", "-qq", "--no-deps", torch):
+        return
+    if on_cpu:
+        tell(f"{torch} is not there as pip is configured; trying {TORCH_CPU_INDEX}")
+        if _pip(path, "install", "-qq", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
+            return
+    raise EngineError(f"Could not install {torch}. With its wheel in a folder: PIP_FIND_LINKS=FOLDER {SETUP}")
+
+
+def _has_nvidia() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _pip(path: Path, *arguments: str) -> bool:
+    """Whether pip succeeded; what it has to say goes to the terminal."""
+    command = [str(_python(path)), "-m", "pip", "--disable-pip-version-check", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, check=False, stdin=subprocess.DEVNULL, env=environment).returncode == 0

@@ -1,0 +1,123 @@
+"""Scores segments with COMET. Run by the Python of COMET's environment: it must import nothing of midalign.
+
+    python worker.py MODEL
+
+MODEL is a checkpoint file, its folder or a hub id. The first line that it prints is {"digest", "version"} or
+{"error"}; from then on each line that it reads, [[source, hypothesis, reference], ...], is answered by one,
+[score, ...] or {"error"}. It ends when there is nothing more to read.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Refused(Exception):  # noqa: N818
+    """What the user can mend."""
+
+
+def checkpoint(model: str) -> Path:
+    """The checkpoint file, which has its hparams.yaml one folder up, as COMET writes them."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        found = sorted(path.glob("checkpoints/*.ckpt"))
+        if len(found) != 1:
+            raise Refused(f"{path} has {len(found)} files checkpoints/*.ckpt, expected one; name the file")
+        path = found[0]
+    elif not path.is_file():
+        path = downloaded(model)
+    hparams = path.absolute().parents[1] / "hparams.yaml"
+    if not hparams.is_file():
+        raise Refused(f"{path} is no COMET checkpoint: there is no {hparams}")
+    return path
+
+
+def downloaded(model: str) -> Path:
+    """The checkpoint of a hub id, from the hub's cache or the hub."""
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise Refused(
+            f"No COMET model {model!r}: neither a checkpoint file nor a folder here, nor a hub id such as "
+            "Unbabel/wmt22-comet-da"
+        )
+    from comet import download_model  # type: ignore[import-not-found]
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        return Path(download_model(model))
+    except KeyError as error:  # COMET's, which hides the hub's own
+        reason: BaseException = error
+        while reason.__context__ is not None:
+            reason = reason.__context__
+        raise Refused(
+            f"No COMET model {model!r}: there is no such file or folder, it is not in the hub's cache "
+            f"({HF_HUB_CACHE}), and it could not be downloaded: {_line(reason)}"
+        ) from None
+
+
+def digest(path: Path) -> str:
+    """sha256 of the checkpoint and its hyperparameters."""
+    found = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def load(path: Path) -> Any:
+    """The model, on a GPU where there is one."""
+    import torch
+    from comet import load_from_checkpoint
+
+    try:
+        model = load_from_checkpoint(str(path))
+    except Exception as error:  # a checkpoint may be cut, or its encoder not here
+        raise Refused(f"{path} cannot be loaded: {_line(error)}") from None
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def score(model: Any, segments: "list[list[str]]") -> "list[float]":
+    """Scores of one batch, by the steps that COMET's own `predict` takes."""
+    import torch
+
+    samples = [dict(zip(("src", "mt", "ref"), segment, strict=True)) for segment in segments]
+    try:
+        with torch.inference_mode():
+            batch = model.transfer_batch_to_device(model.prepare_for_inference(samples), model.device, 0)
+            scores: list[float] = model.predict_step(batch)["scores"].tolist()
+    except Exception as error:  # memory, most of all
+        raise Refused(f"COMET could not score {len(segments)} segments: {_line(error)}") from None
+    return scores
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def main() -> None:
+    # COMET and what it imports print as they like: standard output is ours alone, the rest for what matters.
+    logging.disable(logging.INFO)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; who started us ends us
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        path = checkpoint(sys.argv[1])
+        version = importlib.metadata.version("unbabel-comet")
+        print(json.dumps({"digest": digest(path), "version": version}), file=answers, flush=True)
+        model = None
+        for line in sys.stdin.buffer:
+            model = model or load(path)
+            print(json.dumps(score(model, json.loads(line))), file=answers, flush=True)
+    except Refused as refusal:
+        print(json.dumps({"error": str(refusal)}), file=answers, flush=True)
+    except BrokenPipeError:
+        os._exit(1)  # who asked is gone, and nothing is left to be said at exit
+
+
+if __name__ == "__main__":
+    main()
