@@ -1,7 +1,9 @@
 """MASSIVE 1.1: utterances to an assistant in 52 locales (FitzGerald et al. 2023), CC BY 4.0."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from midalign.data import annotation, cache
 from midalign.data.archive import members
@@ -37,6 +39,12 @@ def items(language: str, split: str) -> list[Item]:
 def digest(language: str, split: str) -> str:
     """sha256 of a split, as the project carries it."""
     return FILES.digests[_file(language, split)][1]
+
+
+def labels(kind: Literal["intent", "slot"]) -> list[str]:
+    """All 60 intents or 55 slots, the same in every locale, from massive_labels.tsv."""
+    _, *rows = (files("midalign") / "data" / "massive_labels.tsv").read_text("utf-8").splitlines()
+    return [name for of, name in (row.split("\t") for row in rows) if of == kind]
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:

@@ -14,6 +14,10 @@ class Family(Protocol):
     def counts(self, doc: Mapping[str, Any], output: str) -> list[int]:
         """The family's COLUMNS of a document's output."""
 
+    def constraint(self, doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any] | str:
+        """What constrained decoding holds a document's output to: a JSON Schema, or a grammar in xgrammar's
+        EBNF; raises TaskError in a family without."""
+
     def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
         """The data set's own digest of a split of a task."""
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from midalign.errors import RecordError
 from midalign.languages import ResourceClass
@@ -52,6 +52,11 @@ class Section:
     def first(self) -> Run:
         """Any of its runs, for what they have in common."""
         return self.rows[0].runs[0]
+
+    @property
+    def regime(self) -> str:
+        """How its outputs were decoded: free or constrained."""
+        return str(_decoding(self.first)["regime"])
 
     @property
     def languages(self) -> list[str]:
@@ -133,9 +138,14 @@ def _conditions(run: Run) -> tuple[str, ...]:
         sample.split,
         str(sample.limit),
         str(sample.seed),
-        json.dumps(run.record.decoding, sort_keys=True),
+        json.dumps(_decoding(run), sort_keys=True),
         *tasks,
     )
+
+
+def _decoding(run: Run) -> dict[str, Any]:
+    """How outputs came about; records from before there were two regimes are free."""
+    return {"regime": "free", **run.record.decoding}
 
 
 def _roles(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
