@@ -6,6 +6,7 @@ done as well as by an end of sequence.
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ SEPARATORS = (", ", ": ")
 """Of json.dumps, which wrote the targets."""
 
 CACHE = 256 * 2**20
-"""Bytes of compiled grammars that are kept: those of a large vocabulary have a megabyte each."""
+"""Bytes of compiled grammars that are kept; that of an utterance has half a megabyte for 262,144 tokens."""
 
 _WRONG_CHARACTER = r"(([^\"\\\r\n]))"
 _CHARACTER = r"(([^\0-\x1f\"\\]) | ([\\] basic_escape))"
@@ -33,6 +34,18 @@ _ESCAPE = (
 )
 
 
+def constraint_of(task: str, doc: Mapping[str, Any]) -> dict[str, Any] | str:
+    """A JSON Schema, or a grammar in xgrammar's EBNF; raises TaskError for a task that has neither."""
+    try:
+        metadata = harness.metadata(task)
+    except TaskError:
+        raise TaskError(
+            f"{task} is not one of midalign's tasks, and only those say what their answers may be. "
+            f"Leave it out, or --constrained (constrained=True)"
+        ) from None
+    return family(metadata["family"]).constraint(doc, metadata)
+
+
 def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str]) -> str:
     """The grammar of a document's output in xgrammar's EBNF.
 
@@ -40,14 +53,17 @@ def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str]) -> str:
     """
     import xgrammar
 
-    metadata = harness.metadata(task)
-    constraint = family(metadata["family"]).constraint(doc, metadata)
+    constraint = constraint_of(task, doc)
     try:
-        answer = constraint if isinstance(constraint, str) else _of_schema(json.dumps(constraint))
+        answer = (
+            constraint
+            if isinstance(constraint, str)
+            else _of_schema(json.dumps(constraint, ensure_ascii=False))
+        )
         before = xgrammar.Grammar.from_ebnf('root ::= " "?')
         stops = " | ".join(quoted(stop) for stop in until if stop)
         after = xgrammar.Grammar.from_ebnf(f"root ::= ({stops})*" if stops else 'root ::= ""')
-        return str(xgrammar.Grammar.concat(before, xgrammar.Grammar.from_ebnf(answer), after))
+        return _text(xgrammar.Grammar.concat(before, xgrammar.Grammar.from_ebnf(answer), after))
     except (RuntimeError, ValueError) as error:
         kind = "grammar" if isinstance(constraint, str) else "JSON Schema"
         raise TaskError(
@@ -71,9 +87,20 @@ def _of_schema(schema: str) -> str:
         jsonschema.Draft202012Validator.check_schema(json.loads(schema))
     except jsonschema.SchemaError as error:
         raise ValueError(error.message) from None
-    found = str(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=SEPARATORS))
+    found = _text(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=SEPARATORS))
     rules = found.replace(_WRONG_CHARACTER, _CHARACTER).splitlines()
     return "\n".join(_ESCAPE if rule.startswith("basic_escape ::=") else rule for rule in rules)
+
+
+def _text(grammar: "xgrammar.Grammar") -> str:
+    """A grammar as EBNF that reads as what it is.
+
+    xgrammar 0.2.8 writes "é" as \\xe9 and reads as far as there are digits, so that \\xe9e is one character
+    to it and not é and e. The longer escape has its length.
+    """
+    return re.sub(
+        r"\\(\\|x([0-9a-f]{2}))", lambda escape: f"\\u00{escape[2]}" if escape[2] else escape[0], str(grammar)
+    )
 
 
 def markup(tokenizer: Any, ends: Collection[int]) -> list[int]:

@@ -6,6 +6,7 @@ lm-eval as `--model midalign-hf`.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,9 +45,7 @@ class MidalignHF(HFLM):
         # The last position of every row is a slice, and its product takes torch hundreds of times as long as
         # that of a contiguous copy: scripts/benchmarks/head_slice.py.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-        self.compiler = (
-            constrain.Compiler(self.tokenizer, self._vocabulary(), self._end_ids()) if constrained else None
-        )
+        self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         """Called with the number of answers that have just been finished; None shows a bar of tqdm."""
         self.generated: dict[tuple[str, int], Generated] = {}
@@ -63,7 +62,7 @@ class MidalignHF(HFLM):
         for index, request in enumerate(requests):
             settings = greedy(request.args[1], self.max_gen_toks)
             if settings is None:
-                if self.compiler:
+                if self.constrained:
                     raise constrain.refuse_sampling()
                 return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
             groups[settings].append(index)
@@ -94,7 +93,7 @@ class MidalignHF(HFLM):
         return ids[-(self.max_length - settings.max_new) :]
 
     def _constraints(self, requests: "Sequence[Instance]", settings: Greedy) -> constrain.Constraints | None:
-        if self.compiler is None:
+        if not self.constrained:
             return None
         return self.compiler.constraints(
             [constrain.grammar(one.task_name, one.doc, settings.until) for one in requests]
@@ -129,6 +128,11 @@ class MidalignHF(HFLM):
             ends[list(self._end_ids())] = True
             cached[until] = ends.to(self.device)
         return cached[until]
+
+    @cached_property
+    def compiler(self) -> constrain.Compiler:
+        """Of the tasks' grammars, for this model's vocabulary."""
+        return constrain.Compiler(self.tokenizer, self._vocabulary(), self._end_ids())
 
     def _vocabulary(self) -> int:
         """Logits a token: at least the tokenizer's entries."""

@@ -5,6 +5,7 @@ Usable from lm-eval as `--model midalign-vllm`.
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +69,8 @@ class MidalignVLLM(VLLM):
                 "max_loras": 1,
                 "max_lora_rank": max(map(_rank, adapters.values())),
             }
-        if constrained:
-            # By itself vLLM would take another library for what xgrammar refuses.
-            kwargs |= {"structured_outputs_config": {"backend": "xgrammar"}}
+        # By itself vLLM would take another library for what xgrammar refuses.
+        kwargs |= {"structured_outputs_config": {"backend": "xgrammar"}}
         if device() == "cpu":
             kwargs = {"gpu_memory_utilization": 0.2, "enforce_eager": True} | kwargs
         super().__init__(
@@ -80,7 +80,6 @@ class MidalignVLLM(VLLM):
             **kwargs,
         )
         self.constrained = constrained
-        self.markup = constrain.markup(self.tokenizer, self._end_ids()) if constrained else []
         self.on_output: Callable[[int], None] | None = None
         self.generated: dict[tuple[str, int], Generated] = {}
 
@@ -136,6 +135,11 @@ class MidalignVLLM(VLLM):
             structured_outputs=StructuredOutputsParams(grammar=text),
             logit_bias=dict.fromkeys(self.markup, -100.0),
         )
+
+    @cached_property
+    def markup(self) -> list[int]:
+        """Special tokens that no grammar means."""
+        return constrain.markup(self.tokenizer, self._end_ids())
 
     def _end_ids(self) -> set[int]:
         """Ends of sequence by the tokenizer and the model's generation settings, which may name several."""
