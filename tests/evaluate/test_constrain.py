@@ -188,6 +188,15 @@ def accepts(text: str, answer: str) -> bool:
     return matcher.accept_string(answer.encode()) and matcher.is_completed()
 
 
+def test_around_the_answer_is_what_free_decoding_strips(constraint: Constrain) -> None:
+    constraint('root ::= "None"')
+    text = constrain.grammar("midalign_mini_slot_en", {}, ["\n", "END"])
+    for answer in ("None", " None", " None\n", "NoneEND", "None\n\n"):
+        assert accepts(text, answer)
+    for answer in ("  None", "\nNone", "None ", "None."):
+        assert not accepts(text, answer)
+
+
 def schema_grammar(schema: dict[str, Any]) -> str:
     return constrain._of_schema(json.dumps(schema))
 
@@ -230,7 +239,16 @@ def test_blanks_are_those_of_json_dumps(answer: str) -> None:
     assert not accepts(schema_grammar(CALL), answer)
 
 
-@pytest.mark.parametrize("wrong", [{"type": "strin"}, {"$ref": "#/nowhere"}, 'root ::= "a', "no rules"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"type": "strin"},
+        {"$ref": "#/nowhere"},
+        {"type": "string", "description": 3},  # xgrammar would take it
+        'root ::= "a',
+        "no rules",
+    ],
+)
 def test_a_constraint_that_does_not_compile_names_its_task(
     constraint: Constrain, wrong: dict[str, Any] | str
 ) -> None:

@@ -122,8 +122,16 @@ def test_constrained_answers_are_those_of_transformers(
     for one in (engine, hf):
         monkeypatch.setattr(one, "constrained", True)
         one.use(None)
+    generate, biased = engine.model.generate, []
+
+    def spy(prompts: list[Any], sampling: list[Any], **kwargs: Any) -> Any:
+        biased.extend(set(one.logit_bias) for one in sampling)
+        return generate(prompts, sampling, **kwargs)
+
+    monkeypatch.setattr(engine.model, "generate", spy)
     expected = hf.generate_until(asked, disable_tqdm=True)
     found = engine.generate_until(asked, disable_tqdm=True)
+    assert biased == [{0, 1}] * len(asked)  # <pad> and <bos>, whose names a JSON string could hold
     same = sum(a == b for a, b in zip(expected, found, strict=True))
     assert same >= len(expected) - 1
     if same == len(expected):
