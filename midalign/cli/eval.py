@@ -41,6 +41,9 @@ def evaluate(
         bool, typer.Option("--apply-chat-template", help="Wrap prompts as the base's tokenizer says.")
     ] = False,
     system_instruction: Annotated[str | None, typer.Option(help="Text of the system turn.")] = None,
+    constrained: Annotated[
+        bool, typer.Option("--constrained", help="Let outputs only be what the tasks' grammars allow.")
+    ] = False,
 ) -> None:
     """Score a base and adapters on it, one record each. A killed evaluation goes on where it was."""
     import os
@@ -69,6 +72,7 @@ def evaluate(
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,
+        constrained=constrained,
     )
     console = Console(stderr=True)
     columns = (

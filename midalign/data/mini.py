@@ -1,8 +1,10 @@
 """The bundled mini benchmark: TSV files in the package, written by scripts/build_mini.py."""
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Literal
 
 from midalign.data import annotation
 from midalign.data.items import Item
@@ -35,6 +37,14 @@ def digest(language: str, split: str) -> str:
         both = "".join(digest(code, split) for code in sides(language))
         return hashlib.sha256(both.encode()).hexdigest()
     return hashlib.sha256(_file(language, split).read_bytes()).hexdigest()
+
+
+@cache
+def labels(kind: Literal["intent", "slot"]) -> list[str]:
+    """All intents or slots, sorted; the same in every language."""
+    every = [item for split in FILES for item in items("en", split)]
+    slots = {slot for item in every for slot, _ in item.slots}
+    return sorted({item.intent for item in every} if kind == "intent" else slots)
 
 
 def _file(language: str, split: str) -> Traversable:

@@ -6,6 +6,7 @@ and under its own digest.
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from midalign.data import cache, lines
 from midalign.data.archive import members
@@ -23,6 +24,15 @@ SOURCE = lines.Source(
 )
 TRAIN = "en.train.conll"
 """The one training file. Its digest is not known here, and it is optional."""
+
+LABELS = (
+    "album artist best_rating condition_description condition_temperature cuisine datetime "
+    "entity_name facility genre location movie_name movie_type music_item object_location_type "
+    "object_name object_part_of_series_type object_select object_type party_size_description "
+    "party_size_number playlist rating_unit rating_value recurring_datetime reference reference-part "
+    "reminder/todo restaurant_name restaurant_type served_dish service sort track weather/attribute"
+).split()
+"""The slots of the release."""
 
 COMMENT = re.compile(r"#\s*([\w-]+)\s*[:=](.*)")
 TAG = re.compile(r"O|([BI])-(\S+)")
@@ -42,6 +52,11 @@ def items(language: str, split: str) -> list[TaggedItem]:
     if not path.is_file() and file != TRAIN:
         SOURCE.fetch(file)
     return parse(FILES.read(file), str(path), unique=False)
+
+
+def labels(kind: Literal["slot"]) -> list[str]:
+    """All slots, the same in every language."""
+    return LABELS
 
 
 def digest(language: str, split: str) -> str:

@@ -6,6 +6,7 @@ lm-eval as `--model midalign-hf`.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from midalign.device import has_bf16
+from midalign.evaluate import constrain
 from midalign.evaluate.live import switch
 from midalign.evaluate.requests import Generated, Greedy, cut, greedy
 
@@ -32,12 +34,18 @@ def default_dtype() -> str:
 class MidalignHF(HFLM):
     """lm-eval's Hugging Face model with our greedy loop: sorted batches that shrink as their rows end."""
 
-    def __init__(self, pretrained: Any, dtype: str = "auto", **kwargs: Any) -> None:
-        """As HFLM; `dtype` "auto" is bf16 where the device has it. `pretrained` may be a loaded model."""
+    def __init__(
+        self, pretrained: Any, dtype: str = "auto", constrained: bool = False, **kwargs: Any
+    ) -> None:
+        """As HFLM; `dtype` "auto" is bf16 where the device has it. `pretrained` may be a loaded model.
+
+        `constrained` lets outputs only be what their tasks' grammars allow.
+        """
         super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
         # The last position of every row is a slice, and its product takes torch hundreds of times as long as
         # that of a contiguous copy: scripts/benchmarks/head_slice.py.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+        self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         """Called with the number of answers that have just been finished; None shows a bar of tqdm."""
         self.generated: dict[tuple[str, int], Generated] = {}
@@ -54,6 +62,8 @@ class MidalignHF(HFLM):
         for index, request in enumerate(requests):
             settings = greedy(request.args[1], self.max_gen_toks)
             if settings is None:
+                if self.constrained:
+                    raise constrain.refuse_sampling()
                 return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
             groups[settings].append(index)
         answers: list[str] = [""] * len(requests)
@@ -63,9 +73,9 @@ class MidalignHF(HFLM):
                 indices.sort(key=lambda i: -len(prompts[i]))
                 for start in range(0, len(indices), self._rows()):
                     batch = indices[start : start + self._rows()]
-                    for i, answer in zip(
-                        batch, self._answer([prompts[i] for i in batch], settings), strict=True
-                    ):
+                    constraints = self._constraints([requests[i] for i in batch], settings)
+                    found = self._answer([prompts[i] for i in batch], settings, constraints)
+                    for i, answer in zip(batch, found, strict=True):
                         answers[i] = answer.text
                         self.generated[requests[i].task_name, requests[i].doc_id] = answer
                         self.cache_hook.add_partial("generate_until", requests[i].args, answer.text)
@@ -82,7 +92,16 @@ class MidalignHF(HFLM):
         ids: list[int] = self.tok_encode(text)
         return ids[-(self.max_length - settings.max_new) :]
 
-    def _answer(self, prompts: Sequence[list[int]], settings: Greedy) -> list[Generated]:
+    def _constraints(self, requests: "Sequence[Instance]", settings: Greedy) -> constrain.Constraints | None:
+        if not self.constrained:
+            return None
+        return self.compiler.constraints(
+            [constrain.grammar(one.task_name, one.doc, settings.until) for one in requests]
+        )
+
+    def _answer(
+        self, prompts: Sequence[list[int]], settings: Greedy, constraints: constrain.Constraints | None
+    ) -> list[Generated]:
         rows = continue_greedily(
             self.model,
             prompts,
@@ -90,6 +109,7 @@ class MidalignHF(HFLM):
             ends=self._ends(settings.until),
             said=self._said(settings.until),
             pad=self.tokenizer.pad_token_id,
+            constraints=constraints,
         )
         answers = []
         for prompt, (ids, finished) in zip(prompts, rows, strict=True):
@@ -101,13 +121,22 @@ class MidalignHF(HFLM):
         """(vocabulary,) bool: tokens that end an answer: ends of sequence, and those with a stop string."""
         cached: dict[tuple[str, ...], Tensor] = self.__dict__.setdefault("_ends_of", {})
         if until not in cached:
-            size = self.model.get_output_embeddings().weight.shape[0]
+            size = self._vocabulary()
             texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
             ends = torch.zeros(size, dtype=torch.bool)
             ends[[i for i, text in enumerate(texts) if any(stop in text for stop in until if stop)]] = True
             ends[list(self._end_ids())] = True
             cached[until] = ends.to(self.device)
         return cached[until]
+
+    @cached_property
+    def compiler(self) -> constrain.Compiler:
+        """Of the tasks' grammars, for this model's vocabulary."""
+        return constrain.Compiler(self.tokenizer, self._vocabulary(), self._end_ids())
+
+    def _vocabulary(self) -> int:
+        """Logits a token: at least the tokenizer's entries."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
 
     def _end_ids(self) -> set[int]:
         """Ends of sequence by the tokenizer and the model's generation settings, which may name several."""
@@ -133,6 +162,7 @@ def continue_greedily(
     ends: Tensor,
     said: Callable[[list[int]], bool] | None,
     pad: int,
+    constraints: constrain.Constraints | None = None,
 ) -> list[tuple[list[int], bool]]:
     """The most likely continuations of one batch, with rows that have ended taken out of the computation.
 
@@ -142,6 +172,7 @@ def continue_greedily(
         ends: (vocabulary,) bool, the tokens that end a row.
         said: told the ids of a row's continuation so far; True ends it.
         pad: token id for padding.
+        constraints: of the rows, at their start; None lets every token be said.
 
     Returns:
         For each prompt its continuation, the ending token included, and whether it came to an end.
@@ -166,10 +197,14 @@ def continue_greedily(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        if constraints:
+            constraints.apply(logits, rows)
         tokens = logits.max(-1).indices  # argmax takes five times as long on bf16 and a large vocabulary
         ended = ends[tokens].tolist()
         for row, token, end in zip(rows, tokens.tolist(), ended, strict=True):
             if not finished[row]:
+                if constraints:
+                    constraints.accept(row, token)
                 said_so_far[row].append(token)
                 finished[row] = end or (said is not None and said(said_so_far[row]))
         keep = _rows_to_keep([finished[row] for row in rows])

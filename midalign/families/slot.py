@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from midalign.families import slot_grammar
 from midalign.families.aggregation import by_name, under_every_name
 from midalign.metrics.slot import METRICS, count, target
 
@@ -94,6 +95,11 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Every task has all of the family's metrics."""
     return METRICS
+
+
+def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """The grammar of a document's answers: slots of its data set, values out of its utterance."""
+    return slot_grammar.grammar(doc["utterance"], _source(metadata["source"]).labels("slot"))
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

@@ -133,6 +133,11 @@ def _complies(source: str) -> Callable[[Any], bool]:
     return complies
 
 
+def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a document's answers."""
+    return schema(metadata)
+
+
 def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of a task: entities have places and no intent, with calls it is the other way round."""
     return _without("intent_accuracy" if metadata["source"] == "uner" else "span_f1_seqeval")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from midalign.data.segments import sides
+from midalign.errors import TaskError
 from midalign.families.aggregation import by_name, under_every_name
 from midalign.languages import language
 from midalign.metrics.translation import METRICS, count, tokenizer
@@ -84,6 +85,14 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     target = language(doc["target_language"])
     tokenize = tokenizer(target.code, target.script)
     return count(doc["source"], doc["target"], answer(output), tokenize, target.identifier)
+
+
+def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """None: any text may be a translation; raises TaskError."""
+    raise TaskError(
+        "Translation has no constrained regime: any text may be a translation. Leave out --constrained "
+        "(constrained=True), or the translation tasks"
+    )
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:

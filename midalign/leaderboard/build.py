@@ -45,8 +45,11 @@ def _parts(results: Path) -> list[Part]:
     for section in sections(load(results)):
         entry = section.first.record
         sample = f"{entry.sample.split}-{entry.sample.limit or 'full'}"
+        regime = "" if section.regime == "free" else f"-{section.regime}"
         # A base may be a path or a hub id; its last part says enough in a file name.
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}")
+        slug = re.sub(
+            r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}{regime}"
+        )
         taken = sum(part.slug == slug or part.slug.startswith(f"{slug}-v") for part in parts)
         slug = f"{slug}-v{taken + 1}" if taken else slug
         parts.append(Part(slug, section, *compare(section), compare_by_comet(section)))

@@ -55,6 +55,11 @@ class Section:
         return self.rows[0].runs[0]
 
     @property
+    def regime(self) -> str:
+        """How its outputs were decoded: free or constrained."""
+        return str(_decoding(self.first)["regime"])
+
+    @property
     def languages(self) -> list[str]:
         """Sorted codes of the languages that were evaluated."""
         return self.first.languages
@@ -143,9 +148,14 @@ def _conditions(run: Run) -> tuple[str, ...]:
         sample.split,
         str(sample.limit),
         str(sample.seed),
-        json.dumps(run.record.decoding, sort_keys=True),
+        json.dumps(_decoding(run), sort_keys=True),
         *tasks,
     )
+
+
+def _decoding(run: Run) -> dict[str, Any]:
+    """How outputs came about; records from before there were two regimes are free."""
+    return {"regime": "free", **run.record.decoding}
 
 
 def _roles(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:

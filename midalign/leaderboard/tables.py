@@ -109,11 +109,12 @@ def title(section: Section) -> str:
 
 
 def sample_name(section: Section) -> str:
-    """`full test split` or `sample of 100 of the test split (seed 0)`."""
+    """`full test split` or `sample of 100 of the test split (seed 0)`, and the regime unless it is free."""
     sample = section.first.record.sample
+    regime = "" if section.regime == "free" else f", {section.regime} decoding"
     if sample.limit is None:
-        return f"full {sample.split} split"
-    return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed})"
+        return f"full {sample.split} split{regime}"
+    return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed}){regime}"
 
 
 def items_span(section: Section) -> str:

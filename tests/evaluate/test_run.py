@@ -19,7 +19,8 @@ from midalign.data import mini
 from midalign.evaluate import retrieval, run
 from midalign.families import slot
 from midalign.metrics import bootstrap
-from midalign.metrics.slot import COLUMNS, METRICS
+from midalign.metrics.slot import COLUMNS, METRICS, parse
+from midalign.tasks import tasks_dir
 
 ROOT = Path(__file__).parents[2]
 EN, DE, SOME = "midalign_mini_slot_en", "midalign_mini_slot_de", ["en", "de", "es"]
@@ -212,9 +213,72 @@ def test_ctrl_c_is_one_line_and_loses_nothing(base: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_the_two_regimes_have_records_of_their_own_and_share_no_results(base: Path, tmp_path: Path) -> None:
+    arguments = (
+        "eval",
+        "--base",
+        base,
+        "--tasks",
+        TASKS,
+        "--limit",
+        48,
+        "--log-samples",
+        "--output",
+        tmp_path,
+    )
+    code, left, _ = stop_after(1, tmp_path, signal.SIGKILL, *arguments, "--constrained")
+    assert code == -signal.SIGKILL
+    assert 1 <= len(left) < 3
+    free = midalign(*arguments)
+    done = [line for line in free.stderr.splitlines() if "midalign_mini_slot" in line]
+    assert len(done) == 3  # nothing of the constrained run was taken for one's own
+    assert times(tmp_path) == left
+    constrained = midalign(*arguments, "--constrained")
+    done = [line for line in constrained.stderr.splitlines() if "midalign_mini_slot" in line]
+    assert len(done) == 3 - len(left)
+    records = {name: record.read(tmp_path / f"{name}.json") for name in ("tiny", "tiny-constrained")}
+    assert [entry.decoding["regime"] for entry in records.values()] == ["free", "constrained"]
+    assert records["tiny"].base == records["tiny-constrained"].base
+    lines = (tmp_path / "tiny-constrained.outputs.jsonl").read_text().splitlines()
+    outputs = [json.loads(line) for line in lines]
+    docs = {name: slot.dataset(**harness.metadata(name))["test"] for name in TASKS.split(",")}
+    for name in docs:
+        kept = [line for line in outputs if line["task"] == name]
+        result = records["tiny-constrained"].tasks[name]
+        assert result.cut_off == sum(line["finish"] == "length" for line in kept) < len(kept)
+        whole = [line for line in kept if line["finish"] == "stop"]
+        counts = [slot.counts(docs[name][line["doc_id"]], line["output"]) for line in whole]
+        assert {row[COLUMNS.index("well_formed")] for row in counts} == {1}
+        assert {row[COLUMNS.index("values_outside")] for row in counts} == {0}
+
+
+@pytest.mark.slow
+def test_lm_eval_itself_decodes_constrained(base: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lm_eval", "--model", "midalign-hf", "--tasks", DE, "--limit", "8"),
+            *("--model_args", f"pretrained={base},dtype=float32,constrained=True", "--device", "cpu"),
+            *("--include_path", str(tasks_dir()), "--log_samples", "--output_path", str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (samples,) = tmp_path.rglob("samples_*.jsonl")
+    for line in map(json.loads, samples.read_text().splitlines()):
+        answer = line["resps"][0][0].strip()
+        assert answer == "None" or parse(answer).pairs[0][0] in mini.labels("slot")
+        for _, value in parse(answer).pairs[:-1]:  # the last may be cut off
+            assert value in line["doc"]["utterance"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--tasks", "midalign_mini_mt", "--constrained"), "any text may be a translation"),
         (("--tasks", "midalign_mini_slt"), "Did you mean midalign_mini_slot"),
         (("--tasks", EN, "--supervised", "enn"), "No language 'enn'"),
         (("--tasks", EN, "--adapter", "nowhere"), "nowhere is not an adapter"),

@@ -1,5 +1,6 @@
 """vLLM really runs: merged copies answer as the live adapters do under transformers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,15 +9,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from tiny_models import TEXT
 
 from midalign.errors import EngineError
-from midalign.evaluate import install, live
+from midalign.evaluate import constrain, install, live
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.merge import merged_copies
+from midalign.families import slot
+from midalign.metrics.slot import COLUMNS
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make setup")
 PROMPTS = [text[:cut] for text in TEXT for cut in (20, 33, 47, 60)] * 3
@@ -80,6 +84,67 @@ def test_answers_are_those_of_transformers(engine: Any, hf: MidalignHF) -> None:
             assert engine.generated == hf.generated  # finish reasons and token counts too
         seen[name] = tuple(found)
     assert len(set(seen.values())) == 3
+
+
+CALL = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "enum": ["alarm_set", "größe"]},
+        "arguments": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 2},
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.parametrize("schema", [None, CALL], ids=["slot", "json"])
+def test_constrained_answers_are_those_of_transformers(
+    engine: Any, hf: MidalignHF, monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any] | None
+) -> None:
+    """Each request with a grammar of its own."""
+    if schema:
+        monkeypatch.setattr(constrain, "constraint_of", lambda task, doc: schema)
+    codes = ("en", "hi", "ja", "tr", "zh")
+    docs = [(code, slot.dataset(source="mini", language=code)["test"][i]) for code in codes for i in range(5)]
+    settings = {"until": ["\n"], "max_gen_toks": 96}
+    asked = [
+        Instance(
+            "generate_until",
+            doc,
+            (f"Utterance: {doc['utterance']}\nSlots:", settings),
+            i,
+            metadata=(f"midalign_mini_slot_{code}", i, 1),
+        )
+        for i, (code, doc) in enumerate(docs)
+    ]
+    for one in (engine, hf):
+        monkeypatch.setattr(one, "constrained", True)
+        one.use(None)
+    generate, biased = engine.model.generate, []
+
+    def spy(prompts: list[Any], sampling: list[Any], **kwargs: Any) -> Any:
+        biased.extend(set(one.logit_bias) for one in sampling)
+        return generate(prompts, sampling, **kwargs)
+
+    monkeypatch.setattr(engine.model, "generate", spy)
+    expected = hf.generate_until(asked, disable_tqdm=True)
+    found = engine.generate_until(asked, disable_tqdm=True)
+    assert biased == [{0, 1}] * len(asked)  # <pad> and <bos>, whose names a JSON string could hold
+    same = sum(a == b for a, b in zip(expected, found, strict=True))
+    assert same >= len(expected) - 1
+    if same == len(expected):
+        assert engine.generated == hf.generated
+    for (_, doc), (_, one) in zip(docs, engine.generated.items(), strict=True):
+        if one.finish == "length":
+            continue
+        if schema:
+            jsonschema.validate(json.loads(one.text), schema)
+        else:
+            counts = dict(zip(COLUMNS, slot.counts(doc, one.text), strict=True))
+            assert (counts["well_formed"], counts["values_outside"]) == (1, 0)
+    assert any(one.finish == "stop" for one in engine.generated.values())
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 """A tiny random Llama with its own tokenizer, and tiny adapters on it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TEXT = [
     "Utterance: wake me up at nine am on friday\nSlots: time: nine am; date: friday\n",
@@ -10,22 +14,26 @@ TEXT = [
 ]
 
 
-def make_base(folder: Path, *, hidden: int = 64, seed: int = 0, bos: bool = True) -> Path:
-    """A Llama with a few hundred thousand parameters; its tokenizer adds BOS where `bos` says so."""
+def make_base(
+    folder: Path, *, hidden: int = 64, seed: int = 0, bos: bool = True, fallback: bool = False
+) -> Path:
+    """A Llama with a few hundred thousand parameters; its tokenizer adds BOS where `bos` says so, and with
+    `fallback` writes what is not ASCII in tokens of one byte, as SentencePiece does."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=384,
-        special_tokens=["<pad>", "<bos>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer = _with_byte_fallback() if fallback else Tokenizer(models.BPE())
+    if not fallback:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=384,
+            special_tokens=["<pad>", "<bos>", "<eos>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(TEXT, trainer)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[("<bos>", 1)]
@@ -53,6 +61,23 @@ def make_base(folder: Path, *, hidden: int = 64, seed: int = 0, bos: bool = True
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def _with_byte_fallback() -> "Tokenizer":
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    pieces = ["<pad>", "<bos>", "<eos>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    pieces += [chr(code) for code in range(33, 127)]
+    merges = [("▁", "t"), ("i", "m"), ("im", "e"), ("▁t", "ime")]
+    pieces += [a + b for a, b in merges]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    tokenizer.add_special_tokens(pieces[:3])
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
 
 
 def make_adapter(folder: Path, base: Path, *, seed: int = 1, trained: bool = True, rank: int = 8) -> Path:

@@ -58,6 +58,7 @@ def write(
     dtype: str = "float32",
     device: str = "cpu",
     limit: int | None = None,
+    decoding: Mapping[str, str] | None = None,
     data: str = "data",
     prompt: str = "prompt",
     retrieval: Mapping[str, float] | None = None,
@@ -111,7 +112,7 @@ def write(
         adapter=record.Adapter(name=name, digest=sha(name), manifest=None) if trained else None,
         roles=record.Roles(**roles),
         engine=record.Engine(name=engine, dtype=dtype, device=device),
-        decoding={},
+        decoding=dict(decoding or {}),
         sample=record.Sample(split="test", limit=limit, seed=0),
         tasks=tasks,
         retrieval=record.Retrieval(

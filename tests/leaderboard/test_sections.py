@@ -4,8 +4,10 @@ import pytest
 from synthetic_records import ROLES, share, write
 
 from midalign.errors import RecordError
+from midalign.leaderboard.build import build
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
+from midalign.leaderboard.tables import title
 
 SCORES = {"en": share(10, 9), "es": share(10, 8), "de": share(10, 4), "sw": share(10, 2), "fr": share(10, 5)}
 
@@ -37,6 +39,7 @@ def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
         {"base": "gemma"},
         {"group": "midalign_slot"},
         {"limit": 10},
+        {"decoding": {"regime": "constrained"}},
         {"data": "altered"},
         {"prompt": "reworded"},
         {"roles": {**ROLES, "aligned": ["de"], "unseen": ["fr", "sw"]}},
@@ -51,6 +54,30 @@ def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
         [["baseline"], ["aligned"]],
         [["aligned"], ["baseline"]],
     )
+
+
+def test_the_two_regimes_never_stand_together(tmp_path):
+    """Records from before there were two are free ones; one model may have a record of each."""
+    write(tmp_path, "old", "baseline", SCORES, seed=1)
+    write(tmp_path, "free", "aligned", SCORES, seed=1, decoding={"regime": "free"})
+    for arm in ("baseline", "aligned"):
+        write(tmp_path, f"{arm}-constrained", arm, SCORES, seed=1, decoding={"regime": "constrained"})
+    found = {section.regime: section for section in sections(load(tmp_path))}
+    assert {regime: labels(section) for regime, section in found.items()} == {
+        "free": ["baseline", "aligned"],
+        "constrained": ["baseline", "aligned"],
+    }
+    assert {run.file for row in found["constrained"].rows for run in row.runs} == {
+        "baseline-constrained.json",
+        "aligned-constrained.json",
+    }
+    assert title(found["free"]) == "midalign_mini_slot, mini, full test split"
+    assert title(found["constrained"]) == "midalign_mini_slot, mini, full test split, constrained decoding"
+    build(tmp_path, tmp_path / "board")
+    assert {path.name for path in (tmp_path / "board" / "plots").iterdir()} == {
+        "midalign_mini_slot-mini-test-full.png",
+        "midalign_mini_slot-mini-test-full-constrained.png",
+    }
 
 
 def test_records_of_other_languages_stand_apart(tmp_path):

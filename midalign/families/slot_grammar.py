@@ -1,0 +1,68 @@
+"""The language of slot filling's answers as a grammar: values can only be stretches of the utterance.
+
+A value begins and ends at any character (code point), and not only where a word does: many scripts write no
+blanks, and gold values end within words where suffixes follow them ("Ankara'da"). It does not begin or end in
+white space, does not hold what separates slots or ends the answer (";", a line break), and does not split
+what normalisation reads as one character (a letter and its accent): so every value stands in the utterance
+as midalign.metrics.slot looks it up.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+
+SEPARATORS = ";\n"
+WINDOW = 8
+"""Characters on each side of a place that are looked at for what belongs together: a syllable of Hangul has
+three, a letter seldom more than four marks."""
+
+
+def grammar(utterance: str, slots: Sequence[str]) -> str:
+    """`None` or `slot: value; slot: value` in xgrammar's EBNF.
+
+    Linear in the utterance: one rule a character, which is that character and, where there is more, the rule
+    of the next. A value is any of the rules at whose character a value may begin.
+    """
+    rules: list[str] = []
+    starts: list[str] = []
+    following = ""
+    for place in range(len(utterance) - 1, -1, -1):
+        character = utterance[place]
+        name = f"c{place}"
+        may_end = not character.isspace() and separable(utterance, place + 1)
+        if character in SEPARATORS or not (may_end or following):
+            following = ""
+            continue
+        rest = f" {following}?" if following and may_end else f" {following}" if following else ""
+        rules.append(f"{name} ::= {quoted(character)}{rest}")
+        if not character.isspace() and separable(utterance, place):
+            starts.append(name)
+        following = name
+    if not starts:
+        return 'root ::= "None"'
+    return "\n".join(
+        (
+            'root ::= "None" | pair ("; " pair)*',
+            'pair ::= slot ": " value',
+            f"slot ::= {' | '.join(map(quoted, slots))}",
+            f"value ::= {' | '.join(reversed(starts))}",
+            *reversed(rules),
+        )
+    )
+
+
+def separable(text: str, place: int) -> bool:
+    """Whether NFC and case folding leave the text before a place and that from there on side by side."""
+    before, after = text[max(place - WINDOW, 0) : place], text[place : place + WINDOW]
+    if before.isascii() and after.isascii():
+        return True
+    return folded(before + after) == folded(before) + folded(after)
+
+
+def folded(text: str) -> str:
+    """As midalign.metrics.slot reads letters: "ß" and an accent are an s and another with the accent."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def quoted(text: str) -> str:
+    """A string of the EBNF; what is not printed, and the two characters with a meaning, by their numbers."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'
