@@ -120,6 +120,8 @@ class Lookup:
     def __call__(self, hashes: np.ndarray) -> np.ndarray:
         """(m,) the sentence of each, -1 where there is none."""
         maybe = np.flatnonzero(self.seen[hashes & self.low])
+        # In ascending order, a search goes through memory from one end to the other.
+        maybe = maybe[np.argsort(hashes[maybe])]
         places = np.searchsorted(self.hashes, hashes[maybe])
         places[places == len(self.hashes)] = 0
         hits = self.hashes[places] == hashes[maybe] if len(self.hashes) else np.zeros(0, bool)
