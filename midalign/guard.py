@@ -108,10 +108,7 @@ def _lines(one: Overlap) -> list[str]:
     kinds = [f"{one.exact:,} exact"] if one.exact else []
     kinds += [f"{one.short:,} of them short"] if one.short else []
     kinds += [f"{one.near:,} near"] if one.near else []
-    lines = [
-        f"  {one.training} holds {one.exact + one.near:,} of {one.texts:,} texts of {one.test} {one.split}, "
-        f"{one.language}{task}: {', '.join(kinds)}"
-    ]
+    lines = [f"  {one.sentence}{task}: {', '.join(kinds)}"]
     for example in one.examples:
         lines.append(f"    item {example.item}: {_cut(example.text)}")
         if example.contained < 1:

@@ -87,6 +87,14 @@ class Overlap(Section):
         common = self.short <= COMMON * self.texts
         return self.exact + self.near - (self.short if common else 0)
 
+    @property
+    def sentence(self) -> str:
+        """`alma holds 1,997 of 1,997 texts of ntrex test, en`"""
+        return (
+            f"{self.training} holds {self.exact + self.near:,} of {self.texts:,} texts of "
+            f"{self.test} {self.split}, {self.language}"
+        )
+
     def figures(self) -> "Overlap":
         """Without texts, which a record must not hold, and without the tasks' names."""
         return self.model_copy(update={"tasks": (), "examples": ()})

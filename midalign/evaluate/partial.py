@@ -35,6 +35,7 @@ class Part(BaseModel):
     result: TaskResult
     doc_ids: list[int]
     counts: list[list[int]]
+    repeated: list[int]
     outputs: list[Output] | None
 
 

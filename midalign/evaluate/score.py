@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from midalign import adapter, harness, record
+from midalign import adapter, guard, harness, record
 from midalign.errors import DataError, TaskError
 from midalign.families import family
 from midalign.metrics import scorer
@@ -36,6 +36,8 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
     texts = read_outputs(outputs, len(docs))
     counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
+    repeated = np.array(guard.repeated_items(task, split), np.int64)
+    items = record.Items(np.arange(len(docs)), counts, repeated)
     language = str(metadata["language"])
     result = record.TaskResult(
         language=language,
@@ -49,6 +51,8 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         },
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
+        repeated=len(repeated),
+        without_repeated=record.without_repeated(items, scored.METRICS),
         seconds=0.0,
         tokens=0,
     )
@@ -71,8 +75,7 @@ def score(task: str, outputs: Path, split: str, folder: Path) -> tuple[record.Re
         seconds=0.0,
         tokens=0,
     )
-    items = {task: record.Items(np.arange(len(docs)), counts)}
-    return entry, record.write(entry, items, folder)
+    return entry, record.write(entry, {task: items}, folder)
 
 
 def read_outputs(path: Path, size: int) -> list[str]:

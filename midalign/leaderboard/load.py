@@ -26,6 +26,8 @@ class Run:
     """Language -> (items, columns of the family) int32."""
     ids: dict[str, str]
     """Language -> sha256 of its document ids, in order."""
+    unrepeated: dict[str, np.ndarray]
+    """Language -> (columns,) pooled counts of the items that stand in no training split, where known."""
 
     @property
     def languages(self) -> list[str]:
@@ -63,18 +65,24 @@ def _runs(file: Path) -> Iterator[Run]:
             raise RecordError(
                 f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
             )
-        counts, ids = _counts(file, entry, items, name)
+        counts, ids, unrepeated = _counts(file, entry, items, name)
         _verify(file, name, task, counts)
-        run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
+        _verify_repeated(file, name, task, unrepeated)
+        run = groups.setdefault(group, Run(file.name, entry, group, {}, {}, {}))
         run.counts[task.language] = counts
         run.ids[task.language] = ids
+        if task.repeated is not None and len(unrepeated):
+            run.unrepeated[task.language] = unrepeated.sum(axis=0, dtype=np.int64)
     if not groups:
         raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
     yield from groups.values()
 
 
-def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:
-    """(items, columns) counts of a task by ascending document id, and the digest of these ids."""
+def _counts(
+    file: Path, entry: Record, items: dict[str, Items], task: str
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """(items, columns) counts of a task by ascending document id, the digest of these ids, and the counts of
+    those that are not repeated."""
     if task not in items:
         raise RecordError(f"{file}: no counts per item of {task} in its items file; evaluate the model again")
     columns = entry.items.columns if entry.items else []
@@ -89,8 +97,10 @@ def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tu
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
-    counts = items[task].counts[order][:, [columns.index(column) for column in wanted]]
-    return counts.astype(np.int32), hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+    chosen = [columns.index(column) for column in wanted]
+    counts = items[task].counts[order][:, chosen].astype(np.int32)
+    digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+    return counts, digest, items[task].unrepeated[:, chosen]
 
 
 def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None:
@@ -109,3 +119,19 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None
                 f"{file}: {name} says {figure} {said[figure]}, its items give {value}; "
                 f"the record was altered: restore it, or evaluate the model again"
             )
+
+
+def _verify_repeated(file: Path, name: str, task: TaskResult, unrepeated: np.ndarray) -> None:
+    """Raise RecordError unless what a record says without its repeated items follows from the others."""
+    if task.repeated is None:
+        return
+    pooled, family = unrepeated.sum(axis=0, dtype=np.int64), scorer(task.family)
+    same = task.n - task.repeated == len(unrepeated) and all(
+        abs(float(family.METRICS[metric](pooled)) - said) <= TOLERANCE
+        for metric, said in task.without_repeated.items()
+    )
+    if not same:
+        raise RecordError(
+            f"{file}: {name} says {task.repeated} repeated items and scores without them that its items do not "
+            f"give; the record was altered: restore it, or evaluate the model again"
+        )

@@ -231,6 +231,11 @@ def _section(part: Part) -> str:
         blocks.append(
             "‡ The rows come from different engines or dtypes: differences between them are not the model's."
         )
+    blocks += [
+        f"§ {model.label} has learned from text that is scored: {'; '.join(model.overlap)}."
+        for model in part.models
+        if model.overlap
+    ]
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
         blocks.append(f"No baseline of the same recipe here: {', '.join(lonely)}.")
@@ -239,6 +244,11 @@ def _section(part: Part) -> str:
     blocks.append(f"![{headline(part)} by language: {title(section)}]({part.plot})")
     blocks += [f"### {headline(part)} by language".replace("slot", "Slot"), _language_table(part)]
     blocks += [f"### {_DETAILS[section.family][0]} by language", _details_table(part)]
+    if any(section.repeated(code) for code in section.languages):
+        blocks += [
+            f"### {headline(part)} without repeated items".replace("slot", "Slot"),
+            _repeated_table(part),
+        ]
     blocks.append(_sources(part))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -291,6 +301,11 @@ def _engine(part: Part, model: Model) -> str:
     return known + mark
 
 
+def marked(model: Model) -> str:
+    """A row's label, with § where the training text holds what is scored."""
+    return f"{model.label} §" if model.overlap else model.label
+
+
 def _main_table(part: Part) -> str:
     sets = [name for name in ("all", *ROLES, "high", "mid", "low") if name in language_sets(part.section)]
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
@@ -301,7 +316,7 @@ def _main_table(part: Part) -> str:
     for model in part.models:
         rows.append(
             [
-                model.label,
+                marked(model),
                 "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
                 *(seeded(model, name) for name in sets),
                 *(percent(model.gap[name].value) for name in gaps),
@@ -376,6 +391,23 @@ def _details_table(part: Part) -> str:
     ]
     names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
     return f"Each cell: {names}, in per cent.\n\n" + _markdown(header, rows, left=(0, 1, 2))
+
+
+def _repeated_table(part: Part) -> str:
+    header = ["language", "role", "class", "n", "repeated", *(model.label for model in part.models)]
+    metric, rows = part.section.scorer.HEADLINE, []
+    for code in (code for code in ordered(part.section) if part.section.repeated(code)):
+        cells = [*_language_columns(part.section, code), f"{part.section.repeated(code):,}"]
+        for model in part.models:
+            without = model.without_repeated.get(code)
+            score = percent(model.languages[code][metric].value)
+            cells.append(NONE if without is None else f"{score} → {percent(without)}")
+        rows.append(cells)
+    return (
+        "Repeated: items that stand word for word in the training split of the same data set and language, "
+        "whether or not a model was trained on it. Each cell: all items → without them.\n\n"
+        + _markdown(header, rows, left=(0, 1, 2))
+    )
 
 
 def _sources(part: Part) -> str:
