@@ -218,13 +218,13 @@ def repeated(text: Text, training: Sequence[Text]) -> list[int]:
 def fingerprints(sentences: Sequence[str]) -> Fingerprints:
     """Hashes of normalised sentences and of their shingles."""
     units, ends = _normalised(sentences)
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    starts = np.concatenate([[0], ends + 1])[:-1]
     lengths = ends - starts
     mixed = _mixed(units)
     places = np.arange(len(units)) - np.repeat(starts, lengths + 1)
     powers = _BASE ** np.arange(lengths.max(initial=0) + 1, dtype=np.uint64)
     # The separator belongs to its sentence here, so that no segment is empty.
-    whole = np.add.reduceat(mixed * powers[places], starts) if len(starts) else np.zeros(0, np.uint64)
+    whole = np.add.reduceat(mixed * powers[places], starts)
     counts = np.maximum(lengths - SHINGLE + 1, 0)
     owners = np.repeat(np.arange(len(lengths)), counts)
     first = np.cumsum(counts) - counts

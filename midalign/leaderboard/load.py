@@ -132,6 +132,6 @@ def _verify_repeated(file: Path, name: str, task: TaskResult, unrepeated: np.nda
     )
     if not same:
         raise RecordError(
-            f"{file}: {name} says {task.repeated} repeated items and scores without them that its items do not "
-            f"give; the record was altered: restore it, or evaluate the model again"
+            f"{file}: {name} says {task.repeated} repeated items and scores without them that its "
+            f"items do not give; the record was altered: restore it, or evaluate the model again"
         )

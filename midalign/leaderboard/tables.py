@@ -232,7 +232,7 @@ def _section(part: Part) -> str:
             "‡ The rows come from different engines or dtypes: differences between them are not the model's."
         )
     blocks += [
-        f"§ {model.label} has learned from text that is scored: {'; '.join(model.overlap)}."
+        f"§ {model.label} was trained on text of a test set: {'; '.join(model.overlap)}."
         for model in part.models
         if model.overlap
     ]
@@ -302,7 +302,7 @@ def _engine(part: Part, model: Model) -> str:
 
 
 def marked(model: Model) -> str:
-    """A row's label, with § where the training text holds what is scored."""
+    """A row's label, with § where the model was trained on text of a test set."""
     return f"{model.label} §" if model.overlap else model.label
 
 
