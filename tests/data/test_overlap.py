@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from midalign.data import overlap
 from midalign.data.overlap import CONTAINED, NEAR, SHINGLE, SHORT, Text, overlaps, repeated
 
-SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody in the village has ever seen it come back."
+SENTENCE = (
+    "The quick brown fox jumps over the lazy dog, and nobody in the village has ever seen it come back."
+)
 
 
 def normalised(text):
@@ -44,7 +46,20 @@ def found(training, test):
     return (both[0].exact, both[0].short, both[0].near) if both else (0, 0, 0)
 
 
-WORDS = ["the", "Quick", "ｂrown", "fox!", "Straße", "STRASSE", "मौसम", "कैसा", "天気は", "天氣", "İstanbul", "٣"]
+WORDS = [
+    "the",
+    "Quick",
+    "ｂrown",
+    "fox!",
+    "Straße",
+    "STRASSE",
+    "मौसम",
+    "कैसा",
+    "天気は",
+    "天氣",
+    "İstanbul",
+    "٣",
+]
 WORDS += ["e\u0301", "é", "🎉", "ﬁ", "किताब", "ถนน", "\n", "\t", "\u0301", "\u200d", "한국어"]
 sentences = st.lists(
     st.one_of(st.lists(st.sampled_from(WORDS), max_size=24).map(" ".join), st.text(max_size=60)), max_size=12
@@ -69,7 +84,10 @@ def test_as_by_brute_force(training, test, random):
     [
         (SENTENCE, SENTENCE.upper().replace(" ", "  ")),
         ("Das ist ein sehr großer Strauß von Blumen", "das ist ein SEHR GROSSER STRAUSS von Blumen!"),
-        ("Ｆｕｌｌ ｗｉｄｔｈ ａｎｄ ｈａｌｆ ａｒｅ ｔｈｅ ｓａｍｅ ｔｅｘｔ ｈｅｒｅ", "full width and half are the same text here"),
+        (
+            "Ｆｕｌｌ ｗｉｄｔｈ ａｎｄ ｈａｌｆ ａｒｅ ｔｈｅ ｓａｍｅ ｔｅｘｔ ｈｅｒｅ",
+            "full width and half are the same text here",
+        ),
         ("会议将于明天上午九点在市中心的大楼里举行", "会议将于明天上午九点，在市中心的大楼里举行。"),
     ],
 )
