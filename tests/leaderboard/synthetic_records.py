@@ -63,6 +63,7 @@ def write(
     retrieval: Mapping[str, float] | None = None,
     base_retrieval: Mapping[str, float] | None = None,
     doc_ids: Mapping[str, Sequence[int]] | None = None,
+    repeated: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write a record into `folder` and return its path."""
     tasks, items = {}, {}
@@ -70,6 +71,8 @@ def write(
         pooled = table.sum(axis=0)
         n = len(table)
         task = f"{group}_{language}"
+        ids = np.asarray(doc_ids[language] if doc_ids else range(n))
+        items[task] = record.Items(ids, table, np.array((repeated or {}).get(language, []), np.int64))
         tasks[task] = record.TaskResult(
             language=language,
             family="slot",
@@ -82,11 +85,11 @@ def write(
             },
             data_digest=sha(data + language),
             prompt_digest=sha(prompt + language),
+            repeated=len(repeated.get(language, [])) if repeated is not None else None,
+            without_repeated=record.without_repeated(items[task], METRICS),
             seconds=1.0,
             tokens=100,
         )
-        ids = np.asarray(doc_ids[language] if doc_ids else range(n))
-        items[task] = record.Items(ids, table)
     trained = arm != "base"
     entry = record.Record(
         name=name,
