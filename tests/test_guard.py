@@ -159,8 +159,12 @@ def test_what_the_recipes_align_on_holds_no_test_text(real: None) -> None:
     assert [one.sentence for one in found if one.found] == []
 
 
-def test_without_a_training_split_of_the_same_data_set_nothing_is_repeated() -> None:
-    assert guard.repeated_items("midalign_mt_wmt23_en-he", "test") == []
+def test_where_another_data_set_is_trained_on_it_is_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert guard.repeated_items("midalign_mt_wmt23_en-de", "test") == []
 
 
 @pytest.mark.data

@@ -18,6 +18,7 @@ is found by the rule, not by the hashes: `midalign data overlap` counts it on se
 
 import unicodedata
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ CONTAINED = 0.7
 SHORT = 32
 COMMON = 0.05
 EXAMPLES = 3
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,15 @@ def overlaps(training: Sequence[Text], test: Sequence[Text]) -> list[Overlap]:
     by_split: dict[tuple[str, str], list[Text]] = {}
     for text in training:
         by_split.setdefault((text.dataset, text.split), []).append(text)
-    known = [Known(texts) for texts in by_split.values()]
-    found = []
-    for text in test:
+
+    def against_all(text: Text) -> list[Overlap]:
         prints = fingerprints(text.sentences)
         others = (one for one in known if one.dataset != text.dataset or one.split == text.split)
-        found += [_overlap(one, text, prints) for one in others]
+        return [_overlap(one, text, prints) for one in others]
+
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter for most of it
+        known = list(pool.map(Known, by_split.values()))
+        found = [one for several in pool.map(against_all, test) for one in several]
     return [one for one in found if one.exact or one.near]
 
 
