@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from midalign import __version__
+from midalign.data.overlap import Overlap
 from midalign.errors import AdapterError, BaseModelError
 
 MANIFEST = "midalign.json"
@@ -69,6 +70,8 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     training: dict[str, float]
     """Last losses by name."""
+    overlap: list[Overlap] | None = None
+    """What of the recipe's evaluation stands in the training text, by its leave; None where nobody looked."""
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:

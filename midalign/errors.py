@@ -24,6 +24,10 @@ class AdapterError(MidalignError):
     """An adapter that does not belong to its base, does nothing, or cannot be loaded safely."""
 
 
+class OverlapError(MidalignError):
+    """Training text that holds what is to be scored."""
+
+
 class BaseModelError(MidalignError):
     """A base model that cannot be found or loaded."""
 

@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -113,6 +113,10 @@ class TaskResult(Section):
     """The data set's own digest of the split."""
     prompt_digest: Digest | None
     """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
+    repeated: int | None = None
+    """Items that stand word for word in the same data set's training split; None where nobody looked."""
+    without_repeated: dict[str, float] = Field(default_factory=dict)
+    """The metrics' values without these items; empty where there are none, or no others."""
     cut_off: int | None = None
     """Outputs that reached the token limit; None where that is not known."""
     comet: Comet | None = None
@@ -178,7 +182,23 @@ class Items:
 
     doc_ids: np.ndarray
     counts: np.ndarray
+    repeated: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Those of `doc_ids` that stand word for word in the same data set's training split."""
     comet: np.ndarray | None = None
+
+    @property
+    def unrepeated(self) -> np.ndarray:
+        """(n, columns) counts of the others."""
+        others: np.ndarray = self.counts[~np.isin(self.doc_ids, self.repeated)]
+        return others
+
+
+def without_repeated(items: Items, metrics: Mapping[str, Callable[..., Any]]) -> dict[str, float]:
+    """The metrics over the items that are not repeated; empty where these are all or none."""
+    others = items.unrepeated
+    if not 0 < len(others) < len(items.counts):
+        return {}
+    return {name: float(metric(others.sum(0))) for name, metric in metrics.items()}
 
 
 def schema() -> dict[str, Any]:
@@ -229,6 +249,8 @@ def pack(items: Mapping[str, Items], names: list[str]) -> bytes:
         line = {"task": task, "doc_ids": one.doc_ids.tolist(), "counts": by_column}
         if one.comet is not None:
             line["comet"] = one.comet.tolist()
+        if len(one.repeated):
+            line["repeated"] = one.repeated.tolist()
         lines.append(json.dumps(line, separators=(",", ":")) + "\n")
     return zstandard.ZstdCompressor(level=19).compress("".join(lines).encode())
 
@@ -274,7 +296,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     for line in map(json.loads, text.splitlines()):
         counts = np.array([line["counts"][name] for name in file.columns], np.int64).T
         comet = np.array(line["comet"], np.int64) if "comet" in line else None
-        items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts, comet)
+        repeated = np.array(line.get("repeated", []), np.int64)
+        items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts, repeated, comet)
     return items
 
 

@@ -100,5 +100,47 @@ def _print_languages(rows: "list[Language]") -> None:
     )
 
 
+@app.command("overlap")
+def overlap(
+    training: Annotated[
+        list[str], typer.Argument(help="Data sets, tasks or files of your own that a model learns from.")
+    ],
+    test: Annotated[list[str], typer.Option(help="Tasks or groups; may be repeated.")],
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="All counts, as JSON.")] = False,
+) -> None:
+    """Show which test texts stand in the training text, exactly or nearly."""
+    import json
+
+    from midalign import guard
+    from midalign.data.overlap import overlaps
+
+    learned = [text for name in training for text in guard.training(name)]
+    scored = guard.scored(test, split)
+    found = overlaps(learned, scored)
+    repeated = guard.repetitions(learned, scored)
+    if as_json:
+        own = [
+            {"test": text.dataset, "split": text.split, "language": text.language, "tasks": text.tasks}
+            | {"texts": len(text.sentences), "repeated": count}
+            for text, count in repeated
+        ]
+        both = {"overlap": [{**one.model_dump(), "found": one.found} for one in found], "repeated": own}
+        print(json.dumps(both, ensure_ascii=False, indent=1))
+        return
+    counted = [one for one in found if one.found]
+    print(guard.described(counted) or "No overlap.")
+    if len(found) > len(counted):
+        short = sum(one.short for one in found if not one.found)
+        print(f"{short:,} more texts are equal and too short to count (--json shows where).")
+    if repeated:
+        total, texts = sum(count for _, count in repeated), sum(len(text.sentences) for text, _ in repeated)
+        languages = ", ".join(f"{text.language} {count}" for text, count in repeated if count)
+        print(
+            f"Within one data set, {total:,} of {texts:,} texts stand word for word in the training split "
+            f"of their language: {languages or 'none'}"
+        )
+
+
 def _shown(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:6])} ... ({len(names)} in all)"

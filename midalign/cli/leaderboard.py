@@ -59,7 +59,16 @@ def table(part: "Part") -> "Table":
 
     from midalign.leaderboard.compare import language_sets
     from midalign.leaderboard.sections import ROLES
-    from midalign.leaderboard.tables import NONE, closed, headline, items_span, percent, retrieval, title
+    from midalign.leaderboard.tables import (
+        NONE,
+        closed,
+        headline,
+        items_span,
+        marked,
+        percent,
+        retrieval,
+        title,
+    )
 
     section = part.section
     roles = [role for role in ROLES if role in language_sets(section)]
@@ -78,7 +87,7 @@ def table(part: "Part") -> "Table":
     for model in part.models:
         means = model.means[section.scorer.HEADLINE]
         view.add_row(
-            model.label,
+            marked(model),
             "" if model.seeds == [None] else str(len(model.seeds)),
             *(percent(means[role].value) for role in roles),
             percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,

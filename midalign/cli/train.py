@@ -29,6 +29,10 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as updates=50 seeds=[1,2]."),
     ] = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option("--allow-overlap", help="Train although the training text holds what is evaluated."),
+    ] = False,
 ) -> None:
     """Train the arms of a recipe, then evaluate base and adapters."""
     # Read when torch is imported: threads that spin while they wait cost a shared machine most of its speed.
@@ -40,7 +44,8 @@ def train(
     from midalign.train import recipe as recipes
     from midalign.train import run
 
-    settings = recipes.load(recipe, overrides or [])
+    changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
+    settings = recipes.load(recipe, changes)
     console = Console(stderr=True)
     console.print(
         f"recipe {settings.name}: {len(list(run.runs(settings)))} adapters to {settings.output}/adapters"

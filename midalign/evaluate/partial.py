@@ -35,6 +35,7 @@ class Part(BaseModel):
     result: TaskResult
     doc_ids: list[int]
     counts: list[list[int]]
+    repeated: list[int]
     outputs: list[Output] | None
     comet: list[int] | None = None
     """COMET's scores in millionths, by item; never on disk here, since they have a cache of their own."""

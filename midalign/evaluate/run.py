@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from midalign import adapter as adapters
-from midalign import bases, harness, record
+from midalign import bases, guard, harness, record
 from midalign.errors import AdapterError, TaskError
 from midalign.evaluate import constrain, install, live, retrieval
 from midalign.evaluate.comet import scores as comet
@@ -478,6 +478,8 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     scored = scorer(metadata["family"])
     counts = np.array([one[scored.HEADLINE] for one in logged], np.int64)
     prompts = [str(one["arguments"][0][0]) for one in logged]
+    doc_ids = [one["doc_id"] for one in logged]
+    repeated = sorted(set(guard.repeated_items(name, settings.split)) & set(doc_ids))
     finishes = [lm.generated[name, position].finish for position in range(len(logged))]
     result = record.TaskResult(
         language=metadata["language"],
@@ -493,6 +495,10 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         },
         data_digest=family(metadata["family"]).data_digest(metadata, settings.split),
         prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),
+        repeated=len(repeated),
+        without_repeated=record.without_repeated(
+            record.Items(np.array(doc_ids), counts, np.array(repeated)), scored.METRICS
+        ),
         cut_off=finishes.count("length"),
         seconds=round(seconds, 3),
         tokens=_tokens(lm, name),
@@ -504,8 +510,9 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     return Part(
         rendering=_rendering(name, task),
         result=result,
-        doc_ids=[one["doc_id"] for one in logged],
+        doc_ids=doc_ids,
         counts=counts.tolist(),
+        repeated=repeated,
         outputs=outputs if settings.keeps_outputs else None,
     )
 
@@ -598,6 +605,7 @@ def _publish(
         name: record.Items(
             np.array(part.doc_ids, np.int64),
             np.array(part.counts, np.int64),
+            np.array(part.repeated, np.int64),
             None if part.comet is None else np.array(part.comet, np.int64),
         )
         for name, part in parts.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from midalign import adapter, harness, record
+from midalign import adapter, guard, harness, record
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
 from midalign.families import family
@@ -47,6 +47,8 @@ def score(
     texts = read_outputs(outputs, len(docs))
     counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
+    repeated = np.array(guard.repeated_items(task, split), np.int64)
+    items = record.Items(np.arange(len(docs)), counts, repeated)
     language = str(metadata["language"])
     by_comet, millionths = None, None
     if comet is not None:
@@ -66,6 +68,8 @@ def score(
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
         comet=by_comet,
+        repeated=len(repeated),
+        without_repeated=record.without_repeated(items, scored.METRICS),
         seconds=0.0,
         tokens=0,
     )
@@ -88,8 +92,7 @@ def score(
         seconds=0.0,
         tokens=0,
     )
-    items = {task: record.Items(np.arange(len(docs)), counts, millionths)}
-    return entry, record.write(entry, items, folder)
+    return entry, record.write(entry, {task: items}, folder)
 
 
 def read_outputs(path: Path, size: int) -> list[str]:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from midalign.data.overlap import Text
 
 
 class Family(Protocol):
@@ -23,6 +26,12 @@ class Family(Protocol):
 
     def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
         """The data set's own digest of a split of a task."""
+
+    def origin(self, metadata: Mapping[str, Any], split: str) -> str:
+        """The data set that a split of a task comes from."""
+
+    def texts(self, metadata: Mapping[str, Any], split: str) -> "list[Text]":
+        """The sentences of a split, one text a language; raises TaskError where the data set lacks it."""
 
 
 def family(name: str) -> Family:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from midalign.data.overlap import Text
 from midalign.families import slot_grammar
 from midalign.families.aggregation import by_name, under_every_name
 from midalign.metrics.slot import METRICS, count, target
@@ -105,6 +106,18 @@ def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """The data set's own digest of a split of a task."""
     return str(_source(metadata["source"]).digest(metadata["language"], split))
+
+
+def origin(metadata: Mapping[str, Any], split: str) -> str:
+    """The data set that a split of a task comes from."""
+    return str(metadata["source"])
+
+
+def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+    """The utterances of a split."""
+    source, language = metadata["source"], metadata["language"]
+    utterances = [item.utterance for item in _source(source).items(language, split)]
+    return [Text(source, split, language, utterances)]
 
 
 globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

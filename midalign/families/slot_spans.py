@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from midalign.families import slot
 from midalign.families.aggregation import by_name, under_every_name
-from midalign.families.slot import constraint, data_digest
+from midalign.families.slot import constraint, data_digest, origin, texts
 from midalign.metrics.slot_spans import METRICS, count
 
 if TYPE_CHECKING:
     from midalign.data.items import TaggedItem
 
-__all__ = ["constraint", "counts", "data_digest", "dataset", "document", "metrics", "process_results"]
+__all__ = ["constraint", "counts", "data_digest", "dataset", "document", "metrics", "origin", "process_results", "texts"]
 
 
 def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from midalign.data.overlap import Text
 from midalign.errors import DataError
 from midalign.families.aggregation import by_name, under_every_name
 from midalign.metrics.structured import METRICS, Tagged, call, count, entities
@@ -169,6 +170,23 @@ def data_digest(metadata: Mapping[str, Any], split: str) -> str:
 
         return uner.digest(metadata["treebank"], split)
     return str(_module(metadata["source"]).digest(metadata["language"], split))
+
+
+def origin(metadata: Mapping[str, Any], split: str) -> str:
+    """The data set that a split of a task comes from."""
+    return str(metadata["source"])
+
+
+def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+    """The utterances or texts of a split; raises TaskError where a treebank lacks it."""
+    source, language = metadata["source"], metadata["language"]
+    if source == "uner":
+        from midalign.data import uner
+
+        found = [sentence.text for sentence in uner.sentences(metadata["treebank"], split)]
+    else:
+        found = [item.utterance for item in _module(source).items(language, split)]
+    return [Text(source, split, language, found)]
 
 
 globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

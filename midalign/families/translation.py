@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from midalign.data.overlap import Text
 from midalign.data.segments import sides
 from midalign.errors import TaskError
 from midalign.families.aggregation import by_name, under_every_name
@@ -60,6 +61,22 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """The data set's own digest of a split of a task."""
     return str(_source(metadata["source"], split).digest(metadata["language"], split))
+
+
+def origin(metadata: Mapping[str, Any], split: str) -> str:
+    """The data set that a split of a task comes from: ALMA for the training split of WMT23 and NTREX."""
+    return str(_source(metadata["source"], split).__name__.rpartition(".")[2])
+
+
+def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+    """Sources and targets of a split."""
+    before, after = sides(metadata["language"])
+    segments = _source(metadata["source"], split).read(metadata["language"], split)
+    dataset = origin(metadata, split)
+    return [
+        Text(dataset, split, before, [segment.source for segment in segments]),
+        Text(dataset, split, after, [segment.target for segment in segments]),
+    ]
 
 
 def document(segment: "Segment", direction: str) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _section(part: Part) -> dict[str, Any]:
             code: {
                 "role": section.role(code),
                 "resource": resource_of(code),
+                "repeated": section.repeated(code),
                 **section.first.task(code).model_dump(
                     include={"n", "version", "data_digest", "prompt_digest"}
                 ),

@@ -71,6 +71,11 @@ class Model:
     retrieval: Retrieval | None
     languages: dict[str, dict[str, Estimate]]
     """Language -> metric -> score."""
+    without_repeated: dict[str, float]
+    """Language -> the headline over the items that stand in no training split, where that is known."""
+    overlap: list[str]
+    """What of the test texts stands in the model's training text, one entry a text; empty where nothing does
+    or nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +261,23 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
         gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
         retrieval=_retrieval(section, row),
         languages=_by_language(section, mean),
+        without_repeated=_without_repeated(section, row),
+        overlap=_overlap(row),
     )
+
+
+def _without_repeated(section: Section, row: Row) -> dict[str, float]:
+    known = [code for code in section.languages if all(code in run.unrepeated for run in row.runs)]
+    return {
+        code: float(np.mean([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
+        for code in known
+    }
+
+
+def _overlap(row: Row) -> list[str]:
+    manifests = [run.record.adapter.manifest for run in row.runs if run.record.adapter]
+    found = (one for manifest in manifests if manifest for one in manifest.overlap or [])
+    return sorted({one.sentence for one in found})
 
 
 def _retrieval(section: Section, row: Row) -> Retrieval | None:

@@ -28,6 +28,8 @@ class Run:
     """Language, direction or treebank -> (items, columns of the family) int32."""
     ids: dict[str, str]
     """The same -> sha256 of its document ids, in order."""
+    unrepeated: dict[str, np.ndarray]
+    """The same -> (columns,) pooled counts of the items that stand in no training split, where known."""
     comet: dict[str, np.ndarray] = field(default_factory=dict)
     """Direction -> (items,) COMET's scores in millionths, for those that have them."""
 
@@ -72,12 +74,15 @@ def _runs(file: Path) -> Iterator[Run]:
             raise RecordError(
                 f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
             )
-        counts, ids = _counts(file, entry, items, name)
+        counts, ids, unrepeated = _counts(file, entry, items, name)
         comet = _comet(file, task, items, name)
         _verify(file, name, task, counts)
-        run = groups.setdefault(group, Run(file.name, entry, group, {}, {}))
+        _verify_repeated(file, name, task, unrepeated)
+        run = groups.setdefault(group, Run(file.name, entry, group, {}, {}, {}))
         run.counts[code] = counts
         run.ids[code] = ids
+        if task.repeated is not None and len(unrepeated):
+            run.unrepeated[code] = unrepeated.sum(axis=0, dtype=np.int64)
         if comet is not None:
             run.comet[code] = comet
     if not groups:
@@ -99,8 +104,11 @@ def _place(name: str, language: str) -> tuple[str, str] | None:
     )
 
 
-def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tuple[np.ndarray, str]:
-    """(items, columns) counts of a task by ascending document id, and the digest of these ids."""
+def _counts(
+    file: Path, entry: Record, items: dict[str, Items], task: str
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """(items, columns) counts of a task by ascending document id, the digest of these ids, and the counts of
+    those that are not repeated."""
     if task not in items:
         raise RecordError(f"{file}: no counts per item of {task} in its items file; evaluate the model again")
     columns = entry.items.columns if entry.items else []
@@ -115,8 +123,10 @@ def _counts(file: Path, entry: Record, items: dict[str, Items], task: str) -> tu
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
-    counts = items[task].counts[order][:, [columns.index(column) for column in wanted]]
-    return counts.astype(np.int32), hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+    chosen = [columns.index(column) for column in wanted]
+    counts = items[task].counts[order][:, chosen].astype(np.int32)
+    digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+    return counts, digest, items[task].unrepeated[:, chosen]
 
 
 def _comet(file: Path, task: TaskResult, items: dict[str, Items], name: str) -> np.ndarray | None:
@@ -153,3 +163,19 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None
                 f"{file}: {name} says {figure} {said[figure]}, its items give {value}; "
                 f"the record was altered: restore it, or evaluate the model again"
             )
+
+
+def _verify_repeated(file: Path, name: str, task: TaskResult, unrepeated: np.ndarray) -> None:
+    """Raise RecordError unless what a record says without its repeated items follows from the others."""
+    if task.repeated is None:
+        return
+    pooled, family = unrepeated.sum(axis=0, dtype=np.int64), scorer(task.family)
+    same = task.n - task.repeated == len(unrepeated) and all(
+        abs(float(family.METRICS[metric](pooled)) - said) <= TOLERANCE
+        for metric, said in task.without_repeated.items()
+    )
+    if not same:
+        raise RecordError(
+            f"{file}: {name} says {task.repeated} repeated items and scores without them that its "
+            f"items do not give; the record was altered: restore it, or evaluate the model again"
+        )

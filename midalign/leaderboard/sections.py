@@ -88,6 +88,11 @@ class Section:
         roles = [self._role(side) for side in _sides(code)]
         return max(roles, key=ROLES.index)
 
+    def repeated(self, code: str) -> int | None:
+        """Items that stand word for word in the data set's training split; None where no record knows."""
+        tasks = [run.task(code) for row in self.rows for run in row.runs]
+        return next((task.repeated for task in tasks if task.repeated is not None), None)
+
     def _role(self, language: str) -> Role:
         if language in self.supervised:
             return "supervised"

@@ -272,6 +272,11 @@ def _section(part: Part) -> str:
         blocks.append(
             "‡ The rows come from different engines or dtypes: differences between them are not the model's."
         )
+    blocks += [
+        f"§ {model.label} was trained on text of a test set: {'; '.join(model.overlap)}."
+        for model in part.models
+        if model.overlap
+    ]
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
         blocks.append(f"No baseline of the same recipe here: {', '.join(lonely)}.")
@@ -287,6 +292,11 @@ def _section(part: Part) -> str:
             "COMET is not shown: no direction has scores of all these records by one COMET model. "
             "Evaluate them all with the same --comet."
         )
+    if any(section.repeated(code) for code in section.languages):
+        blocks += [
+            f"### {headline(part)} without repeated items".replace("slot", "Slot"),
+            _repeated_table(part),
+        ]
     blocks.append(_sources(part))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -339,6 +349,11 @@ def _engine(part: Part, model: Model) -> str:
     return known + mark
 
 
+def marked(model: Model) -> str:
+    """A row's label, with § where the model was trained on text of a test set."""
+    return f"{model.label} §" if model.overlap else model.label
+
+
 def _main_table(part: Part) -> str:
     sets = [name for name in ("all", *ROLES, "high", "mid", "low") if name in language_sets(part.section)]
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
@@ -349,7 +364,7 @@ def _main_table(part: Part) -> str:
     for model in part.models:
         rows.append(
             [
-                model.label,
+                marked(model),
                 "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
                 *(seeded(model, name) for name in sets),
                 *(percent(model.gap[name].value) for name in gaps),
@@ -452,6 +467,23 @@ def _comet_table(part: Part, comet: Comet) -> str:
     return (
         f"{comet.name} (digest `{comet.digest[:12]}`, unbabel-comet {comet.version}), times 100, ± standard "
         f"error over items, on {of}. Scores compare models on one direction, never two directions.\n\n"
+        + _markdown(header, rows, left=(0, 1, 2))
+    )
+
+
+def _repeated_table(part: Part) -> str:
+    header = ["language", "role", "class", "n", "repeated", *(model.label for model in part.models)]
+    metric, rows = part.section.scorer.HEADLINE, []
+    for code in (code for code in ordered(part.section) if part.section.repeated(code)):
+        cells = [*_language_columns(part.section, code), f"{part.section.repeated(code):,}"]
+        for model in part.models:
+            without = model.without_repeated.get(code)
+            score = percent(model.languages[code][metric].value)
+            cells.append(NONE if without is None else f"{score} → {percent(without)}")
+        rows.append(cells)
+    return (
+        "Repeated: items that stand word for word in the training split of the same data set and language, "
+        "whether or not a model was trained on it. Each cell: all items → without them.\n\n"
         + _markdown(header, rows, left=(0, 1, 2))
     )
 

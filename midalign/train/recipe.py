@@ -83,6 +83,8 @@ class Recipe(Section):
     output: Path
     evaluate: bool
     evaluation: Evaluation
+    allow_overlap: bool = False
+    """Train although the training text holds what is evaluated."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -105,8 +107,8 @@ class Recipe(Section):
         return folder.resolve().name if folder.is_dir() else self.base
 
     def digest(self) -> str:
-        """sha256 over what decides the weights: not where they go, which seeds, or how they are evaluated."""
-        others = {"output", "evaluate", "evaluation", "seeds", "save_every"}
+        """sha256 over what decides the weights: not where they go, which seeds, or what is said of them."""
+        others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap"}
         decides = {**self.model_dump(mode="json", exclude=others), "base": self.base_name}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

@@ -6,17 +6,22 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midalign import adapter, bases
-from midalign.errors import BaseModelError, RecipeError
+from midalign import adapter, bases, guard
+from midalign.data import overlap
+from midalign.data.overlap import Overlap
+from midalign.errors import BaseModelError, OverlapError, RecipeError
 from midalign.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+SHOWN = 4
+"""Overlaps in the message of a run that is stopped: one screen."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,46 @@ def train(recipe: Recipe, report: Report) -> list[Path]:
     """Train what is not there yet and return the adapter folders.
 
     Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
-    folder holds an adapter of another recipe.
+    folder holds an adapter of another recipe, OverlapError where the training text holds what is evaluated.
     """
     from midalign.train.stream import check_roles
 
     check_roles(recipe)
     bases.resolve(recipe.base)
-    folders = []
-    for arm, seed, folder in runs(recipe):
-        folders.append(folder)
-        if not _finished(folder, recipe):
-            _train_arm(recipe, arm, seed, folder, report)
-    return folders
+    wanted = [run for run in runs(recipe) if not _finished(run[2], recipe)]
+    found = overlaps(recipe, {arm for arm, _, _ in wanted})
+    for arm, seed, folder in wanted:
+        _train_arm(recipe, arm, seed, folder, found[arm], report)
+    return [folder for _, _, folder in runs(recipe)]
+
+
+def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
+    """By arm, what of the recipe's evaluation stands in the arm's training text.
+
+    Raises OverlapError, with counts and examples, where that is anything and the recipe does not allow it.
+    """
+    from midalign.train.stream import task_names
+
+    languages = recipe.evaluation.languages
+    tasks = [recipe.task] if languages == "all" else task_names(recipe.task, languages)
+    scored = guard.scored(tasks, recipe.evaluation.split) if arms else []
+    supervised = guard.supervised(task_names(recipe.task, recipe.supervised)) if arms else []
+    found = {}
+    for arm in (arm for arm in recipe.arms if arm in arms):
+        align = recipe.align_of(arm)
+        aligned = guard.aligned(align.pairs, recipe.aligned) if align else []
+        found[arm] = [one for one in overlap.overlaps([*supervised, *aligned], scored) if one.found]
+    distinct = dict.fromkeys(one for several in found.values() for one in several)
+    if distinct and not recipe.allow_overlap:
+        worst = sorted(distinct, key=lambda one: one.found, reverse=True)[:SHOWN]
+        more = f"  ... and {len(distinct) - SHOWN} more\n" if len(distinct) > SHOWN else ""
+        raise OverlapError(
+            f"recipe {recipe.name}: the training text holds what is evaluated.\n"
+            f"{guard.described(worst)}\n{more}"
+            f"Train or evaluate on something else (supervised, align.pairs, task, evaluation.languages), or "
+            f"accept it with --allow-overlap: the records then say so, and the leaderboard marks them"
+        )
+    return found
 
 
 def _finished(folder: Path, recipe: Recipe) -> bool:
@@ -92,7 +125,9 @@ def load_base(name: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report) -> None:
+def _train_arm(
+    recipe: Recipe, arm: str, seed: int, folder: Path, found: list[Overlap], report: Report
+) -> None:
     """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
     import peft
     from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -174,6 +209,7 @@ def _train_arm(recipe: Recipe, arm: str, seed: int, folder: Path, report: Report
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),
         training=reporter.last_losses,
+        overlap=[one.figures() for one in found],
     )
     with full_disks_named(work):
         _publish(model, manifest, work, folder)

@@ -66,6 +66,7 @@ def write(
     doc_ids: Mapping[str, Sequence[int]] | None = None,
     comet: Mapping[str, np.ndarray] | None = None,
     comet_model: str = "comet",
+    repeated: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write a record into `folder` and return its path; `comet` are scores in millionths by language."""
     tasks, items = {}, {}
@@ -74,6 +75,8 @@ def write(
         pooled = table.sum(axis=0)
         n = len(table)
         task = f"{group}_{language}"
+        ids = np.asarray(doc_ids[language] if doc_ids else range(n))
+        items[task] = record.Items(ids, table, np.array((repeated or {}).get(language, []), np.int64), comet.get(language))
         tasks[task] = record.TaskResult(
             language=language,
             family="slot",
@@ -86,6 +89,8 @@ def write(
             },
             data_digest=sha(data + language),
             prompt_digest=sha(prompt + language),
+            repeated=len(repeated.get(language, [])) if repeated is not None else None,
+            without_repeated=record.without_repeated(items[task], METRICS),
             comet=record.Comet(
                 name=comet_model,
                 digest=sha(comet_model),
@@ -99,8 +104,6 @@ def write(
             seconds=1.0,
             tokens=100,
         )
-        ids = np.asarray(doc_ids[language] if doc_ids else range(n))
-        items[task] = record.Items(ids, table, comet.get(language))
     trained = arm != "base"
     entry = record.Record(
         name=name,

@@ -177,3 +177,31 @@ def test_the_command_prints_a_table_of_at_most_100_columns(results):
     assert "aligned minus baseline, slot F1: aligned languages (2): +10.0 [" in outcome.output
     assert str(results.parent / "README.md") in where
     assert (results.parent / "README.md").is_file()
+
+
+def test_scores_without_repeated_items_stand_beside_the_others(tmp_path):
+    folder = tmp_path / "results"
+    repeated = {"en": list(range(10)), "de": [99]}
+    write(folder, "base", "base", shares(dict.fromkeys(BASELINE, 5)))  # knows of no repetition
+    write(folder, "one", "baseline", shares(BASELINE), seed=1, repeated=repeated)
+    write(folder, "two", "baseline", shares({**BASELINE, "en": 70}), seed=2, repeated=repeated)
+    build(folder, tmp_path / "board")
+    page = (tmp_path / "board" / "README.md").read_text()
+    rows = page.partition("### Slot F1 without repeated items")[2].partition("From the records")[0]
+    assert "| English `en` | supervised | high | 100 | 10 | – | 75.0 → 72.2 |" in rows
+    assert "| German `de` | aligned | high | 100 | 1 | – | 30.0 → 30.3 |" in rows
+    assert "`fr`" not in rows  # nothing is repeated there
+    (section,) = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["sections"]
+    assert section["languages"]["en"]["repeated"] == 10
+    assert section["languages"]["fr"]["repeated"] == 0
+    base, baseline = section["models"]
+    assert base["without_repeated"] == {}
+    assert baseline["without_repeated"]["en"] == pytest.approx(65 / 90, abs=1e-6)
+    assert baseline["overlap"] == []
+
+
+def test_without_repeated_items_there_is_no_such_table(results, tmp_path):
+    build(results, tmp_path / "board")
+    page = (tmp_path / "board" / "README.md").read_text()
+    assert "repeated" not in page
+    assert "§" not in page

@@ -101,3 +101,38 @@ def test_a_family_that_this_version_does_not_know(path):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update(family="haiku"))
     with pytest.raises(RecordError, match=r"one\.json: task midalign_mini_slot_en is of family 'haiku'"):
         load(path.parent)
+
+
+def test_repeated_items_are_left_out_of_the_other_score(tmp_path):
+    write(
+        *(tmp_path, "a", "baseline", {"en": share(4, 2), "de": share(4, 2)}),
+        seed=1,
+        doc_ids={"en": [9, 1, 5, 3], "de": [0, 1, 2, 3]},
+        repeated={"en": [9]},
+    )
+    (run,) = load(tmp_path)
+    # Of 9 and 1, which are right, 1 is left, beside two wrong ones.
+    assert run.unrepeated["en"].tolist() == share(3, 1).sum(axis=0).tolist()
+    assert run.unrepeated["de"].tolist() == share(4, 2).sum(axis=0).tolist()
+    assert run.task("en").without_repeated["slot_f1"] == pytest.approx(1 / 3)
+    assert (run.task("de").repeated, run.task("de").without_repeated) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("repeated", 2), ("repeated", 0), ("without_repeated", {"slot_f1": 0.5})]
+)
+def test_altered_scores_without_repeated_items_are_found(tmp_path, key, value):
+    path = write(tmp_path, "a", "baseline", {"en": share(4, 2)}, seed=1, repeated={"en": [0]})
+    edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update({key: value}))
+    with pytest.raises(RecordError, match=r"a\.json: midalign_mini_slot_en says \d repeated items"):
+        load(tmp_path)
+
+
+def test_a_record_that_knows_of_no_repetition_is_read(path):
+    def forget(content):
+        for task in content["tasks"].values():
+            del task["repeated"], task["without_repeated"]
+
+    edit(path, forget)
+    (run,) = load(path.parent)
+    assert run.unrepeated == {}

@@ -1,0 +1,280 @@
+"""Overlap of training text with text to be scored: the same text, or nearly.
+
+Texts are compared in NFKC, case-folded, letters (with their marks) and digits alone. Lengths count these, a
+wide character (Chinese, Japanese, Korean) as two. Languages are not looked at: a copy under another code is a
+copy. Of the texts of a test split,
+
+- *exact* ones equal a training text;
+- *short* ones are exact and shorter than SHORT, about seven words of English: two people write "where is the
+  nearest gas station" without having copied. They count where they are more than COMMON of the split's texts;
+- *near* ones are not exact, have a length of at least NEAR, and at least CONTAINED of their shingles, all
+  stretches of length SHINGLE, stand in the training text, in whichever of its sentences: broken-up and merged
+  ones are found too. The share is that of Chowdhery et al. 2022 (PaLM, section 8) for 8-grams of words.
+
+Shingles are not sampled, and are compared by 64-bit hashes: a shingle is taken for one of n others with
+probability n / 2^64, 6e-13 for ten million, and a near text needs at least 24 of them. What is found falsely
+is found by the rule, not by the hashes: `midalign data overlap` counts it on sets that do not overlap.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+SHINGLE = 16
+NEAR = 48
+CONTAINED = 0.7
+SHORT = 32
+COMMON = 0.05
+EXAMPLES = 3
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """The sentences of one language in a split of a data set, in the order of its items."""
+
+    dataset: str
+    """The publisher's: `alma` for what a task of WMT23 trains on; the path of a user's own file."""
+    split: str
+    language: str
+    sentences: Sequence[str]
+    tasks: tuple[str, ...] = ()
+    """Tasks that score or train on it, where that was asked."""
+
+
+class Section(BaseModel):
+    """A part of what was found: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Example(Section):
+    """One test text that overlaps."""
+
+    item: int
+    """Position in the test split."""
+    text: str
+    training: str
+    """The equal training text, or the one that holds most of its shingles."""
+    contained: float
+    """Share of its shingles that stand in the training text; 1 for equal texts."""
+
+
+class Overlap(Section):
+    """How much of a test text stands in a training data set."""
+
+    training: str
+    """Data set."""
+    test: str
+    """Data set."""
+    split: str
+    language: str
+    texts: int
+    exact: int
+    short: int
+    """Of the exact ones."""
+    near: int
+    """Beside the exact ones."""
+    tasks: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    """Up to EXAMPLES: an exact one, then the near ones that are least contained."""
+
+    @property
+    def found(self) -> int:
+        """Texts that count as overlap."""
+        common = self.short <= COMMON * self.texts
+        return self.exact + self.near - (self.short if common else 0)
+
+    @property
+    def sentence(self) -> str:
+        """`alma holds 1,997 of 1,997 texts of ntrex test, en`"""
+        return (
+            f"{self.training} holds {self.exact + self.near:,} of {self.texts:,} texts of "
+            f"{self.test} {self.split}, {self.language}"
+        )
+
+    def figures(self) -> "Overlap":
+        """Without texts, which a record must not hold, and without the tasks' names."""
+        return self.model_copy(update={"tasks": (), "examples": ()})
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Hashes of n sentences."""
+
+    lengths: np.ndarray
+    """(n,) int64, 0 for a sentence without letters and digits."""
+    whole: np.ndarray
+    """(n,) uint64, of the whole sentence."""
+    shingles: np.ndarray
+    """(m,) uint64, of all stretches of length SHINGLE, sentence after sentence."""
+    owners: np.ndarray
+    """(m,) int64, the sentence of each."""
+
+
+class Lookup:
+    """From hashes to the first of n sentences that has each."""
+
+    def __init__(self, hashes: np.ndarray, owners: np.ndarray) -> None:
+        self.hashes, first = np.unique(hashes, return_index=True)
+        self.owners = owners[first].astype(np.int32)
+        # Nearly all that is asked for is unknown: a table of low bits says so without a search.
+        self.low = np.uint64((1 << max(16, (8 * len(self.hashes)).bit_length())) - 1)
+        self.seen = np.zeros(int(self.low) + 1, bool)
+        self.seen[self.hashes & self.low] = True
+
+    def __call__(self, hashes: np.ndarray) -> np.ndarray:
+        """(m,) the sentence of each, -1 where there is none."""
+        maybe = np.flatnonzero(self.seen[hashes & self.low])
+        # In ascending order, a search goes through memory from one end to the other.
+        maybe = maybe[np.argsort(hashes[maybe])]
+        places = np.searchsorted(self.hashes, hashes[maybe])
+        places[places == len(self.hashes)] = 0
+        hits = self.hashes[places] == hashes[maybe] if len(self.hashes) else np.zeros(0, bool)
+        found = np.full(len(hashes), -1)
+        found[maybe[hits]] = self.owners[places[hits]]
+        return found
+
+
+class Known:
+    """The text of one training split, to be looked up."""
+
+    def __init__(self, training: Sequence[Text]) -> None:
+        self.dataset, self.split = training[0].dataset, training[0].split
+        self.sentences = [sentence for text in training for sentence in text.sentences]
+        prints = fingerprints(self.sentences)
+        self.equal = Lookup(prints.whole, np.arange(len(self.sentences)))
+        self.holding = Lookup(prints.shingles, prints.owners)
+
+
+def overlaps(training: Sequence[Text], test: Sequence[Text]) -> list[Overlap]:
+    """What of each test text stands in each training split, where that is anything, short ones included.
+
+    Splits of one data set are not compared with each other: `repeated` counts what they share. A split is
+    compared with itself. Takes about 30 bytes of memory for each distinct shingle of the training text.
+    """
+    by_split: dict[tuple[str, str], list[Text]] = {}
+    for text in training:
+        by_split.setdefault((text.dataset, text.split), []).append(text)
+
+    def against_all(text: Text) -> list[Overlap]:
+        prints = fingerprints(text.sentences)
+        others = (one for one in known if one.dataset != text.dataset or one.split == text.split)
+        return [_overlap(one, text, prints) for one in others]
+
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter for most of it
+        known = list(pool.map(Known, by_split.values()))
+        found = [one for several in pool.map(against_all, test) for one in several]
+    return [one for one in found if one.exact or one.near]
+
+
+def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
+    equal = known.equal(prints.whole)
+    holding = known.holding(prints.shingles)
+    total = np.bincount(prints.owners, minlength=len(prints.lengths))
+    held = np.bincount(prints.owners, weights=holding >= 0, minlength=len(prints.lengths))
+    contained = np.divide(held, total, out=np.zeros(len(total)), where=total > 0)
+    exact = (equal >= 0) & (prints.lengths > 0)
+    near = ~exact & (prints.lengths >= NEAR) & (contained >= CONTAINED)
+
+    def example(item: int) -> Example:
+        if exact[item]:
+            return Example(
+                item=item, text=text.sentences[item], training=known.sentences[equal[item]], contained=1.0
+            )
+        holders = holding[(prints.owners == item) & (holding >= 0)]
+        return Example(
+            item=item,
+            text=text.sentences[item],
+            training=known.sentences[np.bincount(holders).argmax()],
+            contained=round(float(contained[item]), 3),
+        )
+
+    near_items = np.flatnonzero(near)
+    doubtful = near_items[np.argsort(contained[near_items], kind="stable")]
+    # The longest first: that one was not written twice by chance.
+    exact_items = np.flatnonzero(exact)
+    longest = exact_items[np.argsort(-prints.lengths[exact_items], kind="stable")]
+    shown = [*longest[: max(1, EXAMPLES - len(doubtful))], *doubtful][:EXAMPLES]
+    return Overlap(
+        training=known.dataset,
+        test=text.dataset,
+        split=text.split,
+        language=text.language,
+        texts=len(text.sentences),
+        exact=int(exact.sum()),
+        short=int((exact & (prints.lengths < SHORT)).sum()),
+        near=int(near.sum()),
+        tasks=text.tasks,
+        examples=tuple(example(int(item)) for item in shown),
+    )
+
+
+def repeated(text: Text, training: Sequence[Text]) -> list[int]:
+    """Positions of the test texts that stand word for word in the training text of their language."""
+    known = {s for one in training if one.language == text.language for s in one.sentences}
+    return [item for item, sentence in enumerate(text.sentences) if sentence in known]
+
+
+def fingerprints(sentences: Sequence[str]) -> Fingerprints:
+    """Hashes of normalised sentences and of their shingles."""
+    units, ends = _normalised(sentences)
+    starts = np.concatenate([[0], ends + 1])[:-1]
+    lengths = ends - starts
+    mixed = _mixed(units)
+    places = np.arange(len(units)) - np.repeat(starts, lengths + 1)
+    powers = _BASE ** np.arange(lengths.max(initial=0) + 1, dtype=np.uint64)
+    # The separator belongs to its sentence here, so that no segment is empty.
+    whole = np.add.reduceat(mixed * powers[places], starts)
+    counts = np.maximum(lengths - SHINGLE + 1, 0)
+    owners = np.repeat(np.arange(len(lengths)), counts)
+    first = np.cumsum(counts) - counts
+    at = starts[owners] + np.arange(len(owners)) - first[owners]
+    return Fingerprints(lengths, whole, _windows(mixed)[at], owners)
+
+
+def _normalised(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(code points with wide ones twice, a line feed behind each sentence; the line feeds' positions)."""
+    joined = "".join(sentence.replace("\n", " ") + "\n" for sentence in sentences)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", joined).casefold())
+    widths = np.zeros(0x110000, np.uint8)
+    for character in set(folded):
+        widths[ord(character)] = _width(character)
+    codes = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), "<u4")
+    units = np.repeat(codes, widths[codes])
+    return units, np.flatnonzero(units == ord("\n"))
+
+
+def _width(character: str) -> int:
+    if character == "\n":
+        return 1
+    if unicodedata.category(character)[0] not in "LMN":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+_BASE = np.uint64(0xD6E8FEB86659FD93)  # odd, or the hashes of long stretches would forget how they begin
+
+
+def _mixed(units: np.ndarray) -> np.ndarray:
+    """64 well-mixed bits of each code point: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    bits = units.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return mixed
+
+
+def _windows(mixed: np.ndarray) -> np.ndarray:
+    """Polynomial hashes, modulo 2^64, of the SHINGLE numbers from each place on; fewer numbers have none."""
+    if len(mixed) < SHINGLE:
+        return np.zeros(0, np.uint64)
+    size, hashes = 1, mixed
+    while size < SHINGLE:  # a power of two: a stretch is two of half its length
+        hashes = hashes[:-size] * _BASE ** np.uint64(size) + hashes[size:]
+        size *= 2
+    return hashes

@@ -1,0 +1,189 @@
+"""What a model learns from and what it is scored on, by name, for midalign.data.overlap to compare."""
+
+import json
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from midalign import harness
+from midalign.data import pairs
+from midalign.data.overlap import Overlap, Text, repeated
+from midalign.data.segments import sides
+from midalign.errors import DataError, TaskError, nearest
+from midalign.families import family
+from midalign.languages import languages
+
+SEGMENTS = {"alma": "train", "wmt23": "test"}
+"""Data sets of directions, with the split that a model could learn from."""
+
+FIELDS = ("source", "target", "utterance", "text")
+"""Keys of a user's JSON lines whose values are text."""
+
+
+def scored(tasks: Sequence[str], split: str) -> list[Text]:
+    """The texts of a split of tasks or groups, both sides of a direction, each text once."""
+    return _of_tasks(harness.expand(tasks), split)
+
+
+def supervised(tasks: Sequence[str]) -> list[Text]:
+    """The texts of the training splits of tasks or groups."""
+    return _of_tasks(harness.expand(tasks), "train")
+
+
+def aligned(source: str, codes: Iterable[str]) -> list[Text]:
+    """Both sides of the pairs that `align.pairs` names, in some languages."""
+    split = "test" if source in pairs.TRANSLATIONS else "train"
+    texts = []
+    for code in codes:
+        foreign, english = zip(*pairs.pairs(source, code), strict=True)
+        texts += [Text(source, split, code, foreign), Text(source, split, "en", english)]
+    return _distinct(texts)
+
+
+def training(name: str) -> list[Text]:
+    """All text that a model could learn from under a name.
+
+    That is the training split of a task or group, or a data set (all its pairs, its training split, or, where
+    it has nothing else, its test split), or a user's file: JSON lines (the values of FIELDS) or lines of
+    fields between tabs; `{language}` in its path stands for any language. Raises DataError for another name,
+    and for a file that cannot be read.
+    """
+    if name.startswith("midalign_"):
+        return supervised([name])
+    if name in pairs.PARALLEL:
+        codes = [code for code, row in languages().items() if getattr(row, name)]
+        return [
+            Text(name, "train", code, [i.utterance for i in pairs.items(name, code, "train")])
+            for code in codes
+        ]
+    if name in pairs.TRANSLATIONS:
+        return aligned(
+            name, [code for code, row in languages().items() if getattr(row, name) and code != "en"]
+        )
+    if name in SEGMENTS:
+        return _directions(name)
+    if "/" in name or "." in name:
+        return _own(name)
+    known = (*pairs.PARALLEL, *pairs.TRANSLATIONS, *SEGMENTS)
+    raise DataError(
+        f"No training text {name!r}.{nearest(name, known)} Expected {', '.join(known)}, a task, or a file "
+        f"of JSON lines or of lines foreign TAB English"
+    )
+
+
+def repeated_items(task: str, split: str) -> list[int]:
+    """Positions of a task's documents that stand word for word in the training split of the same data set.
+
+    A direction's document does where either side does. None where the data set has no training split.
+    """
+    metadata = harness.metadata(task)
+    own = family(metadata["family"])
+    if own.origin(metadata, "train") != own.origin(metadata, split):
+        return []
+    try:
+        learned = own.texts(metadata, "train")
+    except TaskError:
+        return []
+    return sorted({item for text in own.texts(metadata, split) for item in repeated(text, learned)})
+
+
+def repetitions(training: Sequence[Text], scored: Sequence[Text]) -> list[tuple[Text, int]]:
+    """Texts whose data set is learned from in another split, and how many of their sentences stand there."""
+    found = []
+    for text in scored:
+        others = [one for one in training if one.dataset == text.dataset and one.split != text.split]
+        if others:
+            found.append((text, len(repeated(text, others))))
+    return found
+
+
+def described(overlaps: Sequence[Overlap]) -> str:
+    """One paragraph an overlap: counts and examples."""
+    return "\n".join(line for one in overlaps for line in _lines(one))
+
+
+def _lines(one: Overlap) -> list[str]:
+    more = f" and {len(one.tasks) - 1:,} more" if len(one.tasks) > 1 else ""
+    task = f" ({one.tasks[0]}{more})" if one.tasks else ""
+    kinds = [f"{one.exact:,} exact"] if one.exact else []
+    kinds += [f"{one.short:,} of them short"] if one.short else []
+    kinds += [f"{one.near:,} near"] if one.near else []
+    lines = [f"  {one.sentence}{task}: {', '.join(kinds)}"]
+    for example in one.examples:
+        lines.append(f"    item {example.item}: {_cut(example.text)}")
+        if example.contained < 1:
+            lines.append(f"      {example.contained:.0%} of it is in: {_cut(example.training)}")
+    return lines
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _of_tasks(names: Iterable[str], split: str) -> list[Text]:
+    texts = []
+    for name in names:
+        metadata = harness.metadata(name)
+        for text in family(metadata["family"]).texts(metadata, split):
+            texts.append(Text(text.dataset, text.split, text.language, text.sentences, (name,)))
+    return _distinct(texts)
+
+
+def _directions(name: str) -> list[Text]:
+    module = import_module(f"midalign.data.{name}")
+    texts = []
+    for direction in module.directions():
+        segments = module.read(direction, SEGMENTS[name])
+        before, after = sides(direction)
+        texts.append(Text(name, SEGMENTS[name], before, [segment.source for segment in segments]))
+        texts.append(Text(name, SEGMENTS[name], after, [segment.target for segment in segments]))
+    return _distinct(texts)
+
+
+def _distinct(texts: Sequence[Text]) -> list[Text]:
+    """Each text once, with the tasks of all: NTREX's English is a side of 254 directions."""
+    found: dict[tuple[str, str, str, tuple[str, ...]], Text] = {}
+    for text in texts:
+        key = (text.dataset, text.split, text.language, tuple(text.sentences))
+        tasks = (*found[key].tasks, *text.tasks) if key in found else text.tasks
+        found[key] = Text(*key, tasks)
+    return list(found.values())
+
+
+def _own(name: str) -> list[Text]:
+    pattern = Path(name.replace("{language}", "*"))
+    files = sorted(pattern.parent.glob(pattern.name)) if "{language}" in name else [pattern]
+    if not files:
+        raise DataError(f"No file {name}, whatever stands for {{language}}")
+    return [Text(name, "train", "", _sentences(file)) for file in files]
+
+
+def _sentences(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from None
+    if path.suffix not in (".jsonl", ".json"):
+        return [field.strip() for line in lines for field in line.split("\t") if field.strip()]
+    return [
+        text
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+        for text in _values(path, number, line)
+    ]
+
+
+def _values(path: Path, number: int, line: str) -> list[str]:
+    try:
+        row = json.loads(line)
+        found = [row[key] for key in FIELDS if isinstance(row.get(key), str)]
+    except (json.JSONDecodeError, AttributeError):
+        found = []
+    if not found:
+        raise DataError(
+            f"{path}, line {number}: found {line[:60]!r}, "
+            f"expected an object with text under {', '.join(FIELDS)}"
+        )
+    return found

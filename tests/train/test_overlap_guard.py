@@ -1,0 +1,115 @@
+"""Pairs that hold test sentences: the run is stopped with examples, or goes on and says so to the end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from midalign import adapter, record
+from midalign.data import mini
+from midalign.train import recipe, run
+
+SMALL = [
+    "mini",
+    "supervised=[es]",
+    "aligned=[de]",
+    "updates=1",
+    "seeds=[1]",
+    "samples_per_update=2",
+    "align.pairs_per_update=2",
+    "evaluation.languages=[es, de]",
+    "evaluation.limit=4",
+]
+
+
+def start(module: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", f"from {module} import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def stolen(tmp_path: Path) -> str:
+    """Pairs of German whose English side is the test split's."""
+    english = [item.utterance for item in mini.items("en", "test")]
+    german = [item.utterance for item in mini.items("de", "train")]
+    lines = (f"{de}\t{en}\n" for de, en in zip(german, english, strict=False))
+    (tmp_path / "de.tsv").write_text("".join(lines), "utf-8")
+    return f"align.pairs={tmp_path}/{{language}}.tsv"
+
+
+def test_a_run_is_stopped_before_training(stolen: str, tmp_path: Path) -> None:
+    task = ["task=midalign_mini_mt", "evaluation.languages=[de]"]
+    done = start("midalign.cli.train", *SMALL, *task, stolen, f"output={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "the training text holds what is evaluated" in done.stderr
+    assert "300 of 300 texts of mini test, en (midalign_mini_mt_de-en and 1 more)" in done.stderr
+    assert any(item.utterance in done.stderr for item in mini.items("en", "test"))
+    assert "--allow-overlap" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 24
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_is_allowed_is_told_to_the_end(stolen: str, tmp_path: Path) -> None:
+    task = ["task=midalign_mini_mt"]
+    done = start("midalign.cli.train", *SMALL, *task, stolen, f"output={tmp_path / 'run'}", "--allow-overlap")
+    assert done.returncode == 0, done.stderr
+    manifests = {
+        arm: adapter.read_manifest(tmp_path / "run" / "adapters" / f"{arm}-seed1")
+        for arm in ("baseline", "aligned")
+    }
+    assert manifests["baseline"].overlap == []
+    (english,) = (one for one in manifests["aligned"].overlap if one.language == "en")
+    assert (english.test, english.split, english.exact, english.texts) == ("mini", "test", 300, 300)
+    assert english.examples == ()
+    written = record.read(tmp_path / "run" / "results" / "mini-aligned-seed1.json")
+    assert written.adapter.manifest.overlap == manifests["aligned"].overlap
+    assert {task.repeated for task in written.tasks.values()} == {0}
+
+    built = start(
+        *("midalign.cli", "leaderboard", "build", "--results", tmp_path / "run" / "results"),
+        *("--output", tmp_path / "board"),
+    )
+    assert "aligned §" in built.stdout
+    page = (tmp_path / "board" / "README.md").read_text()
+    assert "| aligned § |" in page
+    assert "| baseline |" in page
+    assert "§ aligned was trained on text of a test set: " in page
+    assert "300 of 300 texts of mini test, en" in page
+    models = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["sections"][0]["models"]
+    assert {model["arm"]: bool(model["overlap"]) for model in models} == {
+        "base": False,
+        "baseline": False,
+        "aligned": True,
+    }
+
+
+def test_by_arm_and_by_what_is_evaluated(stolen: str) -> None:
+    settings = recipe.load("mini", [*SMALL[1:], stolen, "task=midalign_mini_mt", "allow_overlap=true"])
+    found = run.overlaps(settings, settings.arms)
+    assert list(found) == ["baseline", "aligned"]
+    assert found["baseline"] == []
+    assert {one.language for one in found["aligned"]} >= {"en"}
+    german = recipe.load("mini", [*SMALL[1:], stolen, "evaluation.languages=[es]"])
+    assert run.overlaps(german, german.arms)["aligned"] == []  # slot filling in Spanish has no English side
+    assert run.overlaps(german, []) == {}
+    # What is said of the weights does not decide them.
+    assert settings.digest() == settings.model_copy(update={"allow_overlap": False}).digest()
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_recipes_of_the_package_are_not_stopped(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from midalign.data import massive, tatoeba
+
+    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
+    massive.add(shared_data / "massive")
+    tatoeba.add(shared_data / "tatoeba")
+    for name in recipe.shipped():
+        settings = recipe.load(name)
+        assert set(map(len, run.overlaps(settings, settings.arms).values())) == {0}
