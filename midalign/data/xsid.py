@@ -25,13 +25,43 @@ SOURCE = lines.Source(
 TRAIN = "en.train.conll"
 """The one training file. Its digest is not known here, and it is optional."""
 
-LABELS = (
-    "album artist best_rating condition_description condition_temperature cuisine datetime "
-    "entity_name facility genre location movie_name movie_type music_item object_location_type "
-    "object_name object_part_of_series_type object_select object_type party_size_description "
-    "party_size_number playlist rating_unit rating_value recurring_datetime reference reference-part "
-    "reminder/todo restaurant_name restaurant_type served_dish service sort track weather/attribute"
-).split()
+LABELS = [
+    "album",
+    "artist",
+    "best_rating",
+    "condition_description",
+    "condition_temperature",
+    "cuisine",
+    "datetime",
+    "entity_name",
+    "facility",
+    "genre",
+    "location",
+    "movie_name",
+    "movie_type",
+    "music_item",
+    "object_location_type",
+    "object_name",
+    "object_part_of_series_type",
+    "object_select",
+    "object_type",
+    "party_size_description",
+    "party_size_number",
+    "playlist",
+    "rating_unit",
+    "rating_value",
+    "recurring_datetime",
+    "reference",
+    "reference-part",
+    "reminder/todo",
+    "restaurant_name",
+    "restaurant_type",
+    "served_dish",
+    "service",
+    "sort",
+    "track",
+    "weather/attribute",
+]
 """The slots of the release."""
 
 COMMENT = re.compile(r"#\s*([\w-]+)\s*[:=](.*)")

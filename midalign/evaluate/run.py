@@ -475,7 +475,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     metadata = harness.metadata(name)
     logged = results["samples"][name]
     scores = results["results"][name]
-    scored = scorer(metadata["family"])
+    tasks, scored = family(metadata["family"]), scorer(metadata["family"])
     counts = np.array([one[scored.HEADLINE] for one in logged], np.int64)
     prompts = [str(one["arguments"][0][0]) for one in logged]
     doc_ids = [one["doc_id"] for one in logged]
@@ -491,13 +491,13 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
             metric: record.Metric(
                 value=scores[f"{metric},none"], stderr=scores[f"{metric}_stderr,none"], n=len(logged)
             )
-            for metric in family(metadata["family"]).metrics(metadata)
+            for metric in tasks.metrics(metadata)
         },
-        data_digest=family(metadata["family"]).data_digest(metadata, settings.split),
+        data_digest=tasks.data_digest(metadata, settings.split),
         prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),
         repeated=len(repeated),
         without_repeated=record.without_repeated(
-            record.Items(np.array(doc_ids), counts, np.array(repeated)), scored.METRICS
+            record.Items(np.array(doc_ids), counts, np.array(repeated)), tasks.metrics(metadata)
         ),
         cut_off=finishes.count("length"),
         seconds=round(seconds, 3),

@@ -48,13 +48,13 @@ def score(
     counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
     repeated = np.array(guard.repeated_items(task, split), np.int64)
-    items = record.Items(np.arange(len(docs)), counts, repeated)
     language = str(metadata["language"])
     by_comet, millionths = None, None
     if comet is not None:
         segments = [scores.segment(doc, texts[i]) for i, doc in enumerate(docs)]
         model, found = scores.score(comet, segments, report)
         by_comet, millionths = scores.pooled(model, found), np.array(found, np.int64)
+    items = record.Items(np.arange(len(docs)), counts, repeated, millionths)
     result = record.TaskResult(
         language=language,
         family=metadata["family"],
@@ -69,7 +69,7 @@ def score(
         prompt_digest=None,
         comet=by_comet,
         repeated=len(repeated),
-        without_repeated=record.without_repeated(items, scored.METRICS),
+        without_repeated=record.without_repeated(items, tasks.metrics(metadata)),
         seconds=0.0,
         tokens=0,
     )

@@ -12,7 +12,17 @@ from midalign.metrics.slot_spans import METRICS, count
 if TYPE_CHECKING:
     from midalign.data.items import TaggedItem
 
-__all__ = ["constraint", "counts", "data_digest", "dataset", "document", "metrics", "origin", "process_results", "texts"]
+__all__ = [
+    "constraint",
+    "counts",
+    "data_digest",
+    "dataset",
+    "document",
+    "metrics",
+    "origin",
+    "process_results",
+    "texts",
+]
 
 
 def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:

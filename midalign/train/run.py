@@ -68,12 +68,12 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
 
     Raises OverlapError, with counts and examples, where that is anything and the recipe does not allow it.
     """
-    from midalign.train.stream import task_names
+    from midalign.train.stream import task_names, training_tasks
 
     languages = recipe.evaluation.languages
     tasks = [recipe.task] if languages == "all" else task_names(recipe.task, languages)
     scored = guard.scored(tasks, recipe.evaluation.split) if arms else []
-    supervised = guard.supervised(task_names(recipe.task, recipe.supervised)) if arms else []
+    supervised = guard.supervised(training_tasks(recipe.task, recipe.supervised)) if arms else []
     found = {}
     for arm in (arm for arm in recipe.arms if arm in arms):
         align = recipe.align_of(arm)

@@ -76,7 +76,9 @@ def write(
         n = len(table)
         task = f"{group}_{language}"
         ids = np.asarray(doc_ids[language] if doc_ids else range(n))
-        items[task] = record.Items(ids, table, np.array((repeated or {}).get(language, []), np.int64), comet.get(language))
+        items[task] = record.Items(
+            ids, table, np.array((repeated or {}).get(language, []), np.int64), comet.get(language)
+        )
         tasks[task] = record.TaskResult(
             language=language,
             family="slot",
