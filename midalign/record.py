@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -146,7 +146,6 @@ class ItemsFile(Section):
 
     file: str
     sha256: Digest
-    columns: list[str]
 
 
 class Record(Section):
@@ -214,9 +213,9 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     """
     if set(items) != set(record.tasks):
         raise RecordError(f"Items of {sorted(items)} for a record of {sorted(record.tasks)}")
-    packed = pack(items, columns(record))
+    packed = pack(items, {task: list(result.counts) for task, result in record.tasks.items()})
     name = record.name + ITEMS_SUFFIX
-    file = ItemsFile(file=name, sha256=hashlib.sha256(packed).hexdigest(), columns=columns(record))
+    file = ItemsFile(file=name, sha256=hashlib.sha256(packed).hexdigest())
     text = record.model_copy(update={"items": file}).model_dump_json(indent=1) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / name, packed)
@@ -231,18 +230,14 @@ def file_name(name: str) -> str:
     return kept.lstrip("._@=+-") or "unnamed"
 
 
-def columns(record: Record) -> list[str]:
-    """Names of the counts, the same for every task of a record; raises RecordError when they are not."""
-    found = {tuple(task.counts) for task in record.tasks.values()}
-    if len(found) > 1:
-        raise RecordError(f"{record.name} mixes task families; evaluate each family by itself")
-    return list(found.pop())
+def pack(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> bytes:
+    """One JSON line a task, column by column, which compresses several times better than item by item.
 
-
-def pack(items: Mapping[str, Items], names: list[str]) -> bytes:
-    """One JSON line a task, column by column, which compresses several times better than item by item."""
+    `columns` names a task's counts; raises RecordError where they are not as many.
+    """
     lines = []
     for task, one in items.items():
+        names = columns[task]
         if one.counts.shape != (len(one.doc_ids), len(names)):
             raise RecordError(f"{task}: counts {one.counts.shape}, expected {(len(one.doc_ids), len(names))}")
         by_column = {name: one.counts[:, i].tolist() for i, name in enumerate(names)}
@@ -272,12 +267,14 @@ def read(path: str | Path) -> Record:
 
 
 def read_items(path: str | Path) -> dict[str, Items]:
-    """The counts per item of the record at `path`, by task; columns in the order of `record.items.columns`.
+    """The counts per item of the record at `path`, by task; columns in the order of the task's
+    counts in the record.
 
     Raises RecordError when the file is missing or is not the one that the record was written with.
     """
     path = Path(path)
-    file = read(path).items
+    entry = read(path)
+    file = entry.items
     if file is None:
         raise RecordError(f"{path} names no items file; evaluate the model again with midalign eval")
     beside = path.parent / file.file
@@ -294,7 +291,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     text = zstandard.ZstdDecompressor().decompress(packed).decode()
     items = {}
     for line in map(json.loads, text.splitlines()):
-        counts = np.array([line["counts"][name] for name in file.columns], np.int64).T
+        names = entry.tasks[line["task"]].counts
+        counts = np.array([line["counts"][name] for name in names], np.int64).T
         comet = np.array(line["comet"], np.int64) if "comet" in line else None
         repeated = np.array(line.get("repeated", []), np.int64)
         items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts, repeated, comet)

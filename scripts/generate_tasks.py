@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from midalign.data import flores, massive, mini, ntrex, uner, wmt23  # noqa: E402
-from midalign.families import family  # noqa: E402
+from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
 
@@ -188,17 +188,23 @@ def leaf(group: Group, language: str) -> str:
     """The task of one language, direction or treebank."""
     return (
         f"{HEADER}include: _{group.name}\ntask: {group.task(language)}\n"
-        f"{absent_splits(language) if group.source == 'uner' else ''}"
+        f"{absent_splits(group, language)}"
         f"{generation(group, language) if not alike(group) else ''}"
         f"metadata:\n  version: {group.version}\n  family: {group.family}\n  source: {group.source}\n"
         + (treebank(language) if group.source == "uner" else f"  language: {language}\n")
     )
 
 
-def absent_splits(name: str) -> str:
-    """The splits that a treebank lacks, so that nobody asks for them."""
+def absent_splits(group: Group, language: str) -> str:
+    """The splits that a treebank or direction lacks, so that nobody asks for them."""
     keys = {"train": "training_split", "validation": "validation_split"}
-    return "".join(f"{key}: null\n" for split, key in keys.items() if split not in uner.splits(name))
+    if group.source == "uner":
+        present = uner.splits(language)
+    elif group.family == "translation":
+        present = translation.splits(group.source, language)
+    else:
+        return ""
+    return "".join(f"{key}: null\n" for split, key in keys.items() if split not in present)
 
 
 def treebank(name: str) -> str:
@@ -278,10 +284,12 @@ def files() -> dict[Path, str]:
         found[group.folder / f"{group.name}.yaml"] = whole(group)
         for language in group.languages():
             found[group.folder / f"{group.task(language)}.yaml"] = leaf(group, language)
-    translation = [group.name for group in GROUPS if group.name.startswith("midalign_mt_")]
-    found[FOLDER / "translation" / "midalign_mt.yaml"] = several("midalign_mt", translation)
+    mt_groups = [group.name for group in GROUPS if group.name.startswith("midalign_mt_")]
+    found[FOLDER / "translation" / "midalign_mt.yaml"] = several("midalign_mt", mt_groups)
     json_groups = [group.name for group in GROUPS if group.name.startswith("midalign_json_")]
     found[FOLDER / "structured" / "midalign_json.yaml"] = several("midalign_json", json_groups)
+    mini_groups = [group.name for group in GROUPS if group.name.startswith("midalign_mini_")]
+    found[FOLDER / "midalign_mini.yaml"] = several("midalign_mini", mini_groups)
     for source, schema in schemas().items():
         found[FOLDER / "structured" / f"{source}.schema.json"] = json.dumps(schema, indent=1) + "\n"
     return found

@@ -31,6 +31,13 @@ def directions() -> list[str]:
     return sorted(direction for code in languages() for direction in (f"en-{code}", f"{code}-en"))
 
 
+def splits(direction: str) -> list[str]:
+    """The splits of a direction: none of one that is not here, no validation for Icelandic."""
+    if direction not in directions():
+        return []
+    return ["train", "validation"] if f"valid.{_foreign(direction)}-en.json" in FILES.digests else ["train"]
+
+
 def read(direction: str, split: str) -> list[Segment]:
     """The segments of a direction in file order; fetched at first use. Icelandic has no validation split.
 
@@ -67,7 +74,7 @@ def _files(direction: str, split: str) -> tuple[str, ...]:
         "train": (f"train.{pair}.{_foreign(direction)}", f"train.{pair}.en"),
         "validation": (f"valid.{pair}.json",),
     }
-    if split not in files or files[split][0] not in FILES.digests:
+    if split not in splits(direction):
         raise TaskError(f"ALMA has no split {split!r} of {direction}")
     return files[split]
 

@@ -1,11 +1,12 @@
 """Translation for lm-eval: the segments of a direction, and the score of one."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from midalign.data.overlap import Text
 from midalign.data.segments import sides
-from midalign.errors import TaskError
+from midalign.errors import DataError, TaskError
 from midalign.families.aggregation import by_name, under_every_name
 from midalign.languages import language
 from midalign.metrics.translation import METRICS, count, tokenizer
@@ -15,9 +16,22 @@ if TYPE_CHECKING:
 
     from midalign.data.segments import Segment
 
+log = logging.getLogger(__name__)
+
 SHOTS = 16
 """Size of the few-shot pool: the first segments of the training split, of FLORES the validation split, which
-all its directions have."""
+all its directions have. Directions without either have no shots."""
+
+LONGEST = 20_000
+"""Characters of an answer that are scored: a task's limit lets no more through, and MeCab takes no megabyte."""
+
+OWN = {
+    "wmt23": ("test",),
+    "ntrex": ("test",),
+    "flores": ("validation", "test"),
+    "mini": ("train", "validation", "test"),
+}
+"""The splits that a data set has itself; the others are ALMA's, where it has the direction."""
 
 
 class Splits(dict[str, "datasets.Dataset"]):
@@ -29,8 +43,7 @@ class Splits(dict[str, "datasets.Dataset"]):
     def __missing__(self, split: str) -> "datasets.Dataset":
         import datasets
 
-        pool = "validation" if self.source == "flores" else "train"
-        segments = self._segments(pool)[:SHOTS] if split == "shots" else self._segments(split)
+        segments = self._shots() if split == "shots" else self._segments(split)
         self[split] = datasets.Dataset.from_list([document(one, self.direction) for one in segments])
         return self[split]
 
@@ -38,14 +51,32 @@ class Splits(dict[str, "datasets.Dataset"]):
         found: list[Segment] = _source(self.source, split).read(self.direction, split)
         return found
 
+    def _shots(self) -> "list[Segment]":
+        """None where the pool's files cannot be had: lm-eval reads the pool for prompts without shots too."""
+        pool = "validation" if self.source == "flores" else "train"
+        if pool not in splits(self.source, self.direction):
+            return []
+        try:
+            return self._segments(pool)[:SHOTS]
+        except DataError as error:
+            log.warning("No few-shot examples of %s: %s", self.direction, error)
+            return []
+
+
+def splits(source: str, direction: str) -> list[str]:
+    """Those of train, validation and test that a direction has."""
+    from midalign.data import alma
+
+    own = OWN[source]
+    return [one for one in ("train", "validation", "test") if one in own or one in alma.splits(direction)]
+
 
 def _source(name: str, split: str) -> Any:
     """The module that has the split: what is a test set and no more is trained for on ALMA's pairs."""
     from midalign.data import alma, flores, mini, ntrex, wmt23
 
     modules = {"wmt23": wmt23, "ntrex": ntrex, "flores": flores, "mini": mini}
-    own = {"wmt23": ("test",), "ntrex": ("test",), "flores": ("validation", "test")}
-    return modules[name] if split in own.get(name, (split,)) else alma
+    return modules[name] if split in OWN[name] else alma
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
@@ -94,7 +125,7 @@ def document(segment: "Segment", direction: str) -> dict[str, Any]:
 
 def answer(output: str) -> str:
     """An output's first line, which is what is scored: engines stop there, others may not."""
-    return output.strip().partition("\n")[0].strip()
+    return output.strip().partition("\n")[0][:LONGEST].strip()
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:

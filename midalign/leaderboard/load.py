@@ -111,7 +111,7 @@ def _counts(
     those that are not repeated."""
     if task not in items:
         raise RecordError(f"{file}: no counts per item of {task} in its items file; evaluate the model again")
-    columns = entry.items.columns if entry.items else []
+    columns = list(entry.tasks[task].counts)
     wanted = scorer(entry.tasks[task].family).COLUMNS
     missing = [column for column in wanted if column not in columns]
     if missing:
