@@ -589,7 +589,7 @@ def _publish(
         engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
         decoding={
             "regime": settings.regime,
-            "generation": dict(tasks[next(iter(parts))].config.generation_kwargs),
+            "generation": _in_common([tasks[name].config.generation_kwargs for name in parts]),
             "num_fewshot": settings.num_fewshot,
             "apply_chat_template": settings.apply_chat_template,
             "system_instruction": settings.system_instruction,
@@ -619,6 +619,12 @@ def _publish(
         settings.output.mkdir(parents=True, exist_ok=True)
         record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
     return record.write(entry, items, settings.output)
+
+
+def _in_common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all tasks are generated with: `max_gen_toks` may differ, and is in their files."""
+    first, *others = settings
+    return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
 
 def _base_name(base: str) -> str:

@@ -23,7 +23,7 @@ SHOTS = 16
 all its directions have. Directions without either have no shots."""
 
 LONGEST = 20_000
-"""Characters of an answer that are scored: a task's limit lets no more through, and MeCab takes no megabyte."""
+"""Characters of an answer that are scored: a task's limit lets no more through, MeCab takes no megabyte."""
 
 OWN = {
     "wmt23": ("test",),
