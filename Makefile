@@ -11,9 +11,9 @@ setup-dev:
 	@$(PYTHON) scripts/setup.py --dev
 
 # A short recipe and a sample of the test split; FULL=1: the whole recipe, all items.
-FORM = $(if $(FULL),,'seeds=[1]' updates=200 evaluation.limit=50)
+FORM = $(if $(FULL),,updates=300 evaluation.limit=20)
 demo: setup
-	.venv/bin/midalign-train mini output=demo $(FORM)
+	.venv/bin/midalign-train mini-families output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
 test: setup-dev
