@@ -150,6 +150,7 @@ GROUPS = (
 )
 
 
+@cache
 def alike(group: Group) -> bool:
     """Whether one limit serves all tasks, so that it stands in what they share; lm-eval merges no deeper."""
     return len({max_gen_toks(group, language) for language in group.languages()}) == 1

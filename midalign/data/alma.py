@@ -38,6 +38,11 @@ def splits(direction: str) -> list[str]:
     return ["train", "validation"] if f"valid.{_foreign(direction)}-en.json" in FILES.digests else ["train"]
 
 
+def present(direction: str, split: str) -> bool:
+    """Whether the files of a direction's split are in the cache."""
+    return all(FILES.path(file).is_file() for file in _files(direction, split))
+
+
 def read(direction: str, split: str) -> list[Segment]:
     """The segments of a direction in file order; fetched at first use. Icelandic has no validation split.
 

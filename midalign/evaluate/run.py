@@ -245,7 +245,12 @@ def _dtype() -> str:
 
 def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
     """What lm_eval.simple_evaluate sets on tasks before it calls `evaluate`, and the split."""
-    for task in tasks.values():
+    for name, task in tasks.items():
+        if settings.num_fewshot > len(task.sampler.df):
+            raise TaskError(
+                f"{name} has {len(task.sampler.df)} few-shot examples here, wanted are {settings.num_fewshot}. "
+                f"Those of translation are ALMA's, where it has the direction: midalign data add alma PATH"
+            )
         task.set_config(key="test_split", value=settings.split)
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
         task.set_fewshot_seed(seed=1234)

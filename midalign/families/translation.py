@@ -1,12 +1,11 @@
 """Translation for lm-eval: the segments of a direction, and the score of one."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from midalign.data.overlap import Text
 from midalign.data.segments import sides
-from midalign.errors import DataError, TaskError
+from midalign.errors import TaskError
 from midalign.families.aggregation import by_name, under_every_name
 from midalign.languages import language
 from midalign.metrics.translation import METRICS, count, tokenizer
@@ -16,11 +15,9 @@ if TYPE_CHECKING:
 
     from midalign.data.segments import Segment
 
-log = logging.getLogger(__name__)
-
 SHOTS = 16
 """Size of the few-shot pool: the first segments of the training split, of FLORES the validation split, which
-all its directions have. Directions without either have no shots."""
+all its directions have. Directions without either have no shots, nor has any while ALMA is not here."""
 
 LONGEST = 20_000
 """Characters of an answer that are scored: a task's limit lets no more through, MeCab takes no megabyte."""
@@ -52,15 +49,15 @@ class Splits(dict[str, "datasets.Dataset"]):
         return found
 
     def _shots(self) -> "list[Segment]":
-        """None where the pool's files cannot be had: lm-eval reads the pool for prompts without shots too."""
+        """lm-eval reads the pool for prompts without shots too, so ALMA is not downloaded for it."""
+        from midalign.data import alma
+
         pool = "validation" if self.source == "flores" else "train"
         if pool not in splits(self.source, self.direction):
             return []
-        try:
-            return self._segments(pool)[:SHOTS]
-        except DataError as error:
-            log.warning("No few-shot examples of %s: %s", self.direction, error)
+        if pool not in OWN[self.source] and not alma.present(self.direction, pool):
             return []
+        return self._segments(pool)[:SHOTS]
 
 
 def splits(source: str, direction: str) -> list[str]:

@@ -1,10 +1,14 @@
 """Translation through lm-eval's own task objects: prompt, gold target, and outputs that are none."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from midalign import harness
+from midalign.data import alma, wmt23
+from midalign.errors import TaskError
+from midalign.evaluate import run
 from midalign.families import translation
 from midalign.metrics.translation import METRICS
 
@@ -62,3 +66,32 @@ def test_no_gold_target_is_cut_by_the_stop_string_or_the_limit() -> None:
         assert not any("\n" in target for target in targets), name
         longest = max(map(len, tokenizer(targets)["input_ids"]))
         assert longest < task.config.generation_kwargs["max_gen_toks"], name
+
+
+@pytest.fixture
+def kept(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache with WMT23 and without ALMA, and no way to fetch it."""
+    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    wmt23.add(shared_data / "wmt23")
+
+
+@pytest.mark.data
+def test_shots_are_almas_once_it_is_there(kept: None, shared_data: Path) -> None:
+    english, ukrainian = "midalign_mt_wmt23_de-en", "midalign_mt_wmt23_cs-uk"
+    assert all(not task.sampler.df for task in harness.load([english, ukrainian]).values())
+    alma.add(shared_data / "alma")
+    tasks = harness.load([english, ukrainian])
+    assert len(tasks[english].sampler.df) == translation.SHOTS
+    assert not tasks[ukrainian].sampler.df
+    assert tasks[english].has_training_docs()
+    assert not tasks[ukrainian].has_training_docs()
+
+
+@pytest.mark.data
+def test_more_shots_than_there_are_is_an_error(kept: None) -> None:
+    settings = run.Settings(
+        base="mini", tasks=("midalign_mt_wmt23_cs-uk",), output=Path("unused"), num_fewshot=2
+    )
+    with pytest.raises(TaskError, match="midalign data add alma PATH"):
+        run.evaluate(settings, lambda _: None)
