@@ -246,9 +246,10 @@ def _dtype() -> str:
 def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
     """What lm_eval.simple_evaluate sets on tasks before it calls `evaluate`, and the split."""
     for name, task in tasks.items():
-        if settings.num_fewshot > len(task.sampler.df):
+        shots = len(task.sampler.df)
+        if settings.num_fewshot > shots:
             raise TaskError(
-                f"{name} has {len(task.sampler.df)} few-shot examples here, wanted are {settings.num_fewshot}. "
+                f"{name} has {shots} few-shot examples here, {settings.num_fewshot} are wanted. "
                 f"Those of translation are ALMA's, where it has the direction: midalign data add alma PATH"
             )
         task.set_config(key="test_split", value=settings.split)
