@@ -141,6 +141,15 @@ class Retrieval(Section):
     """By language, the base without adapter, same candidates."""
 
 
+class Shard(Section):
+    """Which part of a run a partial record has."""
+
+    number: Annotated[int, Field(ge=1)]
+    of: Annotated[int, Field(ge=1)]
+    run: Digest
+    """Of all that decides the whole run's outcome: its shards have the same."""
+
+
 class ItemsFile(Section):
     """The file of counts per item."""
 
@@ -172,6 +181,8 @@ class Record(Section):
     tokens: int
     items: ItemsFile | None = None
     """Filled in by `write`."""
+    shard: Shard | None = None
+    """None in a whole record; `midalign leaderboard merge` makes one of all shards."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +195,8 @@ class Items:
     repeated: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Those of `doc_ids` that stand word for word in the same data set's training split."""
     comet: np.ndarray | None = None
+    prompts: list[str] | None = None
+    """Rendered prompts, in a shard alone: the digest of all of them takes them all."""
 
     @property
     def unrepeated(self) -> np.ndarray:
@@ -246,6 +259,8 @@ def pack(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> by
             line["comet"] = one.comet.tolist()
         if len(one.repeated):
             line["repeated"] = one.repeated.tolist()
+        if one.prompts is not None:
+            line["prompts"] = one.prompts
         lines.append(json.dumps(line, separators=(",", ":")) + "\n")
     return zstandard.ZstdCompressor(level=19).compress("".join(lines).encode())
 
@@ -295,7 +310,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
         counts = np.array([line["counts"][name] for name in names], np.int64).T
         comet = np.array(line["comet"], np.int64) if "comet" in line else None
         repeated = np.array(line.get("repeated", []), np.int64)
-        items[line["task"]] = Items(np.array(line["doc_ids"], np.int64), counts, repeated, comet)
+        doc_ids = np.array(line["doc_ids"], np.int64)
+        items[line["task"]] = Items(doc_ids, counts, repeated, comet, line.get("prompts"))
     return items
 
 

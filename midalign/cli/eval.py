@@ -44,6 +44,10 @@ def evaluate(
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Let outputs only be what the tasks' grammars allow.")
     ] = False,
+    shard: Annotated[
+        str, typer.Option(help="I/N: the I-th of N parts, for job arrays; then: midalign leaderboard merge.")
+    ] = "",
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that vLLM splits the model over.")] = 1,
 ) -> None:
     """Score a base and adapters on it, one record each. A killed evaluation goes on where it was."""
     import os
@@ -73,6 +77,8 @@ def evaluate(
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,
         constrained=constrained,
+        shard=_shard(shard),
+        tensor_parallel=tensor_parallel,
     )
     console = Console(stderr=True)
     columns = (
@@ -93,6 +99,16 @@ def evaluate(
         records = run.evaluate(settings, report)
     for path in records:
         print(path)
+
+
+def _shard(text: str) -> tuple[int, int] | None:
+    """I and N of I/N."""
+    number, slash, of = text.partition("/")
+    if not text:
+        return None
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise typer.BadParameter(f"--shard {text}: expected I/N with I from 1 to N, such as 2/8")
+    return int(number), int(of)
 
 
 def _names(texts: list[str] | None) -> tuple[str, ...]:

@@ -52,6 +52,18 @@ def build(
     )
 
 
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Folders with shards of evaluations.")],
+    output: Annotated[Path, typer.Option(help="Folder for the whole records.")],
+) -> None:
+    """Put the shards of evaluations (midalign eval --shard I/N) together into whole records."""
+    from midalign.evaluate.shards import merge as merged
+
+    for path in merged(folders, output):
+        print(path)
+
+
 def table(part: "Part") -> "Table":
     """A section's rows within 100 columns; the README has the rest."""
     from rich import box

@@ -18,7 +18,7 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import bases, guard, harness, record
 from midalign.errors import AdapterError, TaskError
-from midalign.evaluate import constrain, install, live, retrieval
+from midalign.evaluate import constrain, install, live, retrieval, shards
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
 from midalign.families import family
@@ -55,6 +55,10 @@ class Settings:
     apply_chat_template: bool = False
     system_instruction: str | None = None
     constrained: bool = False
+    shard: tuple[int, int] | None = None
+    """(I, N): the I-th of N parts of the items."""
+    tensor_parallel: int = 1
+    """GPUs that vLLM splits the model over."""
 
     @property
     def regime(self) -> str:
@@ -64,7 +68,7 @@ class Settings:
     @property
     def keeps_outputs(self) -> bool:
         """Whether outputs are needed once they are scored."""
-        return self.log_samples or self.comet is not None
+        return self.log_samples or self.comet is not None or self.shard is not None
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,22 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
     _configure(tasks, settings)
+    parts_of = {model.name: _shard(settings, base, engine, model, tasks) for model in models}
+    samples = _samples(tasks, settings)
+    tasks = {name: tasks[name] for name in samples}
     if settings.constrained:
         _prove_constraints_compile(tasks)
-    _generate(engine, base, models, stores, tasks, settings, report)
-    parts = {model.name: _parts(model, stores[model.name], names) for model in models}
+    # One shard measures retrieval, and of all languages: it takes few sentences of each.
+    measured = names if settings.shard is None or settings.shard[0] == 1 else []
+    _generate(engine, base, models, stores, tasks, samples, measured, settings, report)
+    parts = {model.name: _parts(model, stores[model.name], list(tasks)) for model in models}
     if settings.comet is not None:
         _free_memory()
         _score_by_comet(parts, tasks, settings, report)
     paths = [
-        _publish(settings, engine, model, stores[model.name], parts[model.name], tasks, roles)
+        _publish(
+            settings, engine, model, stores[model.name], parts[model.name], tasks, roles, parts_of[model.name]
+        )
         for model in models
     ]
     for store in stores.values():
@@ -140,18 +151,21 @@ def _generate(
     models: Sequence[Model],
     stores: Mapping[str, Store],
     tasks: Mapping[str, Any],
+    samples: Mapping[str, list[int] | None],
+    measured: Sequence[str],
     settings: Settings,
     report: Report,
 ) -> None:
-    """Put all parts that are missing into the stores; nothing refers to the engine afterwards."""
-    names = list(tasks)
+    """Put all parts that are missing into the stores, and retrieval for the languages of `measured`; nothing
+    refers to the engine afterwards."""
     missing = {model.name: _missing(stores[model.name], tasks, settings) for model in models}
-    if any(missing.values()) or not _retrieval_is_there(stores, names):
-        with _engine(engine, base, models, stores, names, settings) as lm:
+    if any(missing.values()) or not _retrieval_is_there(stores, measured):
+        with _engine(engine, base, models, stores, measured, settings) as lm:
             for model in models:
                 if missing[model.name]:
                     lm.use(model.adapter)
-                    _run(lm, model, tasks, missing[model.name], stores[model.name], settings, report)
+                    own, store = missing[model.name], stores[model.name]
+                    _run(lm, model, tasks, samples, own, store, settings, report)
 
 
 def _free_memory() -> None:
@@ -230,6 +244,7 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
         "dtype": _dtype(),
         "split": settings.split,
         "limit": settings.limit,
+        "shard": settings.shard,
         "seed": SEED,
         "regime": settings.regime,
         "prompt": [settings.num_fewshot, settings.apply_chat_template, settings.system_instruction],
@@ -328,7 +343,13 @@ def _engine(
             copies = merged_copies(base, folders, logits, Path(folder))
             yield MidalignVLLM(base, merged=copies, dtype=_dtype(), constrained=settings.constrained)
         else:
-            yield MidalignVLLM(base, adapters=folders, dtype=_dtype(), constrained=settings.constrained)
+            yield MidalignVLLM(
+                base,
+                adapters=folders,
+                dtype=_dtype(),
+                constrained=settings.constrained,
+                tensor_parallel_size=settings.tensor_parallel,
+            )
 
 
 @contextmanager
@@ -347,6 +368,8 @@ def _quiet() -> Iterator[None]:
 
 def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
     """Where pairs come from, the first task's data, and for which languages."""
+    if not names:
+        return "", []
     source = str(harness.metadata(names[0])["source"])
     if source not in retrieval.SOURCES:
         return source, []
@@ -407,13 +430,13 @@ def _run(
     lm: Any,
     model: Model,
     tasks: Mapping[str, Any],
+    samples: Mapping[str, list[int] | None],
     missing: Sequence[str],
     store: Store,
     settings: Settings,
     report: Report,
 ) -> None:
     """Answer and score the missing tasks of one model, keeping each as soon as it is finished."""
-    samples = {name: sample(len(tasks[name].eval_docs), settings.limit) for name in tasks}
     sizes = {name: len(samples[name] or tasks[name].eval_docs) for name in tasks}
     state = Progress(
         model.name, sum(sizes[name] for name in tasks if name not in missing), sum(sizes.values())
@@ -434,6 +457,33 @@ def _run(
             store.write(name, part)
             headline = next(iter(part.result.metrics.values())).value
             report(replace(state, finished=name, headline=headline))
+
+
+def _samples(tasks: Mapping[str, Any], settings: Settings) -> dict[str, list[int] | None]:
+    """The items to answer by task, None for all; a shard lacks the tasks of which it has none."""
+    samples = {name: sample(len(task.eval_docs), settings.limit) for name, task in tasks.items()}
+    if settings.shard is None:
+        return samples
+    positions = {name: one or range(len(tasks[name].eval_docs)) for name, one in samples.items()}
+    own = shards.share(positions, *settings.shard)
+    if not own:
+        total = sum(map(len, positions.values()))
+        raise TaskError(f"{settings.shard[1]} shards of {total} items leave some empty; take fewer shards")
+    return dict(own)
+
+
+def _shard(
+    settings: Settings, base: str, engine: str, model: Model, tasks: Mapping[str, Any]
+) -> record.Shard | None:
+    """Which part of which run: of `tasks`, all of them."""
+    if settings.shard is None:
+        return None
+    number, of = settings.shard
+    decides = _decides(replace(settings, shard=None), base, engine, model)
+    del decides["packages"]  # the record has them
+    asked = {name: _rendering(name, task) for name, task in tasks.items()}
+    text = json.dumps([decides, asked, settings.comet], sort_keys=True)
+    return record.Shard(number=number, of=of, run=hashlib.sha256(text.encode()).hexdigest())
 
 
 def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
@@ -500,7 +550,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
             for metric in tasks.metrics(metadata)
         },
         data_digest=tasks.data_digest(metadata, settings.split),
-        prompt_digest=hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest(),
+        prompt_digest=shards.prompt_digest(prompts),
         repeated=len(repeated),
         without_repeated=record.without_repeated(
             record.Items(np.array(doc_ids), counts, np.array(repeated)), tasks.metrics(metadata)
@@ -543,7 +593,7 @@ def _score_by_comet(
     once."""
     assert settings.comet is not None
     segments = {}
-    for name in comet.directions(settings.tasks):
+    for name in (name for name in comet.directions(settings.tasks) if name in tasks):
         docs = tasks[name].eval_docs
         for model, own in parts.items():
             outputs = own[name].outputs or []
@@ -569,6 +619,7 @@ def _publish(
     parts: Mapping[str, Part],
     tasks: Mapping[str, Any],
     roles: Mapping[str, record.Roles],
+    shard: record.Shard | None,
 ) -> Path:
     """Write a model's record out of its finished parts."""
     from midalign.device import device
@@ -577,6 +628,7 @@ def _publish(
     manifest = model.manifest
     # The two regimes' records of one model may lie in one folder.
     file = f"{model.name}-constrained" if settings.constrained else model.name
+    file += f".shard-{shard.number}-of-{shard.of}" if shard else ""
     entry = record.Record(
         name=file,
         created=datetime.now(UTC),
@@ -595,7 +647,7 @@ def _publish(
         engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
         decoding={
             "regime": settings.regime,
-            "generation": _in_common([tasks[name].config.generation_kwargs for name in parts]),
+            "generation": shards.in_common([tasks[name].config.generation_kwargs for name in parts]),
             "num_fewshot": settings.num_fewshot,
             "apply_chat_template": settings.apply_chat_template,
             "system_instruction": settings.system_instruction,
@@ -606,6 +658,7 @@ def _publish(
         packages=adapters.package_versions(),
         seconds=round(sum(result.seconds for result in results.values()), 3),
         tokens=sum(result.tokens for result in results.values()),
+        shard=shard,
     )
     items = {
         name: record.Items(
@@ -613,6 +666,7 @@ def _publish(
             np.array(part.counts, np.int64),
             np.array(part.repeated, np.int64),
             None if part.comet is None else np.array(part.comet, np.int64),
+            [one.prompt for one in part.outputs or []] if shard else None,
         )
         for name, part in parts.items()
     }
@@ -625,12 +679,6 @@ def _publish(
         settings.output.mkdir(parents=True, exist_ok=True)
         record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
     return record.write(entry, items, settings.output)
-
-
-def _in_common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all tasks are generated with: `max_gen_toks` may differ, and is in their files."""
-    first, *others = settings
-    return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
 
 def _base_name(base: str) -> str:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,10 +63,7 @@ def score(
         version=metadata["version"],
         n=len(docs),
         counts={column: int(total) for column, total in zip(scored.COLUMNS, pooled, strict=True)},
-        metrics={
-            name: record.Metric(value=float(metric(pooled)), stderr=stderr(counts, metric), n=len(docs))
-            for name, metric in tasks.metrics(metadata).items()
-        },
+        metrics=rates(counts, metadata),
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
         comet=by_comet,
@@ -93,6 +92,14 @@ def score(
         tokens=0,
     )
     return entry, record.write(entry, {task: items}, folder)
+
+
+def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
+    """A task's metrics of counts per item (items, columns), as lm-eval's aggregations give them."""
+    return {
+        name: record.Metric(value=float(metric(counts.sum(0))), stderr=stderr(counts, metric), n=len(counts))
+        for name, metric in family(metadata["family"]).metrics(metadata).items()
+    }
 
 
 def read_outputs(path: Path, size: int) -> list[str]:

@@ -63,6 +63,11 @@ def load(folder: Path) -> list[Run]:
 
 def _runs(file: Path) -> Iterator[Run]:
     entry = record.read(file)
+    if entry.shard:
+        raise RecordError(
+            f"{file} is shard {entry.shard.number} of {entry.shard.of}; put them together first: "
+            f"midalign leaderboard merge {file.parent} --output FOLDER"
+        )
     items = record.read_items(file)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():

@@ -1,0 +1,173 @@
+"""An evaluation on several machines: who answers what, and partial records put together again."""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midalign import harness, record
+from midalign.errors import RecordError
+from midalign.evaluate.comet import scores as comet
+from midalign.evaluate.score import rates
+from midalign.families import family
+
+NAME = re.compile(r"(.+)\.shard-\d+-of-\d+")
+SAME = ("base", "adapter", "arm", "seed", "recipe", "roles", "engine", "sample", "packages")
+"""Fields of a record that its shards have in common, named when they do not."""
+
+
+def share(positions: Mapping[str, Sequence[int]], number: int, of: int) -> dict[str, list[int]]:
+    """The items of shard `number` (from 1), by task: a stretch of all of them in the order of the tasks.
+
+    The stretches differ by one item at most, and cut at most two tasks each.
+    """
+    total = sum(map(len, positions.values()))
+    first, end = (total * (number - 1) // of, total * number // of)
+    found, start = {}, 0
+    for name, own in positions.items():
+        part = list(own[max(first - start, 0) : max(end - start, 0)])
+        if part:
+            found[name] = part
+        start += len(own)
+    return found
+
+
+def merge(folders: Sequence[Path], output: Path) -> list[Path]:
+    """Write the whole records of all shards in `folders` into `output`; returns their paths.
+
+    A record equals that of one whole run but for its time and duration. Raises RecordError for folders
+    without shards, for missing and doubled shards, and for shards of different runs.
+    """
+    shards: dict[str, list[Path]] = defaultdict(list)
+    for folder in folders:
+        for file in sorted(folder.glob(f"*{record.SUFFIX}")):
+            if match := NAME.fullmatch(file.name.removesuffix(record.SUFFIX)):
+                shards[match[1]].append(file)
+    if not shards:
+        raise RecordError(
+            f"No shard (*.shard-I-of-N.json) in {', '.join(map(str, folders))}; "
+            f"they are written by midalign eval --shard I/N"
+        )
+    merged = {name: _merged(name, files) for name, files in shards.items()}
+    return [record.write(entry, items, output) for entry, items in merged.values()]
+
+
+def _merged(name: str, files: Sequence[Path]) -> tuple[record.Record, dict[str, record.Items]]:
+    entries = {file: record.read(file) for file in files}
+    files = _in_order(name, entries)
+    first = entries[files[0]]
+    parts: dict[str, list[tuple[record.TaskResult, record.Items]]] = defaultdict(list)
+    for file in files:
+        items = record.read_items(file)
+        for task, result in entries[file].tasks.items():
+            parts[task].append((result, items[task]))
+    whole = {task: _joined([items for _, items in some]) for task, some in parts.items()}
+    results = {
+        task: _pooled(task, [result for result, _ in some], whole[task]) for task, some in parts.items()
+    }
+    entry = first.model_copy(
+        update={
+            "name": name,
+            "created": max(entry.created for entry in entries.values()),
+            "shard": None,
+            "decoding": {
+                **first.decoding,
+                "generation": in_common([_generation(entries[file]) for file in files]),
+            },
+            "tasks": results,
+            "seconds": round(sum(result.seconds for result in results.values()), 3),
+            "tokens": sum(result.tokens for result in results.values()),
+        }
+    )
+    return entry, {task: record.Items(i.doc_ids, i.counts, i.repeated, i.comet) for task, i in whole.items()}
+
+
+def _in_order(name: str, entries: Mapping[Path, record.Record]) -> list[Path]:
+    """The files by shard; raises RecordError unless each shard of one run is there once."""
+    by_number: dict[int, Path] = {}
+    (first_file, first), *_ = entries.items()
+    for file, entry in entries.items():
+        if entry.shard is None or first.shard is None:
+            raise RecordError(f"{file} is named as a shard and is none; restore or remove it")
+        for field in SAME:
+            if getattr(entry, field) != getattr(first, field):
+                raise RecordError(
+                    f"{file} and {first_file} are shards of different runs: their {field} differs. "
+                    f"Merge the shards of one run, each run's from a folder of its own"
+                )
+        if (entry.shard.of, entry.shard.run) != (first.shard.of, first.shard.run):
+            raise RecordError(
+                f"{file} and {first_file} are shards of different runs: their tasks, settings or number of "
+                f"shards differ. Merge the shards of one run, each run's from a folder of its own"
+            )
+        if entry.shard.number in by_number:
+            raise RecordError(
+                f"{file} and {by_number[entry.shard.number]} are both shard {entry.shard.number}; remove one"
+            )
+        by_number[entry.shard.number] = file
+    assert first.shard is not None
+    missing = sorted(set(range(1, first.shard.of + 1)) - set(by_number))
+    if missing:
+        raise RecordError(
+            f"{name} lacks {len(missing)} of {first.shard.of} shards: {', '.join(map(str, missing))}. Run "
+            f"midalign eval ... --shard {missing[0]}/{first.shard.of}, or give the folder that has it"
+        )
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def _joined(parts: Sequence[record.Items]) -> record.Items:
+    """The items of one task, in the order of the shards, which is that of the documents."""
+    with_comet = [one.comet for one in parts if one.comet is not None]
+    return record.Items(
+        np.concatenate([one.doc_ids for one in parts]),
+        np.concatenate([one.counts for one in parts]),
+        np.concatenate([one.repeated for one in parts]),
+        np.concatenate(with_comet) if with_comet else None,
+        [prompt for one in parts for prompt in one.prompts or ()],
+    )
+
+
+def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) -> record.TaskResult:
+    """A task's result of all its items."""
+    metadata = harness.metadata(task)
+    cut_off = [one.cut_off for one in parts]
+    by_comet = None
+    if items.comet is not None:
+        said = next(one.comet for one in parts if one.comet is not None)
+        model = comet.Model(said.name, said.digest, said.version)
+        by_comet = comet.pooled(model, items.comet.tolist())
+    return parts[0].model_copy(
+        update={
+            "n": len(items.doc_ids),
+            "counts": dict(zip(parts[0].counts, items.counts.sum(0).tolist(), strict=True)),
+            "metrics": rates(items.counts, metadata),
+            "prompt_digest": prompt_digest(items.prompts or ()),
+            "repeated": len(items.repeated),
+            "without_repeated": record.without_repeated(items, family(metadata["family"]).metrics(metadata)),
+            "cut_off": None if None in cut_off else sum(one or 0 for one in cut_off),
+            "comet": by_comet,
+            "seconds": round(sum(one.seconds for one in parts), 3),
+            "tokens": sum(one.tokens for one in parts),
+        }
+    )
+
+
+def prompt_digest(prompts: Iterable[str]) -> str:
+    """sha256 over rendered prompts, each ended by a zero byte."""
+    return hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest()
+
+
+def _generation(entry: record.Record) -> dict[str, Any]:
+    found = entry.decoding["generation"]
+    assert isinstance(found, dict)
+    return found
+
+
+def in_common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all are generated with: `max_gen_toks` may differ between tasks, and is in their files."""
+    first, *others = settings
+    return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
