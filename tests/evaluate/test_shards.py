@@ -187,7 +187,21 @@ def test_the_array_script_asks_for_each_shard_once(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.split() == (
-        "eval --base base --adapter a --adapter b --tasks midalign_slot --shard 3/8 --output shards".split()
+        [
+            "eval",
+            "--base",
+            "base",
+            "--adapter",
+            "a",
+            "--adapter",
+            "b",
+            "--tasks",
+            "midalign_slot",
+            "--shard",
+            "3/8",
+            "--output",
+            "shards",
+        ]
     )
 
 
