@@ -105,11 +105,11 @@ def test_by_arm_and_by_what_is_evaluated(stolen: str) -> None:
 def test_the_recipes_of_the_package_are_not_stopped(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from midalign.data import massive, tatoeba
+    from midalign.data import alma, massive, tatoeba, uner, wmt23
 
     monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    massive.add(shared_data / "massive")
-    tatoeba.add(shared_data / "tatoeba")
+    for source in (alma, massive, tatoeba, uner, wmt23):
+        source.add(shared_data / source.__name__.rpartition(".")[2])
     for name in recipe.shipped():
         settings = recipe.load(name)
         assert set(map(len, run.overlaps(settings, settings.arms).values())) == {0}
