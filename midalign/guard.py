@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from midalign import harness
-from midalign.data import pairs
+from midalign.data import own, pairs
 from midalign.data.overlap import Overlap, Text, repeated
 from midalign.data.segments import sides
 from midalign.errors import DataError, TaskError, nearest
@@ -26,8 +26,8 @@ def scored(tasks: Sequence[str], split: str) -> list[Text]:
 
 
 def supervised(tasks: Sequence[str]) -> list[Text]:
-    """The texts of the training splits of tasks or groups."""
-    return _of_tasks(harness.expand(tasks), "train")
+    """The texts of the training splits of tasks or groups, of those that have one."""
+    return _of_tasks(filter(harness.has_training_split, harness.expand(tasks)), "train")
 
 
 def aligned(source: str, codes: Iterable[str]) -> list[Text]:
@@ -48,7 +48,7 @@ def training(name: str) -> list[Text]:
     fields between tabs; `{language}` in its path stands for any language. Raises DataError for another name,
     and for a file that cannot be read.
     """
-    if name.startswith("midalign_"):
+    if name.startswith("midalign_") or own.is_own(name) or own.is_spec(name):
         return supervised([name])
     if name in pairs.PARALLEL:
         codes = [code for code, row in languages().items() if getattr(row, name)]

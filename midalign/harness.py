@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
+from midalign.data import own
 from midalign.errors import TaskError, nearest
+from midalign.families import family, structured
 from midalign.tasks import tasks_dir
 
 
@@ -19,6 +21,8 @@ def _files() -> dict[str, dict[str, Any]]:
 
 
 def _file(name: str) -> dict[str, Any]:
+    if own.is_own(name):
+        return _own(name)
     try:
         return _files()[name]
     except KeyError:
@@ -26,10 +30,61 @@ def _file(name: str) -> dict[str, Any]:
         raise TaskError(f"No task {name!r}.{nearest(name, _files())} Groups: {groups}") from None
 
 
+OWN_TEMPLATES = {
+    "slot": "slot/slot/_midalign_slot",
+    "translation": "translation/mini_mt/_midalign_mini_mt",
+    "structured": "structured/json_uner/_midalign_json_uner",
+}
+"""What tasks of a user's own data share with those of a data set, by family."""
+
+
+def _own(name: str) -> dict[str, Any]:
+    """What a file would say of a group or task of a user's own data."""
+    group, language = own.split_name(name)
+    source = own.Source(group)
+    if not language:
+        return {"group": group, "task": [f"{group}_{one}" for one in source.languages]}
+    splits = source.splits(language)
+    if not splits:
+        raise TaskError(f"No task {name!r}.{nearest(language, source.languages)}")
+    return {
+        "task": name,
+        "training_split": "train" if "train" in splits else None,
+        "validation_split": "validation" if "validation" in splits else None,
+        "test_split": splits[-1],  # lm-eval wants one; what is evaluated is another's choice
+        "generation_kwargs": {
+            "until": ["\n"],
+            "do_sample": False,
+            "temperature": 0.0,
+            "max_gen_toks": min(max(-(-source.longest(language) // 64) * 64, 128), 1024),
+        },
+        "metadata": {"version": 1, "family": source.family, "source": group, "language": language},
+    }
+
+
+def _own_task(name: str) -> dict[str, Any]:
+    """The configuration of a task of a user's own data, as lm-eval takes it."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    content = _own(name)
+    metadata = content["metadata"]
+    shared = load_yaml(tasks_dir() / OWN_TEMPLATES[metadata["family"]])
+    has = family(metadata["family"]).metrics(metadata)
+    metrics = [one for one in shared["metric_list"] if one["metric"].removesuffix("_stderr") in has]
+    if metadata["family"] == "structured":
+        shared["description"] = structured.instruction(metadata["source"])
+    return {**shared, **content, "metric_list": metrics}
+
+
+def group_name(name: str) -> str:
+    """The name itself, or, of `family:PATH`, the group of the user's own data."""
+    return own.add(name) if own.is_spec(name) else name
+
+
 def expand(names: Sequence[str]) -> list[str]:
     """Task names with groups replaced by their tasks, each once; raises TaskError with the nearest names."""
     found: dict[str, None] = {}
-    for name in names:
+    for name in map(group_name, names):
         content = _file(name)
         found.update(dict.fromkeys(expand(content["task"]) if "group" in content else [name]))
     return list(found)
@@ -72,7 +127,8 @@ def load(names: Sequence[str]) -> dict[str, Any]:
     logger = logging.getLogger("lm_eval.api.task")
     logger.addFilter(_worth_reading)
     try:
-        tasks: dict[str, Any] = manager.load(leaves)["tasks"]
+        specs = [_own_task(name) if own.is_own(name) else name for name in leaves]
+        tasks: dict[str, Any] = manager.load(specs)["tasks"]
     finally:
         logger.removeFilter(_worth_reading)
     return {name: tasks[name] for name in leaves}

@@ -22,7 +22,7 @@ def score(
     from midalign.evaluate import score as scoring
 
     entry, path = scoring.score(task, outputs, split, output, comet, _report)
-    result = entry.tasks[task]
+    ((task, result),) = entry.tasks.items()
     metrics = {name: {"value": m.value, "stderr": m.stderr} for name, m in result.metrics.items()}
     if result.comet:
         metrics["comet"] = {"value": result.comet.value, "stderr": result.comet.stderr}

@@ -35,10 +35,11 @@ def score(
     one whose documents are not those of the split, EngineError where COMET is not there.
     """
     names = harness.expand([task])
-    if names != [task]:
+    if len(names) > 1:
         raise TaskError(
             f"{task} is a group of {len(names)} tasks; score one of them at a time: --task {names[0]}"
         )
+    (task,) = names
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     if comet is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.families import slot_grammar
 from midalign.families.aggregation import by_name, under_every_name
@@ -21,8 +22,9 @@ SHOTS = 64
 """Size of the few-shot pool. lm-eval copies the pool when it loads a task, and compares each document with
 all of it when it draws: all 11,514 training documents of a language would cost more than the rest."""
 
-SHOTS_FROM = {"massive": "train", "mini": "train", "xsid": "validation"}
-"""The split that few-shot examples come from: xSID has no training split in most languages."""
+SHOTS_FROM = {"xsid": "validation"}
+"""The split that few-shot examples come from, where it is not the training split: xSID has none in most
+languages."""
 
 
 class Splits(dict[str, "datasets.Dataset"]):
@@ -47,19 +49,23 @@ class Splits(dict[str, "datasets.Dataset"]):
     def _shots(self) -> "list[Item]":
         """Items of SHOTS_FROM in a seeded order: file order begins with alarms only. Splits of one source are
         parallel, so the shots are translations of each other in all languages."""
-        items = self._items(SHOTS_FROM[self.source])
+        if own.is_own(self.source) and "train" not in own.Source(self.source).splits(self.language):
+            return []
+        items = self._items(SHOTS_FROM.get(self.source, "train"))
         return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
 
 
 def _source(name: str) -> Any:
-    """The data set's module."""
+    """The data set's module, or a user's file."""
     from midalign.data import massive, mini, xsid
 
+    if own.is_own(name):
+        return own.Source(name)
     return {"massive": massive, "mini": mini, "xsid": xsid}[name]
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata; `source` is a key of SHOTS_FROM."""
+    """What lm-eval's `custom_dataset` calls with a task's metadata."""
     return Splits(source, language, document)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.errors import DataError
 from midalign.families.aggregation import by_name, under_every_name
@@ -42,6 +43,8 @@ def dataset(*, source: str, language: str, treebank: str = "", **_: Any) -> Spli
     """What lm-eval's `custom_dataset` calls with a task's metadata; `source`: "uner", "massive" or "mini"."""
     if source == "uner":
         return Splits(lambda split: _texts(language, treebank, split))
+    if own.is_own(source):
+        return Splits(lambda split: _own_texts(source, language, split))
     return Splits(lambda split: _utterances(source, language, split))
 
 
@@ -55,6 +58,17 @@ def _texts(language: str, treebank: str, split: str) -> list[dict[str, Any]]:
 
     where = shots_from(language) if split == "shots" else (treebank, split)
     return [text(sentence, language) for sentence in _shots(split, uner.sentences(*where))]
+
+
+def _own_texts(source: str, language: str, split: str) -> list[dict[str, Any]]:
+    theirs = own.Source(source)
+    if split == "shots" and "train" not in theirs.splits(language):
+        return []
+    rows = theirs.rows(language, "train" if split == "shots" else split)
+    return [
+        {"id": row.id, "dataset": source, "language": language, "text": row.text, "target": row.answer}
+        for row in _shots(split, list(rows))
+    ]
 
 
 def shots_from(language: str) -> tuple[str, str]:
@@ -114,6 +128,8 @@ def schema(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _schema(source: str) -> dict[str, Any]:
     import jsonschema
 
+    if own.is_own(source):
+        return _own_schema(own.Source(source).labels("type"))
     path = tasks_dir() / "structured" / f"{source}.schema.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -124,6 +140,26 @@ def _schema(source: str) -> dict[str, Any]:
             f"In a checkout: python scripts/generate_tasks.py, else reinstall midalign"
         ) from None
     return found
+
+
+def _own_schema(types: Sequence[str]) -> dict[str, Any]:
+    """UNER's schema with other types; any where a file has no entity."""
+    schema: dict[str, Any] = json.loads(json.dumps(_schema("uner")))
+    type = schema["properties"]["entities"]["items"]["properties"]["type"]
+    type.pop("enum")
+    if types:
+        type["enum"] = list(types)
+    return schema
+
+
+def instruction(source: str) -> str:
+    """What a prompt for a user's own entities begins with."""
+    types = own.Source(source).labels("type") or ["..."]
+    example = json.dumps({"entities": [{"type": types[0], "text": "..."}]})
+    return (
+        f"Write the entities that the text names ({', '.join(types)}) as JSON, in order of appearance, "
+        f"as words of the text: {example}\n\n"
+    )
 
 
 @cache
@@ -140,12 +176,11 @@ def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str,
 
 
 def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a task: entities have places and no intent, with calls it is the other way round."""
-    return _without("intent_accuracy" if metadata["source"] == "uner" else "span_f1_seqeval")
-
-
-def _without(name: str) -> dict[str, Any]:
-    return {metric: rate for metric, rate in METRICS.items() if metric != name}
+    """The metrics of a task: UNER's entities have places and no intent, with calls it is the other way round,
+    and a user's entities have neither."""
+    lacks = {"uner": ("intent_accuracy",), "massive": ("span_f1_seqeval",), "mini": ("span_f1_seqeval",)}
+    absent = lacks.get(metadata["source"], ("intent_accuracy", "span_f1_seqeval"))
+    return {metric: rate for metric, rate in METRICS.items() if metric not in absent}
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
@@ -154,6 +189,8 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     complies = _complies(doc["dataset"])
     if "utterance" in doc:
         return count(doc["target"], line, doc["utterance"], complies)
+    if "spans" not in doc:
+        return count(doc["target"], line, doc["text"], complies)
     spans = [(type, first, end) for type, first, end in json.loads(doc["spans"])]
     return count(doc["target"], line, doc["text"], complies, Tagged(json.loads(doc["tokens"]), spans))
 
@@ -169,7 +206,8 @@ def data_digest(metadata: Mapping[str, Any], split: str) -> str:
         from midalign.data import uner
 
         return uner.digest(metadata["treebank"], split)
-    return str(_module(metadata["source"]).digest(metadata["language"], split))
+    source = own.Source(metadata["source"]) if own.is_own(metadata["source"]) else _module(metadata["source"])
+    return str(source.digest(metadata["language"], split))
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
@@ -184,6 +222,8 @@ def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
         from midalign.data import uner
 
         found = [sentence.text for sentence in uner.sentences(metadata["treebank"], split)]
+    elif own.is_own(source):
+        found = [row.text for row in own.Source(source).rows(language, split)]
     else:
         found = [item.utterance for item in _module(source).items(language, split)]
     return [Text(source, split, language, found)]

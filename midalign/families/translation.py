@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.data.segments import sides
 from midalign.errors import TaskError
@@ -55,7 +56,7 @@ class Splits(dict[str, "datasets.Dataset"]):
         pool = "validation" if self.source == "flores" else "train"
         if pool not in splits(self.source, self.direction):
             return []
-        if pool not in OWN[self.source] and not alma.present(self.direction, pool):
+        if _source(self.source, pool) is alma and not alma.present(self.direction, pool):
             return []
         return self._segments(pool)[:SHOTS]
 
@@ -64,14 +65,19 @@ def splits(source: str, direction: str) -> list[str]:
     """Those of train, validation and test that a direction has."""
     from midalign.data import alma
 
-    own = OWN[source]
-    return [one for one in ("train", "validation", "test") if one in own or one in alma.splits(direction)]
+    if own.is_own(source):
+        return own.Source(source).splits(direction)
+    every = ("train", "validation", "test")
+    return [one for one in every if one in OWN[source] or one in alma.splits(direction)]
 
 
 def _source(name: str, split: str) -> Any:
-    """The module that has the split: what is a test set and no more is trained for on ALMA's pairs."""
+    """The module or user's file that has the split: what is a test set and no more is trained for on ALMA's
+    pairs."""
     from midalign.data import alma, flores, mini, ntrex, wmt23
 
+    if own.is_own(name):
+        return own.Source(name)
     modules = {"wmt23": wmt23, "ntrex": ntrex, "flores": flores, "mini": mini}
     return modules[name] if split in OWN[name] else alma
 
@@ -93,7 +99,8 @@ def data_digest(metadata: Mapping[str, Any], split: str) -> str:
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
     """The data set that a split of a task comes from: ALMA for the training split of WMT23 and NTREX."""
-    return str(_source(metadata["source"], split).__name__.rpartition(".")[2])
+    source: str = metadata["source"]
+    return source if own.is_own(source) or split in OWN[source] else "alma"
 
 
 def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from midalign import harness
 from midalign.errors import RecipeError, nearest
 
 
@@ -132,9 +133,11 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     values = _merge(_preset(preset), values)
     values.setdefault("output", f"runs/{values.get('name', 'unnamed')}")
     try:
-        return Recipe.model_validate(values)
+        found = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(_explain(recipe, error)) from None
+    # Of a user's own data the name that its content decides: where the file lies is no part of a recipe.
+    return found.model_copy(update={"task": harness.group_name(found.task)})
 
 
 def _read(recipe: str) -> dict[str, Any]:

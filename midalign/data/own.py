@@ -1,0 +1,331 @@
+"""A user's own data: JSON lines, checked and kept in the cache under a name that their content gives.
+
+`slot:PATH`, `translation:PATH` and `structured:PATH` stand for a group with a task for each language. The
+group is named `own_<family>_<file>_<first eight digits of the sha256>`, so a name never means other data.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from midalign.data import annotation
+from midalign.data.cache import folder, write
+from midalign.data.items import Item
+from midalign.data.segments import Segment, sides
+from midalign.errors import DataError, TaskError
+from midalign.languages import language as known_language
+from midalign.metrics.structured import entities
+
+Split = Literal["train", "validation", "test"]
+
+PREFIX = "own_"
+"""How names of groups and tasks out of users' files begin."""
+
+
+def _line(text: str) -> str:
+    if not text.strip() or len(text.splitlines()) > 1:
+        raise ValueError("expected one line of text")
+    return text.strip()
+
+
+def _label(text: str) -> str:
+    if not text or re.search(r"[\s:;\[\]{}\"]", text):
+        raise ValueError("expected a name without blanks, quotes, colons, semicolons and brackets")
+    return text
+
+
+def _value(text: str) -> str:
+    if re.search(r"[;\[\]]", text):
+        raise ValueError("expected a value without semicolons and brackets")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_line)]
+Label = Annotated[str, AfterValidator(_label)]
+Value = Annotated[Line, AfterValidator(_value)]
+
+
+class Part(BaseModel):
+    """A part of a row: unknown keys are refused, since a key that is misspelt would be left out else."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Row(Part):
+    """What rows of all families have."""
+
+    language: str
+    """A code of `midalign data languages`; of translation a direction such as en-de."""
+    split: Split = "test"
+    id: str = ""
+    """Its line's number where it has none."""
+
+    @property
+    def answer(self) -> str:
+        """A text as long as the right answer."""
+        raise NotImplementedError
+
+
+class Slot(Part):
+    """One slot."""
+
+    slot: Label
+    value: Value
+
+
+class Utterance(Row):
+    """A row of slot filling: the slots in order of appearance."""
+
+    utterance: Line
+    slots: list[Slot]
+
+    @property
+    def answer(self) -> str:
+        return "; ".join(f"{one.slot}: {one.value}" for one in self.slots)
+
+    @property
+    def item(self) -> Item:
+        """As data sets of slots have it; raises ValueError where a value does not stand in the utterance."""
+        pieces, end = [], 0
+        for one in self.slots:
+            start = self.utterance.find(one.value, end)
+            if start < 0:
+                raise ValueError(
+                    f"{one.slot}: {one.value!r} does not stand in the utterance, or not behind the slot "
+                    f"before it; expected slots in order of appearance"
+                )
+            pieces += [self.utterance[end:start].strip(), f"[{one.slot} : {one.value}]"]
+            end = start + len(one.value)
+        annotated = " ".join(piece for piece in (*pieces, self.utterance[end:].strip()) if piece)
+        slots = tuple((one.slot, one.value) for one in self.slots)
+        if annotation.slots(annotated) != slots:
+            raise ValueError("the utterance itself has brackets that read as [slot : value]")
+        return Item(self.id, "", self.utterance, annotated, slots)
+
+
+class Translation(Row):
+    """A row of translation."""
+
+    source: Line
+    target: Line
+
+    @property
+    def answer(self) -> str:
+        return self.target
+
+    @property
+    def segment(self) -> Segment:
+        """As data sets of translation have it."""
+        return Segment(self.id, self.source, self.target)
+
+
+class Entity(Part):
+    """One entity."""
+
+    type: Label
+    text: Line
+
+
+class Text(Row):
+    """A row of JSON-structured generation: the entities in order of appearance."""
+
+    text: Line
+    entities: list[Entity]
+
+    @property
+    def answer(self) -> str:
+        return entities([(one.type, one.text) for one in self.entities])
+
+
+ROWS: dict[str, type[Row]] = {"slot": Utterance, "translation": Translation, "structured": Text}
+"""What a line of a family's file holds."""
+
+
+EXAMPLES = {
+    "slot": '{"language": "de", "utterance": "um neun", "slots": [{"slot": "time", "value": "neun"}]}',
+    "translation": '{"language": "en-de", "source": "good morning", "target": "guten Morgen"}',
+    "structured": '{"language": "de", "text": "Ada in Ulm", "entities": [{"type": "PER", "text": "Ada"}]}',
+}
+"""A line of each, with what it must have; `split` and `id` may stand there too."""
+
+
+def is_spec(name: str) -> bool:
+    """Whether this is `family:PATH`."""
+    return name.partition(":")[0] in ROWS and ":" in name
+
+
+def is_own(name: str) -> bool:
+    """Whether a group, task or data set is out of a user's file."""
+    return name.startswith(PREFIX)
+
+
+def add(spec: str) -> str:
+    """Check the file of `family:PATH` and keep it; returns the name of its group.
+
+    Raises DataError with file and line for a file that cannot be read or a row that is not one.
+    """
+    family, _, path = spec.partition(":")
+    content = _text(Path(path).expanduser())
+    rows = parse(family, content, path)
+    if not rows:
+        raise DataError(f"{path} has no rows; expected one JSON object a line")
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    stem = re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower()).strip("-")[:40] or "data"
+    name = f"{PREFIX}{family}_{stem}_{digest}"
+    if not _file(name).is_file():
+        write(_file(name), content.encode())
+    return name
+
+
+def parse(family: str, content: str, path: str) -> list[Row]:
+    """The rows of a file's text, each with an id; raises DataError with file and line."""
+    rows: list[Row] = []
+    seen: dict[tuple[str, str, str], int] = {}
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = ROWS[family].model_validate(json.loads(line))
+            row = row.model_copy(update={"id": row.id or str(number)})
+            _check(family, row)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}") from None
+        except ValidationError as error:
+            raise DataError(f"{where}: {_explain(family, error)}") from None
+        except (ValueError, TaskError) as error:
+            raise DataError(f"{where}: {error}") from None
+        first = seen.setdefault((row.language, row.split, row.id), number)
+        if first != number:
+            raise DataError(f"{where}: id {row.id!r} is that of line {first} too; expected each once a split")
+        rows.append(row)
+    return rows
+
+
+def _check(family: str, row: Row) -> None:
+    """What is wrong with a row beyond its form: raises ValueError or TaskError."""
+    codes = sides(row.language) if family == "translation" else [row.language]
+    for code in codes:
+        known_language(code)
+    if isinstance(row, Utterance):
+        _ = row.item
+    if isinstance(row, Text):
+        for entity in row.entities:
+            if entity.text not in row.text:
+                raise ValueError(f"{entity.type}: {entity.text!r} does not stand in the text")
+
+
+def _explain(family: str, error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    forms = {
+        "missing": f"{where} is missing",
+        "extra_forbidden": f"found the key {where}",
+        "model_type": f"{where or 'the line'} is no object",
+    }
+    if problem["type"] in forms:
+        return f"{forms[problem['type']]}; expected {EXAMPLES[family]}"
+    return f"{where}: found {problem['input']!r}, {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _text(path: Path) -> str:
+    """A file's text without byte order mark and carriage returns."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+
+
+def _file(name: str) -> Path:
+    return folder() / "own" / f"{name}.jsonl"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(group, language) of a task's name, the language empty for a group's; raises TaskError for another."""
+    parts = name.split("_", 4)
+    if len(parts) < 4 or parts[1] not in ROWS:
+        raise TaskError(f"No task {name!r}; expected own_<family>_<file>_<digest>_<language>")
+    return "_".join(parts[:4]), parts[4] if len(parts) == 5 else ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of a group, with what families ask a data set for."""
+
+    name: str
+
+    @property
+    def family(self) -> str:
+        """Of ROWS."""
+        return self.name.split("_")[1]
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages or directions in the order of the file."""
+        return list(dict.fromkeys(row.language for row in _rows(self.name)))
+
+    def splits(self, language: str) -> list[str]:
+        """Those of train, validation and test that a language has."""
+        have = {row.split for row in _rows(self.name) if row.language == language}
+        return [split for split in get_args(Split) if split in have]
+
+    def rows(self, language: str, split: str) -> Sequence[Any]:
+        """The rows of a split in the order of the file; raises TaskError where it has none."""
+        found = [row for row in _rows(self.name) if (row.language, row.split) == (language, split)]
+        if not found:
+            raise TaskError(
+                f"{self.name} has no rows in {language} for {split}, only for "
+                f"{', '.join(self.splits(language)) or 'other languages'}. A row's split is test where it "
+                f'names none; for others: "split": "train"'
+            )
+        return found
+
+    def items(self, language: str, split: str) -> list[Item]:
+        """Utterances with their slots; raises as `rows`."""
+        return [row.item for row in self.rows(language, split)]
+
+    def read(self, direction: str, split: str) -> list[Segment]:
+        """Sources with their translations; raises as `rows`."""
+        return [row.segment for row in self.rows(direction, split)]
+
+    def labels(self, kind: Literal["slot", "type"]) -> list[str]:
+        """All slots or types of entities in the file, sorted."""
+        if kind == "slot":
+            slots = (slot for row in _rows(self.name) if isinstance(row, Utterance) for slot in row.slots)
+            return sorted({slot.slot for slot in slots})
+        texts = (row for row in _rows(self.name) if isinstance(row, Text))
+        return sorted({entity.type for row in texts for entity in row.entities})
+
+    def digest(self, language: str, split: str) -> str:
+        """sha256 over the rows of a split; raises as `rows`."""
+        lines = (row.model_dump_json() for row in self.rows(language, split))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def longest(self, language: str) -> int:
+        """UTF-8 bytes of the longest answer in a language."""
+        return max(len(row.answer.encode()) for row in _rows(self.name) if row.language == language)
+
+
+@cache
+def _rows(name: str) -> list[Row]:
+    path = _file(name)
+    if not path.is_file():
+        raise TaskError(
+            f"{name} is not in the cache {path.parent}; name its file once more: {name.split('_')[1]}:PATH"
+        )
+    content = _text(path)
+    if hashlib.sha256(content.encode()).hexdigest()[:8] != name.split("_")[3]:
+        raise DataError(f"{path} was altered; remove it, and name the file that it was made from once more")
+    return parse(name.split("_")[1], content, str(path))
