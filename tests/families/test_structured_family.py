@@ -26,9 +26,11 @@ def aggregated(task: Any, docs: list[dict[str, Any]], outputs: list[str]) -> dic
     return {name: functions[name]([result[name] for result in results]) for name in results[0]}
 
 
-def check(name: str, task: Any, step: int = 1) -> None:
-    """Gold scores 1 and garbage 0 under every metric; nothing cuts a gold target. Every `step`th item."""
-    docs = list(task.test_docs())[::step]
+def check(name: str, task: Any) -> None:
+    """Gold scores 1 and garbage 0 under every metric; nothing cuts a gold target. Of large sets every fifth
+    item: of 26 items, resampled, all may be without entities, and then there is no F1."""
+    docs = list(task.test_docs())
+    docs = docs[:: 5 if len(docs) > 500 else 1]
     gold = [task.doc_to_target(doc) for doc in docs]
     for metric, value in aggregated(task, docs, gold).items():
         assert value == (0 if metric.endswith("_stderr") else 1), (name, metric)
@@ -77,7 +79,7 @@ def test_gold_is_right_and_garbage_is_not_in_all_of_uner_and_massive(real: None)
     assert len(names) == 17 + 52
     tasks = harness.load(names)
     for name, task in tasks.items():
-        check(name, task, step=5)
+        check(name, task)
 
 
 @pytest.mark.data
