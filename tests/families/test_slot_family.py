@@ -1,7 +1,9 @@
 """The data set that lm-eval gets, and the score of a document."""
 
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from midalign.data import annotation, massive, mini
 from midalign.data.items import Item
 from midalign.families import slot
 from midalign.metrics.slot import COLUMNS, METRICS, parse, reference_gold
+from midalign.tasks import tasks_dir
 
 
 def item(annotated: str) -> Item:
@@ -79,6 +82,26 @@ def test_right_answers_of_the_mini_benchmark_are_right(code: str) -> None:
     assert values.pop("values_not_in_utterance") == 0
     assert values.pop("slot_f1_reference") > 0.95
     assert set(values.values()) == {1.0}
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_right_answers_of_massive_get_what_the_readme_says(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
+    massive.add(shared_data / "massive")
+    readme = (tasks_dir() / "slot" / "README.md").read_text("utf-8")
+    said = {
+        code: per_cent
+        for per_cent, codes in re.findall(r"^\| ([\d.]+) \| ([a-z_ ]+) \|$", readme, re.MULTILINE)
+        for code in codes.split()
+    }
+    assert len(said) == 52
+    for code, per_cent in said.items():
+        docs = slot.dataset(source="massive", language=code)["test"]
+        pooled = np.array([slot.counts(doc, doc["target"]) for doc in docs]).sum(0)
+        assert f"{100 * METRICS['slot_f1_reference'](pooled):.2f}" == per_cent, code
 
 
 def test_splits_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,81 @@
+"""A base and its adapters in one engine of ours, against a plain `lm_eval` run for each of them.
+
+usage: python scripts/benchmarks/one_engine.py BASE ADAPTER... -- TASK... [LIMIT]
+
+All are whole commands on the same items, in the dtype that ours takes on this machine; lm-eval's engine is its
+own `hf` with our largest batch. Printed are the seconds, their ratio, and how many outputs are the same.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from midalign import bases, harness  # noqa: E402
+from midalign.evaluate import run  # noqa: E402
+
+Outputs = dict[tuple[str, int], str]
+
+
+def plain(base: str, adapter: str | None, positions: dict[str, list[int]], folder: Path) -> Outputs:
+    """One run of lm-eval's own."""
+    peft = f",peft={adapter}" if adapter else ""
+    command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf", "--batch_size"]
+    command += [str(run.BATCH), "--model_args", f"pretrained={base},dtype={run._dtype()}{peft}", "--device"]
+    command += ["cpu", "--tasks", ",".join(positions), "--samples", json.dumps(positions), "--log_samples"]
+    subprocess.run([*command, "--output_path", str(folder)], capture_output=True, check=True)
+    outputs = {}
+    for file in folder.rglob("samples_*.jsonl"):
+        task = file.name.removeprefix("samples_").rpartition("_20")[0]
+        for row in map(json.loads, file.read_text("utf-8").splitlines()):
+            outputs[task, row["doc_id"]] = row["filtered_resps"][0]
+    return outputs
+
+
+def ours(base: str, adapters: list[str], tasks: list[str], limit: int, folder: Path) -> list[Outputs]:
+    """One evaluation of ours: the base's outputs, then the adapters'."""
+    command = [sys.executable, "-m", "midalign", "eval", "--base", base, "--tasks", ",".join(tasks)]
+    command += ["--limit", str(limit), "--output", str(folder), "--log-samples", "--engine", "hf"]
+    command += [word for adapter in adapters for word in ("--adapter", adapter)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = []
+    for record in map(Path, done.stdout.split()):
+        lines = record.with_suffix(".outputs.jsonl").read_text("utf-8").splitlines()
+        rows = map(json.loads, lines)
+        found.append({(row["task"], row["doc_id"]): row["output"] for row in rows})
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    models, _, rest = " ".join(sys.argv[1:]).partition(" -- ")
+    base, *adapters = models.split()
+    limit = int(rest.split()[-1]) if rest.split()[-1].isdecimal() else 10**9
+    tasks = harness.load([name for name in rest.split() if not name.isdecimal()])
+    sizes = {name: len(task.test_docs()) for name, task in tasks.items()}
+    positions = {name: run.sample(size, limit) or list(range(size)) for name, size in sizes.items()}
+    with tempfile.TemporaryDirectory() as name:
+        begin = time.perf_counter()
+        found = ours(base, adapters, list(tasks), limit, Path(name, "ours"))
+        one = time.perf_counter() - begin
+        begin = time.perf_counter()
+        expected = [
+            plain(bases.resolve(base), adapter, positions, Path(name, str(number)))
+            for number, adapter in enumerate([None, *adapters])
+        ]
+        several = time.perf_counter() - begin
+    pairs = [(mine[key], theirs[key]) for mine, theirs in zip(found, expected, strict=True) for key in mine]
+    same = sum(a == b for a, b in pairs)
+    print(
+        f"{len(tasks)} tasks, {len(pairs)} answers: {one:.0f} s in one engine, {several:.0f} s in "
+        f"{len(expected)} runs of lm_eval, {several / one:.2f} times as long; {same} outputs are the same"
+    )
+
+
+if __name__ == "__main__":
+    main()
