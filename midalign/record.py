@@ -119,6 +119,9 @@ class TaskResult(Section):
     """The metrics' values without these items; empty where there are none, or no others."""
     cut_off: int | None = None
     """Outputs that reached the token limit; None where that is not known."""
+    prompts_cut: int | None = None
+    """Prompts that lost their beginning, since the base has no room for them and for as long an answer as the
+    task allows; None where that is not known."""
     comet: Comet | None = None
     """None where COMET was not asked for, or does not know the languages."""
     seconds: float

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from midalign.device import has_bf16
 from midalign.evaluate import constrain
 from midalign.evaluate.live import switch
-from midalign.evaluate.requests import Generated, Greedy, cut, greedy
+from midalign.evaluate.requests import Finish, Generated, Greedy, cut, fit, greedy
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -69,7 +69,8 @@ class MidalignHF(HFLM):
         answers: list[str] = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm or self.on_output is not None) as bar:
             for settings, indices in groups.items():
-                prompts = {i: self._prompt(requests[i].args[0], settings) for i in indices}
+                # As HFLM makes them: one BOS, whether the tokenizer or a chat template adds it.
+                prompts = {i: self.tok_encode(requests[i].args[0]) for i in indices}
                 indices.sort(key=lambda i: -len(prompts[i]))
                 for start in range(0, len(indices), self._rows()):
                     batch = indices[start : start + self._rows()]
@@ -87,11 +88,6 @@ class MidalignHF(HFLM):
     def _rows(self) -> int:
         return int(self.batch_size) if str(self.batch_size).isdigit() else 64
 
-    def _prompt(self, text: str, settings: Greedy) -> list[int]:
-        """Token ids as HFLM makes them: one BOS, whether the tokenizer or a chat template adds it."""
-        ids: list[int] = self.tok_encode(text)
-        return ids[-(self.max_length - settings.max_new) :]
-
     def _constraints(self, requests: "Sequence[Instance]", settings: Greedy) -> constrain.Constraints | None:
         if not self.constrained:
             return None
@@ -102,9 +98,10 @@ class MidalignHF(HFLM):
     def _answer(
         self, prompts: Sequence[list[int]], settings: Greedy, constraints: constrain.Constraints | None
     ) -> list[Generated]:
+        fitting = [fit(prompt, settings, self.max_length) for prompt in prompts]
         rows = continue_greedily(
             self.model,
-            prompts,
+            fitting,
             max_new=settings.max_new,
             ends=self._ends(settings.until),
             said=self._said(settings.until),
@@ -112,9 +109,10 @@ class MidalignHF(HFLM):
             constraints=constraints,
         )
         answers = []
-        for prompt, (ids, finished) in zip(prompts, rows, strict=True):
+        for prompt, sent, (ids, finished) in zip(prompts, fitting, rows, strict=True):
             text = cut(self.tok_decode(ids), settings.until)
-            answers.append(Generated(text, "stop" if finished else "length", len(prompt), len(ids)))
+            finish: Finish = "stop" if finished else "length"
+            answers.append(Generated(text, finish, len(sent), len(ids), len(sent) < len(prompt)))
         return answers
 
     def _ends(self, until: tuple[str, ...]) -> Tensor:

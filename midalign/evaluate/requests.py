@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from midalign.errors import EngineError
+
 Finish = Literal["stop", "length"]
 
 
@@ -23,6 +25,8 @@ class Generated:
     finish: Finish
     prompt_tokens: int
     output_tokens: int
+    prompt_cut: bool
+    """Whether the prompt lost its beginning, for want of room."""
 
 
 def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
@@ -37,6 +41,20 @@ def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
     if rest or not greedy:
         return None
     return Greedy(tuple([until] if isinstance(until, str) else until), length)
+
+
+def fit(prompt: list[int], settings: Greedy, context: int) -> list[int]:
+    """A prompt's end that leaves room for the answer in a base of `context` tokens, as lm-eval cuts it.
+
+    Raises EngineError where the answer alone may be as long as that.
+    """
+    room = context - settings.max_new
+    if room <= 0:
+        raise EngineError(
+            f"The base takes {context} tokens, prompt included, and an answer may have {settings.max_new}. "
+            f"Take a base with a longer context, or leave out the task"
+        )
+    return prompt[-room:]
 
 
 def cut(text: str, until: Sequence[str]) -> str:

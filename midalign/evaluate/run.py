@@ -536,7 +536,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     prompts = [str(one["arguments"][0][0]) for one in logged]
     doc_ids = [one["doc_id"] for one in logged]
     repeated = sorted(set(guard.repeated_items(name, settings.split)) & set(doc_ids))
-    finishes = [lm.generated[name, position].finish for position in range(len(logged))]
+    generated = [lm.generated[name, position] for position in range(len(logged))]
     result = record.TaskResult(
         language=metadata["language"],
         family=metadata["family"],
@@ -555,13 +555,14 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         without_repeated=record.without_repeated(
             record.Items(np.array(doc_ids), counts, np.array(repeated)), tasks.metrics(metadata)
         ),
-        cut_off=finishes.count("length"),
+        cut_off=sum(one.finish == "length" for one in generated),
+        prompts_cut=sum(one.prompt_cut for one in generated),
         seconds=round(seconds, 3),
         tokens=_tokens(lm, name),
     )
     outputs = [
-        Output(doc_id=one["doc_id"], prompt=prompt, output=str(one["filtered_resps"][0]), finish=finish)
-        for one, prompt, finish in zip(logged, prompts, finishes, strict=True)
+        Output(doc_id=one["doc_id"], prompt=prompt, output=str(one["filtered_resps"][0]), finish=own.finish)
+        for one, prompt, own in zip(logged, prompts, generated, strict=True)
     ]
     return Part(
         rendering=_rendering(name, task),

@@ -134,7 +134,6 @@ def _joined(parts: Sequence[record.Items]) -> record.Items:
 def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) -> record.TaskResult:
     """A task's result of all its items."""
     metadata = harness.metadata(task)
-    cut_off = [one.cut_off for one in parts]
     by_comet = None
     if items.comet is not None:
         said = next(one.comet for one in parts if one.comet is not None)
@@ -148,12 +147,19 @@ def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) 
             "prompt_digest": prompt_digest(items.prompts or ()),
             "repeated": len(items.repeated),
             "without_repeated": record.without_repeated(items, family(metadata["family"]).metrics(metadata)),
-            "cut_off": None if None in cut_off else sum(one or 0 for one in cut_off),
+            "cut_off": _sum([one.cut_off for one in parts]),
+            "prompts_cut": _sum([one.prompts_cut for one in parts]),
             "comet": by_comet,
             "seconds": round(sum(one.seconds for one in parts), 3),
             "tokens": sum(one.tokens for one in parts),
         }
     )
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    """None where one of them is not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def prompt_digest(prompts: Iterable[str]) -> str:

