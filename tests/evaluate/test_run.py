@@ -138,6 +138,7 @@ def test_figures_follow_from_the_outputs(finished: Path) -> None:
             result = entry.tasks[task]
             assert list(result.counts.items()) == list(zip(COLUMNS, counts.sum(0).tolist(), strict=True))
             assert result.cut_off == sum(line["finish"] == "length" for line in kept)
+            assert result.prompts_cut == 0
             for metric, value in result.metrics.items():
                 assert value.value == pytest.approx(float(METRICS[metric](counts.sum(0))))
                 assert value.stderr == pytest.approx(bootstrap.stderr(counts, METRICS[metric]))
