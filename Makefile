@@ -17,7 +17,7 @@ demo: setup
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
 test: setup-dev
-	.venv/bin/pytest --ignore tests/e2e
+	.venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile
 
 lint: setup-dev
 	.venv/bin/ruff check .

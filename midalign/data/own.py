@@ -196,7 +196,7 @@ def parse(family: str, content: str, path: str) -> list[Row]:
             row = ROWS[family].model_validate(json.loads(line))
             row = row.model_copy(update={"id": row.id or str(number)})
             _check(family, row)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}") from None
         except ValidationError as error:
             raise DataError(f"{where}: {_explain(family, error)}") from None

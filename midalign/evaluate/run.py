@@ -17,7 +17,7 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases, guard, harness, record
-from midalign.errors import AdapterError, TaskError
+from midalign.errors import AdapterError, RecordError, TaskError
 from midalign.evaluate import constrain, install, live, retrieval, shards
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
@@ -118,6 +118,7 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
+    _refuse_to_replace(settings, models, names)
     roles = _roles(settings, models, names)
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
@@ -205,6 +206,24 @@ def _models(settings: Settings, base: str) -> list[Model]:
             )
         models.append(Model(name, folder, adapters.digest(folder), manifest))
     return models
+
+
+def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> None:
+    """Raise RecordError where a model's record of other tasks would be written over."""
+    for model in models:
+        path = settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
+        if path.is_file() and not set(record.read(path).tasks) <= set(names):
+            others = ", ".join(sorted(record.read(path).tasks)[:2])
+            raise RecordError(
+                f"{path} is a record of other tasks ({others}, ...) and would be written over; choose "
+                f"another --output. A board is built of a folder and the folders in it"
+            )
+
+
+def _record_name(settings: Settings, model: Model) -> str:
+    """The two regimes' records of one model may lie in one folder, and so may all its shards."""
+    name = f"{model.name}-constrained" if settings.constrained else model.name
+    return f"{name}.shard-{settings.shard[0]}-of-{settings.shard[1]}" if settings.shard else name
 
 
 def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> dict[str, record.Roles]:
@@ -627,9 +646,7 @@ def _publish(
 
     results = {name: part.result for name, part in parts.items()}
     manifest = model.manifest
-    # The two regimes' records of one model may lie in one folder.
-    file = f"{model.name}-constrained" if settings.constrained else model.name
-    file += f".shard-{shard.number}-of-{shard.of}" if shard else ""
+    file = _record_name(settings, model)
     entry = record.Record(
         name=file,
         created=datetime.now(UTC),

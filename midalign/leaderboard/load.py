@@ -48,20 +48,25 @@ class Run:
 
 
 def load(folder: Path) -> list[Run]:
-    """All runs of the records `folder/*.json`, in the order of their file names.
+    """All runs of the records `folder/*.json` and `folder/*/*.json`, in the order of their file names.
 
     Raises RecordError for a folder without records, a record that does not validate, an items file that is
     absent or altered, and figures of a record that do not follow from its items.
     """
     if not folder.is_dir():
         raise RecordError(f"No folder {folder}; records are written by: midalign eval")
-    files = sorted(folder.glob("*.json"))
+    files = sorted(
+        file
+        for pattern in ("*.json", "*/*.json")
+        for file in folder.glob(pattern)
+        if not file.parent.name.startswith(".") or file.parent == folder
+    )
     if not files:
         raise RecordError(f"No record (*.json) in {folder}; records are written by midalign eval")
-    return [run for file in files for run in _runs(file)]
+    return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
 
 
-def _runs(file: Path) -> Iterator[Run]:
+def _runs(file: Path, shown: str) -> Iterator[Run]:
     entry = record.read(file)
     if entry.shard:
         raise RecordError(
@@ -83,7 +88,7 @@ def _runs(file: Path) -> Iterator[Run]:
         comet = _comet(file, task, items, name)
         _verify(file, name, task, counts)
         _verify_repeated(file, name, task, unrepeated)
-        run = groups.setdefault(group, Run(file.name, entry, group, {}, {}, {}))
+        run = groups.setdefault(group, Run(shown, entry, group, {}, {}, {}))
         run.counts[code] = counts
         run.ids[code] = ids
         if task.repeated is not None and len(unrepeated):

@@ -228,9 +228,10 @@ def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> Non
     path.write_bytes(b'{}\n{"utterance": "f\xfcnf"}\n')
     with pytest.raises(DataError, match=r"latin.jsonl, line 2: not UTF-8"):
         harness.expand([f"slot:{path}"])
-    path.write_text("{\n")
-    with pytest.raises(DataError, match="line 1: not JSON"):
-        harness.expand([f"slot:{path}"])
+    for text in ("{\n", "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(DataError, match="line 1: not JSON"):
+            harness.expand([f"slot:{path}"])
     with pytest.raises(TaskError, match=r"is not in the cache .*slot:PATH"):
         harness.expand(["own_slot_gone_12345678"])
     with pytest.raises(TaskError, match="expected own_<family>"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -294,6 +295,18 @@ def test_what_is_wrong_is_one_screen(
     )
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_record_of_other_tasks_is_not_written_over(finished: Path, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "results")
+    before = (tmp_path / "results" / "tiny.json").read_bytes()
+    command = ("eval", "--base", base, "--limit", 2, "--output", tmp_path / "results", "--tasks")
+    done = midalign(*command, f"{DE},midalign_mini_slot_fr", status=1)
+    assert f"tiny.json is a record of other tasks ({DE}" in done.stderr
+    assert (tmp_path / "results" / "tiny.json").read_bytes() == before
+    midalign(*command, f"{DE},{EN},midalign_mini_slot_fr")
+    assert len(record.read(tmp_path / "results" / "tiny.json").tasks) == 3
 
 
 @pytest.mark.slow

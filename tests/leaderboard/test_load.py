@@ -36,6 +36,12 @@ def test_items_are_put_in_order_of_their_ids(tmp_path):
     assert (run.counts["en"] == table[[1, 3, 2, 0]]).all()
 
 
+def test_records_of_folders_in_the_folder(path):
+    write(path.parent / "more", "one", "aligned", {"en": share(10, 7)}, seed=1)
+    write(path.parent / ".partial", "one", "aligned", {"en": share(10, 1)}, seed=2)
+    assert [run.file for run in load(path.parent)] == [f"more/{path.name}", path.name]
+
+
 def test_a_folder_without_records(tmp_path):
     with pytest.raises(RecordError, match=r"No record .* in .*midalign eval"):
         load(tmp_path)
