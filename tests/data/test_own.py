@@ -25,6 +25,7 @@ SLOT, TRANSLATION, STRUCTURED = (row for _, row in GOOD)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Rows to a file of a family; returns its spec. The cache is the test's."""
     monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path / "cache"))
+    own._rows.cache_clear()
 
     def keep(family: str, *rows: Mapping[str, Any], name: str = "Mein Test_1.jsonl") -> str:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
