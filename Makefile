@@ -11,13 +11,13 @@ setup-dev:
 	@$(PYTHON) scripts/setup.py --dev
 
 # A short recipe and a sample of the test split; FULL=1: the whole recipe, all items.
-FORM = $(if $(FULL),,updates=300 evaluation.limit=20)
+FORM = $(if $(FULL),,updates=240 samples_per_update=16 align.pairs_per_update=16 evaluation.limit=10)
 demo: setup
 	.venv/bin/midalign-train mini-families output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
 test: setup-dev
-	.venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile
 
 lint: setup-dev
 	.venv/bin/ruff check .
