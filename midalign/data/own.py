@@ -21,6 +21,7 @@ from midalign.data.items import Item
 from midalign.data.segments import Segment, sides
 from midalign.errors import DataError, TaskError
 from midalign.languages import language as known_language
+from midalign.metrics.slot import target
 from midalign.metrics.structured import entities
 
 Split = Literal["train", "validation", "test"]
@@ -88,7 +89,7 @@ class Utterance(Row):
 
     @property
     def answer(self) -> str:
-        return "; ".join(f"{one.slot}: {one.value}" for one in self.slots)
+        return target([(one.slot, one.value) for one in self.slots])
 
     @property
     def item(self) -> Item:

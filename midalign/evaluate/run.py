@@ -212,8 +212,9 @@ def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Seque
     """Raise RecordError where a model's record of other tasks would be written over."""
     for model in models:
         path = settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
-        if path.is_file() and not set(record.read(path).tasks) <= set(names):
-            others = ", ".join(sorted(record.read(path).tasks)[:2])
+        there = set(record.read(path).tasks) if path.is_file() else set()
+        if not there <= set(names):
+            others = ", ".join(sorted(there)[:2])
             raise RecordError(
                 f"{path} is a record of other tasks ({others}, ...) and would be written over; choose "
                 f"another --output. A board is built of a folder and the folders in it"

@@ -113,9 +113,11 @@ def text(sentence: "Sentence", language: str) -> dict[str, Any]:
 
 
 def _module(name: str) -> Any:
-    """The module of a data set of utterances."""
+    """The module of a data set of utterances, or a user's file."""
     from midalign.data import massive, mini
 
+    if own.is_own(name):
+        return own.Source(name)
     return {"massive": massive, "mini": mini}[name]
 
 
@@ -206,8 +208,7 @@ def data_digest(metadata: Mapping[str, Any], split: str) -> str:
         from midalign.data import uner
 
         return uner.digest(metadata["treebank"], split)
-    source = own.Source(metadata["source"]) if own.is_own(metadata["source"]) else _module(metadata["source"])
-    return str(source.digest(metadata["language"], split))
+    return str(_module(metadata["source"]).digest(metadata["language"], split))
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:

@@ -1,6 +1,7 @@
 """A base and its adapters in one engine of ours, against a plain `lm_eval` run for each of them.
 
 usage: python scripts/benchmarks/one_engine.py DTYPE BASE ADAPTER... -- TASK... [LIMIT]
+       default: the bundled base alone, float32, twenty mini items a language
 
 All are whole commands on the same items; lm-eval's engine is its own `hf` with our largest batch. Printed are
 the seconds, their ratio, and how many outputs are the same. In bfloat16, which ours takes where the machine
@@ -75,7 +76,8 @@ def ours(
 
 def main() -> None:
     """Measure and print."""
-    models, _, rest = " ".join(sys.argv[1:]).partition(" -- ")
+    asked = " ".join(sys.argv[1:]) or "float32 mini -- midalign_mini_slot 20"
+    models, _, rest = asked.partition(" -- ")
     dtype, base, *adapters = models.split()
     limit = int(rest.split()[-1]) if rest.split()[-1].isdecimal() else 10**9
     tasks = harness.load([name for name in rest.split() if not name.isdecimal()])
