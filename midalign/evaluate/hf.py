@@ -16,14 +16,12 @@ from tqdm import tqdm
 
 from midalign.device import has_bf16
 from midalign.evaluate import constrain
+from midalign.evaluate.decode import continue_greedily
 from midalign.evaluate.live import switch
 from midalign.evaluate.requests import Finish, Generated, Greedy, cut, fit, greedy
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
-
-STEP = 16
-"""Prompt lengths and row counts are multiples of it: oneDNN keeps a primitive for every shape it has seen."""
 
 
 def default_dtype() -> str:
@@ -32,7 +30,11 @@ def default_dtype() -> str:
 
 
 class MidalignHF(HFLM):
-    """lm-eval's Hugging Face model with our greedy loop: sorted batches that shrink as their rows end."""
+    """lm-eval's Hugging Face model with our greedy loop, in sorted batches."""
+
+    items_at_once = 512
+    """Items that a call should bring, of several tasks where they are small: its batches are full, and their
+    prompts of like length."""
 
     def __init__(
         self, pretrained: Any, dtype: str = "auto", constrained: bool = False, **kwargs: Any
@@ -149,78 +151,3 @@ class MidalignHF(HFLM):
             return None
         tail = max(len(stop.encode()) for stop in longer)
         return lambda ids: any(stop in self.tok_decode(ids[-tail:]) for stop in longer)
-
-
-@torch.inference_mode()
-def continue_greedily(
-    model: Any,
-    prompts: Sequence[list[int]],
-    *,
-    max_new: int,
-    ends: Tensor,
-    said: Callable[[list[int]], bool] | None,
-    pad: int,
-    constraints: constrain.Constraints | None = None,
-) -> list[tuple[list[int], bool]]:
-    """The most likely continuations of one batch, with rows that have ended taken out of the computation.
-
-    Args:
-        prompts: token ids, padded on the left here, to a multiple of STEP.
-        max_new: tokens at most.
-        ends: (vocabulary,) bool, the tokens that end a row.
-        said: told the ids of a row's continuation so far; True ends it.
-        pad: token id for padding.
-        constraints: of the rows, at their start; None lets every token be said.
-
-    Returns:
-        For each prompt its continuation, the ending token included, and whether it came to an end.
-    """
-    from transformers import DynamicCache
-
-    width = -(-max(map(len, prompts)) // STEP) * STEP
-    device = ends.device
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    said_so_far: list[list[int]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
-    rows = list(range(len(prompts)))
-    for _ in range(max_new):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        if constraints:
-            constraints.apply(logits, rows)
-        tokens = logits.max(-1).indices  # argmax takes five times as long on bf16 and a large vocabulary
-        ended = ends[tokens].tolist()
-        for row, token, end in zip(rows, tokens.tolist(), ended, strict=True):
-            if not finished[row]:
-                if constraints:
-                    constraints.accept(row, token)
-                said_so_far[row].append(token)
-                finished[row] = end or (said is not None and said(said_so_far[row]))
-        keep = _rows_to_keep([finished[row] for row in rows])
-        if not keep:
-            break
-        if len(keep) < len(rows):
-            kept = torch.tensor(keep, device=device)
-            cache.batch_select_indices(kept)
-            rows, tokens, mask, positions = [rows[i] for i in keep], tokens[kept], mask[kept], positions[kept]
-        ids = tokens.unsqueeze(1)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        positions = positions[:, -1:] + 1
-    return list(zip(said_so_far, finished, strict=True))
-
-
-def _rows_to_keep(finished: list[bool]) -> list[int]:
-    """Indices of the rows to go on with: the unfinished ones, filled up with others to a multiple of STEP."""
-    going = [i for i, done in enumerate(finished) if not done]
-    spare = (i for i, done in enumerate(finished) if done)
-    wanted = min(-(-len(going) // STEP) * STEP, len(finished))
-    return sorted([*going, *(next(spare) for _ in range(wanted - len(going)))])

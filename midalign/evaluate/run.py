@@ -456,7 +456,7 @@ def _run(
     settings: Settings,
     report: Report,
 ) -> None:
-    """Answer and score the missing tasks of one model, keeping each as soon as it is finished."""
+    """Answer and score the missing tasks of one model, keeping those of a call as soon as it is finished."""
     sizes = {name: len(samples[name] or tasks[name].eval_docs) for name in tasks}
     state = Progress(
         model.name, sum(sizes[name] for name in tasks if name not in missing), sum(sizes.values())
@@ -469,14 +469,26 @@ def _run(
         report(state)
 
     lm.on_output = on_output
-    at_once = getattr(lm, "tasks_at_once", 1)
-    for start in range(0, len(missing), at_once):
-        group = missing[start : start + at_once]
+    for group in groups({name: sizes[name] for name in missing}, lm.items_at_once):
         parts = _ask(lm, {name: tasks[name] for name in group}, samples, settings)
         for name, part in parts.items():
             store.write(name, part)
             headline = next(iter(part.result.metrics.values())).value
             report(replace(state, finished=name, headline=headline))
+
+
+def groups(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
+    """Tasks in their order, those that follow each other together as long as they have `at_once` items at
+    most; a larger task is alone."""
+    found: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not found or size > room:
+            found.append([])
+            room = at_once
+        found[-1].append(name)
+        room -= size
+    return found
 
 
 def _samples(tasks: Mapping[str, Any], settings: Settings) -> dict[str, list[int] | None]:

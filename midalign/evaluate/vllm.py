@@ -37,8 +37,9 @@ MAX_LENGTH = 8192
 class MidalignVLLM(VLLM):
     """lm-eval's vLLM model with adapters to switch and the reasons why answers ended."""
 
-    tasks_at_once = 1 if device() == "cpu" else 8
-    """Tasks that a call should bring: on a GPU the last requests of a call leave most of it idle."""
+    items_at_once = 512 if device() == "cpu" else 24_000
+    """Items that a call should bring, of several tasks where they are small: its last requests leave most of
+    a GPU idle."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from midalign.errors import EngineError
 from midalign.evaluate import live
-from midalign.evaluate.hf import MidalignHF, _rows_to_keep
+from midalign.evaluate.hf import MidalignHF
 
 PROMPTS = [text[:cut] for text in TEXT for cut in (20, 33, 47, 60)] * 3
 
@@ -129,13 +129,6 @@ def test_adapters_are_switched(base: Path, adapter: Path, other_adapter: Path) -
         assert answer == reference.generate_until(requests(["\n"]), disable_tqdm=True)
         answers[name] = tuple(answer)
     assert len(set(answers.values())) == 3
-
-
-def test_rows_shrink_in_steps() -> None:
-    assert _rows_to_keep([False] * 64) == list(range(64))
-    assert _rows_to_keep([True] * 40 + [False] * 24) == [*range(8), *range(40, 64)]
-    assert _rows_to_keep([True, False, True]) == [0, 1, 2]
-    assert _rows_to_keep([True] * 20) == []
 
 
 def test_cast_is_loading_in_that_dtype(base: Path) -> None:

@@ -1,0 +1,156 @@
+"""The Hugging Face engine's greedy loop: what prompts share is computed once, and rows leave as they end."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from midalign.evaluate import constrain
+
+STEP = 16
+"""Prompt lengths and row counts are multiples of it: oneDNN keeps a primitive for every shape it has seen."""
+
+
+@torch.inference_mode()
+def continue_greedily(
+    model: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new: int,
+    ends: Tensor,
+    said: Callable[[list[int]], bool] | None,
+    pad: int,
+    constraints: constrain.Constraints | None = None,
+) -> list[tuple[list[int], bool]]:
+    """The most likely continuations of one batch.
+
+    Args:
+        prompts: token ids. What all of them begin with is computed once, where the architecture allows it;
+            the rest is padded on the left, to a multiple of STEP.
+        max_new: tokens at most.
+        ends: (vocabulary,) bool, the tokens that end a row.
+        said: told the ids of a row's continuation so far; True ends it.
+        pad: token id for padding.
+        constraints: of the rows, at their start; None lets every token be said.
+
+    Returns:
+        For each prompt its continuation, the ending token included, and whether it came to an end.
+    """
+    device = ends.device
+    cache, whole = _cache(model.config.get_text_config(decoder=True), max(map(len, prompts)) + STEP + max_new)
+    shared = common_prefix(prompts) if whole else []
+    if len(shared) >= STEP and len(prompts) > 1:
+        model(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+    else:
+        shared = []
+    rests = [prompt[len(shared) :] for prompt in prompts]
+    width = -(-max(map(len, rests)) // STEP) * STEP
+    ids = torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests], device=device)
+    mask = torch.tensor(
+        [[1] * len(shared) + [0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device
+    )
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, len(shared) :]
+    said_so_far: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    rows = list(range(len(prompts)))
+    for _ in range(max_new):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        if constraints:
+            constraints.apply(logits, rows)
+        tokens = logits.max(-1).indices  # argmax takes five times as long on bf16 and a large vocabulary
+        ended = ends[tokens].tolist()
+        for row, token, end in zip(rows, tokens.tolist(), ended, strict=True):
+            if not finished[row]:
+                if constraints:
+                    constraints.accept(row, token)
+                said_so_far[row].append(token)
+                finished[row] = end or (said is not None and said(said_so_far[row]))
+        keep = _rows_to_keep([finished[row] for row in rows])
+        if not keep:
+            break
+        if len(keep) < len(rows):
+            kept = torch.tensor(keep, device=device)
+            cache.batch_select_indices(kept)
+            rows, tokens, mask, positions = [rows[i] for i in keep], tokens[kept], mask[kept], positions[kept]
+        ids = tokens.unsqueeze(1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return list(zip(said_so_far, finished, strict=True))
+
+
+def _rows_to_keep(finished: list[bool]) -> list[int]:
+    """Indices of the rows to go on with: the unfinished ones, filled up with others to a multiple of STEP, or
+    to a power of two where they are fewer."""
+    going = [i for i, done in enumerate(finished) if not done]
+    spare = (i for i, done in enumerate(finished) if done)
+    step = STEP if len(going) > STEP // 2 else 1 << max(len(going) - 1, 0).bit_length()
+    wanted = min(-(-len(going) // step) * step, len(finished))
+    return sorted([*going, *(next(spare) for _ in range(wanted - len(going)))])
+
+
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """What all prompts begin with, but for the last token of the shortest: each has something of its own."""
+    first, last = min(prompts), max(prompts)
+    shortest = min(map(len, prompts))
+    differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: min(next(differ, shortest), shortest - 1)]
+
+
+class LayerWithRoom(DynamicLayer):
+    """Keys and values of a layer, (rows, heads, positions, dimensions), in memory with room for more of them.
+
+    Transformers' own layer copies all of them for every token: more than half of a small model's time.
+    """
+
+    keys: Tensor
+    values: Tensor
+    room: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append states of new positions; returns those of all positions."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        # `keys` is another tensor than the room's beginning after rows have been chosen or repeated.
+        same = self.room is not None and self.keys.data_ptr() == self.room[0].data_ptr()
+        if not same or self.room is None or end > self.room[0].shape[2]:
+            rows, heads, _, size = key_states.shape
+            shape = rows, heads, end + 2 * STEP
+            keys, values = (
+                key_states.new_empty(*shape, size),
+                value_states.new_empty(*shape, value_states.shape[3]),
+            )
+            if start:
+                keys[:, :, :start], values[:, :, :start] = self.keys, self.values
+            self.room = keys, values
+        keys, values = self.room
+        keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+
+def _cache(config: Any, positions: int) -> tuple[DynamicCache, bool]:
+    """A cache for `positions` at most, and whether each of its layers keeps all of them.
+
+    A layer with a shorter window, or a state in their place, cannot go on with padding after a prefix.
+    """
+    cache = DynamicCache(config=config)
+    for index, layer in enumerate(cache.layers):
+        window = getattr(layer, "sliding_window", positions)
+        if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and window >= positions:
+            cache.layers[index] = LayerWithRoom()
+    return cache, all(type(layer) is LayerWithRoom for layer in cache.layers)
