@@ -9,6 +9,7 @@ from midalign import harness
 from midalign.data import own, pairs
 from midalign.data.overlap import Overlap, Text, repeated
 from midalign.data.segments import sides
+from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError, nearest
 from midalign.families import family
 from midalign.languages import languages
@@ -159,12 +160,7 @@ def _own(name: str) -> list[Text]:
 
 
 def _sentences(path: Path) -> list[str]:
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}") from None
+    lines = read_text(path).split("\n")
     if path.suffix not in (".jsonl", ".json"):
         return [field.strip() for line in lines for field in line.split("\t") if field.strip()]
     return [

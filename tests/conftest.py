@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from midalign.data import massive
+
 # Background jobs of a script inherit that Ctrl-C is ignored; the commands under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -16,3 +18,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _massive(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds MASSIVE, filled once a session."""
+    folder = tmp_path_factory.mktemp("massive")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIDALIGN_CACHE", str(folder))
+        massive.add(shared_data / "massive")
+    return folder
+
+
+@pytest.fixture
+def massive_cache(_massive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks find MASSIVE in the cache."""
+    monkeypatch.setenv("MIDALIGN_CACHE", str(_massive))

@@ -19,6 +19,7 @@ from midalign.data import annotation
 from midalign.data.cache import folder, write
 from midalign.data.items import Item
 from midalign.data.segments import Segment, sides
+from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.languages import language as known_language
 from midalign.metrics.slot import target
@@ -173,7 +174,7 @@ def add(spec: str) -> str:
     Raises DataError with file and line for a file that cannot be read or a row that is not one.
     """
     family, _, path = spec.partition(":")
-    content = _text(Path(path).expanduser())
+    content = read_text(Path(path).expanduser())
     rows = parse(family, content, path)
     if not rows:
         raise DataError(f"{path} has no rows; expected one JSON object a line")
@@ -234,19 +235,6 @@ def _explain(family: str, error: ValidationError) -> str:
     if problem["type"] in forms:
         return f"{forms[problem['type']]}; expected {EXAMPLES[family]}"
     return f"{where}: found {problem['input']!r}, {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _text(path: Path) -> str:
-    """A file's text without byte order mark and carriage returns."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
 def _file(name: str) -> Path:
@@ -326,7 +314,7 @@ def _rows(name: str) -> list[Row]:
         raise TaskError(
             f"{name} is not in the cache {path.parent}; name its file once more: {name.split('_')[1]}:PATH"
         )
-    content = _text(path)
+    content = read_text(path)
     if hashlib.sha256(content.encode()).hexdigest()[:8] != name.split("_")[3]:
         raise DataError(f"{path} was altered; remove it, and name the file that it was made from once more")
     return parse(name.split("_")[1], content, str(path))

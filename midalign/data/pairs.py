@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from midalign.data.items import Item
+from midalign.data.text import read_text
 from midalign.errors import DataError, nearest
 
 TRANSLATIONS = ("tatoeba", "ntrex")
@@ -52,22 +53,12 @@ def _by_id(foreign: list[Item], english: list[Item]) -> list[tuple[str, str]]:
 
 
 def _read(path: Path) -> list[tuple[str, str]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The pair file {path} cannot be read: {error.strerror}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {number}: found {error.object[error.start]:#x}, expected UTF-8"
-        ) from None
-    if not text.strip():
+    content = read_text(path)
+    if not content.strip():
         raise DataError(f"{path}, line 1: the file is empty; expected lines foreign TAB English")
     found = []
     # Not splitlines: it also breaks at characters that sentences of some languages hold, such as U+2028.
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
         sides = [side.strip() for side in line.split("\t")]
         if len(sides) != 2 or not all(sides):
             raise DataError(f"{path}, line {number}: found {line[:60]!r}, expected foreign TAB English")

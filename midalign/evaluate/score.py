@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from midalign import adapter, guard, harness, record
+from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
 from midalign.families import family
@@ -105,12 +106,7 @@ def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.M
 
 def read_outputs(path: Path, size: int) -> list[str]:
     """The outputs of documents 0 to size-1, in order; raises DataError for a malformed or incomplete file."""
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"No file {path}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}") from None
+    lines = read_text(path).split("\n")
     texts: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -221,7 +221,7 @@ def test_rows_that_are_refused(kept: Callable[..., str], family: str, row: Any, 
 def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3: id 'x' is that of line 1 too"):
         harness.expand([kept("slot", {**SLOT, "id": "x"}, SLOT, {**SLOT, "id": "x"})])
-    with pytest.raises(DataError, match=r"cannot be read .No such file"):
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
         harness.expand([f"slot:{tmp_path / 'absent.jsonl'}"])
     with pytest.raises(DataError, match="has no rows"):
         harness.expand([kept("slot")])

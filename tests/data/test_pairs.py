@@ -16,7 +16,7 @@ from midalign.errors import DataError, TaskError
         (b"a\tb\n\nc\td\n", "sw.tsv, line 2: found ''"),
         (b"a\t \n", "line 1"),
         (b"a\tb\tc", "line 1"),
-        (b"a\tb\nc\t\xff\n", "sw.tsv, line 2: found 0xff, expected UTF-8"),
+        (b"a\tb\nc\t\xff\n", "sw.tsv, line 2: not UTF-8"),
     ],
 )
 def test_malformed_pair_files(tmp_path, content, message):

@@ -81,7 +81,7 @@ def test_malformed_files(tmp_path: Path, targets: list[str], change, message: st
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No file"):
+    with pytest.raises(DataError, match="cannot be read: No such file"):
         score(TASK, tmp_path / "none.jsonl", "test", tmp_path)
 
 

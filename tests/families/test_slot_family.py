@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,11 +85,7 @@ def test_right_answers_of_the_mini_benchmark_are_right(code: str) -> None:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_right_answers_of_massive_get_what_the_readme_says(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    massive.add(shared_data / "massive")
+def test_right_answers_of_massive_get_what_the_readme_says(massive_cache: None) -> None:
     readme = (tasks_dir() / "slot" / "README.md").read_text("utf-8")
     said = {
         code: per_cent

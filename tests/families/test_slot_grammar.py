@@ -2,7 +2,6 @@
 
 from functools import cache
 from itertools import product
-from pathlib import Path
 
 import pytest
 import xgrammar
@@ -137,12 +136,8 @@ def massive_languages() -> list[str]:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_right_answers_of_massive_are_accepted(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_right_answers_of_massive_are_accepted(massive_cache: None) -> None:
     """Every tenth test item of every locale."""
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    massive.add(shared_data / "massive")
     for code in massive_languages():
         items = massive.items(code, "test")
         assert all(value in item.utterance for item in items for _, value in item.slots)

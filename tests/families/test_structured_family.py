@@ -65,11 +65,9 @@ def test_gold_is_right_and_garbage_is_not_in_the_mini_benchmark(mini_tasks: dict
 
 
 @pytest.fixture
-def real(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def real(shared_data: Path, massive_cache: None) -> None:
     """A cache with UNER and MASSIVE."""
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
     uner.add(shared_data / "uner" / "uner.tar.xz")
-    massive.add(shared_data / "massive")
 
 
 @pytest.mark.data

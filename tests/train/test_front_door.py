@@ -104,7 +104,7 @@ def test_an_adapter_of_another_recipe_is_not_passed_off_as_this_one(trained):
     [
         ("aline.layer=1", "unknown key aline. Did you mean aligned or align"),
         ("base=minni", "Did you mean mini"),
-        ("align.pairs=/nowhere/{language}.tsv", "pair file /nowhere/de.tsv cannot be read"),
+        ("align.pairs=/nowhere/{language}.tsv", "/nowhere/de.tsv cannot be read"),
         ("supervised=[em]", "no language 'em'. Did you mean"),
     ],
 )

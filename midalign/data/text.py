@@ -1,0 +1,23 @@
+"""Text files that users bring."""
+
+from pathlib import Path
+
+from midalign.errors import DataError
+
+
+def read_text(path: Path) -> str:
+    """A file's text, without byte order mark and carriage returns before line feeds.
+
+    Raises DataError with the line where it is not UTF-8, and where it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line, found = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise DataError(
+            f"{path}, line {line}: not UTF-8 (found byte {found:#x}); save the file as UTF-8"
+        ) from None
