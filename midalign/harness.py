@@ -16,8 +16,9 @@ from midalign.tasks import tasks_dir
 @cache
 def _files() -> dict[str, dict[str, Any]]:
     """The YAML of every group and task by name; what tasks share is in files without the suffix."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 900 files: 1.8 s without the one in C
     files = sorted(tasks_dir().rglob("*.yaml"))
-    return {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in files}
+    return {path.stem: yaml.load(path.read_text("utf-8"), loader) for path in files}
 
 
 def _file(name: str) -> dict[str, Any]:
