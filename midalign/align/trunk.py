@@ -12,12 +12,13 @@ class _LayerReached(Exception):  # noqa: N818 - not an error
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder's blocks: the one list of modules as long as the configuration's number of layers.
+    """The text decoder's blocks: its one list of modules as long as the configuration's number of layers.
 
     Raises ValueError when the model has no such list.
     """
     layers = depth(model)
-    for module in model.modules():
+    # A model that also sees has an encoder of blocks, which may be as many.
+    for module in model.get_decoder().modules():  # type: ignore[operator]
         if isinstance(module, nn.ModuleList) and len(module) == layers:
             return module
     raise ValueError(f"{type(model).__name__} has no list of {layers} blocks")
