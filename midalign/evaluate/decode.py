@@ -43,7 +43,8 @@ def continue_greedily(
     cache, whole = _cache(model.config.get_text_config(decoder=True), max(map(len, prompts)) + STEP + max_new)
     shared = common_prefix(prompts) if whole else []
     if len(shared) >= STEP and len(prompts) > 1:
-        model(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
+        prefix = torch.tensor([shared], device=device)
+        model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(prompts))
     else:
         shared = []

@@ -61,16 +61,6 @@ def tiny(name: str) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **SIZES | MODELS[name])).eval()
 
 
-@pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(1)
-    ids = torch.randint(3, 60, (3, 9))
-    ids[:, 0] = 1
-    mask = torch.ones_like(ids)
-    mask[1, 6:] = 0
-    return ids, mask
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_early_exit(name: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     ids, mask = batch

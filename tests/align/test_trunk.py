@@ -29,16 +29,6 @@ def model(request):
     return AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
 
 
-@pytest.fixture
-def batch():
-    torch.manual_seed(1)
-    ids = torch.randint(3, 60, (3, 9))
-    ids[:, 0] = 1
-    mask = torch.ones_like(ids)
-    mask[1, 6:] = 0
-    return ids, mask
-
-
 def test_states_are_transformers_hidden_states(model, batch):
     ids, mask = batch
     with torch.no_grad():
@@ -60,12 +50,6 @@ def test_blocks_above_and_the_head_do_not_run(model, batch):
     assert ran == [0, 1, 2]  # block 2 is entered and left before it computes
     model(input_ids=batch[0])  # the hooks of the early exit are gone
     assert ran[3:] == [0, 1, 2, 3, "head"]
-
-
-def test_gradients_stay_below(model, batch):
-    states_at(model, *batch, 2).sum().backward()
-    touched = [any(p.grad is not None for p in block.parameters()) for block in decoder_blocks(model)]
-    assert touched == [True, True, False, False]
 
 
 def test_recomputation_gives_the_same_gradients(model, batch):
