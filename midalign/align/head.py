@@ -1,6 +1,7 @@
 """The language-model loss at the positions that have labels, without ever holding all their logits."""
 
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 
 CHUNK = 128
 """Positions whose logits exist at one time: 134 MB in fp32 for a vocabulary of 262k."""
+
+IGNORED = -100
+"""The label of positions without loss, as torch's cross entropy has it."""
 
 SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
 """Configuration keys of decoders that do more to their logits than the head's matrix product."""
@@ -18,7 +22,7 @@ class _HeadReached(Exception):  # noqa: N818 - not an error
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Mean cross entropy of `states @ weight.T`: logits live for one chunk, in forward only.
+    """Cross entropy of `states @ weight.T`, a label each: logits live for one chunk, in forward only.
 
     The head is frozen, so the gradient with respect to the states, (softmax - one-hot) @ weight, can be had
     while the chunk's logits are there: nothing is recomputed in backward.
@@ -27,22 +31,23 @@ class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         gradient = torch.empty_like(states)
-        loss = torch.zeros((), dtype=torch.float32, device=states.device)
+        precision = torch.promote_types(states.dtype, torch.float32)
+        losses = torch.empty(len(labels), dtype=precision, device=states.device)
         for start in range(0, len(labels), CHUNK):
             chunk = slice(start, start + CHUNK)
-            log_likelihood = F.log_softmax(states[chunk] @ weight.T, 1, dtype=torch.float32)
+            log_likelihood = F.log_softmax(states[chunk] @ weight.T, 1, dtype=precision)
             target = labels[chunk].unsqueeze(1)
-            loss -= log_likelihood.gather(1, target).sum()
+            losses[chunk] = -log_likelihood.gather(1, target).squeeze(1)
             residual = log_likelihood.exp_()
             residual.scatter_add_(1, target, torch.full_like(target, -1, dtype=residual.dtype))
             gradient[chunk] = residual.to(weight.dtype) @ weight
-        ctx.save_for_backward(gradient / len(labels))
-        return loss / len(labels)
+        ctx.save_for_backward(gradient)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient.dtype), None, None
+        return gradient * outer[0].unsqueeze(1).to(gradient.dtype), None, None
 
 
 def frozen_head(model: nn.Module) -> Tensor | None:
@@ -59,43 +64,38 @@ def frozen_head(model: nn.Module) -> Tensor | None:
     return head.weight
 
 
-def answer_loss(
-    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ignored: int, head: Tensor | None
+def label_losses(
+    model: nn.Module, inputs: Mapping[str, object], labels: Tensor, head: Tensor | None
 ) -> Tensor:
-    """Cross entropy in fp32, mean over the labelled positions.
+    """Cross entropy of every label, at least in fp32.
 
     Args:
-        inputs: what the model's forward takes, rows padded on the left.
-        labels: (batch, columns) for the last columns of `input_ids`; `ignored` where there is no loss.
-        head: `frozen_head(model)`, in the dtype of the product; None takes transformers' own logits of the
-            last columns.
+        inputs: what the model's forward takes.
+        labels: (rows, width), at each position the token that should come next, or IGNORED.
+        head: `frozen_head(model)`, in the dtype of the product; None runs the model's own head and what
+            follows it on the labelled positions.
 
     Returns:
-        A scalar, fp32. With a head, logits are computed where a label follows and nowhere else.
+        (labels that are not IGNORED,), row after row. Logits are computed for these and nowhere else.
     """
-    columns = labels.shape[1] + 1
-    if head is None:
-        logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-        return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten(), ignore_index=ignored)
-    labelled = labels != ignored
-    states = _states_before_head(model, inputs, columns)[:, :-1][labelled]
-    loss: Tensor = _FrozenHeadLoss.apply(states.to(head.dtype), head, labels[labelled])  # type: ignore[no-untyped-call]
-    return loss
-
-
-def _states_before_head(model: nn.Module, inputs: dict[str, Tensor], columns: int) -> Tensor:
-    """What the head would multiply for the last columns: (batch, columns, hidden), after the final norm."""
+    labelled = labels != IGNORED
     reached: list[Tensor] = []
 
-    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> NoReturn:
-        reached.append(args[0])
-        raise _HeadReached
+    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        states = args[0][labelled]
+        if head is not None:
+            reached.append(states)
+            raise _HeadReached
+        return (states.unsqueeze(0),)
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(stop)  # type: ignore[operator]
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)  # type: ignore[operator]
     try:
-        model(**inputs, logits_to_keep=columns, use_cache=False)
+        logits = model(**inputs, use_cache=False).logits[0]
     except _HeadReached:
-        return reached[0]
+        states = reached[0].to(head.dtype)  # type: ignore[union-attr]
+        losses: Tensor = _FrozenHeadLoss.apply(states, head, labels[labelled])  # type: ignore[no-untyped-call]
+        return losses
     finally:
         hook.remove()
-    raise RuntimeError(f"{type(model).__name__} finished without running its head")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels[labelled], reduction="none")

@@ -1,10 +1,12 @@
 """The alignment objective on pooled states, and what keeps the tokens of a sentence apart."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from midalign.align.pooling import mean_pool
+from midalign.align.pooling import mean_of_own
 
 
 def centre(states: Tensor) -> Tensor:
@@ -12,40 +14,91 @@ def centre(states: Tensor) -> Tensor:
     return states - states.mean(0, keepdim=True)
 
 
-def info_nce(anchors: Tensor, candidates: Tensor, *, temperature: float, symmetric: bool) -> Tensor:
+def info_nce(
+    anchors: Tensor,
+    candidates: Tensor,
+    *,
+    temperature: float | Tensor,
+    symmetric: bool,
+    same: Tensor | None = None,
+) -> Tensor:
     """InfoNCE over cosine similarities: row i of `anchors` belongs to row i of `candidates`.
 
     Args:
         anchors, candidates: (batch, hidden) pooled states; all other rows of the batch are negatives.
-        temperature: divisor of the cosines.
+        temperature: divisor of the cosines; a tensor learns.
         symmetric: mean of both directions; False is Eq. 1 of Liu and Niehues 2025, anchors to candidates.
+        same: (batch, batch), True where pair i and pair j say the same, so that j is no negative of i.
 
     Returns:
-        A scalar, fp32. Cosines and softmax leave autocast: near 1 bf16 has steps of 1/128 and candidates tie.
+        A scalar, at least fp32. Cosines and softmax leave autocast: near 1 bf16 has steps of 1/128 and
+        candidates tie.
     """
     with torch.autocast(anchors.device.type, enabled=False):
-        rows, columns = F.normalize(anchors.float(), dim=-1), F.normalize(candidates.float(), dim=-1)
-        similarity = rows @ columns.T / temperature
+        similarity = _unit(anchors) @ _unit(candidates).T / temperature
+        own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+        if same is not None:
+            similarity = similarity.masked_fill(same & ~own, -torch.inf)
         target = torch.arange(len(similarity), device=similarity.device)
         loss = F.cross_entropy(similarity, target)
         return (loss + F.cross_entropy(similarity.T, target)) / 2 if symmetric else loss
 
 
-def token_preservation(states: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """How far tokens moved within their sentence, as a share of the reference's own variance.
+def cosine_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """Mean of 1 - cosine of the pairs (batch, hidden): no negatives, so nothing keeps sentences apart."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        return 1 - (_unit(anchors) * _unit(candidates)).sum(1).mean()
+
+
+def squared_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """Squared distance of the pairs over the mean squared norm of both sides, which is held constant.
+
+    The norm of states differs by orders of magnitude among bases and layers; the share does not.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        anchors, candidates = _precise(anchors), _precise(candidates)
+        scale = (anchors.detach().square().sum(1) + candidates.detach().square().sum(1)).mean() / 2
+        return (anchors - candidates).square().sum(1).mean() / scale.clamp(min=1e-12)
+
+
+def stop_gradient(
+    foreign: Tensor, english: Tensor, side: Literal["foreign", "english"] | None
+) -> tuple[Tensor, Tensor]:
+    """Both sides, one of them as a constant that the other is drawn to."""
+    if side == "foreign":
+        return foreign.detach(), english
+    return (foreign, english.detach()) if side == "english" else (foreign, english)
+
+
+def token_deviation(states: Tensor, reference: Tensor, owner: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """How far tokens moved within their sentence, and the reference's own variance to compare it with.
 
     Each token's state minus its sentence's mean is compared with the same of the base: the sentence may move
-    as a whole, which alignment wants, while its tokens stay as different from each other as they were.
+    as a whole, which alignment wants, while its tokens stay as different from each other as they were. Token
+    preservation is the first over the second.
 
     Args:
-        states, reference: (batch, tokens, hidden) with and without the adapter.
-        mask: (batch, tokens), 1 for tokens that count.
+        states, reference: (rows, width, hidden) with and without the adapter.
+        owner: (rows, width), the sentence of each token, negative where there is none.
+        kept: (rows, width), True for tokens that count.
 
     Returns:
-        A scalar, fp32: squared deviation over the squared norm of the reference's own deviations.
+        Two scalars, at least fp32: squared deviations of the tokens, squared norms of the reference's.
     """
     with torch.autocast(states.device.type, enabled=False):
-        weights = mask.unsqueeze(-1).float()
-        own = (states.float() - mean_pool(states, mask).unsqueeze(1)) * weights
-        base = (reference.float() - mean_pool(reference, mask).unsqueeze(1)) * weights
-        return (own - base).square().sum() / base.square().sum().clamp(min=1e-12)
+        kept = kept & (owner >= 0)
+        sentence = owner[kept]
+        sentences = int(sentence.max()) + 1 if len(sentence) else 0
+        own, base = (
+            _precise(side)[kept] - mean_of_own(side, owner, kept, sentences)[sentence]
+            for side in (states, reference)
+        )
+        return (own - base).square().sum(), base.square().sum()
+
+
+def _precise(states: Tensor) -> Tensor:
+    return states.to(torch.promote_types(states.dtype, torch.float32))
+
+
+def _unit(states: Tensor) -> Tensor:
+    return F.normalize(_precise(states), dim=-1)

@@ -1,17 +1,64 @@
 """One vector a sentence out of the states of its tokens."""
 
+import torch
 from torch import Tensor
+
+from midalign.align.rows import SHARED
 
 
 def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that `mask` keeps, in fp32.
+    """Mean over the tokens that `mask` keeps, at least in fp32.
 
     Args:
         states: (batch, tokens, hidden), any float dtype.
         mask: (batch, tokens), 1 for tokens that count. A row of zeros gives a zero vector.
 
     Returns:
-        (batch, hidden), fp32: sums of bf16 states lose what tells sentences apart.
+        (batch, hidden), fp32 or fp64: sums of bf16 states lose what tells sentences apart.
     """
-    weights = mask.unsqueeze(-1).float()
-    return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+    precise = states.to(torch.promote_types(states.dtype, torch.float32))
+    weights = mask.unsqueeze(-1).to(precise.dtype)
+    return (precise * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> Tensor:
+    """`mean_pool` of sentences laid out in rows.
+
+    Args:
+        states: (rows, width, hidden), any float dtype.
+        owner: (rows, width): the sentence of each token, SHARED or PADDING.
+        kept: (rows, width), True for tokens that count; a shared one counts for all sentences of its row.
+
+    Returns:
+        (sentences, hidden), fp32 or fp64. Zero vectors for sentences of which nothing is here.
+    """
+    precise = states.to(torch.promote_types(states.dtype, torch.float32))
+    own = kept & (owner >= 0)
+    total = precise.new_zeros(sentences, states.shape[2]).index_add(0, owner[own], precise[own])
+    count = precise.new_zeros(sentences).index_add(0, owner[own], precise.new_ones(int(own.sum())))
+    shared = kept & (owner == SHARED)
+    if shared.any():
+        row, sentence = _members(owner)
+        total = total.index_add(0, sentence, (precise * shared.unsqueeze(-1)).sum(1)[row])
+        count = count.index_add(0, sentence, shared.sum(1).to(count.dtype)[row])
+    return total / count.clamp(min=1.0).unsqueeze(1)
+
+
+def last_of_own(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
+    """The state of each sentence's last token, (sentences, hidden), at least in fp32."""
+    flat = owner.flatten()
+    index = torch.arange(len(flat), device=owner.device)
+    last = torch.zeros(sentences, dtype=torch.long, device=owner.device)
+    last = last.scatter_reduce(0, flat[flat >= 0], index[flat >= 0], "amax")
+    precise = states.flatten(0, 1)[last]
+    present = torch.zeros(sentences, dtype=torch.bool, device=owner.device)
+    present[flat[flat >= 0]] = True
+    return precise.to(torch.promote_types(states.dtype, torch.float32)) * present.unsqueeze(1)
+
+
+def _members(owner: Tensor) -> tuple[Tensor, Tensor]:
+    """(row, sentence) of every sentence that has a token in the rows."""
+    rows = torch.arange(len(owner), device=owner.device).unsqueeze(1).expand_as(owner)
+    own = owner >= 0
+    pairs = torch.stack([rows[own], owner[own]]).unique(dim=1)
+    return pairs[0], pairs[1]

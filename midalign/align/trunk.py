@@ -1,5 +1,6 @@
 """The first k blocks of any decoder, run without the blocks above them and without the head."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -29,52 +30,70 @@ def depth(model: nn.Module) -> int:
     return int(model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
 
 
-def layer_index(layer: int | str, depth: int) -> int:
-    """`middle` as depth // 2, an index as itself; raises ValueError outside 0..depth."""
-    index = depth // 2 if layer == "middle" else int(layer)
+def layer_index(layer: float | str, depth: int) -> int:
+    """`middle` as depth // 2, a share of the depth as the nearest number of blocks, an index as itself.
+
+    Raises ValueError outside 0..depth.
+    """
+    if layer == "middle":
+        return depth // 2
+    index = round(layer * depth) if isinstance(layer, float) else int(layer)
     if not 0 <= index <= depth:
         raise ValueError(f"layer {index} does not exist: the model has {depth} blocks, so 0 to {depth}")
     return index
 
 
-def states_at(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:
+def states_at(model: nn.Module, inputs: Mapping[str, object], layer: int) -> Tensor:
     """The residual stream after `layer` blocks: equals `hidden_states[layer]`, before any final norm.
 
     Args:
-        input_ids, attention_mask: (batch, tokens), padded on the right.
+        inputs: what the model's forward takes: `input_ids` (batch, tokens) and what goes with them.
         layer: 1..depth, the number of blocks to run; 0 gives the embeddings.
 
     Returns:
         (batch, tokens, hidden). Blocks from `layer` on and the head are not run.
     """
-    blocks = decoder_blocks(model)
-    reached: list[Tensor] = []
+    return states_at_each(model, inputs, [layer])[0]
 
-    def stop_before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> NoReturn:
-        reached.append(args[0] if args else kwargs["hidden_states"])
-        raise _LayerReached
+
+def states_at_each(model: nn.Module, inputs: Mapping[str, object], layers: Sequence[int]) -> list[Tensor]:
+    """`states_at` for several layers in one run, as far as the highest of them."""
+    blocks, highest = decoder_blocks(model), max(layers)
+    reached: dict[int, Tensor] = {}
+
+    def before(layer: int) -> Callable[..., None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            reached[layer] = args[0] if args else kwargs["hidden_states"]
+            if layer == highest:
+                raise _LayerReached
+
+        return keep
 
     def stop_after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> NoReturn:
-        reached.append(output[0] if isinstance(output, tuple) else output)
+        reached[highest] = output[0] if isinstance(output, tuple) else output
         raise _LayerReached
 
     # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.
-    if layer < len(blocks):
-        hook = blocks[layer].register_forward_pre_hook(stop_before, with_kwargs=True)
-    else:
-        hook = blocks[-1].register_forward_hook(stop_after)
+    hooks = [
+        blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+        for layer in set(layers)
+        if layer < len(blocks)
+    ]
+    if highest == len(blocks):
+        hooks.append(blocks[-1].register_forward_hook(stop_after))
     try:
-        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        model(**inputs, use_cache=False)
     except _LayerReached:
-        return reached[0]
+        return [reached[layer] for layer in layers]
     finally:
-        hook.remove()
-    raise RuntimeError(f"{type(model).__name__} finished without running block {layer}")
+        for hook in hooks:
+            hook.remove()
+    raise RuntimeError(f"{type(model).__name__} finished without running block {highest}")
 
 
 def pooled_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:
     """Mean over the tokens but BOS after `layer` blocks: (batch, hidden), fp32."""
-    states = states_at(model, input_ids, attention_mask, layer)
+    states = states_at(model, {"input_ids": input_ids, "attention_mask": attention_mask}, layer)
     return mean_pool(states, without_bos(model, input_ids, attention_mask))
 
 

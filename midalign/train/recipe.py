@@ -5,10 +5,11 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from midalign import harness
 from midalign.errors import RecipeError, nearest
@@ -29,22 +30,59 @@ class Lora(Section):
     targets: str | list[str]
 
 
+Layer = Literal["middle", "auto"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
 class Align(Section):
     """The alignment side of an update."""
 
     pairs: str
     """`tatoeba`, `ntrex`, a set with parallel training utterances (`massive`, `mini`), or a TSV path."""
     pairs_per_update: PositiveInt
-    layer: PositiveInt | Literal["middle"]
+    layer: Layer | list[Layer]
+    """`middle`, a number of blocks, a share of them below 1, or `auto`: where the base finds the most
+    translations among held-out pairs of the aligned languages. Several are aligned at once."""
+    layer_weights: list[float] | None = None
+    """Of several layers; without them all count alike."""
+    objective: Literal["info_nce", "cosine", "squared"] = "info_nce"
     weight: float = Field(ge=0)
     temperature: float = Field(gt=0)
+    learn_temperature: bool = False
     symmetric: bool
-    centred: bool
+    pooling: Literal["mean", "last"] = "mean"
+    centred: bool | Literal["running"]
+    """Each side minus its mean in the batch; `running`: each language minus its running mean."""
     include_bos: bool
+    stop_gradient: Literal["foreign", "english"] | None = None
     preservation: float = Field(ge=0)
     """Weight of token preservation, relative to the contrastive loss."""
     copy_samples: int = Field(ge=0)
     """Sentences of the pairs that the model repeats, an update."""
+    text_samples: int = Field(ge=0, default=0)
+    """Sentences of the pairs whose tokens the model predicts, an update."""
+    alternate: Literal["joint", "micro", "update"] = "joint"
+    ratio: tuple[PositiveInt, PositiveInt] = (1, 1)
+    """Task to alignment: parts of an update for `micro`, updates for `update`."""
+    cycles: PositiveInt = 1
+    """Times that `micro` goes through the ratio in an update."""
+    rise: float = Field(ge=0, le=1, default=0.0)
+    """Share of the task's updates over which the weight rises to its value."""
+    until: float = Field(ge=0, le=1, default=1.0)
+    """Share of the task's updates after which alignment ends."""
+    first: float = Field(ge=0, default=0.0)
+    """Updates of alignment alone before the task's, as a share of these."""
+    task: bool = True
+    """False trains alignment alone, for an adapter to merge."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Align":
+        layers = self.layer if isinstance(self.layer, list) else [self.layer]
+        if self.layer_weights is not None and len(self.layer_weights) != len(layers):
+            raise ValueError(f"{len(layers)} layers have {len(self.layer_weights)} layer_weights")
+        parts = self.ratio[1] * self.cycles
+        if self.alternate == "micro" and self.pairs_per_update % parts:
+            raise ValueError(f"pairs_per_update={self.pairs_per_update} does not part into {parts}")
+        return self
 
 
 class Evaluation(Section):
@@ -76,6 +114,10 @@ class Recipe(Section):
     warmup: float = Field(ge=0, lt=1)
     """Share of the updates over which the learning rate rises."""
     max_tokens: PositiveInt
+    max_batch_tokens: PositiveInt | None = None
+    """Most tokens in one forward: less memory for more forwards, the same update."""
+    packing: bool = True
+    """Several samples a row where the base allows it; what they all begin with once."""
     save_every: PositiveInt
     chat_template: bool
     system_instruction: str | None
@@ -110,8 +152,17 @@ class Recipe(Section):
     def digest(self) -> str:
         """sha256 over what decides the weights: not where they go, which seeds, or what is said of them."""
         others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap"}
-        decides = {**self.model_dump(mode="json", exclude=others), "base": self.base_name}
+        # A key that came later, at the value that changes nothing, leaves the digests of before.
+        others |= {name for name, field in Recipe.model_fields.items() if _unset(self, name, field)}
+        later = {name for name, field in Align.model_fields.items() if _unset(self.align, name, field)}
+        decides = self.model_dump(mode="json", exclude=others)
+        decides["align"] = self.align.model_dump(mode="json", exclude=later)
+        decides["base"] = self.base_name
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _unset(section: Section, name: str, field: FieldInfo) -> bool:
+    return not field.is_required() and getattr(section, name) == field.default
 
 
 def shipped() -> list[str]:

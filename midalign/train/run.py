@@ -132,9 +132,12 @@ def _train_arm(
     import peft
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
+    from midalign.align.packing import can_pack
     from midalign.align.trunk import depth, layer_index
     from midalign.device import device, has_bf16
     from midalign.train.callbacks import ReportUpdates
+    from midalign.train.distributed import rank, world
+    from midalign.train.schedule import schedule
     from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
     from midalign.train.trainer import AlignmentTrainer
 
@@ -144,9 +147,13 @@ def _train_arm(
     set_seed(seed)
     base, tokenizer = load_base(recipe.base)
     try:
-        layer = layer_index(align.layer if align else "middle", depth(base))
+        wanted = align.layer if align else "middle"
+        layers = [layer_index(one, depth(base)) for one in (wanted if isinstance(wanted, list) else [wanted])]
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
+    packed = recipe.packing and can_pack(base)
+    if recipe.packing and not packed:
+        log.warning("%s does not allow several samples a row; they are padded", type(base).__name__)
     if has_bf16():
         halve_linears(base)
     if device() == "cpu":
@@ -155,15 +162,16 @@ def _train_arm(
     model = peft.get_peft_model(base, _lora(recipe))
     tokens = Tokens(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
-    stream = Stream(seed, recipe.updates, TaskSamples(recipe, tokens), pairs)
+    plan = schedule(recipe.updates, align)
+    samples = TaskSamples(recipe, tokens)
+    stream = Stream(seed, plan, samples, pairs, packed=packed, rank=rank(), world=world())
     arguments = TrainingArguments(
         output_dir=str(work),
-        max_steps=recipe.updates,
-        per_device_train_batch_size=1,  # a micro-batch of the stream is one item
-        gradient_accumulation_steps=stream.phases,
+        max_steps=len(plan),
+        per_device_train_batch_size=1,  # an update of the stream is one item
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
-        warmup_steps=round(recipe.warmup * recipe.updates),
+        warmup_steps=round(recipe.warmup * len(plan)),
         weight_decay=0.0,
         bf16=has_bf16(),
         use_cpu=device() == "cpu",
@@ -181,11 +189,12 @@ def _train_arm(
         model=model,
         args=arguments,
         train_dataset=stream,
-        data_collator=lambda batch: batch[0],
         callbacks=[reporter],
         align=align,
-        layer=layer,
-        copy_share=align.copy_samples / recipe.samples_per_update if align else 0.0,
+        layers=layers,
+        languages=len(recipe.aligned),
+        packed=packed,
+        max_batch_tokens=recipe.max_batch_tokens,
     )
     reporter.trainer = trainer
     trainer.remove_callback(PrinterCallback)
@@ -202,7 +211,7 @@ def _train_arm(
         task=recipe.task,
         supervised=recipe.supervised,
         aligned=recipe.aligned,
-        layer=layer if align else None,
+        layer=layers[0] if align else None,
         pairs=align.pairs if align else None,
         updates=recipe.updates,
         tokens=trainer.state.num_input_tokens_seen,

@@ -1,29 +1,40 @@
 """The stream of batches: what stands in update u is a pure function of the seed and u."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from midalign import harness
+from midalign.align.head import IGNORED
+from midalign.align.rows import common_prefix, lay_out
 from midalign.data import pairs
 from midalign.errors import RecipeError, TaskError, nearest
 from midalign.train.recipe import Align, Recipe
-
-IGNORED = -100
-"""The label of positions without loss, as torch's cross entropy has it."""
-
-MULTIPLE = 16
-"""Widths of batches are multiples of this: on a CPU each new shape is a compiled kernel kept in memory."""
+from midalign.train.schedule import Step, Update
 
 COPY = "Utterance: {sentence}\nCopy:"
 """A copy sample: the model repeats the sentence; it keeps values from being translated."""
 
 Batch = dict[str, torch.Tensor]
+
+T = TypeVar("T")
+
+
+class Pair(NamedTuple):
+    """A sentence, by place of its language in the recipe, and its English."""
+
+    language: int
+    foreign: str
+    english: str
+
+
+KINDS = ("task", "copy", "text")
+"""What samples are for: the task, a sentence to repeat, a sentence to predict."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +71,35 @@ class Tokens:
         return Sample(before[-max(self.max_tokens - len(after), 1) :], after)
 
 
-def pad_right(sentences: Sequence[list[int]], pad: int) -> Batch:
-    """`input_ids` and `attention_mask`, (batch, longest rounded up to MULTIPLE)."""
-    width = _rounded(max(map(len, sentences)))
-    ids = [s + [pad] * (width - len(s)) for s in sentences]
-    mask = [[1] * len(s) + [0] * (width - len(s)) for s in sentences]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+def answers(
+    groups: Mapping[str, Sequence[Sample]], weights: Sequence[float], pad: int, packed: bool
+) -> Batch:
+    """Samples by kind, laid out in rows, with what their answers should be.
 
-
-def pad_left(samples: Sequence[Sample], pad: int) -> Batch:
-    """A batch whose answers stand at its right edge, so that only the last columns need logits.
+    Args:
+        weights: of every sample, kind after kind: what each of its labels counts.
 
     Returns:
-        `input_ids`, `attention_mask`, `position_ids` (batch, longest rounded up to MULTIPLE), and `labels`
-        (batch, longest answer) for the last columns, IGNORED where a shorter answer has not begun.
+        `input_ids`, `position_ids`, `owner` as in Rows; `labels` (rows, width), at each position the token
+        that should come next or IGNORED; `weights` (rows, width), fp32; `kinds` (rows,), places in KINDS.
     """
-    width = _rounded(max(len(s.prompt) + len(s.target) for s in samples))
-    answer = max(len(s.target) for s in samples)
-    ids, mask, labels = [], [], []
-    for s in samples:
-        gap = width - len(s.prompt) - len(s.target)
-        ids.append([pad] * gap + s.prompt + s.target)
-        mask.append([0] * gap + [1] * (width - gap))
-        labels.append([IGNORED] * (answer - len(s.target)) + s.target)
-    attention = torch.tensor(mask)
-    return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": attention,
-        "position_ids": (attention.cumsum(1) - 1).clamp(min=0),
-        "labels": torch.tensor(labels),
-    }
-
-
-def _rounded(width: int) -> int:
-    return -(-width // MULTIPLE) * MULTIPLE
+    samples = [sample for group in groups.values() for sample in group]
+    shared = [common_prefix([s.prompt for s in group]) if group else 0 for group in groups.values()]
+    rows = lay_out([[s.prompt + s.target for s in g] for g in groups.values()], shared, pad, packed)
+    labels = torch.full_like(rows.input_ids, IGNORED)
+    counts = torch.zeros(labels.shape)
+    kind_of = [KINDS.index(kind) for kind, group in groups.items() for _ in group]
+    kinds = torch.zeros(len(labels), dtype=torch.long)
+    for row, owner in enumerate(rows.owner.tolist()):
+        for member in dict.fromkeys(one for one in owner if one >= 0):
+            sample = samples[member]
+            # Its tokens stand together: the last of them is the last of the answer.
+            end = len(owner) - owner[::-1].index(member)
+            where = slice(end - len(sample.target) - 1, end - 1)
+            labels[row, where] = torch.tensor(sample.target)
+            counts[row, where] = weights[member]
+            kinds[row] = kind_of[member]
+    return {**vars(rows), "labels": labels, "weights": counts, "kinds": kinds}
 
 
 def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:
@@ -150,11 +156,10 @@ class TaskSamples:
 
         return render
 
-    def batch(self, seed: int, update: int) -> Batch:
-        """The samples of one update, the same in every arm of a recipe."""
+    def samples(self, seed: int, batch: int) -> list[Sample]:
+        """The samples of one batch, the same in every arm of a recipe."""
         size = self.recipe.samples_per_update
-        positions = epoch_positions(seed, update * size, size, len(self.documents))
-        return pad_left([self[p] for p in positions], self.tokens.tokenizer.pad_token_id)
+        return [self[p] for p in epoch_positions(seed, batch * size, size, len(self.documents))]
 
 
 @dataclass
@@ -170,47 +175,116 @@ class PairSamples:
         """(foreign, English) by language, in the recipe's order."""
         return [pairs.pairs(self.align.pairs, language) for language in self.recipe.aligned]
 
-    def draw(self, seed: int, update: int) -> list[tuple[str, str]]:
-        """The pairs of one update; no English sentence twice: its translation would be a false negative."""
-        random = np.random.default_rng([seed, update])
-        size, drawn = self.align.pairs_per_update, dict[str, tuple[str, str]]()
+    def draw(self, seed: int, batch: int) -> list[Pair]:
+        """The pairs of one batch; no English sentence twice: its translation would be a false negative."""
+        random = np.random.default_rng([seed, batch])
+        size, drawn = self.align.pairs_per_update, dict[str, Pair]()
         for _ in range(100 * size):
             if len(drawn) == size:
                 break
-            language = self.pairs[random.integers(len(self.pairs))]
-            pair = language[random.integers(len(language))]
-            drawn.setdefault(pair[1], pair)
+            language = int(random.integers(len(self.pairs)))
+            foreign, english = self.pairs[language][random.integers(len(self.pairs[language]))]
+            drawn.setdefault(english, Pair(language, foreign, english))
         return list(drawn.values())
 
-    def batch(self, seed: int, update: int) -> dict[str, Batch]:
-        """`pairs`: foreign sentences then English ones in one padded batch; `copies`: sentences to repeat."""
-        pad = self.tokens.tokenizer.pad_token_id
-        drawn = self.draw(seed, update)
-        sides = [self.tokens.sentence(p[0]) for p in drawn] + [self.tokens.sentence(p[1]) for p in drawn]
-        batch = {"pairs": pad_right(sides, pad)}
-        if self.align.copy_samples:
-            # A quarter English: the languages that alignment wears down come first.
-            copied = [drawn[i % len(drawn)][int(i % 4 == 3)] for i in range(self.align.copy_samples)]
-            samples = [self.tokens.sample(COPY.format(sentence=s), f" {s}") for s in copied]
-            batch["copies"] = pad_left(samples, pad)
-        return batch
+    def copies(self, drawn: Sequence[Pair]) -> list[Sample]:
+        """Sentences to repeat."""
+        sentences = _sentences(drawn, self.align.copy_samples)
+        return [self.tokens.sample(COPY.format(sentence=s), f" {s}") for s in sentences]
+
+    def texts(self, drawn: Sequence[Pair]) -> list[Sample]:
+        """Sentences to predict, token by token."""
+        sentences = [self.tokens.sentence(s) for s in _sentences(drawn, self.align.text_samples)]
+        return [Sample(ids[:1], ids[1:]) for ids in sentences]
 
 
-class Stream(Dataset[dict[str, Batch]]):
-    """Micro-batches in order: the task's, then, in an arm that aligns, the pairs' of the same update."""
+def _sentences(drawn: Sequence[Pair], count: int) -> list[str]:
+    """Some sentences of the pairs, a quarter English: alignment wears down the other languages first."""
+    return [
+        drawn[i % len(drawn)].english if i % 4 == 3 else drawn[i % len(drawn)].foreign for i in range(count)
+    ]
 
-    def __init__(self, seed: int, updates: int, task: TaskSamples, aligned: PairSamples | None) -> None:
-        self.seed, self.updates, self.task, self.aligned = seed, updates, task, aligned
-        self.phases = 1 if aligned is None else 2
+
+class Stream(Dataset[dict[str, Any]]):
+    """Updates in order, each a pure function of the seed and its number, in this process's share.
+
+    An update is a dict: `answers`, where it has samples (the function of that name); `pairs`, its contrastive
+    batches (`_contrastive`); `tokens`, those of its samples and sentences in all processes.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        plan: Sequence[Update],
+        task: TaskSamples,
+        aligned: PairSamples | None,
+        *,
+        packed: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.seed, self.plan, self.task, self.aligned = seed, plan, task, aligned
+        self.packed, self.rank, self.world = packed, rank, world
+        self.pad: int = task.tokens.tokenizer.pad_token_id
 
     def __len__(self) -> int:
-        return self.updates * self.phases
+        return len(self.plan)
 
-    def __getitem__(self, micro_step: int) -> dict[str, Batch]:
-        update, phase = divmod(micro_step, self.phases)
-        if phase == 1 and self.aligned is not None:
-            return self.aligned.batch(self.seed, update)
-        return {"task": self.task.batch(self.seed, update)}
+    def __getitem__(self, update: int) -> dict[str, Any]:
+        groups: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
+        weights: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        made: dict[str, Any] = {"pairs": [], "tokens": 0}
+        for step in self.plan[update]:
+            if step.kind == "task":
+                parts = {"task": (self.task.samples(self.seed, step.batch), step.weight)}
+            else:
+                assert self.aligned is not None
+                drawn = self.aligned.draw(self.seed, step.batch)
+                made["pairs"].append(self._contrastive(_part(drawn, step), step.weight))
+                made["tokens"] += made["pairs"][-1].pop("tokens")
+                extra = {"copy": self.aligned.copies(drawn), "text": self.aligned.texts(drawn)}
+                # A mean over them, that counts as their number does beside the task's.
+                size = self.task.recipe.samples_per_update * step.parts
+                parts = {kind: (samples, len(samples) / size) for kind, samples in extra.items()}
+            for kind, (samples, factor) in parts.items():
+                of_step = _part(samples, step)
+                labels = sum(len(sample.target) for sample in of_step)
+                own = _share(of_step, self.rank, self.world)
+                groups[kind] += own
+                weights[kind] += [factor / labels] * len(own) if labels else []
+                made["tokens"] += labels + sum(len(sample.prompt) for sample in of_step)
+        if any(groups.values()):
+            flat = [weight for kind in KINDS for weight in weights[kind]]
+            made["answers"] = answers(groups, flat, self.pad, self.packed)
+        return made
+
+    def _contrastive(self, drawn: Sequence[Pair], weight: float) -> dict[str, Any]:
+        """Rows of this process's foreign sentences, then their English ones; and of all processes' pairs
+        `same` (pairs, pairs), which of them say the same, and `languages` (pairs,), in the recipe's order."""
+        tokenize = self.task.tokens.sentence
+        sides = [tokenize(pair.foreign) for pair in drawn], [tokenize(pair.english) for pair in drawn]
+        own = [ids for side in sides for ids in _share(side, self.rank, self.world)]
+        bos = self.task.tokens.tokenizer.bos_token_id
+        shared = int(all(ids[0] == bos and len(ids) > 1 for ids in own))
+        same = [[bool(set(one[1:]) & set(other[1:])) for other in drawn] for one in drawn]
+        return {
+            "rows": vars(lay_out([own], [shared], self.pad, self.packed)),
+            "same": torch.tensor(same),
+            "languages": torch.tensor([pair.language for pair in drawn]),
+            "weight": weight,
+            "tokens": sum(len(ids) for side in sides for ids in side),
+        }
+
+
+def _part(items: Sequence[T], step: Step) -> Sequence[T]:
+    """The step's part of a batch."""
+    bounds = [len(items) * i // step.parts for i in (step.part, step.part + 1)]
+    return items[slice(*bounds)]
+
+
+def _share(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
+    """What of a batch this process computes."""
+    return items[len(items) * rank // world : len(items) * (rank + 1) // world]
 
 
 def task_names(group: str, languages: Sequence[str]) -> list[str]:

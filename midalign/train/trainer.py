@@ -1,88 +1,225 @@
-"""Two losses on transformers' Trainer: task batches through the head, pairs through the trunk alone."""
+"""Two losses on transformers' Trainer: samples through the head, pairs through the trunk alone."""
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from midalign.align.head import answer_loss, frozen_head
-from midalign.align.objective import centre, info_nce, token_preservation
-from midalign.align.pooling import mean_pool
-from midalign.align.trunk import states_at, without_bos
+from midalign.align.head import IGNORED, frozen_head, label_losses
+from midalign.align.objective import token_deviation
+from midalign.align.packing import attention_windows, model_inputs
+from midalign.align.pooling import last_of_own, mean_of_own
+from midalign.align.rows import MULTIPLE, PADDING
+from midalign.align.trunk import states_at_each, without_bos
+from midalign.train.alignment import Alignment
+from midalign.train.distributed import gathered, sum_in_place, world
 from midalign.train.recipe import Align
-from midalign.train.stream import IGNORED, Batch
+from midalign.train.stream import KINDS, Batch
+
+ALIGNMENT = "alignment.safetensors"
+"""In a checkpoint, what the alignment learned and remembers."""
 
 
 class AlignmentTrainer(Trainer):
-    """Trainer whose micro-batches are the stream's: `task`, or `pairs` with `copies`.
+    """Trainer whose batches are the updates of a Stream, each with both losses.
 
-    An update descends task loss + weight x (contrastive + preservation x token preservation)
-    + copy loss x (copy samples / task samples), each a mean over its own micro-batch.
+    An update descends its samples' cross entropy + weight x (contrastive + preservation x token
+    preservation), each a mean over all that the update has of it, in all processes.
     """
 
-    loss_is_scaled_for_ga = (
-        True  # the losses of an update's micro-batches add up; Trainer must not average them
-    )
-
-    def __init__(self, *, align: Align | None, layer: int, copy_share: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        align: Align | None,
+        layers: Sequence[int],
+        languages: int,
+        packed: bool,
+        max_batch_tokens: int | None,
+        **kwargs: Any,
+    ) -> None:
+        self.align, self.layers, self.max_batch_tokens = align, layers, max_batch_tokens
+        self.alignment: Alignment | None = None
         super().__init__(**kwargs)
-        self.align, self.layer, self.copy_share = align, layer, copy_share
-        head = frozen_head(self.model)
+        model = self.model
+        head = frozen_head(model)
         self.head = head.to(torch.bfloat16) if head is not None and self.args.bf16 else head
-        self.losses: dict[str, list[Tensor]] = defaultdict(list)
+        self.windows = attention_windows(model) if packed else None
+        self.dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
+        if align is not None:
+            hidden = model.config.get_text_config().hidden_size
+            self.alignment = Alignment(align, len(layers), languages, hidden).to(self.args.device)
+        self.losses: dict[str, list[tuple[Tensor, float]]] = defaultdict(list)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Batch], *_: object, **__: object) -> Tensor:
-        """The loss of one micro-batch."""
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The updates in order, whole: a process takes its share of each, not every so many-th."""
+        assert self.train_dataset is not None
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda batch: batch[0])
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:
+        """Forward and backward of one update; returns this process's share of its loss."""
+        model.train()
         # Trainer's own counter, since it is saved with checkpoints.
-        self.state.num_input_tokens_seen += sum(int(part["attention_mask"].sum()) for part in inputs.values())
-        if "task" in inputs:
-            return self._note("task", self.answer_loss(model, inputs["task"]))
-        loss = self.align_loss(model, inputs["pairs"])
-        if "copies" in inputs:
-            loss = loss + self.copy_share * self._note("copy", self.answer_loss(model, inputs["copies"]))
-        return loss
+        self.state.num_input_tokens_seen += inputs.pop("tokens")
+        update: dict[str, Any] = self._prepare_inputs(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for loss in self.losses_of(self.accelerator.unwrap_model(model), update):
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        sum_in_place([p.grad for p in self.trained_parameters() if p.grad is not None])
+        return total
+
+    def losses_of(self, model: nn.Module, update: Mapping[str, Any]) -> Iterator[Tensor]:
+        """The update's loss in terms that add up, each to go backward before the next is computed."""
+        if "answers" in update:
+            for rows in in_batches(update["answers"], self.max_batch_tokens):
+                with self.compute_loss_context_manager():
+                    yield self.answer_loss(model, rows)
+        for batch in update["pairs"]:
+            with self.compute_loss_context_manager():
+                yield self.align_loss(model, batch)
 
     def answer_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy of the answers' tokens."""
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
-        return answer_loss(model, inputs, batch["labels"], IGNORED, self.head)
+        """Weighted sum of the labels' cross entropy."""
+        losses = label_losses(model, self.inputs_of(batch), batch["labels"], self.head)
+        labelled = batch["labels"] != IGNORED
+        kinds = batch["kinds"].unsqueeze(1).expand_as(labelled)[labelled]
+        for number in batch["kinds"].unique().tolist():
+            own = losses.detach()[kinds == number]
+            self.note(KINDS[number], own.sum(), len(own))
+        return (losses * batch["weights"][labelled].to(losses.dtype)).sum()
 
-    def align_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def align_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Weighted contrastive loss, with token preservation where the recipe asks for it."""
-        align = self.align
-        assert align is not None
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        states = states_at(model, ids, mask, self.layer)
-        kept = mask if align.include_bos else without_bos(model, ids, mask)
-        foreign, english = mean_pool(states, kept).chunk(2)
-        if align.centred:
-            foreign, english = centre(foreign), centre(english)
-        loss = info_nce(foreign, english, temperature=align.temperature, symmetric=align.symmetric)
-        self._note("alignment", loss)
-        if align.preservation:
-            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-                reference = states_at(model, ids, mask, self.layer)
-            kept_apart = self._note("preservation", token_preservation(states, reference, kept))
-            loss = loss + align.preservation * kept_apart
-        return align.weight * loss
+        assert self.align is not None
+        assert self.alignment is not None
+        parts = in_batches(batch["rows"], self.max_batch_tokens)
+        sentences = 2 * len(batch["same"]) // world()
+        references = [self.reference(model, rows) for rows in parts]
+        embedded = []
+        for rows, reference in zip(parts, references, strict=True):
+            if len(parts) == 1:
+                embedded.append(self.embed(model, rows, reference, sentences))
+            else:  # as GradCache (arXiv 2101.06983): one part's activations at a time, the whole batch's loss
+                again = checkpoint(self.embed, model, rows, reference, sentences, use_reentrant=False)
+                embedded.append(again)
+        foreign, english = torch.stack([pooled for pooled, _, _ in embedded]).sum(0).chunk(2)
+        loss = self.alignment(gathered(foreign), gathered(english), batch["languages"], batch["same"])
+        self.note("alignment", loss.detach())
+        loss = loss / world()  # every process has the whole of it
+        if self.align.preservation:
+            moved = torch.stack([moved for _, moved, _ in embedded]).sum(0)
+            variance = torch.stack([variance for _, _, variance in embedded]).sum(0).detach()
+            sum_in_place([variance])
+            preserved = (moved / variance.clamp(min=1e-12)).mean()
+            self.note("preservation", preserved.detach(), 1 / world())
+            loss = loss + self.align.preservation * preserved
+        weighted: Tensor = batch["weight"] * loss
+        return weighted
 
-    def _note(self, name: str, loss: Tensor) -> Tensor:
-        self.losses[name].append(loss.detach())
-        return loss
+    def embed(
+        self, model: nn.Module, rows: Batch, reference: list[Tensor] | None, sentences: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled states (sentences, layers, hidden), zeros for sentences that stand in other rows, and by
+        layer how far tokens moved and the reference's variance (`token_deviation`)."""
+        assert self.align is not None
+        states = states_at_each(model, self.inputs_of(rows), self.layers)
+        owner, kept = rows["owner"], rows["owner"] != PADDING
+        if not self.align.include_bos:
+            kept = without_bos(model, rows["input_ids"], kept)
+        if self.align.pooling == "last":
+            pooled = [last_of_own(state, owner, sentences) for state in states]
+        else:
+            pooled = [mean_of_own(state, owner, kept, sentences) for state in states]
+        if reference is None:
+            nothing = pooled[0].new_zeros(len(states))
+            return torch.stack(pooled, 1), nothing, nothing
+        pairs = zip(states, reference, strict=True)
+        moved, variance = zip(*(token_deviation(*pair, owner, kept) for pair in pairs), strict=True)
+        return torch.stack(pooled, 1), torch.stack(moved), torch.stack(variance)
+
+    def reference(self, model: nn.Module, rows: Batch) -> list[Tensor] | None:
+        """The base's states, where they are what tokens are held to."""
+        assert self.align is not None
+        if not self.align.preservation:
+            return None
+        with torch.no_grad(), model.disable_adapter():  # type: ignore[operator]
+            return states_at_each(model, self.inputs_of(rows), self.layers)
+
+    def inputs_of(self, rows: Mapping[str, Tensor]) -> dict[str, object]:
+        """What the model's forward takes for rows."""
+        return model_inputs(rows, self.windows, torch.bfloat16 if self.args.bf16 else self.dtype)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Those of the model, and the temperature where it learns."""
+        modules = [self.model, *([self.alignment] if self.alignment is not None else [])]
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def create_optimizer(self, *arguments: Any, **keywords: Any) -> torch.optim.Optimizer:
+        """Trainer's, with the temperature where it learns."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **keywords)
+        learned = list(self.alignment.parameters()) if self.alignment is not None else []
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if learned and id(learned[0]) not in known:
+            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's, with what the alignment learned and remembers."""
+        super().save_model(output_dir, _internal_call)
+        state = self.alignment.state_dict() if self.alignment is not None else {}
+        if state and self.args.should_save and output_dir is not None:
+            save_file(state, Path(output_dir) / ALIGNMENT)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = Path(resume_from_checkpoint) / ALIGNMENT
+        if self.alignment is not None and saved.is_file():
+            self.alignment.load_state_dict(load_file(saved))
+
+    def note(self, name: str, total: Tensor, count: float = 1) -> None:
+        """Keep a sum of losses and their number until `take_losses`."""
+        self.losses[name].append((total.double(), count))
 
     def take_losses(self) -> dict[str, float]:
-        """Mean of each loss since the last call: true means over the micro-batches that have it."""
-        means = {name: float(torch.stack(values).mean()) for name, values in self.losses.items()}
+        """Mean of each loss since the last call, in all processes: true means over what has it."""
+        names = sorted(self.losses)
+        sums = torch.tensor(
+            [[float(sum(x)) for x in zip(*self.losses[name], strict=True)] for name in names],
+            dtype=torch.float64,
+        )
         self.losses.clear()
-        return means
-
-    def _get_train_sampler(self, *_: object) -> Sampler[int]:
-        assert self.train_dataset is not None
-        return SequentialSampler(self.train_dataset)  # the stream's order is the schedule
+        sum_in_place([sums])
+        return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True)}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts the head and all blocks for every batch."""
         return 0
+
+
+def in_batches(rows: Batch, budget: int | None) -> list[Batch]:
+    """Rows in batches of at most `budget` tokens, or of one row, padding trimmed; None: all in one."""
+    if budget is None:
+        return [rows]
+    lengths = (rows["owner"] != PADDING).sum(1).tolist()
+    cuts, widest = [0], 0
+    for row, length in enumerate(lengths):
+        width = -(-length // MULTIPLE) * MULTIPLE
+        if row > cuts[-1] and max(widest, width) * (row + 1 - cuts[-1]) > budget:
+            cuts.append(row)
+            widest = 0
+        widest = max(widest, width)
+    found = []
+    for start, end in pairwise([*cuts, len(lengths)]):
+        width = -(-max(lengths[start:end]) // MULTIPLE) * MULTIPLE
+        found.append(
+            {name: t[start:end, :width] if t.dim() == 2 else t[start:end] for name, t in rows.items()}
+        )
+    return found

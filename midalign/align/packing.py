@@ -1,0 +1,94 @@
+"""Many samples in one row of a decoder without cross-talk."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from midalign.align.rows import PADDING, SHARED, lay_out
+from midalign.align.trunk import depth, states_at
+
+Windows = dict[str, int | None]
+"""The kinds of attention in a decoder and how far each looks back; None: to the first token."""
+
+PACKED_DEVIATION = 1e-3
+"""Relative difference of states that is rounding in fp32; a token that sees too much moves them far more."""
+
+
+def block_mask(owner: Tensor, position_ids: Tensor, window: int | None = None) -> Tensor:
+    """Who attends to whom: (rows, 1, width, width), True where the query (third axis) sees the key.
+
+    A token sees the shared tokens of its row and those of its own sample, not later ones and, with a window,
+    fewer than `window` positions back. Padding sees itself, since a softmax over nothing is not a number.
+    """
+    query, key = owner.unsqueeze(2), owner.unsqueeze(1)
+    index = torch.arange(owner.shape[1], device=owner.device)
+    seen = ((query == key) | (key == SHARED)) & (key != PADDING) & (index.unsqueeze(1) >= index)
+    if window is not None:
+        seen &= position_ids.unsqueeze(2) - position_ids.unsqueeze(1) < window
+    return (seen | torch.eye(owner.shape[1], dtype=torch.bool, device=owner.device)).unsqueeze(1)
+
+
+def attention_windows(model: nn.Module) -> Windows:
+    """The kinds of attention of a decoder, by transformers' names."""
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return {"full_attention": window}
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+def model_inputs(
+    rows: Mapping[str, Tensor], windows: Windows | None, dtype: torch.dtype
+) -> dict[str, object]:
+    """What a transformers decoder's forward takes for rows.
+
+    Args:
+        rows: `input_ids`, `position_ids` and `owner`, as in Rows.
+        windows: `attention_windows` for packed rows, None where every row is one sample.
+        dtype: of the additive mask, that of the attention's scores.
+    """
+    if windows is None:
+        return {"input_ids": rows["input_ids"], "attention_mask": (rows["owner"] != PADDING).long()}
+    masks: dict[str, Tensor] = {}
+    for kind, window in windows.items():
+        seen = block_mask(rows["owner"], rows["position_ids"], window)
+        closed = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        masks[kind] = closed.masked_fill_(~seen, torch.finfo(dtype).min)
+    return {
+        "input_ids": rows["input_ids"],
+        "position_ids": rows["position_ids"],
+        "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
+    }
+
+
+def can_pack(model: nn.Module) -> bool:
+    """Whether packed rows give the states of samples alone, found out by trying.
+
+    Decoders that find distances from a token's place in the row (ALiBi), that carry a state from token to
+    token, or that mask by themselves do not.
+    """
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    longest = min(getattr(config, "max_position_embeddings", None) or 300, 300)
+    device = next(model.parameters()).device
+    ids = [token % min(config.vocab_size, 200) for token in range(3, 3 + 7 * (longest + 8), 7)]
+    prefix, long, short = ids[:2], ids[2:longest], ids[longest : longest + 5]
+    packed = lay_out([[prefix + long, prefix + short]], [2], 0, packed=True)
+    alone = lay_out([[prefix + short]], [0], 0, packed=False)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            states = []
+            for rows, windows in ((packed, attention_windows(model)), (alone, None)):
+                parts = {name: tensor.to(device) for name, tensor in vars(rows).items()}
+                inputs = model_inputs(parts, windows, torch.float32)
+                states.append(states_at(model, inputs, depth(model))[0])
+            own = states[0][(packed.owner[0] == 1).to(device)]
+            wanted = states[1][2 : 2 + len(short)]
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False  # whatever a decoder says of a mask that it does not know
+    finally:
+        model.train(training)
+    return float((own - wanted).norm() / wanted.norm()) < PACKED_DEVIATION

@@ -1,0 +1,86 @@
+"""Samples laid out in rows: one a row, or many, and then what all of them begin with only once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+SHARED = -1
+"""Owner of a row's first tokens, which all its samples begin with."""
+
+PADDING = -2
+"""Owner of the tokens that belong to no sample."""
+
+WIDTH = 320
+"""Tokens that a packed row aims at: attention grows with the width of a row, empty room with their number."""
+
+MULTIPLE = 16
+"""Widths of batches are multiples of this: on a CPU each new shape is a compiled kernel kept in memory."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token ids laid out in rows; tensors are (rows, width), int64.
+
+    `owner` names the sample of a token by its place in the order that the samples came in, or is SHARED or
+    PADDING. `position_ids` count from the sample's beginning, shared tokens included.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    owner: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are computed for a purpose."""
+        return int((self.owner != PADDING).sum())
+
+
+def lay_out(groups: Sequence[Sequence[Sequence[int]]], shared: Sequence[int], pad: int, packed: bool) -> Rows:
+    """Rows for some groups of samples; no row holds samples of two groups.
+
+    Args:
+        groups: token ids of every sample.
+        shared: by group, how many tokens all its samples begin with that a row may hold once. Every sample is
+            longer than that.
+        packed: several samples a row, about WIDTH tokens; otherwise one sample a row, the shortest first.
+    """
+    rows: list[tuple[list[int], list[int], list[int]]] = []
+    first = 0
+    for samples, prefix in zip(groups, shared if packed else [0] * len(groups), strict=True):
+        for members in _distribute([len(s) - prefix for s in samples], prefix, packed):
+            ids, positions, owner = list(samples[members[0]][:prefix]), [*range(prefix)], [SHARED] * prefix
+            for member in members:
+                own = samples[member][prefix:]
+                ids += own
+                positions += range(prefix, prefix + len(own))
+                owner += [first + member] * len(own)
+            rows.append((ids, positions, owner))
+        first += len(samples)
+    width = -(-max(len(ids) for ids, _, _ in rows) // MULTIPLE) * MULTIPLE
+    columns = []
+    for column, filler in enumerate((pad, 0, PADDING)):
+        columns.append(torch.tensor([row[column] + [filler] * (width - len(row[column])) for row in rows]))
+    return Rows(*columns)
+
+
+def _distribute(lengths: Sequence[int], prefix: int, packed: bool) -> list[list[int]]:
+    """Which samples share a row: the longest first, each into the row that is emptiest."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    if not packed:
+        return [[i] for i in reversed(order)]
+    count = -(-sum(lengths) // max(WIDTH - prefix, max(lengths, default=1)))
+    rows, loads = [list[int]() for _ in range(count)], [0] * count
+    for i in order:
+        emptiest = loads.index(min(loads))
+        rows[emptiest].append(i)
+        loads[emptiest] += lengths[i]
+    return rows
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; one of each is left, since an answer follows a prompt's own."""
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    return min(sum(1 for _ in shared), min(map(len, prompts)) - 1)

@@ -1,0 +1,72 @@
+"""The alignment loss of a recipe, with what it learns and remembers."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from midalign.align.objective import centre, cosine_distance, info_nce, squared_distance, stop_gradient
+from midalign.train.recipe import Align
+
+MOMENTUM = 0.9
+"""What a language's running mean keeps of itself when a batch comes in."""
+
+
+class Alignment(nn.Module):
+    """From pooled states to a loss; `log_temperature` learns, the running means of languages follow."""
+
+    means: Tensor
+    """(layers, languages and English, hidden), fp32."""
+    seen: Tensor
+    """(languages and English,), whether a mean has begun."""
+
+    def __init__(self, align: Align, layers: int, languages: int, hidden: int) -> None:
+        super().__init__()
+        self.align = align
+        self.weights = align.layer_weights or [1 / layers] * layers
+        if align.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(align.temperature)))
+        if align.centred == "running":
+            self.register_buffer("means", torch.zeros(layers, languages + 1, hidden))
+            self.register_buffer("seen", torch.zeros(languages + 1, dtype=torch.bool))
+
+    def forward(self, foreign: Tensor, english: Tensor, languages: Tensor, same: Tensor) -> Tensor:
+        """The loss of pairs, a scalar.
+
+        Args:
+            foreign, english: (pairs, layers, hidden), pooled, at least fp32.
+            languages: (pairs,), of the foreign sentences, from 0.
+            same: (pairs, pairs), which pairs say the same.
+        """
+        if self.align.centred == "running":
+            foreign, english = self._from_running_means(foreign, english, languages)
+        losses = []
+        for layer, weight in enumerate(self.weights):
+            sides = foreign[:, layer], english[:, layer]
+            if self.align.centred is True:
+                sides = centre(sides[0]), centre(sides[1])
+            losses.append(weight * self._of_layer(*stop_gradient(*sides, self.align.stop_gradient), same))
+        return torch.stack(losses).sum()
+
+    def _of_layer(self, foreign: Tensor, english: Tensor, same: Tensor) -> Tensor:
+        if self.align.objective == "cosine":
+            return cosine_distance(foreign, english)
+        if self.align.objective == "squared":
+            return squared_distance(foreign, english)
+        learns = self.align.learn_temperature
+        temperature = self.log_temperature.exp() if learns else self.align.temperature
+        return info_nce(foreign, english, temperature=temperature, symmetric=self.align.symmetric, same=same)
+
+    def _from_running_means(
+        self, foreign: Tensor, english: Tensor, languages: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        pivot = len(self.seen) - 1
+        of_sentence = torch.cat([languages, torch.full_like(languages, pivot)])
+        states = torch.cat([foreign, english])
+        for language in of_sentence.unique().tolist():
+            mean = states.detach()[of_sentence == language].mean(0)
+            kept = MOMENTUM if self.seen[language] else 0.0
+            self.means[:, language] = kept * self.means[:, language] + (1 - kept) * mean
+            self.seen[language] = True
+        centred = states - self.means[:, of_sentence].transpose(0, 1)
+        return centred[: len(foreign)], centred[len(foreign) :]

@@ -1,0 +1,52 @@
+"""What processes that train together tell each other; alone, nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    """Every process's rows; their gradients go home, summed over the processes that used them."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        ctx.size = len(own)
+        everyones = [torch.empty_like(own) for _ in range(world())]
+        dist.all_gather(everyones, own.contiguous())
+        return torch.cat(everyones)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[rank() * ctx.size : (rank() + 1) * ctx.size]
+
+
+def gathered(own: Tensor) -> Tensor:
+    """The rows of all processes, in their order, with gradients; all hold equally many."""
+    return own if world() == 1 else _Gather.apply(own)  # type: ignore[no-untyped-call]
+
+
+def sum_in_place(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their sums over the processes, in one message a dtype."""
+    if world() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in alike])
+        dist.all_reduce(flat)
+        for tensor, total in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+            tensor.copy_(total.view_as(tensor))
