@@ -74,8 +74,8 @@ def can_pack(model: nn.Module) -> bool:
     device = next(model.parameters()).device
     ids = [token % min(config.vocab_size, 200) for token in range(3, 3 + 7 * (longest + 8), 7)]
     prefix, long, short = ids[:2], ids[2:longest], ids[longest : longest + 5]
-    packed = lay_out([[prefix + long, prefix + short]], [2], 0, packed=True)
-    alone = lay_out([[prefix + short]], [0], 0, packed=False)
+    packed = lay_out([[prefix + long, prefix + short]], [2], 0, width=2 * longest)
+    alone = lay_out([[prefix + short]], [0], 0, width=None)
     training = model.training
     model.eval()
     try:

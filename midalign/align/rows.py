@@ -14,7 +14,7 @@ PADDING = -2
 """Owner of the tokens that belong to no sample."""
 
 WIDTH = 320
-"""Tokens that a packed row aims at: attention grows with the width of a row, empty room with their number."""
+"""Tokens that packed rows aim at: attention grows with the width of a row, empty room with their number."""
 
 MULTIPLE = 16
 """Widths of batches are multiples of this: on a CPU each new shape is a compiled kernel kept in memory."""
@@ -32,25 +32,22 @@ class Rows:
     position_ids: Tensor
     owner: Tensor
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that are computed for a purpose."""
-        return int((self.owner != PADDING).sum())
 
-
-def lay_out(groups: Sequence[Sequence[Sequence[int]]], shared: Sequence[int], pad: int, packed: bool) -> Rows:
+def lay_out(
+    groups: Sequence[Sequence[Sequence[int]]], shared: Sequence[int], pad: int, width: int | None
+) -> Rows:
     """Rows for some groups of samples; no row holds samples of two groups.
 
     Args:
         groups: token ids of every sample.
         shared: by group, how many tokens all its samples begin with that a row may hold once. Every sample is
             longer than that.
-        packed: several samples a row, about WIDTH tokens; otherwise one sample a row, the shortest first.
+        width: tokens that a row of several samples aims at; None lays one sample a row, the shortest first.
     """
     rows: list[tuple[list[int], list[int], list[int]]] = []
     first = 0
-    for samples, prefix in zip(groups, shared if packed else [0] * len(groups), strict=True):
-        for members in _distribute([len(s) - prefix for s in samples], prefix, packed):
+    for samples, prefix in zip(groups, shared if width else [0] * len(groups), strict=True):
+        for members in _distribute([len(s) - prefix for s in samples], prefix, width):
             ids, positions, owner = list(samples[members[0]][:prefix]), [*range(prefix)], [SHARED] * prefix
             for member in members:
                 own = samples[member][prefix:]
@@ -59,19 +56,18 @@ def lay_out(groups: Sequence[Sequence[Sequence[int]]], shared: Sequence[int], pa
                 owner += [first + member] * len(own)
             rows.append((ids, positions, owner))
         first += len(samples)
-    width = -(-max(len(ids) for ids, _, _ in rows) // MULTIPLE) * MULTIPLE
-    columns = []
-    for column, filler in enumerate((pad, 0, PADDING)):
-        columns.append(torch.tensor([row[column] + [filler] * (width - len(row[column])) for row in rows]))
-    return Rows(*columns)
+    columns = -(-max(len(ids) for ids, _, _ in rows) // MULTIPLE) * MULTIPLE
+    fillers = (pad, 0, PADDING)
+    filled = ([row[i] + [fillers[i]] * (columns - len(row[i])) for row in rows] for i in range(3))
+    return Rows(*map(torch.tensor, filled))
 
 
-def _distribute(lengths: Sequence[int], prefix: int, packed: bool) -> list[list[int]]:
+def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[list[int]]:
     """Which samples share a row: the longest first, each into the row that is emptiest."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    if not packed:
+    if width is None:
         return [[i] for i in reversed(order)]
-    count = -(-sum(lengths) // max(WIDTH - prefix, max(lengths, default=1)))
+    count = -(-sum(lengths) // max(width - prefix, max(lengths, default=1)))
     rows, loads = [list[int]() for _ in range(count)], [0] * count
     for i in order:
         emptiest = loads.index(min(loads))

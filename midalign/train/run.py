@@ -133,6 +133,7 @@ def _train_arm(
     from transformers import PrinterCallback, TrainingArguments, set_seed
 
     from midalign.align.packing import can_pack
+    from midalign.align.rows import WIDTH
     from midalign.align.trunk import depth, layer_index
     from midalign.device import device, has_bf16
     from midalign.train.callbacks import ReportUpdates
@@ -164,7 +165,7 @@ def _train_arm(
     pairs = PairSamples(recipe, align, tokens) if align else None
     plan = schedule(recipe.updates, align)
     samples = TaskSamples(recipe, tokens)
-    stream = Stream(seed, plan, samples, pairs, packed=packed, rank=rank(), world=world())
+    stream = Stream(seed, plan, samples, pairs, width=WIDTH if packed else None, rank=rank(), world=world())
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=len(plan),

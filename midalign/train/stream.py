@@ -72,12 +72,13 @@ class Tokens:
 
 
 def answers(
-    groups: Mapping[str, Sequence[Sample]], weights: Sequence[float], pad: int, packed: bool
+    groups: Mapping[str, Sequence[Sample]], weights: Sequence[float], pad: int, width: int | None
 ) -> Batch:
     """Samples by kind, laid out in rows, with what their answers should be.
 
     Args:
         weights: of every sample, kind after kind: what each of its labels counts.
+        width: of packed rows, as in `lay_out`.
 
     Returns:
         `input_ids`, `position_ids`, `owner` as in Rows; `labels` (rows, width), at each position the token
@@ -85,7 +86,7 @@ def answers(
     """
     samples = [sample for group in groups.values() for sample in group]
     shared = [common_prefix([s.prompt for s in group]) if group else 0 for group in groups.values()]
-    rows = lay_out([[s.prompt + s.target for s in g] for g in groups.values()], shared, pad, packed)
+    rows = lay_out([[s.prompt + s.target for s in g] for g in groups.values()], shared, pad, width)
     labels = torch.full_like(rows.input_ids, IGNORED)
     counts = torch.zeros(labels.shape)
     kind_of = [KINDS.index(kind) for kind, group in groups.items() for _ in group]
@@ -219,12 +220,12 @@ class Stream(Dataset[dict[str, Any]]):
         task: TaskSamples,
         aligned: PairSamples | None,
         *,
-        packed: bool,
+        width: int | None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.seed, self.plan, self.task, self.aligned = seed, plan, task, aligned
-        self.packed, self.rank, self.world = packed, rank, world
+        self.width, self.rank, self.world = width, rank, world
         self.pad: int = task.tokens.tokenizer.pad_token_id
 
     def __len__(self) -> int:
@@ -255,7 +256,7 @@ class Stream(Dataset[dict[str, Any]]):
                 made["tokens"] += labels + sum(len(sample.prompt) for sample in of_step)
         if any(groups.values()):
             flat = [weight for kind in KINDS for weight in weights[kind]]
-            made["answers"] = answers(groups, flat, self.pad, self.packed)
+            made["answers"] = answers(groups, flat, self.pad, self.width)
         return made
 
     def _contrastive(self, drawn: Sequence[Pair], weight: float) -> dict[str, Any]:
@@ -268,7 +269,7 @@ class Stream(Dataset[dict[str, Any]]):
         shared = int(all(ids[0] == bos and len(ids) > 1 for ids in own))
         same = [[bool(set(one[1:]) & set(other[1:])) for other in drawn] for one in drawn]
         return {
-            "rows": vars(lay_out([own], [shared], self.pad, self.packed)),
+            "rows": vars(lay_out([own], [shared], self.pad, self.width)),
             "same": torch.tensor(same),
             "languages": torch.tensor([pair.language for pair in drawn]),
             "weight": weight,

@@ -66,6 +66,8 @@ class AlignmentTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:
         """Forward and backward of one update; returns this process's share of its loss."""
         model.train()
+        if self.alignment is not None:
+            self.alignment.zero_grad()  # Trainer knows of the model's gradients only
         # Trainer's own counter, since it is saved with checkpoints.
         self.state.num_input_tokens_seen += inputs.pop("tokens")
         update: dict[str, Any] = self._prepare_inputs(inputs)
@@ -131,9 +133,9 @@ class AlignmentTrainer(Trainer):
         layer how far tokens moved and the reference's variance (`token_deviation`)."""
         assert self.align is not None
         states = states_at_each(model, self.inputs_of(rows), self.layers)
-        owner, kept = rows["owner"], rows["owner"] != PADDING
-        if not self.align.include_bos:
-            kept = without_bos(model, rows["input_ids"], kept)
+        owner, real = rows["owner"], rows["owner"] != PADDING
+        words = without_bos(model, rows["input_ids"], real)
+        kept = real if self.align.include_bos else words
         if self.align.pooling == "last":
             pooled = [last_of_own(state, owner, sentences) for state in states]
         else:
@@ -142,7 +144,7 @@ class AlignmentTrainer(Trainer):
             nothing = pooled[0].new_zeros(len(states))
             return torch.stack(pooled, 1), nothing, nothing
         pairs = zip(states, reference, strict=True)
-        moved, variance = zip(*(token_deviation(*pair, owner, kept) for pair in pairs), strict=True)
+        moved, variance = zip(*(token_deviation(*pair, owner, words) for pair in pairs), strict=True)
         return torch.stack(pooled, 1), torch.stack(moved), torch.stack(variance)
 
     def reference(self, model: nn.Module, rows: Batch) -> list[Tensor] | None:

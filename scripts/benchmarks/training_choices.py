@@ -60,7 +60,7 @@ def head() -> float:
 
     def chunked() -> None:
         kept = labels != -100
-        _FrozenHeadLoss.apply(states[kept], weight, labels[kept]).backward()
+        _FrozenHeadLoss.apply(states[kept], weight, labels[kept]).mean().backward()
 
     return ratio(whole, chunked, times=3)
 

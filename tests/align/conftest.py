@@ -13,3 +13,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0
     return ids, mask
+
+
+@pytest.fixture
+def inputs(batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`batch` as a model's forward takes it."""
+    return {"input_ids": batch[0], "attention_mask": batch[1]}

@@ -62,18 +62,17 @@ def tiny(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_early_exit(name: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ids, mask = batch
+def test_early_exit(name: str, inputs: dict[str, torch.Tensor]) -> None:
     model = tiny(name)
     with torch.no_grad():
-        whole = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        whole = model(**inputs, output_hidden_states=True, use_cache=False)
         for layer in range(4):
-            assert torch.equal(states_at(model, ids, mask, layer), whole.hidden_states[layer])
+            assert torch.equal(states_at(model, inputs, layer), whole.hidden_states[layer])
     ran: list[object] = []
     for index, block in enumerate(decoder_blocks(model)):
         block.register_forward_hook(lambda *_, index=index: ran.append(index))
     model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("head"))
-    states_at(model, ids, mask, K).square().sum().backward()
+    states_at(model, inputs, K).square().sum().backward()
     assert ran == list(range(K))
     touched = [any(p.grad is not None for p in block.parameters()) for block in decoder_blocks(model)]
     assert touched == [index < K for index in range(4)]
@@ -81,7 +80,7 @@ def test_early_exit(name: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None
 
 @pytest.mark.parametrize("name", MODELS)
 def test_adapters_get_the_same_gradients_with_recomputation(
-    name: str, batch: tuple[torch.Tensor, torch.Tensor]
+    name: str, inputs: dict[str, torch.Tensor]
 ) -> None:
     model = peft.get_peft_model(tiny(name), peft.LoraConfig(target_modules="all-linear", r=2)).train()
     for parameter_name, parameter in model.named_parameters():
@@ -91,7 +90,7 @@ def test_adapters_get_the_same_gradients_with_recomputation(
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()
         torch.manual_seed(2)  # recomputation must drop out the same
-        states_at(model, *batch, K).square().sum().backward()
+        states_at(model, inputs, K).square().sum().backward()
         named = model.named_parameters()
         return {n: p.grad.clone() for n, p in named if p.requires_grad and p.grad is not None}
 

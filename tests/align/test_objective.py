@@ -5,8 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
-from midalign.align.objective import centre, info_nce, token_preservation
+from midalign.align.objective import (
+    centre,
+    cosine_distance,
+    info_nce,
+    squared_distance,
+    stop_gradient,
+    token_deviation,
+)
 from midalign.align.pooling import mean_pool
 from midalign.align.retrieval import accuracy
 
@@ -24,14 +32,64 @@ def by_hand(anchors, candidates, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.5])
-def test_one_direction_and_both(temperature):
+def test_loss_and_gradients_are_those_of_the_formula(temperature):
+    """In fp64 to 1e-6; the gradients by central differences of the formula in numpy."""
     torch.manual_seed(0)
-    a, c = torch.randn(7, 16), torch.randn(7, 16)
-    forth, back = by_hand(a, c, temperature), by_hand(c, a, temperature)
-    one = info_nce(a, c, temperature=temperature, symmetric=False)
-    both = info_nce(a, c, temperature=temperature, symmetric=True)
-    assert one.item() == pytest.approx(forth, rel=1e-5)
-    assert both.item() == pytest.approx((forth + back) / 2, rel=1e-5)
+    a = torch.randn(7, 16, dtype=torch.float64, requires_grad=True)
+    c = torch.randn(7, 16, dtype=torch.float64, requires_grad=True)
+
+    def formula(symmetric):
+        forth, back = (
+            by_hand(a.detach(), c.detach(), temperature),
+            by_hand(c.detach(), a.detach(), temperature),
+        )
+        return (forth + back) / 2 if symmetric else forth
+
+    for symmetric in (False, True):
+        loss = info_nce(a, c, temperature=temperature, symmetric=symmetric)
+        assert loss.item() == pytest.approx(formula(symmetric), abs=1e-6)
+        for side in (a, c):
+            (gradient,) = torch.autograd.grad(loss, side, retain_graph=True)
+            for place in ((0, 0), (3, 5), (6, 15)):
+                values = []
+                for move in (1e-5, -2e-5):
+                    side.data[place] += move
+                    values.append(formula(symmetric))
+                side.data[place] += 1e-5
+                assert gradient[place].item() == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-6)
+
+
+def test_equal_sentences_are_no_negatives():
+    torch.manual_seed(0)
+    a, c = torch.randn(4, 8), torch.randn(4, 8)
+    same = torch.eye(4, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True
+    cosine = F.normalize(a, dim=1) @ F.normalize(c, dim=1).T / 0.1
+    expected = 0.0
+    for i in range(4):
+        others = [j for j in range(4) if j == i or not same[i, j]]
+        expected += (cosine[i, others].logsumexp(0) - cosine[i, i]) / 4
+    found = info_nce(a, c, temperature=0.1, symmetric=False, same=same)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_distances():
+    torch.manual_seed(0)
+    a, c = torch.randn(6, 8), torch.randn(6, 8)
+    cosines = [float(x @ y / x.norm() / y.norm()) for x, y in zip(a, c, strict=True)]
+    assert cosine_distance(a, c).item() == pytest.approx(1 - sum(cosines) / 6, rel=1e-5)
+    moved = sum(float((x - y) @ (x - y)) for x, y in zip(a, c, strict=True))
+    norms = sum(float(x @ x + y @ y) for x, y in zip(a, c, strict=True)) / 2
+    assert squared_distance(a, c).item() == pytest.approx(moved / norms, rel=1e-5)
+    assert squared_distance(a * 100, c * 100).item() == pytest.approx(moved / norms, rel=1e-5)
+
+
+def test_a_stopped_side_is_a_constant():
+    for side, constant in (("foreign", 0), ("english", 1)):
+        sides = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+        info_nce(*stop_gradient(*sides, side), temperature=0.1, symmetric=True).backward()
+        assert sides[constant].grad is None
+        assert sides[1 - constant].grad.abs().sum() > 0
 
 
 def test_known_values():
@@ -39,6 +97,9 @@ def test_known_values():
     assert info_nce(same, same, temperature=0.1, symmetric=False).item() == pytest.approx(
         math.log(32), rel=1e-6
     )
+    # The lowest it can be with cosines in [-1, 1]: own 1, others -1, which B > 2 vectors cannot reach.
+    floor = math.log(1 + 31 * math.exp(-2 / 1.5))
+    assert floor == pytest.approx(2.216, abs=1e-3)
     # Orthogonal sentences: own cosine 1, others 0, so log(1 + 31 exp(-1/1.5)).
     apart = torch.eye(32)
     expected = math.log(1 + 31 * math.exp(-1 / 1.5))
@@ -71,15 +132,20 @@ def test_mean_pool_against_a_loop():
     assert pooled[2].abs().sum() == 0
 
 
-def test_preservation_ignores_moves_of_whole_sentences():
+def test_deviation_ignores_moves_of_whole_sentences():
     torch.manual_seed(0)
-    reference, mask = torch.randn(4, 6, 8), torch.ones(4, 6)
-    mask[0, 3:] = 0
-    moved = reference + torch.randn(4, 1, 8)
-    assert token_preservation(moved, reference, mask).item() == pytest.approx(0, abs=1e-10)
+    owner = torch.tensor([[-1, 0, 0, 0, 1, 1, 1, -2], [-1, 2, 2, 2, 2, 3, 3, 3]])
+    reference, kept = torch.randn(2, 8, 5), owner >= 0
+    moved = reference.clone()
+    for sentence in range(4):
+        moved[owner == sentence] += torch.randn(5)
+    deviation, variance = token_deviation(moved, reference, owner, kept)
+    assert (deviation / variance).item() == pytest.approx(0, abs=1e-10)
     # All tokens of a sentence collapsed into their mean: the whole of the reference's variance is lost.
-    collapsed = mean_pool(reference, mask).unsqueeze(1).expand_as(reference)
-    assert token_preservation(collapsed, reference, mask).item() == pytest.approx(1, rel=1e-5)
+    for sentence in range(4):
+        moved[owner == sentence] = reference[owner == sentence].mean(0)
+    deviation, variance = token_deviation(moved, reference, owner, kept)
+    assert (deviation / variance).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_retrieval_against_brute_force():

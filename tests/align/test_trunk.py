@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Qwen3Config
 
-from midalign.align.trunk import decoder_blocks, layer_index, pooled_states, states_at
+from midalign.align.trunk import decoder_blocks, layer_index, pooled_states, states_at, states_at_each
 
 SIZES = {
     "vocab_size": 60,
@@ -29,33 +29,35 @@ def model(request):
     return AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
 
 
-def test_states_are_transformers_hidden_states(model, batch):
-    ids, mask = batch
+def test_states_are_transformers_hidden_states(model, inputs):
     with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        expected = model(**inputs, output_hidden_states=True).hidden_states
         for layer in range(4):
-            torch.testing.assert_close(states_at(model, ids, mask, layer), expected[layer], rtol=0, atol=0)
+            torch.testing.assert_close(states_at(model, inputs, layer), expected[layer], rtol=0, atol=0)
+        assert all(
+            map(torch.equal, states_at_each(model, inputs, [3, 0, 2]), (expected[i] for i in (3, 0, 2)))
+        )
         # The last of transformers' states has gone through the final norm; ours has not.
-        last = states_at(model, ids, mask, 4)
+        last = states_at(model, inputs, 4)
     assert last.shape == expected[4].shape
     assert not torch.allclose(last, expected[4])
 
 
-def test_blocks_above_and_the_head_do_not_run(model, batch):
+def test_blocks_above_and_the_head_do_not_run(model, inputs):
     ran = []
     for index, block in enumerate(decoder_blocks(model)):
         block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
     model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("head"))
-    states_at(model, *batch, 2)
+    states_at(model, inputs, 2)
     assert ran == [0, 1, 2]  # block 2 is entered and left before it computes
-    model(input_ids=batch[0])  # the hooks of the early exit are gone
+    model(input_ids=inputs["input_ids"])  # the hooks of the early exit are gone
     assert ran[3:] == [0, 1, 2, 3, "head"]
 
 
-def test_recomputation_gives_the_same_gradients(model, batch):
+def test_recomputation_gives_the_same_gradients(model, inputs):
     def gradients():
         model.zero_grad()
-        states_at(model.train(), *batch, 2).square().sum().backward()
+        states_at(model.train(), inputs, 2).square().sum().backward()
         return [p.grad.clone() for p in decoder_blocks(model)[:2].parameters()]
 
     plain = gradients()
@@ -64,10 +66,10 @@ def test_recomputation_gives_the_same_gradients(model, batch):
         torch.testing.assert_close(a, b)
 
 
-def test_pooling_leaves_out_padding_and_bos(model, batch):
+def test_pooling_leaves_out_padding_and_bos(model, batch, inputs):
     ids, mask = batch
     pooled = pooled_states(model, ids, mask, 2)
-    states = states_at(model, ids, mask, 2)
+    states = states_at(model, inputs, 2)
     torch.testing.assert_close(pooled[0], states[0, 1:].mean(0))
     torch.testing.assert_close(pooled[1], states[1, 1:6].mean(0))
 
@@ -75,5 +77,6 @@ def test_pooling_leaves_out_padding_and_bos(model, batch):
 def test_layers():
     assert layer_index("middle", 18) == 9
     assert layer_index(18, 18) == 18
+    assert layer_index(0.25, 18) == 4
     with pytest.raises(ValueError, match="has 18 blocks"):
         layer_index(19, 18)

@@ -22,6 +22,7 @@ SMALL = [
     "align.pairs_per_update=4",
     "align.copy_samples=2",
     "align.preservation=3.0",
+    "lora.dropout=0.1",
     "evaluate=false",
 ]
 
@@ -87,7 +88,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(trained, tmp_path):
     whole = load_file(trained / "aligned-seed1" / "adapter_model.safetensors")
     resumed = load_file(tmp_path / "adapters" / "aligned-seed1" / "adapter_model.safetensors")
     for name, weight in whole.items():
-        torch.testing.assert_close(resumed[name], weight, rtol=1e-4, atol=1e-6)
+        assert torch.equal(resumed[name], weight), name
 
 
 @pytest.mark.slow

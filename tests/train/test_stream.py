@@ -7,19 +7,21 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from midalign import bases, harness
+from midalign.align.head import IGNORED
+from midalign.align.rows import PADDING, SHARED, WIDTH
 from midalign.data import mini, pairs
 from midalign.errors import DataError, RecipeError, TaskError
 from midalign.train import recipe as recipes
+from midalign.train.schedule import schedule
 from midalign.train.stream import (
-    IGNORED,
     PairSamples,
     Sample,
     Stream,
     TaskSamples,
     Tokens,
+    answers,
     check_roles,
     epoch_positions,
-    pad_left,
 )
 
 
@@ -35,7 +37,42 @@ def tokens(recipe):
 
 @pytest.fixture(scope="module")
 def stream(recipe, tokens):
-    return Stream(3, 50, TaskSamples(recipe, tokens), PairSamples(recipe, recipe.align, tokens))
+    return made(recipe, tokens)
+
+
+def made(recipe, tokens, arm="aligned", **options):
+    align = recipe.align_of(arm)
+    pairs = PairSamples(recipe, align, tokens) if align else None
+    options = {"width": WIDTH, **options}
+    return Stream(3, schedule(50, align), TaskSamples(recipe, tokens), pairs, **options)
+
+
+def flat(item):
+    """Every tensor of an update by the way to it."""
+    found = {}
+    for key, value in item.items():
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        found.update(
+            {(key, *deeper): t for deeper, t in flat(value).items()}
+            if isinstance(value, dict)
+            else {(key,): value}
+        )
+    return found
+
+
+def read(batch):
+    """(prompt and answer ids, answer ids) of every sample, by its number."""
+    found = {}
+    rows = zip(*(batch[name].tolist() for name in ("input_ids", "owner", "labels")), strict=True)
+    for ids, owner, labels in rows:
+        shared = [token for token, own in zip(ids, owner, strict=True) if own == SHARED]
+        for member in {own for own in owner if own >= 0}:
+            places = [i for i, own in enumerate(owner) if own == member]
+            answer = [labels[i] for i in places if labels[i] != IGNORED]
+            assert [ids[i + 1] for i in places if labels[i] != IGNORED] == answer
+            found[member] = shared + [ids[i] for i in places], answer
+    return [found[member] for member in sorted(found)]
 
 
 @given(st.integers(0, 50), st.integers(1, 40), st.integers(0, 5), st.integers(0, 200))
@@ -56,24 +93,53 @@ def test_an_english_sentence_is_drawn_once_even_where_languages_share_it(recipe,
     samples = PairSamples(recipe, recipe.align, tokens)
     samples.pairs = [[("eins", "one"), ("zwei", "two")], [("bir", "one"), ("iki", "two")]]
     for update in range(20):
-        assert sorted(english for _, english in samples.draw(3, update)) == ["one", "two"]
+        assert sorted(pair.english for pair in samples.draw(3, update)) == ["one", "two"]
 
 
-def test_a_batch_depends_on_seed_and_update_alone(recipe, tokens, stream):
-    fresh = Stream(3, 50, TaskSamples(recipe, tokens), PairSamples(recipe, recipe.align, tokens))
-    for micro_step in (41, 40, 7):
-        for name, part in fresh[micro_step].items():
-            for key, tensor in part.items():
-                assert torch.equal(tensor, stream[micro_step][name][key])
-    assert not torch.equal(stream[0]["task"]["input_ids"], stream[2]["task"]["input_ids"])
+def test_an_update_depends_on_seed_and_number_alone(recipe, tokens, stream):
+    fresh = made(recipe, tokens)
+    for update in (41, 40, 7):
+        again, first = flat(fresh[update]), flat(stream[update])
+        assert again.keys() == first.keys()
+        assert all(torch.equal(torch.as_tensor(again[key]), torch.as_tensor(first[key])) for key in first)
+    assert read(stream[0]["answers"]) != read(stream[1]["answers"])
 
 
 def test_arms_see_the_same_task_samples_in_the_same_order(recipe, tokens, stream):
-    baseline = Stream(3, 50, TaskSamples(recipe, tokens), None)
-    assert len(stream) == 2 * len(baseline) == 100
+    baseline = made(recipe, tokens, "baseline")
+    assert len(stream) == len(baseline) == 50
     for update in (0, 1, 30):
-        for key, tensor in baseline[update]["task"].items():
-            assert torch.equal(tensor, stream[2 * update]["task"][key])
+        assert read(baseline[update]["answers"]) == read(stream[update]["answers"])[:8]
+
+
+def test_processes_share_an_update(recipe, tokens, stream):
+    """Labels, weights and pairs of two processes are those of one, and each half has half of the samples."""
+    parts = [made(recipe, tokens, rank=rank, world=2)[5] for rank in (0, 1)]
+    whole = stream[5]
+    assert [part["tokens"] for part in parts] == [whole["tokens"]] * 2
+    each = [read(part["answers"]) for part in parts]
+    assert [len(one) for one in each] == [6, 6]
+    expected = read(whole["answers"])
+    assert each[0][:4] + each[1][:4] + each[0][4:] + each[1][4:] == expected
+    weights = [part["answers"]["weights"].sum() for part in parts]
+    assert sum(weights) == pytest.approx(float(whole["answers"]["weights"].sum()))
+    sides = [
+        read({**part["pairs"][0]["rows"], "labels": part["pairs"][0]["rows"]["input_ids"] * 0 + IGNORED})
+        for part in parts
+    ]
+    sentences = read(
+        {**whole["pairs"][0]["rows"], "labels": whole["pairs"][0]["rows"]["input_ids"] * 0 + IGNORED}
+    )
+    assert sides[0][:4] + sides[1][:4] + sides[0][4:] + sides[1][4:] == sentences
+    assert torch.equal(parts[1]["pairs"][0]["same"], whole["pairs"][0]["same"])
+
+
+def test_what_labels_count(recipe, stream):
+    """The task's mean counts once, that of four copies as four of eight samples."""
+    batch = stream[3]["answers"]
+    weights = {kind: float(batch["weights"][batch["kinds"] == kind].sum()) for kind in (0, 1)}
+    assert weights == {0: pytest.approx(1), 1: pytest.approx(4 / 8)}
+    assert torch.equal(batch["weights"] != 0, batch["labels"] != IGNORED)
 
 
 def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(recipe, tokens, stream):
@@ -85,14 +151,9 @@ def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(re
         rendered[tuple(tokenizer(prompt)["input_ids"])] = f" {document['target']}"
     seen = 0
     for update in range(6):
-        batch = stream[2 * update]["task"]
-        for ids, mask, labels in zip(
-            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
-        ):
-            answer = labels[labels != IGNORED].tolist()
-            real = ids[mask == 1].tolist()
-            assert real[-len(answer) :] == answer
-            target = rendered.get(tuple(real[: -len(answer)]))
+        for ids, answer in read(stream[update]["answers"]):
+            assert ids[-len(answer) :] == answer
+            target = rendered.get(tuple(ids[: -len(answer)]))
             if target is not None:
                 seen += 1
                 assert answer[-1] == tokenizer.eos_token_id
@@ -100,19 +161,16 @@ def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(re
     assert seen > 3  # a quarter of the samples is Russian
 
 
-def test_left_padding(monkeypatch):
-    monkeypatch.setattr("midalign.train.stream.MULTIPLE", 1)
-
-    batch = pad_left([Sample([5, 6, 7], [8, 2]), Sample([5], [9, 9, 9, 2])], pad=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 2], [5, 9, 9, 9, 2]]
-    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 8, 2], [9, 9, 9, 2]]
-    batch = pad_left([Sample([5], [2]), Sample([5, 6], [7, 2])], pad=0)
-    assert batch["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert batch["position_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
-    monkeypatch.setattr("midalign.train.stream.MULTIPLE", 4)
-    batch = pad_left([Sample([5, 6, 7], [8, 2]), Sample([5], [2])], pad=0)
-    assert batch["input_ids"].tolist() == [[0, 0, 0, 5, 6, 7, 8, 2], [0, 0, 0, 0, 0, 0, 5, 2]]
-    assert batch["labels"].tolist() == [[8, 2], [IGNORED, 2]]
+def test_one_sample_a_row():
+    samples = [Sample([5, 6, 7], [8, 2]), Sample([5], [9, 2])]
+    batch = answers({"task": samples}, [0.5, 0.25], 0, width=None)
+    assert batch["input_ids"][:, :6].tolist() == [
+        [5, 9, 2, 0, 0, 0],
+        [5, 6, 7, 8, 2, 0],
+    ]  # the shortest first
+    assert batch["owner"][:, :6].tolist() == [[1] * 3 + [PADDING] * 3, [0] * 5 + [PADDING]]
+    assert batch["labels"][:, :4].tolist() == [[9, 2, IGNORED, IGNORED], [IGNORED, IGNORED, 8, 2]]
+    assert batch["weights"][:, :4].tolist() == [[0.25, 0.25, 0, 0], [0, 0, 0.5, 0.5]]
 
 
 def test_pairs_translate_each_other_and_english_occurs_once(recipe, stream):
@@ -124,11 +182,9 @@ def test_pairs_translate_each_other_and_english_occurs_once(recipe, stream):
     languages = set()
     for update in range(20):
         drawn = stream.aligned.draw(3, update)
-        assert len(drawn) == len({english for _, english in drawn}) == 8
-        assert set(drawn) <= parallel
-        languages |= {
-            code for code in recipe.aligned for foreign, _ in drawn if foreign in known[code].values()
-        }
+        assert len(drawn) == len({pair.english for pair in drawn}) == 8
+        assert {(pair.foreign, pair.english) for pair in drawn} <= parallel
+        languages |= {recipe.aligned[pair.language] for pair in drawn}
     assert languages == set(recipe.aligned)
 
 

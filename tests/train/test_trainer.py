@@ -1,0 +1,137 @@
+"""The trainer on a tiny model: what one update's gradients are, however they are computed."""
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from midalign import bases
+from midalign.align.rows import WIDTH
+from midalign.train import recipe as recipes
+from midalign.train.schedule import schedule
+from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
+from midalign.train.trainer import AlignmentTrainer, in_batches
+
+SMALL = ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4", "align.preservation=1.0"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(bases.resolve("mini"))
+
+
+def trainer_of(
+    tokenizer, folder, changes=(), updates=2, dtype=torch.float32, dropout=0.0, width=WIDTH, budget=None
+):
+    recipe = recipes.load("mini", [*SMALL, f"updates={updates}", *changes])
+    tokens = Tokens(tokenizer, 128)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    base = LlamaForCausalLM(config).to(dtype)
+    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules="all-linear", lora_dropout=dropout))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zeros would leave the other factor without gradients
+            torch.nn.init.normal_(parameter, std=0.1)
+    plan = schedule(updates, recipe.align)
+    pairs = PairSamples(recipe, recipe.align, tokens)
+    return AlignmentTrainer(
+        model=model.to(dtype),
+        args=TrainingArguments(
+            str(folder),
+            max_steps=len(plan),
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            save_steps=1,
+            learning_rate=1e-2,
+            per_device_train_batch_size=1,
+            logging_strategy="no",
+        ),
+        train_dataset=Stream(1, plan, TaskSamples(recipe, tokens), pairs, width=width),
+        align=recipe.align,
+        layers=[1, 3] if isinstance(recipe.align.layer, list) else [2],
+        languages=len(recipe.aligned),
+        packed=width is not None,
+        max_batch_tokens=budget,
+    )
+
+
+def gradients(trainer, update=0):
+    trainer.model.zero_grad()
+    trainer.training_step(trainer.model, trainer.train_dataset[update])
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("align.centred=false", "align.include_bos=true", "align.symmetric=false", "align.weight=1.0"),
+        ("align.layer=[1, 3]", "align.pooling=last", "align.text_samples=3"),
+        ("align.alternate=micro", "align.cycles=2"),
+    ],
+)
+def test_packed_padded_and_in_parts_are_one_gradient(tokenizer, tmp_path, changes):
+    """As GradCache: the whole batch's contrastive loss, a few rows' activations at a time."""
+    expected = gradients(trainer_of(tokenizer, tmp_path, changes, width=None))
+    for options in ({}, {"width": 64, "budget": 100}, {"width": None, "budget": 100}):
+        found = gradients(trainer_of(tokenizer, tmp_path, changes, **options))
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_parts_drop_out_again_as_they_did(tokenizer, tmp_path):
+    """Recomputed activations see the same dropout: the gradient is that of the loss that was computed."""
+    trainer = trainer_of(tokenizer, tmp_path, dropout=0.5, dtype=torch.float64, width=64, budget=100)
+    batch = trainer.train_dataset[0]["pairs"][0]
+    assert len(in_batches(batch["rows"], 100)) > 1
+    weight = next(p for n, p in trainer.model.named_parameters() if "layers.0" in n and "lora_B" in n)
+
+    def loss():
+        torch.manual_seed(7)
+        return trainer.align_loss(trainer.model.train(), batch)
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    place = (3, 1)
+    values = []
+    for move in (1e-3, -2e-3):  # transformers takes softmax in fp32
+        weight.data[place] += move
+        values.append(loss().item())
+    assert gradient[place].item() == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-2)
+
+
+def test_reported_losses_are_true_means(tokenizer, tmp_path):
+    trainer = trainer_of(tokenizer, tmp_path, width=64, budget=100)
+    list(trainer.losses_of(trainer.model, trainer.train_dataset[0]))
+    parts = trainer.take_losses()
+    trainer = trainer_of(tokenizer, tmp_path)
+    list(trainer.losses_of(trainer.model, trainer.train_dataset[0]))
+    whole = trainer.take_losses()
+    assert set(whole) == {"task", "copy", "alignment", "preservation"}
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value, rel=1e-5)
+    assert trainer.take_losses() == {}
+
+
+def test_what_alignment_learns_is_saved_and_loaded(tokenizer, tmp_path):
+    changes = ("align.learn_temperature=true", "align.centred=running")
+    trainer = trainer_of(tokenizer, tmp_path, changes, updates=3)
+    trainer.train()
+    saved = load_file(tmp_path / "checkpoint-2" / "alignment.safetensors")
+    assert set(saved) == {"log_temperature", "means", "seen"}
+    assert saved["log_temperature"].item() != pytest.approx(trainer.align.temperature)
+    again = trainer_of(tokenizer, tmp_path, changes, updates=3)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for name, tensor in trainer.alignment.state_dict().items():
+        assert torch.equal(again.alignment.state_dict()[name], tensor), name
+    assert not torch.equal(saved["log_temperature"], trainer.alignment.log_temperature)
