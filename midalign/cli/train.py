@@ -44,9 +44,10 @@ def train(
     from midalign.train import recipe as recipes
     from midalign.train import run
 
+    main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks, and evaluates
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
     settings = recipes.load(recipe, changes)
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not main)
     console.print(
         f"recipe {settings.name}: {len(list(run.runs(settings)))} adapters to {settings.output}/adapters"
     )
@@ -56,7 +57,7 @@ def train(
         TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console, disable=not main) as bars:
         tasks: dict[tuple[str, int], object] = {}
 
         def report(now: "run.Progress") -> None:
@@ -69,6 +70,8 @@ def train(
                 console.print(line, soft_wrap=True, highlight=False)
 
         adapters = run.train(settings, report)
+    if not main:
+        return
     for adapter in adapters:
         print(adapter)
     if settings.evaluate:

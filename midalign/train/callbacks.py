@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 class ReportUpdates(TrainerCallback):
     """Hands the true means of both losses and the speed to the caller after every update."""
 
-    trainer: "AlignmentTrainer"
-
-    def __init__(self, arm: str, seed: int, report: Report) -> None:
-        self.arm, self.seed, self.report = arm, seed, report
+    def __init__(self, trainer: "AlignmentTrainer", arm: str, seed: int, report: Report) -> None:
+        self.trainer, self.arm, self.seed, self.report = trainer, arm, seed, report
         self.last_losses: dict[str, float] = {}
         self.began, self.tokens = time.monotonic(), 0
 

@@ -7,6 +7,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from midalign.device import device
+
+
+def join() -> None:
+    """Meet the other processes of a launch, where there are any."""
+    from accelerate import PartialState
+
+    PartialState(cpu=device() == "cpu")
+
 
 def world() -> int:
     """Number of processes."""

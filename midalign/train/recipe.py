@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -21,8 +21,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Lora(Section):
-    """The adapter's shape, as peft names it."""
+class Lora(BaseModel):
+    """The adapter's shape; every other key is a field of peft's LoraConfig."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     r: PositiveInt
     alpha: PositiveInt
@@ -31,6 +33,22 @@ class Lora(Section):
 
 
 Layer = Literal["middle", "auto"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class Monitor(Section):
+    """What is measured while an arm trains, on the validation split."""
+
+    every: PositiveInt
+    """Updates between two measurements."""
+    samples: PositiveInt = 50
+    """Of the task, and held-out pairs, a language."""
+    generate: PositiveInt | None = None
+    """Items a language that the model also answers, with the task's own metrics."""
+    stop_on: str | None = None
+    """The measure that an arm ends by, the same in all arms, such as `task_loss/supervised` or
+    `slot_f1/aligned`. The adapter is the one that was best by it."""
+    patience: PositiveInt = 3
+    """Measurements without a better one before the end."""
 
 
 class Align(Section):
@@ -56,6 +74,8 @@ class Align(Section):
     stop_gradient: Literal["foreign", "english"] | None = None
     preservation: float = Field(ge=0)
     """Weight of token preservation, relative to the contrastive loss."""
+    held_out: int = Field(ge=0, default=0)
+    """Pairs a language that are kept from training, for `layer: auto` and the monitor."""
     copy_samples: int = Field(ge=0)
     """Sentences of the pairs that the model repeats, an update."""
     text_samples: int = Field(ge=0, default=0)
@@ -116,16 +136,28 @@ class Recipe(Section):
     max_tokens: PositiveInt
     max_batch_tokens: PositiveInt | None = None
     """Most tokens in one forward: less memory for more forwards, the same update."""
+    recompute: bool = False
+    """Compute activations again in backward: less memory for a third more time."""
+    load_in_4bit: bool = False
+    """The base's linear layers in 4 bits (bitsandbytes)."""
     packing: bool = True
     """Several samples a row where the base allows it; what they all begin with once."""
     save_every: PositiveInt
+    too_long: Literal["truncate", "drop"] = "truncate"
+    """Of samples over max_tokens the prompt's beginning goes, or the whole sample; both are counted."""
     chat_template: bool
     system_instruction: str | None
-    lora: Lora
+    lora: Lora | None
+    """null trains all weights."""
     align: Align
     output: Path
     evaluate: bool
     evaluation: Evaluation
+    monitor: Monitor | None = None
+    report_to: list[Literal["comet_ml", "tensorboard", "wandb"]] = []
+    """Where losses and measurements go besides the log."""
+    arguments: dict[str, Any] = {}
+    """Others of transformers' TrainingArguments: fsdp, deepspeed, optim, max_grad_norm, torch_compile."""
     allow_overlap: bool = False
     """Train although the training text holds what is evaluated."""
 
@@ -135,7 +167,11 @@ class Recipe(Section):
         if both:
             raise ValueError(f"{', '.join(both)} cannot be both supervised and aligned")
         for arm in self.arms:
-            self.align_of(arm)
+            align = self.align_of(arm)
+            if self.lora is None and align is not None and align.preservation:
+                raise ValueError("token preservation compares with the base under an adapter: lora is null")
+        if self.load_in_4bit and self.lora is None:
+            raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self
 
     def align_of(self, arm: str) -> Align | None:
@@ -151,7 +187,9 @@ class Recipe(Section):
 
     def digest(self) -> str:
         """sha256 over what decides the weights: not where they go, which seeds, or what is said of them."""
-        others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap"}
+        others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap", "report_to"}
+        if self.monitor is None or self.monitor.stop_on is None:
+            others.add("monitor")
         # A key that came later, at the value that changes nothing, leaves the digests of before.
         others |= {name for name, field in Recipe.model_fields.items() if _unset(self, name, field)}
         later = {name for name, field in Align.model_fields.items() if _unset(self.align, name, field)}
@@ -263,5 +301,6 @@ def _explain(recipe: str, error: ValidationError) -> str:
 def _keys(parents: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Recipe
     for parent in parents:
-        model = model.model_fields[str(parent)].annotation  # type: ignore[assignment]
+        kind = model.model_fields[str(parent)].annotation
+        model = next(one for one in (kind, *get_args(kind)) if isinstance(one, type))
     return list(model.model_fields)

@@ -15,7 +15,7 @@ from typing import Any
 from midalign import adapter, bases, guard
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
-from midalign.errors import BaseModelError, OverlapError, RecipeError
+from midalign.errors import OverlapError, RecipeError
 from midalign.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,10 @@ def train(recipe: Recipe, report: Report) -> list[Path]:
     Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
     folder holds an adapter of another recipe, OverlapError where the training text holds what is evaluated.
     """
+    from midalign.train.distributed import join
     from midalign.train.stream import check_roles
 
+    join()
     check_roles(recipe)
     bases.resolve(recipe.base)
     wanted = [run for run in runs(recipe) if not _finished(run[2], recipe)]
@@ -105,100 +107,22 @@ def _finished(folder: Path, recipe: Recipe) -> bool:
     return True
 
 
-def load_base(name: str) -> tuple[Any, Any]:
-    """Model in fp32 and tokenizer of a base by name, path or hub id; raises BaseModelError."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = bases.resolve(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(
-            f"The base {name!r} cannot be loaded: {reason} "
-            f"Give a folder with config.json and weights (base=PATH), a hub id, or base=mini"
-        ) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    return model, tokenizer
-
-
 def _train_arm(
     recipe: Recipe, arm: str, seed: int, folder: Path, found: list[Overlap], report: Report
 ) -> None:
     """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
-    import peft
-    from transformers import PrinterCallback, TrainingArguments, set_seed
+    from accelerate import PartialState
 
-    from midalign.align.packing import can_pack
-    from midalign.align.rows import WIDTH
-    from midalign.align.trunk import depth, layer_index
-    from midalign.device import device, has_bf16
+    from midalign.train.build import build
     from midalign.train.callbacks import ReportUpdates
-    from midalign.train.distributed import rank, world
-    from midalign.train.schedule import schedule
-    from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
-    from midalign.train.trainer import AlignmentTrainer
 
-    align = recipe.align_of(arm)
     work = folder.with_name(f".{folder.name}.training")
-    _claim(work, recipe)
-    set_seed(seed)
-    base, tokenizer = load_base(recipe.base)
-    try:
-        wanted = align.layer if align else "middle"
-        layers = [layer_index(one, depth(base)) for one in (wanted if isinstance(wanted, list) else [wanted])]
-    except ValueError as error:
-        raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
-    packed = recipe.packing and can_pack(base)
-    if recipe.packing and not packed:
-        log.warning("%s does not allow several samples a row; they are padded", type(base).__name__)
-    if has_bf16():
-        halve_linears(base)
-    if device() == "cpu":
-        # The backward pass of torch's fused attention in bf16 takes seven times as long there as in fp32.
-        base.set_attn_implementation("eager")
-    model = peft.get_peft_model(base, _lora(recipe))
-    tokens = Tokens(tokenizer, recipe.max_tokens)
-    pairs = PairSamples(recipe, align, tokens) if align else None
-    plan = schedule(recipe.updates, align)
-    samples = TaskSamples(recipe, tokens)
-    stream = Stream(seed, plan, samples, pairs, width=WIDTH if packed else None, rank=rank(), world=world())
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=len(plan),
-        per_device_train_batch_size=1,  # an update of the stream is one item
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.scheduler,
-        warmup_steps=round(recipe.warmup * len(plan)),
-        weight_decay=0.0,
-        bf16=has_bf16(),
-        use_cpu=device() == "cpu",
-        seed=seed,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device() == "cuda",
-    )
-    reporter = ReportUpdates(arm, seed, report)
-    trainer = AlignmentTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=stream,
-        callbacks=[reporter],
-        align=align,
-        layers=layers,
-        languages=len(recipe.aligned),
-        packed=packed,
-        max_batch_tokens=recipe.max_batch_tokens,
-    )
-    reporter.trainer = trainer
-    trainer.remove_callback(PrinterCallback)
+    with PartialState().main_process_first():
+        _claim(work, recipe)
+    ready = build(recipe, arm, seed, work)
+    trainer, align = ready.trainer, ready.align
+    reporter = ReportUpdates(trainer, arm, seed, report)
+    trainer.add_callback(reporter)
     start = time.monotonic()
     with full_disks_named(work):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
@@ -212,7 +136,7 @@ def _train_arm(
         task=recipe.task,
         supervised=recipe.supervised,
         aligned=recipe.aligned,
-        layer=layers[0] if align else None,
+        layer=ready.layers[0] if align else None,
         pairs=align.pairs if align else None,
         updates=recipe.updates,
         tokens=trainer.state.num_input_tokens_seen,
@@ -222,7 +146,7 @@ def _train_arm(
         overlap=[one.figures() for one in found],
     )
     with full_disks_named(work):
-        _publish(model, manifest, work, folder)
+        _publish(trainer, manifest, work, folder)
 
 
 @contextmanager
@@ -236,31 +160,6 @@ def full_disks_named(folder: Path) -> Iterator[None]:
         if shutil.disk_usage(folder).free > 1 << 20:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
-
-
-def halve_linears(model: Any) -> None:
-    """Keep the weights of linear layers in bf16, in place, where autocast would cast them at every use.
-
-    Embeddings, norms and the residual stream stay in fp32. A head that shares the embeddings' weight is left.
-    """
-    import torch
-
-    head = model.get_output_embeddings()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            module.to(torch.bfloat16)
-
-
-def _lora(recipe: Recipe) -> Any:
-    import peft
-
-    return peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=recipe.lora.r,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        target_modules=recipe.lora.targets,
-    )
 
 
 def _claim(work: Path, recipe: Recipe) -> None:
@@ -295,10 +194,14 @@ def _last_checkpoint(work: Path) -> str | None:
     return None
 
 
-def _publish(model: Any, manifest: adapter.Manifest, work: Path, folder: Path) -> None:
+def _publish(trainer: Any, manifest: adapter.Manifest, work: Path, folder: Path) -> None:
     """Write the adapter whole, then give it its name and drop the checkpoints."""
     finished = work / "adapter"
-    model.save_pretrained(finished)
+    trainer.save_model(str(finished))
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     os.replace(finished, folder)
     shutil.rmtree(work)

@@ -48,8 +48,8 @@ class Sample:
 class Tokens:
     """Text to ids exactly as the engine makes them, cut to the recipe's length."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+    def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "truncate") -> None:
+        self.tokenizer, self.max_tokens, self.too_long = tokenizer, max_tokens, too_long
 
     def sentence(self, text: str) -> list[int]:
         """Ids of a plain sentence, with the special tokens that the tokenizer adds by itself."""
@@ -172,9 +172,26 @@ class PairSamples:
     tokens: Tokens
 
     @cached_property
-    def pairs(self) -> list[list[tuple[str, str]]]:
-        """(foreign, English) by language, in the recipe's order."""
-        return [pairs.pairs(self.align.pairs, language) for language in self.recipe.aligned]
+    def _shuffled(self) -> list[list[Pair]]:
+        """All pairs by language, in the recipe's order; where some are held out, in a seeded order."""
+        found = []
+        for number, language in enumerate(self.recipe.aligned):
+            own = [Pair(number, *pair) for pair in pairs.pairs(self.align.pairs, language)]
+            order = np.random.default_rng(0).permutation(len(own)) if self.align.held_out else range(len(own))
+            found.append([own[i] for i in order])
+        return found
+
+    @cached_property
+    def held_out(self) -> list[list[Pair]]:
+        """Pairs that are not trained on, by language."""
+        return [own[: self.align.held_out] for own in self._shuffled]
+
+    @cached_property
+    def pairs(self) -> list[list[Pair]]:
+        """Pairs to train on, by language: none of which one side is held out."""
+        kept = {side for own in self.held_out for pair in own for side in pair[1:]}
+        rest = ([p for p in own if not kept & set(p[1:])] for own in self._shuffled)
+        return [[*own] for own in rest]
 
     def draw(self, seed: int, batch: int) -> list[Pair]:
         """The pairs of one batch; no English sentence twice: its translation would be a false negative."""
@@ -184,8 +201,8 @@ class PairSamples:
             if len(drawn) == size:
                 break
             language = int(random.integers(len(self.pairs)))
-            foreign, english = self.pairs[language][random.integers(len(self.pairs[language]))]
-            drawn.setdefault(english, Pair(language, foreign, english))
+            pair = self.pairs[language][random.integers(len(self.pairs[language]))]
+            drawn.setdefault(pair.english, pair)
         return list(drawn.values())
 
     def copies(self, drawn: Sequence[Pair]) -> list[Sample]:

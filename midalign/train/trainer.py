@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -72,11 +73,22 @@ class AlignmentTrainer(Trainer):
         self.state.num_input_tokens_seen += inputs.pop("tokens")
         update: dict[str, Any] = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
+        # Sharded training averages gradients by itself; ours are shares of one loss, which add up.
+        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         for loss in self.losses_of(self.accelerator.unwrap_model(model), update):
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss * world() if sharded else loss)
             total += loss.detach()
-        sum_in_place([p.grad for p in self.trained_parameters() if p.grad is not None])
+        if not sharded:
+            self.add_up_gradients()
         return total
+
+    def add_up_gradients(self) -> None:
+        """Sum the gradients of all processes; one that had no sample of a kind counts as zero."""
+        if world() > 1:
+            for parameter in self.trained_parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            sum_in_place([p.grad for p in self.trained_parameters() if p.grad is not None])
 
     def losses_of(self, model: nn.Module, update: Mapping[str, Any]) -> Iterator[Tensor]:
         """The update's loss in terms that add up, each to go backward before the next is computed."""

@@ -14,6 +14,7 @@ from midalign.errors import DataError, RecipeError, TaskError
 from midalign.train import recipe as recipes
 from midalign.train.schedule import schedule
 from midalign.train.stream import (
+    Pair,
     PairSamples,
     Sample,
     Stream,
@@ -91,7 +92,10 @@ def test_epochs_have_orders_of_their_own():
 
 def test_an_english_sentence_is_drawn_once_even_where_languages_share_it(recipe, tokens):
     samples = PairSamples(recipe, recipe.align, tokens)
-    samples.pairs = [[("eins", "one"), ("zwei", "two")], [("bir", "one"), ("iki", "two")]]
+    samples.pairs = [
+        [Pair(0, "eins", "one"), Pair(0, "zwei", "two")],
+        [Pair(1, "bir", "one"), Pair(1, "iki", "two")],
+    ]
     for update in range(20):
         assert sorted(pair.english for pair in samples.draw(3, update)) == ["one", "two"]
 

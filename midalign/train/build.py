@@ -1,0 +1,240 @@
+"""From a recipe to the trainer of one arm: model, adapter, data and schedule put together."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midalign import bases
+from midalign.errors import BaseModelError, RecipeError, nearest
+from midalign.train.recipe import Align, Lora, Recipe
+
+if TYPE_CHECKING:
+    from midalign.train.stream import Tokens
+    from midalign.train.trainer import AlignmentTrainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm and seed of a recipe, ready to train."""
+
+    recipe: Recipe
+    name: str
+    seed: int
+    align: Align | None
+    layers: list[int]
+    tokens: "Tokens"
+    trainer: "AlignmentTrainer"
+
+
+def build(recipe: Recipe, arm: str, seed: int, work: Path) -> Arm:
+    """The trainer of an arm, with checkpoints in `work`.
+
+    Raises RecipeError for what this base cannot do, BaseModelError where it cannot be loaded.
+    """
+    from transformers import PrinterCallback, TrainingArguments, set_seed
+
+    from midalign.align.packing import can_pack
+    from midalign.align.rows import WIDTH
+    from midalign.device import device, has_bf16
+    from midalign.train.distributed import rank, world
+    from midalign.train.schedule import schedule
+    from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
+    from midalign.train.trainer import AlignmentTrainer
+
+    align = recipe.align_of(arm)
+    plan = schedule(recipe.updates, align)
+    own = {
+        "output_dir": str(work),
+        "max_steps": len(plan),
+        "per_device_train_batch_size": 1,  # an update of the stream is one item
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.scheduler,
+        "warmup_steps": round(recipe.warmup * len(plan)),
+        "bf16": has_bf16(),
+        "use_cpu": device() == "cpu",
+        "seed": seed,
+        "save_steps": recipe.save_every,
+        "save_total_limit": 2,
+        "logging_strategy": "no",
+        "report_to": recipe.report_to,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": device() == "cuda",
+        "gradient_checkpointing": recipe.recompute,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
+    }
+    arguments = TrainingArguments(**{"weight_decay": 0.0, **_others(recipe.arguments, own), **own})
+    set_seed(seed)
+    base, tokenizer = load_base(recipe.base, in_4bit=recipe.load_in_4bit)
+    tokens = Tokens(tokenizer, recipe.max_tokens, recipe.too_long)
+    pairs = PairSamples(recipe, align, tokens) if align else None
+    layers = _layers(recipe, align, base, tokens)
+    packed = recipe.packing and can_pack(base)
+    if recipe.packing and not packed:
+        log.warning("%s does not allow several samples a row; they are padded", type(base).__name__)
+    if arguments.bf16 and recipe.lora is not None:
+        halve_linears(base)
+    if device() == "cpu":
+        # The backward pass of torch's fused attention in bf16 takes seven times as long there as in fp32.
+        base.set_attn_implementation("eager")
+    trainer = AlignmentTrainer(
+        model=with_adapter(base, recipe.lora),
+        args=arguments,
+        train_dataset=Stream(
+            seed,
+            plan,
+            TaskSamples(recipe, tokens),
+            pairs,
+            width=WIDTH if packed else None,
+            rank=rank(),
+            world=world(),
+        ),
+        align=align,
+        layers=layers,
+        languages=len(recipe.aligned),
+        packed=packed,
+        max_batch_tokens=recipe.max_batch_tokens,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return Arm(recipe, arm, seed, align, layers, tokens, trainer)
+
+
+def _others(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe's `arguments`; raises RecipeError for what transformers does not have or we decide."""
+    from transformers import TrainingArguments
+
+    fields = TrainingArguments.__dataclass_fields__
+    for name in arguments:
+        if name not in fields:
+            raise RecipeError(f"arguments.{name} is none of TrainingArguments'.{nearest(name, fields)}")
+        if name in own:
+            raise RecipeError(f"arguments.{name} is set by the recipe's own keys; leave it out")
+    return arguments
+
+
+def load_base(name: str, *, in_4bit: bool = False) -> tuple[Any, Any]:
+    """Model, in fp32 where it is not in 4 bits, and tokenizer of a base by name, path or hub id.
+
+    Raises BaseModelError.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = bases.resolve(name)
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if in_4bit:
+        options = {"dtype": torch.bfloat16, "quantization_config": _four_bits()}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(
+            f"The base {name!r} cannot be loaded: {reason} "
+            f"Give a folder with config.json and weights (base=PATH), a hub id, or base=mini"
+        ) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    return model, tokenizer
+
+
+def _four_bits() -> Any:
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError("load_in_4bit needs bitsandbytes, which is not installed: pip install bitsandbytes")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def halve_linears(model: Any) -> None:
+    """Keep the weights of linear layers in bf16, in place, where autocast would cast them at every use.
+
+    Embeddings, norms and the residual stream stay in fp32. A head that shares the embeddings' weight is left.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module is not head:
+            module.to(torch.bfloat16)
+
+
+def with_adapter(base: Any, lora: Lora | None) -> Any:
+    """The base under a fresh LoRA adapter, or itself where all weights train.
+
+    Raises RecipeError for a field that LoraConfig lacks and for targets that this base lacks.
+    """
+    import peft
+
+    if lora is None:
+        return base
+    extra = lora.model_extra or {}
+    for name in extra:
+        fields = peft.LoraConfig.__dataclass_fields__
+        if name not in fields:
+            raise RecipeError(f"lora.{name} is no field of peft's LoraConfig.{nearest(name, fields)}")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        **extra,
+    )
+    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if _takes_lora(module)}
+    missing = sorted(set(lora.targets) - linear) if isinstance(lora.targets, list) else []
+    if missing:
+        raise RecipeError(
+            f"{type(base).__name__} has no modules named {', '.join(missing)} (lora.targets). "
+            f"Its linear layers: {', '.join(sorted(linear))}; or targets: all-linear"
+        )
+    return peft.get_peft_model(base, config)
+
+
+def _takes_lora(module: Any) -> bool:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | Conv1D)
+
+
+def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "Tokens") -> list[int]:
+    """Numbers of blocks below the aligned states; raises RecipeError where the base has fewer."""
+    from midalign.align.trunk import depth, layer_index
+
+    wanted: Any = align.layer if align else "middle"
+    wanted = wanted if isinstance(wanted, list) else [wanted]
+    if align and "auto" in wanted:
+        best = best_layer(recipe, align, base, tokens)
+        wanted = [best if layer == "auto" else layer for layer in wanted]
+    try:
+        return [layer_index(layer, depth(base)) for layer in wanted]
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
+
+
+def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "Tokens") -> int:
+    """Number of blocks after which the base finds most translations among the held-out pairs."""
+    from midalign.align.trunk import depth
+    from midalign.train.monitor import pair_retrieval
+    from midalign.train.stream import PairSamples
+
+    held_out = PairSamples(recipe, align, tokens).held_out
+    layers = range(1, depth(base) + 1)
+    by_language = [pair_retrieval(base, tokens, pairs, layers) for pairs in held_out]
+    means = [sum(found) / len(found) for found in zip(*by_language, strict=True)]
+    log.info("retrieval on held-out pairs after each block: %s", ", ".join(f"{100 * m:.0f}" for m in means))
+    return 1 + means.index(max(means))
