@@ -32,6 +32,10 @@ class BaseModelError(MidalignError):
     """A base model that cannot be found or loaded."""
 
 
+class TrainingError(MidalignError):
+    """Training that cannot go on: a loss that is no number, memory that is full."""
+
+
 class EngineError(MidalignError):
     """An inference engine that is not installed or does not run here."""
 

@@ -142,6 +142,9 @@ class Retrieval(Section):
     """By language, this model."""
     base_accuracy: dict[str, Share] = Field(default_factory=dict)
     """By language, the base without adapter, same candidates."""
+    bits_per_character: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """By language and of English, what the model takes to predict the candidates."""
+    base_bits_per_character: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class Shard(Section):

@@ -33,6 +33,9 @@ def train(
         bool,
         typer.Option("--allow-overlap", help="Train although the training text holds what is evaluated."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show data, samples, time and memory; train and keep nothing.")
+    ] = False,
 ) -> None:
     """Train the arms of a recipe, then evaluate base and adapters."""
     # Read when torch is imported: threads that spin while they wait cost a shared machine most of its speed.
@@ -48,6 +51,12 @@ def train(
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
     settings = recipes.load(recipe, changes)
     console = Console(stderr=True, quiet=not main)
+    if dry_run:
+        from midalign.train.preview import preview
+
+        for line in preview(settings):
+            print(line, flush=True)
+        return
     console.print(
         f"recipe {settings.name}: {len(list(run.runs(settings)))} adapters to {settings.output}/adapters"
     )

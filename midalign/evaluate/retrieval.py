@@ -92,6 +92,22 @@ def measure(
     return result
 
 
+def bits_per_character(
+    model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs]
+) -> dict[str, float]:
+    """Bits per character of the candidates by language, and of all English ones."""
+    from midalign.align.likelihood import bits_per_character
+
+    switch(model, adapter)
+    english = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
+    result = {}
+    for language, sentences in [(PIVOT, english), *((code, own.foreign) for code, own in pairs.items())]:
+        ids = tokenizer(list(sentences))["input_ids"]
+        pad = tokenizer.pad_token_id or 0
+        result[language] = bits_per_character(model, ids, sum(map(len, sentences)), pad)
+    return result
+
+
 def _states(model: Any, tokenizer: Any, sentences: Sequence[str], layer: int, rows: int = 50) -> Any:
     """Pooled states (sentences, hidden) fp32 on the CPU, in the order given."""
     import torch

@@ -424,6 +424,7 @@ def _measure_retrieval(
     # Models that were not aligned are read where the aligned ones of this run were.
     usual = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(model))
     before: dict[int, dict[str, float]] = {}
+    base_bits = retrieval.bits_per_character(model, tokenizer, None, pairs)
     for one in models:
         layer = own[one.name] or usual
         if layer not in before:
@@ -442,6 +443,10 @@ def _measure_retrieval(
                 pooling=retrieval.POOLING,
                 accuracy=after,
                 base_accuracy=before[layer],
+                bits_per_character=base_bits
+                if one.adapter is None
+                else retrieval.bits_per_character(model, tokenizer, one.adapter, pairs),
+                base_bits_per_character=base_bits,
             ),
         )
 

@@ -63,7 +63,7 @@ class Alignment(nn.Module):
         pivot = len(self.seen) - 1
         of_sentence = torch.cat([languages, torch.full_like(languages, pivot)])
         states = torch.cat([foreign, english])
-        for language in of_sentence.unique().tolist():
+        for language in of_sentence.unique().tolist() if self.training else ():
             mean = states.detach()[of_sentence == language].mean(0)
             kept = MOMENTUM if self.seen[language] else 0.0
             self.means[:, language] = kept * self.means[:, language] + (1 - kept) * mean

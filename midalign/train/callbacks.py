@@ -1,21 +1,26 @@
 """What Trainer tells while it runs."""
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from midalign.errors import TrainingError
 from midalign.train.run import Progress, Report
 
 if TYPE_CHECKING:
+    from midalign.train.monitor import Log
     from midalign.train.trainer import AlignmentTrainer
 
 
 class ReportUpdates(TrainerCallback):
-    """Hands the true means of both losses and the speed to the caller after every update."""
+    """Hands the true means of the losses and the speed to the caller and the log after every update."""
 
-    def __init__(self, trainer: "AlignmentTrainer", arm: str, seed: int, report: Report) -> None:
-        self.trainer, self.arm, self.seed, self.report = trainer, arm, seed, report
+    def __init__(
+        self, trainer: "AlignmentTrainer", arm: str, seed: int, report: Report, log: "Log | None"
+    ) -> None:
+        self.trainer, self.arm, self.seed, self.report, self.log = trainer, arm, seed, report, log
         self.last_losses: dict[str, float] = {}
         self.began, self.tokens = time.monotonic(), 0
 
@@ -24,9 +29,19 @@ class ReportUpdates(TrainerCallback):
         self.began, self.tokens = time.monotonic(), state.num_input_tokens_seen
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report one update."""
-        self.last_losses = self.trainer.take_losses()
+        """Report one update; raises TrainingError, naming it, where a loss is no number."""
+        update, losses = state.global_step, self.trainer.take_losses()
+        wrong = [name for name, loss in losses.items() if not math.isfinite(loss)]
+        if wrong:
+            batch = self.trainer.train_dataset.describe(update - 1)
+            raise TrainingError(
+                f"{self.arm}, seed {self.seed}: the {wrong[0]} loss of update {update} is "
+                f"{losses[wrong[0]]}. Its batch: {batch}. The last checkpoint before it is kept: "
+                f"look at that batch, or lower learning_rate"
+            )
+        self.last_losses = losses
         speed = (state.num_input_tokens_seen - self.tokens) / max(time.monotonic() - self.began, 1e-9)
-        self.report(
-            Progress(self.arm, self.seed, state.global_step, state.max_steps, self.last_losses, speed)
-        )
+        if self.log is not None:
+            self.log.write({"update": update, "losses": losses, "tokens": state.num_input_tokens_seen})
+        self.trainer.log_measures(losses)
+        self.report(Progress(self.arm, self.seed, update, state.max_steps, losses, speed))

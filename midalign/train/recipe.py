@@ -170,6 +170,11 @@ class Recipe(Section):
             align = self.align_of(arm)
             if self.lora is None and align is not None and align.preservation:
                 raise ValueError("token preservation compares with the base under an adapter: lora is null")
+        if self.aligned and not self.align.held_out:
+            auto = "auto" in (self.align.layer if isinstance(self.align.layer, list) else [self.align.layer])
+            if auto or self.monitor is not None:
+                what = "align.layer: auto" if auto else "monitor"
+                raise ValueError(f"{what} measures pairs that are kept from training: align.held_out=100")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self

@@ -15,10 +15,13 @@ from typing import Any
 from midalign import adapter, bases, guard
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
-from midalign.errors import OverlapError, RecipeError
+from midalign.errors import OverlapError, RecipeError, TrainingError
 from midalign.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+LOG = "training.jsonl"
+"""Beside an adapter, a line for every update and every measurement of its training."""
 
 SHOWN = 4
 """Overlaps in the message of a run that is stopped: one screen."""
@@ -115,17 +118,24 @@ def _train_arm(
 
     from midalign.train.build import build
     from midalign.train.callbacks import ReportUpdates
+    from midalign.train.monitor import Log, Monitor
 
     work = folder.with_name(f".{folder.name}.training")
     with PartialState().main_process_first():
         _claim(work, recipe)
     ready = build(recipe, arm, seed, work)
     trainer, align = ready.trainer, ready.align
-    reporter = ReportUpdates(trainer, arm, seed, report)
+    checkpoint = _last_checkpoint(work)
+    # The other processes measure too, since all must do the same, and write nothing.
+    written = Log(work / LOG, _step(checkpoint)) if trainer.is_world_process_zero() else None
+    trainer.accelerator.wait_for_everyone()
+    reporter = ReportUpdates(trainer, arm, seed, report, written)
     trainer.add_callback(reporter)
+    if recipe.monitor is not None:
+        trainer.add_callback(Monitor(ready, work, written))
     start = time.monotonic()
-    with full_disks_named(work):
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    with full_disks_named(work), memory_named(recipe):
+        trainer.train(resume_from_checkpoint=checkpoint)
     manifest = adapter.Manifest(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
@@ -162,6 +172,27 @@ def full_disks_named(folder: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
 
 
+@contextmanager
+def memory_named(recipe: Recipe) -> Iterator[None]:
+    """Raise what torch says of full memory as a TrainingError that names the setting to change."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
+            error
+        )
+        if not full:
+            raise
+        budget = f"now {recipe.max_batch_tokens}" if recipe.max_batch_tokens else "unset: all in one forward"
+        raise TrainingError(
+            f"out of memory: {str(error).splitlines()[0]}\n"
+            f"Set max_batch_tokens ({budget}) to 2048 or less, recompute=true, or load_in_4bit=true. "
+            f"The first and the second change no gradient"
+        ) from None
+
+
 def _claim(work: Path, recipe: Recipe) -> None:
     """Mark the checkpoint folder with the recipe; refuse one that belongs to another recipe."""
     work.mkdir(parents=True, exist_ok=True)
@@ -194,14 +225,24 @@ def _last_checkpoint(work: Path) -> str | None:
     return None
 
 
+def _step(checkpoint: str | None) -> int:
+    """The update that a checkpoint was written after."""
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+
+
 def _publish(trainer: Any, manifest: adapter.Manifest, work: Path, folder: Path) -> None:
     """Write the adapter whole, then give it its name and drop the checkpoints."""
-    finished = work / "adapter"
-    trainer.save_model(str(finished))
+    finished, best = work / "adapter", work / "best"
+    if best.is_dir():
+        if trainer.is_world_process_zero():
+            os.replace(best, finished)
+    else:
+        trainer.save_model(str(finished))
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
     (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    shutil.copyfile(work / LOG, finished / LOG)
     os.replace(finished, folder)
     shutil.rmtree(work)

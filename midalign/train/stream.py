@@ -1,8 +1,10 @@
 """The stream of batches: what stands in update u is a pure function of the seed and u."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +21,8 @@ from midalign.train.schedule import Step, Update
 
 COPY = "Utterance: {sentence}\nCopy:"
 """A copy sample: the model repeats the sentence; it keeps values from being translated."""
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 
@@ -43,13 +47,15 @@ class Sample:
 
     prompt: list[int]
     target: list[int]
+    cut: int = 0
+    """Tokens of the prompt's beginning that found no room."""
 
 
 class Tokens:
     """Text to ids exactly as the engine makes them, cut to the recipe's length."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "truncate") -> None:
-        self.tokenizer, self.max_tokens, self.too_long = tokenizer, max_tokens, too_long
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     def sentence(self, text: str) -> list[int]:
         """Ids of a plain sentence, with the special tokens that the tokenizer adds by itself."""
@@ -68,7 +74,13 @@ class Tokens:
         if whole[: len(before)] != before:  # the boundary merges: keep the prompt as the engine sends it
             whole = before + tokenizer(target, add_special_tokens=False)["input_ids"]
         after = [*whole[len(before) :], tokenizer.eos_token_id]
-        return Sample(before[-max(self.max_tokens - len(after), 1) :], after)
+        room = self.max_tokens - len(after)
+        if room < 1:
+            raise RecipeError(
+                f"an answer takes {len(after)} tokens, and max_tokens is {self.max_tokens}: "
+                f"{target[:200]!r}. Set max_tokens={2 * len(after)} or more"
+            )
+        return Sample(before[-room:], after, cut=max(len(before) - room, 0))
 
 
 def answers(
@@ -125,21 +137,42 @@ class TaskSamples:
     def documents(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of every supervised language, language after language."""
         tasks = harness.load(training_tasks(self.recipe.task, self.recipe.supervised))
-        return [(task, document) for task in tasks.values() for document in task.training_docs()]
+        found = [(task, document) for task in tasks.values() for document in task.training_docs()]
+        if self.recipe.too_long == "drop":
+            whole = [not self.render(*one).cut for one in found]
+            log.info("%d of %d samples are over max_tokens and left out", whole.count(False), len(found))
+            found = [one for one, fits in zip(found, whole, strict=True) if fits]
+        return found
 
     def __getitem__(self, position: int) -> Sample:
         if position not in self.rendered:
-            task, document = self.documents[position]
-            prompt = harness.prompt(
-                task,
-                document,
-                apply_chat_template=self._chat_template,
-                system_instruction=self.recipe.system_instruction,
-            )
-            # After a chat template the turn's opening separates prompt and answer already.
-            delimiter = "" if self.recipe.chat_template else task.config.target_delimiter
-            self.rendered[position] = self.tokens.sample(prompt, delimiter + task.doc_to_target(document))
+            self.rendered[position] = self.render(*self.documents[position])
         return self.rendered[position]
+
+    def render(self, task: Any, document: dict[str, Any]) -> Sample:
+        """A document as the model sees it; raises RecipeError where it has no answer."""
+        prompt = harness.prompt(
+            task,
+            document,
+            apply_chat_template=self._chat_template,
+            system_instruction=self.recipe.system_instruction,
+        )
+        # After a chat template the turn's opening separates prompt and answer already.
+        delimiter = "" if self.recipe.chat_template else task.config.target_delimiter
+        target = task.doc_to_target(document)
+        if not isinstance(target, str) or not target.strip():
+            raise RecipeError(
+                f"{task.config.task}: a training document has no answer (found {target!r}): "
+                f"{prompt[-200:]!r}. Mend or remove it; an answer of nothing teaches to say nothing"
+            )
+        return self.tokens.sample(prompt, delimiter + target)
+
+    def validation(self, language: str, count: int) -> list[Sample]:
+        """A language's first validation documents, none where its tasks have no such split."""
+        names = [n for n in harness.expand([self.recipe.task]) if language in harness.task_languages(n)]
+        tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
+        found = ((task, document) for task in tasks for document in task.validation_docs())
+        return [self.render(task, document) for task, document in islice(found, count)]
 
     @property
     def _chat_template(self) -> Callable[..., str] | None:
@@ -227,7 +260,7 @@ class Stream(Dataset[dict[str, Any]]):
     """Updates in order, each a pure function of the seed and its number, in this process's share.
 
     An update is a dict: `answers`, where it has samples (the function of that name); `pairs`, its contrastive
-    batches (`_contrastive`); `tokens`, those of its samples and sentences in all processes.
+    batches (`contrastive`); `tokens`, those of its samples and sentences in all processes.
     """
 
     def __init__(
@@ -258,7 +291,7 @@ class Stream(Dataset[dict[str, Any]]):
             else:
                 assert self.aligned is not None
                 drawn = self.aligned.draw(self.seed, step.batch)
-                made["pairs"].append(self._contrastive(_part(drawn, step), step.weight))
+                made["pairs"].append(self.contrastive(_part(drawn, step), step.weight, self.rank, self.world))
                 made["tokens"] += made["pairs"][-1].pop("tokens")
                 extra = {"copy": self.aligned.copies(drawn), "text": self.aligned.texts(drawn)}
                 # A mean over them, that counts as their number does beside the task's.
@@ -276,12 +309,27 @@ class Stream(Dataset[dict[str, Any]]):
             made["answers"] = answers(groups, flat, self.pad, self.width)
         return made
 
-    def _contrastive(self, drawn: Sequence[Pair], weight: float) -> dict[str, Any]:
+    def describe(self, update: int) -> str:
+        """What an update is made of, in words: which documents, and the first pair."""
+        found = []
+        for step in self.plan[update]:
+            if step.kind == "task":
+                size = self.task.recipe.samples_per_update
+                where = epoch_positions(self.seed, step.batch * size, size, len(self.task.documents))
+                found.append(f"training documents {', '.join(map(str, sorted(_part(where, step))))}")
+            elif self.aligned is not None:
+                pair = _part(self.aligned.draw(self.seed, step.batch), step)[0]
+                found.append(f"pairs from {pair.foreign!r} on")
+        return "; ".join(found)
+
+    def contrastive(
+        self, drawn: Sequence[Pair], weight: float, rank: int = 0, world: int = 1
+    ) -> dict[str, Any]:
         """Rows of this process's foreign sentences, then their English ones; and of all processes' pairs
         `same` (pairs, pairs), which of them say the same, and `languages` (pairs,), in the recipe's order."""
         tokenize = self.task.tokens.sentence
         sides = [tokenize(pair.foreign) for pair in drawn], [tokenize(pair.english) for pair in drawn]
-        own = [ids for side in sides for ids in _share(side, self.rank, self.world)]
+        own = [ids for side in sides for ids in _share(side, rank, world)]
         bos = self.task.tokens.tokenizer.bos_token_id
         shared = int(all(ids[0] == bos and len(ids) > 1 for ids in own))
         same = [[bool(set(one[1:]) & set(other[1:])) for other in drawn] for one in drawn]

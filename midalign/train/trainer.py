@@ -46,6 +46,8 @@ class AlignmentTrainer(Trainer):
         max_batch_tokens: int | None,
         **kwargs: Any,
     ) -> None:
+        """`layers` are the aligned states' numbers of blocks, `languages` those that are aligned; `packed`
+        says how the Stream lays out its rows, `max_batch_tokens` how much of one goes in a forward."""
         self.align, self.layers, self.max_batch_tokens = align, layers, max_batch_tokens
         self.alignment: Alignment | None = None
         super().__init__(**kwargs)
@@ -197,6 +199,41 @@ class AlignmentTrainer(Trainer):
         saved = Path(resume_from_checkpoint) / ALIGNMENT
         if self.alignment is not None and saved.is_file():
             self.alignment.load_state_dict(load_file(saved))
+
+    def validation_loss(self, batch: Batch) -> float:
+        """Sum of the labels' cross entropy."""
+        batch = self._prepare_inputs(batch)
+        with torch.no_grad():
+            return float(label_losses(self.model, self.inputs_of(batch), batch["labels"], self.head).sum())
+
+    def alignment_loss(self, batch: Mapping[str, Any]) -> float:
+        """The unweighted contrastive loss of pairs that all processes have, without learning from them."""
+        assert self.alignment is not None
+        batch = self._prepare_inputs(dict(batch))
+        self.alignment.eval()
+        with torch.no_grad():
+            pooled, _, _ = self.embed(self.model, batch["rows"], None, 2 * len(batch["same"]))
+            loss = self.alignment(*pooled.chunk(2), batch["languages"], batch["same"])
+        self.alignment.train()
+        return float(loss)
+
+    def gradients_of(self, update: Mapping[str, Any]) -> list[Tensor | None]:
+        """Of each trained parameter from some of an update; the parameters keep none of it."""
+        noted = {name: list(values) for name, values in self.losses.items()}
+        for loss in self.losses_of(self.model, self._prepare_inputs(dict(update))):
+            self.accelerator.backward(loss)
+        parameters = self.trained_parameters()
+        gradients = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        self.losses.clear()
+        self.losses.update(noted)
+        return gradients
+
+    def log_measures(self, measures: Mapping[str, float]) -> None:
+        """Hand measures to where the recipe reports to (comet_ml, tensorboard, wandb)."""
+        if self.args.report_to:
+            self.log(dict(measures))
 
     def note(self, name: str, total: Tensor, count: float = 1) -> None:
         """Keep a sum of losses and their number until `take_losses`."""

@@ -1,0 +1,147 @@
+"""What goes wrong in training ends on one screen that says what to change."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from midalign import bases
+from midalign.errors import BaseModelError, RecipeError, TrainingError
+from midalign.train import build, run
+from midalign.train import recipe as recipes
+from midalign.train.stream import TaskSamples, Tokens
+
+SMALL = ["seeds=[1]", "updates=3", "samples_per_update=2", "arms={baseline: null}", "evaluate=false"]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return build.load_base("mini")
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path):
+    recipe = recipes.load(
+        "mini", [*SMALL, f"output={tmp_path}", "learning_rate=1e30", "warmup=0.0", "save_every=1"]
+    )
+    with pytest.raises(
+        TrainingError, match=r"task loss of update \d is (nan|inf).*training documents \d+, \d+"
+    ):
+        run.train(recipe, lambda _: None)
+    assert not list(tmp_path.glob("adapters/baseline*"))
+
+
+def test_memory_that_is_full_names_the_setting():
+    recipe = recipes.load("mini", ["max_batch_tokens=4096"])
+    with (
+        pytest.raises(TrainingError, match=r"max_batch_tokens \(now 4096\).*recompute=true"),
+        run.memory_named(recipe),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(RuntimeError, match="shapes"), run.memory_named(recipe):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_module_that_the_base_lacks(mini):
+    lora = recipes.load("mini", ["lora.targets=[q_proj, c_attn]"]).lora
+    with pytest.raises(RecipeError, match=r"no modules named c_attn .*down_proj, gate_proj.*all-linear"):
+        build.with_adapter(mini[0], lora)
+
+
+def test_fields_of_lora_and_training_arguments():
+    lora = recipes.load("mini", ["lora.use_rslora=true"]).lora
+    model = build.with_adapter(build.load_base("mini")[0], lora)
+    assert model.peft_config["default"].use_rslora
+    lora = recipes.load("mini", ["lora.use_rslore=true"]).lora
+    with pytest.raises(
+        RecipeError, match=r"lora.use_rslore is no field of peft's LoraConfig. Did you mean use_rslora"
+    ):
+        build.with_adapter(build.load_base("mini")[0], lora)
+    for changes, message in (
+        ("arguments={max_grad_nrm: 0.5}", "Did you mean max_grad_norm"),
+        ("arguments={max_steps: 5}", "set by the recipe's own keys"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            build.build(recipes.load("mini", [changes]), "baseline", 1, None)
+
+
+def test_a_base_without_chat_template(mini):
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
+    tokenizer.chat_template = None
+    with pytest.raises(RecipeError, match="the tokenizer of mini has none: set chat_template=false"):
+        build._check_template(recipes.load("mini", ["chat_template=true"]), tokenizer)
+
+
+def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
+    """Bits as measured on Gemma 3 270M after a conversion, since the mini base hardly needs BOS."""
+    bits = {True: 0.99, False: 1.95}
+    bos = mini[0].config.bos_token_id
+    monkeypatch.setattr(
+        "midalign.align.likelihood.bits_per_character", lambda _, ids, *__: bits[ids[0][0] == bos]
+    )
+    build.check_bos("mini", *mini)  # puts its BOS by itself
+
+    class Lost:
+        pad_token_id = 0
+
+        def __call__(self, text):
+            return {"input_ids": mini[1](text)["input_ids"][1:]}
+
+    with pytest.raises(
+        BaseModelError, match=r"puts no BOS .* 1.95 bits a character without it and 0.99 with it"
+    ):
+        build.check_bos("mini", mini[0], Lost())
+
+
+def test_samples_that_are_too_long_are_cut_or_left_out_and_counted(mini, caplog):
+    recipe = recipes.load("mini", ["max_tokens=80"])
+    cut = [s for s in map(TaskSamples(recipe, Tokens(mini[1], 80)).__getitem__, range(300)) if s.cut]
+    assert cut
+    assert all(len(sample.prompt) + len(sample.target) == 80 for sample in cut)
+    dropping = TaskSamples(recipes.load("mini", ["max_tokens=80", "too_long=drop"]), Tokens(mini[1], 80))
+    with caplog.at_level("INFO"):
+        kept = len(dropping.documents)
+    assert 0 < kept < 6000
+    assert f"{6000 - kept} of 6000 samples are over max_tokens and left out" in caplog.text
+    assert not any(dropping[position].cut for position in range(0, kept, 50))
+    with pytest.raises(RecipeError, match=r"an answer takes \d+ tokens, and max_tokens is 4"):
+        Tokens(mini[1], 4).sample("Slots:", " genre: jazz; device: TV")
+
+
+def test_an_answer_of_nothing_is_refused(mini):
+    samples = TaskSamples(recipes.load("mini"), Tokens(mini[1], 128))
+    task, document = samples.documents[0]
+    with pytest.raises(RecipeError, match="midalign_mini_slot_en: a training document has no answer"):
+        samples.render(task, {**document, "target": " "})
+
+
+def test_a_boundary_that_merges_changes_neither_prompt_nor_answer(mini):
+    """Whatever the tokenizer makes of both together, the prompt is what the engine sends."""
+    tokenizer = mini[1]
+    for prompt, target in (
+        ("Slots: pla", "ce: Berlin"),
+        ("Slots:", " None"),
+        ("a", "b"),
+        ("Slots: ", "None"),
+    ):
+        sample = Tokens(tokenizer, 64).sample(prompt, target)
+        assert sample.prompt == tokenizer(prompt)["input_ids"]
+        assert tokenizer.decode(sample.target[:-1]).strip() == target.strip()
+        assert sample.target[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["lora=null", "align.preservation=1.0"],
+            "token preservation compares with the base under an adapter",
+        ),
+        (["lora=null", "load_in_4bit=true"], "in 4 bits cannot be trained itself"),
+        (["align.layer=auto"], "align.held_out=100"),
+        (["monitor={every: 5}"], "monitor measures pairs that are kept from training"),
+        (["monitor={evry: 5}"], "unknown key monitor.evry. Did you mean every"),
+        (["align.alternate=sometimes"], "align.alternate"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        recipes.load("mini", changes)

@@ -1,0 +1,97 @@
+"""Measuring while training: what is written, what ends an arm, and that watching changes nothing."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from midalign.errors import RecipeError
+from midalign.train import recipe as recipes
+from midalign.train import run
+from midalign.train.monitor import Log, best_update, cosine
+
+SMALL = [
+    "seeds=[1]",
+    "updates=4",
+    "samples_per_update=4",
+    "align.pairs_per_update=4",
+    "align.held_out=8",
+    "lora.dropout=0.1",
+]
+
+
+def train(output, *changes):
+    recipe = recipes.load("mini", [*SMALL, f"output={output}", *changes])
+    return run.train(recipe, lambda _: None)
+
+
+@pytest.mark.slow
+def test_watching_changes_no_weight_and_everything_is_written(tmp_path):
+    plain = train(tmp_path / "plain")
+    watched = train(tmp_path / "watched", "monitor={every: 2, samples: 4}")
+    for one, other in zip(plain, watched, strict=True):
+        weights, again = (load_file(folder / "adapter_model.safetensors") for folder in (one, other))
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
+    lines = [json.loads(line) for line in (watched[1] / run.LOG).read_text().splitlines()]
+    assert [line["update"] for line in lines if "losses" in line] == [1, 2, 3, 4]
+    measured = {line["update"]: line["measures"] for line in lines if "measures" in line}
+    assert list(measured) == [0, 2, 4]
+    for name in ("task_loss", "alignment_loss", "retrieval", "bits_per_character"):
+        languages = [measured[4][f"{name}/{code}"] for code in ("de", "tr", "hi")]
+        assert measured[4][f"{name}/aligned"] == pytest.approx(sum(languages) / 3)
+    assert {f"task_loss/{code}" for code in ("en", "es", "ru", "zh", "supervised")} <= measured[4].keys()
+    assert -1 <= measured[4]["gradient_cosine"] <= 1
+    baseline = json.loads((watched[0] / run.LOG).read_text().splitlines()[-1])["measures"]
+    assert "gradient_cosine" not in baseline
+    assert baseline["retrieval/aligned"] >= 0
+
+
+@pytest.mark.slow
+def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path):
+    (folder,) = train(
+        tmp_path,
+        "updates=50",
+        "arms={baseline: null}",
+        "learning_rate=100.0",  # only ever worse than at the beginning
+        "warmup=0.0",
+        "monitor={every: 1, samples: 4, stop_on: task_loss/supervised, patience: 2}",
+    )
+    measured = Log.measures(folder / run.LOG)
+    assert [update for update, _ in measured] == [0, 1, 2]
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert all(weight.abs().sum() == 0 for name, weight in weights.items() if "lora_B" in name)
+
+
+def test_a_measure_that_there_is_not_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(RecipeError, match=r"no measure 'task_los/aligned'; there are .*task_loss/aligned"):
+        train(tmp_path, "monitor={every: 1, samples: 2, stop_on: task_los/aligned}", "arms={baseline: null}")
+
+
+def test_what_is_better():
+    losses = [
+        (0, {"x": 1.0}),
+        (2, {"task_loss/de": 3.0}),
+        (4, {"task_loss/de": 2.0}),
+        (6, {"task_loss/de": 2.5}),
+    ]
+    assert best_update(losses, "task_loss/de") == (4, 1)
+    f1 = [(update, {"slot_f1/de": value}) for update, value in values.items()]
+    assert best_update(f1, "slot_f1/de") == (2, 2)
+
+
+def test_a_log_goes_on_where_the_checkpoint_is(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"update": 1, "losses": {}}\n{"update": 2, "measures": {"x": 1}}\n{"update": 3}\n{"upda')
+    log = Log(path, resumed_at=2)
+    log.write({"update": 3, "measures": {"x": 2}})
+    assert Log.measures(path) == [(2, {"x": 1}), (3, {"x": 2})]
+
+
+def test_cosine_of_gradients():
+    torch.manual_seed(0)
+    one, other = torch.randn(3, 4), torch.randn(3, 4)
+    expected = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
+    assert cosine([one, None, torch.ones(2)], [other, torch.ones(2), None]) == pytest.approx(expected)
+    assert cosine([one], [-one]) == pytest.approx(-1)
+    assert cosine([None], [one]) == 0

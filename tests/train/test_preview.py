@@ -1,0 +1,42 @@
+"""`--dry-run` as a user types it."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "from midalign.cli.train import main; main()"]
+
+
+def dry_run(*words):
+    done = subprocess.run([*COMMAND, *words, "--dry-run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
+    shown = dry_run("mini", f"output={tmp_path}/out", "samples_per_update=4", "align.pairs_per_update=4")
+    assert "task samples: en 1,500, es 1,500, ru 1,500, zh 1,500" in shown
+    assert shown.count(">>>") == 1 + 3
+    assert ">>> genre: jazz; device: TV<|end|><<<" in shown
+    assert "0 cut at max_tokens=512" in shown
+    assert "arm baseline: 600 updates" in shown
+    assert "arm aligned: 600 updates, aligned after block 4" in shown
+    assert "pairs to train on: de 1,500, tr 1,500, hi 1,500" in shown
+    assert shown.count("GB measured") == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.usefixtures("massive_cache")
+@pytest.mark.parametrize("recipe", ["massive-llama3-8b", "massive-qwen2.5-7b"])
+def test_recipes_for_bases_that_are_not_here(recipe):
+    """The paper's settings, shown on a stand-in of the same form with a chat template."""
+    shown = dry_run(
+        recipe, "base=mini", "align.layer=middle", "samples_per_update=4", "align.pairs_per_update=4"
+    )
+    assert "task samples: en 11,514, de 11,514, es 11,514, ru 11,514, zh_cn 11,514" in shown
+    assert "<|assistant|>" in shown
+    assert "arm aligned: 4500 updates" in shown
