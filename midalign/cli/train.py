@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +34,12 @@ def train(
         bool,
         typer.Option("--allow-overlap", help="Train although the training text holds what is evaluated."),
     ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE", help="Upload the adapters to the Hugging Face hub, scores and all."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show data, samples, time and memory; train and keep nothing.")
     ] = False,
@@ -83,8 +90,30 @@ def train(
         return
     for adapter in adapters:
         print(adapter)
+    if settings.lora is None:
+        print(
+            "All weights were trained; to score a model: midalign eval --base FOLDER --tasks", settings.task
+        )
+        return
     if settings.evaluate:
         _evaluate(settings, [str(a) for a in adapters])
+        _write_scores(adapters, settings.output / "results")
+    if push_to_hub:
+        from midalign.train import card
+
+        for adapter in adapters:
+            print(card.push(adapter, push_to_hub))
+
+
+def _write_scores(adapters: list[Path], results: Path) -> None:
+    """Put the scores into the adapters' cards."""
+    from midalign import record
+    from midalign.train import card
+
+    records = [record.read(path) for path in results.glob(f"*{record.SUFFIX}")]
+    of_adapter = {one.adapter.name: one for one in records if one.adapter}
+    for adapter in adapters:
+        card.write(adapter, of_adapter.get(adapter.name))
 
 
 def _state(now: "Progress") -> str:
@@ -119,4 +148,5 @@ def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
         process.wait()
     if process.returncode == cli.INTERRUPTED:
         os._exit(cli.INTERRUPTED)  # the evaluation has told the user already
-    sys.exit(process.returncode)
+    if process.returncode:
+        sys.exit(process.returncode)

@@ -10,13 +10,17 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from midalign import adapter, bases, guard
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError
+from midalign.train import card
 from midalign.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from midalign.train.build import Arm
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +160,7 @@ def _train_arm(
         overlap=[one.figures() for one in found],
     )
     with full_disks_named(work):
-        _publish(trainer, manifest, work, folder)
+        _publish(ready, manifest, work, folder)
 
 
 @contextmanager
@@ -230,8 +234,9 @@ def _step(checkpoint: str | None) -> int:
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
-def _publish(trainer: Any, manifest: adapter.Manifest, work: Path, folder: Path) -> None:
+def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
     """Write the adapter whole, then give it its name and drop the checkpoints."""
+    trainer = ready.trainer
     finished, best = work / "adapter", work / "best"
     if best.is_dir():
         if trainer.is_world_process_zero():
@@ -241,8 +246,11 @@ def _publish(trainer: Any, manifest: adapter.Manifest, work: Path, folder: Path)
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
+    if ready.recipe.lora is None:  # a model to load by itself
+        ready.tokens.tokenizer.save_pretrained(finished)
     (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     shutil.copyfile(work / LOG, finished / LOG)
+    card.write(finished)
     os.replace(finished, folder)
     shutil.rmtree(work)

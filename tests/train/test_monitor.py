@@ -69,12 +69,8 @@ def test_a_measure_that_there_is_not_is_refused_with_those_there_are(tmp_path):
 
 
 def test_what_is_better():
-    losses = [
-        (0, {"x": 1.0}),
-        (2, {"task_loss/de": 3.0}),
-        (4, {"task_loss/de": 2.0}),
-        (6, {"task_loss/de": 2.5}),
-    ]
+    values = {2: 3.0, 4: 2.0, 6: 2.5}
+    losses = [(0, {"x": 1.0}), *((update, {"task_loss/de": value}) for update, value in values.items())]
     assert best_update(losses, "task_loss/de") == (4, 1)
     f1 = [(update, {"slot_f1/de": value}) for update, value in values.items()]
     assert best_update(f1, "slot_f1/de") == (2, 2)

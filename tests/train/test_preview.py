@@ -18,7 +18,7 @@ def dry_run(*words):
 def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
     shown = dry_run("mini", f"output={tmp_path}/out", "samples_per_update=4", "align.pairs_per_update=4")
     assert "task samples: en 1,500, es 1,500, ru 1,500, zh 1,500" in shown
-    assert shown.count(">>>") == 1 + 3
+    assert shown.count(">>>") == 2 * 3  # named and used
     assert ">>> genre: jazz; device: TV<|end|><<<" in shown
     assert "0 cut at max_tokens=512" in shown
     assert "arm baseline: 600 updates" in shown
@@ -34,9 +34,7 @@ def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
 @pytest.mark.parametrize("recipe", ["massive-llama3-8b", "massive-qwen2.5-7b"])
 def test_recipes_for_bases_that_are_not_here(recipe):
     """The paper's settings, shown on a stand-in of the same form with a chat template."""
-    shown = dry_run(
-        recipe, "base=mini", "align.layer=middle", "samples_per_update=4", "align.pairs_per_update=4"
-    )
+    shown = dry_run(recipe, "base=mini", "align.layer=middle", "align.pairs=massive", "samples_per_update=4")
     assert "task samples: en 11,514, de 11,514, es 11,514, ru 11,514, zh_cn 11,514" in shown
     assert "<|assistant|>" in shown
     assert "arm aligned: 4500 updates" in shown

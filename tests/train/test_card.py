@@ -1,0 +1,107 @@
+"""The card beside an adapter, and its upload to a local stand-in for the hub's HTTP interface."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+
+SMALL = ["mini", "updates=2", "seeds=[1]", "samples_per_update=2", "align.pairs_per_update=2"]
+SMALL += ["arms={aligned: {}}", "evaluation.limit=2", "evaluation.languages=[en, de]"]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What `HfApi.create_repo` and `upload_folder` ask for; files arrive in `uploaded`."""
+
+    def answer(self, body, status=200):
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.server.seen.append((self.path, self.headers["Authorization"]))
+        if self.headers["Authorization"] != "Bearer hf_secret":
+            self.answer({"error": "Invalid token"}, 401)
+        elif self.path == "/api/repos/create":
+            name = json.loads(body)
+            self.answer({"url": f"{self.server.url}/{name['organization']}/{name['name']}"})
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in json.loads(body)["files"]
+            ]
+            self.answer({"files": files})
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.uploaded[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            commit = {
+                "commitUrl": f"{self.server.url}/team/x/commit/1",
+                "commitOid": "1" * 40,
+                "success": True,
+            }
+            self.answer(commit | {"hookOutput": "", "pullRequestUrl": None})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        else:
+            self.answer({"error": self.path}, 404)
+
+    def do_GET(self):
+        self.answer({"sha": "0" * 40, "siblings": [], "id": "team/x", "xetEnabled": False})
+
+    def log_message(self, *_):
+        """Keep quiet."""
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.uploaded, server.seen = {}, []
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def train(output, hub, token):
+    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    environment = {name: value for name, value in os.environ.items() if name not in offline}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", "from midalign.cli.train import main; main()", *SMALL]
+    command += [f"output={output}", "--push-to-hub", "team"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_uploaded_with_its_card_and_scores(tmp_path, hub):
+    refused = train(tmp_path, hub, "hf_wrong")
+    assert refused.returncode == 1
+    assert "was not uploaded to team/mini-aligned-seed1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    done = train(tmp_path, hub, "hf_secret")
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.url}/team/mini-aligned-seed1" in done.stdout
+    folder = tmp_path / "adapters" / "aligned-seed1"
+    assert hub.uploaded == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    text = hub.uploaded["README.md"].decode()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["base_model"] == "mini"
+    assert front["library_name"] == "peft"
+    assert front["language"] == ["de", "en", "es", "hi", "ru", "tr", "zh"]
+    assert "| supervised languages | en, es, ru, zh |" in text
+    assert "| aligned languages | de, tr, hi |" in text
+    (path,) = (tmp_path / "results").glob("*aligned*.json")
+    scored = json.loads(path.read_text())["tasks"]["midalign_mini_slot_de"]["metrics"]["slot_f1"]
+    row = next(line for line in text.splitlines() if line.startswith("| midalign_mini_slot_de | aligned |"))
+    assert f"{scored['value']:.3f} ± {scored['stderr']:.3f}" in row
