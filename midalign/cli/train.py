@@ -91,9 +91,7 @@ def train(
     for adapter in adapters:
         print(adapter)
     if settings.lora is None:
-        print(
-            "All weights were trained; to score a model: midalign eval --base FOLDER --tasks", settings.task
-        )
+        print(f"All weights were trained; to score: midalign eval --base FOLDER --tasks {settings.task}")
         return
     if settings.evaluate:
         _evaluate(settings, [str(a) for a in adapters])
@@ -108,12 +106,15 @@ def train(
 def _write_scores(adapters: list[Path], results: Path) -> None:
     """Put the scores into the adapters' cards."""
     from midalign import record
+    from midalign.adapter import read_manifest
     from midalign.train import card
 
     records = [record.read(path) for path in results.glob(f"*{record.SUFFIX}")]
     of_adapter = {one.adapter.name: one for one in records if one.adapter}
-    for adapter in adapters:
-        card.write(adapter, of_adapter.get(adapter.name))
+    for folder in adapters:
+        manifest = read_manifest(folder)
+        if manifest and manifest.name in of_adapter:
+            card.write(folder, of_adapter[manifest.name])
 
 
 def _state(now: "Progress") -> str:
