@@ -11,7 +11,7 @@ from midalign.errors import BaseModelError, RecipeError, nearest
 from midalign.train.recipe import Align, Lora, Recipe
 
 if TYPE_CHECKING:
-    from midalign.train.stream import Stream, Tokens
+    from midalign.train.stream import Stream, TaskSamples, Tokens
     from midalign.train.trainer import AlignmentTrainer
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Arm:
     trainer: "AlignmentTrainer"
 
 
-def build(recipe: Recipe, arm: str, seed: int, work: Path) -> Arm:
-    """The trainer of an arm, with checkpoints in `work`.
+def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples | None" = None) -> Arm:
+    """The trainer of an arm, with checkpoints in `work`; `samples` are those of an arm before it.
 
     Raises RecipeError for what this base cannot do, BaseModelError where it cannot be loaded.
     """
@@ -86,8 +86,9 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path) -> Arm:
         # The backward pass of torch's fused attention in bf16 takes seven times as long there as in fp32.
         base.set_attn_implementation("eager")
     width = WIDTH if packed else None
-    samples = TaskSamples(recipe, tokens)
-    stream = Stream(seed, plan, samples, pairs, width=width, rank=rank(), world=world())
+    stream = Stream(
+        seed, plan, samples or TaskSamples(recipe, tokens), pairs, width=width, rank=rank(), world=world()
+    )
     trainer = AlignmentTrainer(
         model=with_adapter(base, recipe.lora),
         args=arguments,

@@ -1,5 +1,6 @@
 """What processes that train together tell each other; alone, nothing."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ def join() -> None:
     """Meet the other processes of a launch, where there are any."""
     from accelerate import PartialState
 
+    # Under FSDP the other processes would otherwise begin with empty weights, on which packing is then tried.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     PartialState(cpu=device() == "cpu")
 
 

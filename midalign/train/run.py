@@ -21,6 +21,7 @@ from midalign.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from midalign.train.build import Arm
+    from midalign.train.stream import TaskSamples
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,9 @@ def train(recipe: Recipe, report: Report) -> list[Path]:
     bases.resolve(recipe.base)
     wanted = [run for run in runs(recipe) if not _finished(run[2], recipe)]
     found = overlaps(recipe, {arm for arm, _, _ in wanted})
+    samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
-        _train_arm(recipe, arm, seed, folder, found[arm], report)
+        samples = _train_arm(recipe, arm, seed, folder, found[arm], report, samples)
     return [folder for _, _, folder in runs(recipe)]
 
 
@@ -115,8 +117,14 @@ def _finished(folder: Path, recipe: Recipe) -> bool:
 
 
 def _train_arm(
-    recipe: Recipe, arm: str, seed: int, folder: Path, found: list[Overlap], report: Report
-) -> None:
+    recipe: Recipe,
+    arm: str,
+    seed: int,
+    folder: Path,
+    found: list[Overlap],
+    report: Report,
+    samples: "TaskSamples | None",
+) -> "TaskSamples":
     """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
     from accelerate import PartialState
 
@@ -127,7 +135,7 @@ def _train_arm(
     work = folder.with_name(f".{folder.name}.training")
     with PartialState().main_process_first():
         _claim(work, recipe)
-    ready = build(recipe, arm, seed, work)
+    ready = build(recipe, arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
     checkpoint = _last_checkpoint(work)
     # The other processes measure too, since all must do the same, and write nothing.
@@ -161,6 +169,7 @@ def _train_arm(
     )
     with full_disks_named(work):
         _publish(ready, manifest, work, folder)
+    return ready.stream.task
 
 
 @contextmanager

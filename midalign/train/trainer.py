@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from accelerate import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from midalign.align.head import IGNORED, frozen_head, label_losses
@@ -64,7 +65,7 @@ class AlignmentTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The updates in order, whole: a process takes its share of each, not every so many-th."""
         assert self.train_dataset is not None
-        return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda batch: batch[0])
+        return DataLoader(Ahead(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0])
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:
         """Forward and backward of one update; returns this process's share of its loss."""
@@ -253,6 +254,24 @@ class AlignmentTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts the head and all blocks for every batch."""
         return 0
+
+
+class Ahead(Dataset[dict[str, Any]]):
+    """A dataset read in order, whose next item is made while the last one is worked on."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.maker = ThreadPoolExecutor(1)
+        self.made: dict[int, Future[dict[str, Any]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        now = self.made.pop(index, None) or self.maker.submit(self.dataset.__getitem__, index)
+        if index + 1 < len(self.dataset):
+            self.made = {index + 1: self.maker.submit(self.dataset.__getitem__, index + 1)}
+        return now.result()
 
 
 def in_batches(rows: Batch, budget: int | None) -> list[Batch]:

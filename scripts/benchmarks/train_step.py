@@ -1,6 +1,6 @@
 """An update of midalign's trainer against the reference's way of working, on the same samples.
 
-    python scripts/benchmarks/train_step.py [BASE] [RECIPE] [UPDATES] [--trl FOLDER]
+    python scripts/benchmarks/train_step.py [BASE] [RECIPE] [UPDATES] [FOLDER_OF_TRL]
 
 The reference (dannigt/mid-align, re-written here from its description): all in bf16, task and pairs padded,
 two forwards for the two sides of the pairs, logits in fp32 at every position, the head run over the aligned
@@ -8,8 +8,8 @@ states too, activations computed again in backward. Every way has a process of i
 turn, one of each way after the other. Peak memory is what the process held at most during its
 updates above what it held with the model loaded. FLOPs are counted by torch for one update.
 
-Levers: the reference with one thing done as midalign does it. With `--trl`, a folder made by
-`pip install --no-deps --target FOLDER trl`: SFTTrainer with packing on the task's samples alone.
+Levers: the reference with one thing done as midalign does it. With a folder
+made by `pip install --no-deps --target FOLDER trl`: SFTTrainer with packing on the task's samples alone.
 """
 
 import json
@@ -143,6 +143,68 @@ def reference(recipe: Recipe, way: Way) -> Iterator[None]:
         yield
 
 
+def trl(recipe: Recipe, recompute: bool, meter: "Meter") -> None:
+    """SFTTrainer with packing over the baseline's samples; an update each time a line comes in.
+
+    Its rows hold other numbers of samples than ours, so that seconds are told for as many as ours.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from midalign.train.build import build
+
+    arm = build(recipe, next(iter(recipe.arms)), 1, Path(tempfile.mkdtemp()))
+    size = recipe.samples_per_update
+    samples = [sample for batch in range(40) for sample in arm.stream.task.samples(1, batch)]
+    tokens = sum(len(sample.prompt) + len(sample.target) for sample in samples) / 40
+    rows = {
+        "input_ids": [sample.prompt + sample.target for sample in samples],
+        "completion_mask": [[0] * len(s.prompt) + [1] * len(s.target) for s in samples],
+    }
+    begun = [0.0]
+
+    class InTurn(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not sys.stdin.readline():
+                os._exit(0)
+            begun[0] = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            meter.answer((time.perf_counter() - begun[0]) * size / trainer.seen)
+
+    class Counting(SFTTrainer):  # type: ignore[misc]
+        seen = 0
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+            self.seen = int((inputs["position_ids"] == 0).sum())
+            return super().training_step(model, inputs, *rest, **options)
+
+    trainer = Counting(
+        model=arm.trainer.model,
+        args=SFTConfig(
+            tempfile.mkdtemp(),
+            packing=True,
+            max_length=round(tokens / 2),
+            per_device_train_batch_size=2,
+            gradient_checkpointing=recompute,
+            learning_rate=recipe.learning_rate,
+            bf16=arm.trainer.args.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=arm.tokens.tokenizer,
+        callbacks=[InTurn()],
+    )
+    meter.begin()
+    trainer.train()
+
+
 def _descend(optimizer: Any, parameters: list[Any]) -> None:
     import torch
 
@@ -151,32 +213,48 @@ def _descend(optimizer: Any, parameters: list[Any]) -> None:
     optimizer.zero_grad()
 
 
+class Meter:
+    """Seconds and memory of a process, told to the one that compares."""
+
+    def begin(self) -> None:
+        """The model is loaded: the peak begins anew."""
+        Path("/proc/self/clear_refs").write_text("5")
+        self.loaded = self.kilobytes("VmRSS")
+
+    def answer(self, seconds: float) -> None:
+        """An update is done."""
+        memory = (self.kilobytes("VmHWM") - self.loaded) * 1024
+        print(json.dumps({"seconds": seconds, "memory": memory}), flush=True)
+
+    @staticmethod
+    def kilobytes(name: str) -> int:
+        """What Linux counts of this process."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
 def work(way: str, arm: str, base: str, recipe: str) -> None:
     """A process of one way: an update and its seconds for every line that comes in."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.set_num_threads(int(os.environ.get("THREADS", "2")))
-    run = settings(base, recipe, arm)
+    run, meter = settings(base, recipe, arm), Meter()
+    if way.startswith("trl"):
+        print(json.dumps({"flops": float("nan")}), flush=True)
+        trl(run, way == "trl, recomputing", meter)
+        return
     steps = ours(run) if way == "ours" else reference(run, Way(**json.loads(way)))
     next(steps)
     counter = FlopCounterMode(display=False)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, after loading
-    loaded = _kilobytes("VmRSS")
+    meter.begin()
     with counter:
         next(steps)
     print(json.dumps({"flops": counter.get_total_flops()}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         next(steps)
-        seconds = time.perf_counter() - start
-        memory = (_kilobytes("VmHWM") - loaded) * 1024
-        print(json.dumps({"seconds": seconds, "memory": memory}), flush=True)
-
-
-def _kilobytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+        meter.answer(time.perf_counter() - start)
 
 
 class Process:
@@ -238,7 +316,7 @@ def show(processes: dict[str, Process], against: str) -> None:
         )
 
 
-def main(base: str = "mini", recipe: str = "mini", updates: str = "8") -> None:
+def main(base: str = "mini", recipe: str = "mini", updates: str = "8", folder: str = "") -> None:
     """Measure and print."""
     plain = json.dumps(vars(Way()))
     ways = {"reference": (plain, "aligned"), "midalign": ("ours", "aligned")}
@@ -251,6 +329,12 @@ def main(base: str = "mini", recipe: str = "mini", updates: str = "8") -> None:
     print("\narms of midalign at equal samples of the task")
     arms = {arm: ("ours", arm) for arm in ("baseline", "aligned", "default")}
     show(compare(arms, base, recipe, int(updates)), "baseline")
+    if folder:
+        os.environ["PYTHONPATH"] = folder
+        print("\nthe task alone, against trl's SFTTrainer with packing, seconds for as many samples")
+        task = {"midalign": ("ours", "baseline")}
+        task |= {way: (way, "baseline") for way in ("trl", "trl, recomputing")}
+        show(compare(task, base, recipe, int(updates)), "trl")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Two processes against one with the same global batch, through accelerate and in one update's gradients."""
 
+import json
 import os
 import signal
 import subprocess
@@ -79,7 +80,7 @@ def test_two_processes_end_in_the_weights_of_one(tmp_path, changes):
 
 
 @pytest.mark.slow
-def test_accelerate_launches_a_recipe_and_a_killed_process_ends_it(tmp_path):
+def test_accelerate_launches_a_recipe_shared_or_sharded_and_a_killed_process_ends_it(tmp_path):
     command = [*LAUNCH, "-m", "midalign.train", *SMALL, f"output={tmp_path}"]
     process = subprocess.Popen(
         [*command, "updates=500"], env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True
@@ -102,3 +103,14 @@ def test_accelerate_launches_a_recipe_and_a_killed_process_ends_it(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "adapters").iterdir()) == ["aligned-seed1", "baseline-seed1"]
     assert done.stdout.count("aligned-seed1") == 1
+
+    sharded = [*LAUNCH[:3], "--use_fsdp", "--fsdp_version", "2", *LAUNCH[4:], "-m", "midalign.train", *SMALL]
+    sharded += [f"output={tmp_path}/sharded"]
+    done = subprocess.run(sharded, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for arm in ("aligned-seed1", "baseline-seed1"):
+        folders = tmp_path / "adapters" / arm, tmp_path / "sharded" / "adapters" / arm
+        shared, own = (json.loads((folder / "midalign.json").read_text())["training"] for folder in folders)
+        assert own == pytest.approx(shared, rel=0.01)
+        weights, again = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+        assert {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in again.items()}

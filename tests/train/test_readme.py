@@ -1,0 +1,22 @@
+"""The Python example of the training README runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "midalign" / "train" / "README.md"
+
+
+@pytest.mark.slow
+def test_the_example_in_python(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert len(example.splitlines()) <= 20
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert "aligned after block [4]" in done.stdout
