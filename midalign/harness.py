@@ -1,8 +1,10 @@
 """lm-eval's view of our tasks: names and metadata from the YAML files, objects and prompts from lm-eval."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -82,10 +84,27 @@ def group_name(name: str) -> str:
     return own.add(name) if own.is_spec(name) else name
 
 
+STOCK = "lm_eval:"
+"""Begins the name of a task that is not ours: one of lm-eval's, or a YAML file for it."""
+
+
+def is_stock(name: str) -> bool:
+    """Whether a task is not ours."""
+    return name.startswith(STOCK)
+
+
+def stock_task(name: str, language: str) -> str:
+    """The task of a language, in braces, of a name such as `lm_eval:mgsm_direct_{language}`."""
+    return name.replace("{language}", f"{{{language}}}")
+
+
 def expand(names: Sequence[str]) -> list[str]:
     """Task names with groups replaced by their tasks, each once; raises TaskError with the nearest names."""
     found: dict[str, None] = {}
     for name in map(group_name, names):
+        if is_stock(name):
+            found[name] = None
+            continue
         content = _file(name)
         found.update(dict.fromkeys(expand(content["task"]) if "group" in content else [name]))
     return list(found)
@@ -99,11 +118,15 @@ def metadata(name: str) -> dict[str, Any]:
 
 def has_training_split(name: str) -> bool:
     """Whether a task can be trained on; a file says so where it cannot."""
+    if is_stock(name):
+        return bool(load([name])[name].has_training_docs())
     return _file(name).get("training_split", "train") is not None
 
 
 def task_languages(name: str) -> list[str]:
     """Codes of the languages that decide a task's role: its own, or a direction's sides but English."""
+    if is_stock(name):
+        return re.findall(r"\{(.+)\}", name) or ["en"]
     *others, last = str(metadata(name)["language"]).split("-")
     return [code for code in (*others, last) if code != "en"] if others else [last]
 
@@ -128,11 +151,29 @@ def load(names: Sequence[str]) -> dict[str, Any]:
     logger = logging.getLogger("lm_eval.api.task")
     logger.addFilter(_worth_reading)
     try:
-        specs = [_own_task(name) if own.is_own(name) else name for name in leaves]
-        tasks: dict[str, Any] = manager.load(specs)["tasks"]
+        ours = [name for name in leaves if not is_stock(name)]
+        specs = [_own_task(name) if own.is_own(name) else name for name in ours]
+        tasks: dict[str, Any] = manager.load(specs)["tasks"] if specs else {}
+        tasks |= {name: _stock(name) for name in leaves if is_stock(name)}
     finally:
         logger.removeFilter(_worth_reading)
     return {name: tasks[name] for name in leaves}
+
+
+@cache
+def _stock(name: str) -> Any:
+    """A task of lm-eval's own, or of a YAML file, which lm-eval finds without its index."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    wanted = re.sub(r"[{}]", "", name.removeprefix(STOCK))
+    a_file = wanted.endswith(".yaml")
+    try:
+        spec = load_yaml(Path(wanted)) if a_file else wanted
+        (task,) = TaskManager(include_defaults=not a_file).load([spec])["tasks"].values()
+    except (KeyError, ValueError, OSError) as error:
+        raise TaskError(f"{name}: lm-eval has no one task {wanted!r} here ({error})") from None
+    return task
 
 
 def _worth_reading(entry: logging.LogRecord) -> bool:

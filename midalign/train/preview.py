@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from midalign import harness
 from midalign.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iterator[str
 def _data(arm: "Arm") -> Iterator[str]:
     """Samples by language, their tokens, and the first few in full."""
     task = arm.stream.task
-    languages = Counter("-".join(_languages(one)) for one, _ in task.documents)
+    names = {id(one): name for name, one in task.tasks.items()}
+    languages = Counter("-".join(harness.task_languages(names[id(one)])) for one, _ in task.documents)
     counts = ", ".join(f"{language} {count:,}" for language, count in languages.items())
     yield f"task samples: {counts}"
     some = [task[position] for position in range(0, len(task.documents), max(len(task.documents) // 500, 1))]
@@ -71,12 +73,6 @@ def _data(arm: "Arm") -> Iterator[str]:
         sample = task[number * (len(task.documents) - 1) // (SHOWN - 1)]
         yield f"\nsample {number + 1}, what is learned between >>> and <<<:"
         yield f"{decode(sample.prompt)}>>>{decode(sample.target)}<<<"
-
-
-def _languages(task: Any) -> list[str]:
-    from midalign import harness
-
-    return list(harness.task_languages(task.config.task))
 
 
 def _probe(arm: "Arm") -> Iterator[str]:

@@ -175,6 +175,11 @@ class Recipe(Section):
             if auto or self.monitor is not None:
                 what = "align.layer: auto" if auto else "monitor"
                 raise ValueError(f"{what} measures pairs that are kept from training: align.held_out=100")
+        if harness.is_stock(self.task) and self.evaluate:
+            raise ValueError(
+                "midalign eval scores midalign's tasks: set evaluate=false, and score with "
+                "lm_eval --model hf --model_args pretrained=BASE,peft=ADAPTER --tasks TASK"
+            )
         if self.load_in_4bit and self.lora is None:
             raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self

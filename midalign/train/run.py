@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midalign import adapter, bases, guard
+from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError
@@ -81,6 +81,8 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
     """
     from midalign.train.stream import task_names, training_tasks
 
+    if harness.is_stock(recipe.task):
+        return {arm: [] for arm in arms}  # what it is evaluated on is not ours to know
     languages = recipe.evaluation.languages
     tasks = [recipe.task] if languages == "all" else task_names(recipe.task, languages)
     scored = guard.scored(tasks, recipe.evaluation.split) if arms else []

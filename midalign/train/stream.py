@@ -134,10 +134,14 @@ class TaskSamples:
     rendered: dict[int, Sample] = field(default_factory=dict)
 
     @cached_property
+    def tasks(self) -> dict[str, Any]:
+        """lm-eval's task objects of the supervised languages, by name."""
+        return harness.load(training_tasks(self.recipe.task, self.recipe.supervised))
+
+    @cached_property
     def documents(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of every supervised language, language after language."""
-        tasks = harness.load(training_tasks(self.recipe.task, self.recipe.supervised))
-        found = [(task, document) for task in tasks.values() for document in task.training_docs()]
+        found = [(task, document) for task in self.tasks.values() for document in task.training_docs()]
         if self.recipe.too_long == "drop":
             whole = [not self.render(*one).cut for one in found]
             log.info("%d of %d samples are over max_tokens and left out", whole.count(False), len(found))
@@ -169,7 +173,11 @@ class TaskSamples:
 
     def validation(self, language: str, count: int) -> list[Sample]:
         """A language's first validation documents, none where its tasks have no such split."""
-        names = [n for n in harness.expand([self.recipe.task]) if language in harness.task_languages(n)]
+        group = self.recipe.task
+        all_names = (
+            [harness.stock_task(group, language)] if harness.is_stock(group) else harness.expand([group])
+        )
+        names = [name for name in all_names if language in harness.task_languages(name)]
         tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
         found = ((task, document) for task in tasks for document in task.validation_docs())
         return [self.render(task, document) for task, document in islice(found, count)]
@@ -356,6 +364,13 @@ def _share(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
 def task_names(group: str, languages: Sequence[str]) -> list[str]:
     """The group's tasks in some languages, in their order; for translation the directions among them and
     English. Raises TaskError with the nearest language for one that the group lacks."""
+    if harness.is_stock(group):
+        if len(languages) > 1 and "{language}" not in group:
+            raise TaskError(
+                f"{group} is one task, and the recipe has {len(languages)} languages of it: "
+                f"name it with {{language}}, such as lm_eval:mgsm_direct_{{language}}"
+            )
+        return [harness.stock_task(group, language) for language in languages]
     languages_of = {name: harness.task_languages(name) for name in harness.expand([group])}
     known = {code for codes in languages_of.values() for code in codes}
     names: dict[str, None] = {}
@@ -370,7 +385,8 @@ def task_names(group: str, languages: Sequence[str]) -> list[str]:
 def training_tasks(group: str, languages: Sequence[str]) -> list[str]:
     """Those of `task_names` that have a training split; raises RecipeError for a language without any."""
     names = task_names(group, languages)
-    trainable = [name for name in harness.expand([group]) if harness.has_training_split(name)]
+    candidates = names if harness.is_stock(group) else harness.expand([group])
+    trainable = [name for name in candidates if harness.has_training_split(name)]
     known = dict.fromkeys(code for name in trainable for code in harness.task_languages(name))
     for language in languages:
         if language not in known:

@@ -1,0 +1,64 @@
+"""A task that is not ours: a YAML file for lm-eval with data of its own, trained on as it stands."""
+
+import json
+
+import pytest
+
+from midalign.errors import RecipeError, TaskError
+from midalign.train import recipe as recipes
+from midalign.train import run
+from midalign.train.build import load_base
+from midalign.train.stream import TaskSamples, Tokens, check_roles
+
+YAML = """
+task: capitals_{language}
+dataset_path: json
+dataset_kwargs: {{data_files: {{train: {folder}/{language}.jsonl, validation: {folder}/{language}.jsonl}}}}
+output_type: generate_until
+training_split: train
+validation_split: validation
+test_split: validation
+doc_to_text: "Q: {{{{question}}}}\\nA:"
+doc_to_target: "{{{{answer}}}}"
+"""
+
+
+@pytest.fixture
+def template(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for language, rows in {
+        "en": [("Of Peru?", "Lima")],
+        "de": [("Von Peru?", "Lima"), ("Von Kuba?", "Havanna")],
+    }.items():
+        lines = (json.dumps({"question": question, "answer": answer}) for question, answer in rows)
+        (tmp_path / f"{language}.jsonl").write_text("\n".join(lines))
+        (tmp_path / f"capitals_{language}.yaml").write_text(YAML.format(language=language, folder=tmp_path))
+    return f"task=lm_eval:{tmp_path}/capitals_{{language}}.yaml"
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_on_it(template, tmp_path):
+    changes = [template, "supervised=[en, de]", "aligned=[tr]", "evaluate=false", "seeds=[1]", "updates=2"]
+    changes += ["samples_per_update=3", "align.pairs_per_update=2", f"output={tmp_path}/out"]
+    recipe = recipes.load("mini", changes)
+    _, tokenizer = load_base("mini")
+    samples = TaskSamples(recipe, Tokens(tokenizer, 128))
+    texts = [tokenizer.decode(samples[i].prompt + samples[i].target) for i in range(len(samples.documents))]
+    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    assert texts == [
+        f"{begin}Q: Of Peru?\nA: Lima{end}",
+        f"{begin}Q: Von Peru?\nA: Lima{end}",
+        f"{begin}Q: Von Kuba?\nA: Havanna{end}",
+    ]
+    assert len(samples.validation("de", 5)) == 2
+    folders = run.train(recipe, lambda _: None)
+    assert all((folder / "adapter_model.safetensors").is_file() for folder in folders)
+
+
+def test_what_it_cannot_do_is_said_at_once(template):
+    with pytest.raises(RecipeError, match=r"set evaluate=false, and score with lm_eval"):
+        recipes.load("mini", [template])
+    with pytest.raises(TaskError, match=r"is one task, and the recipe has 4 languages"):
+        check_roles(recipes.load("mini", ["task=lm_eval:gsm8k", "evaluate=false"]))
+    with pytest.raises(TaskError, match=r"lm-eval has no one task '.*capitals_fr.yaml'"):
+        check_roles(recipes.load("mini", [template, "supervised=[fr]", "evaluate=false"]))
