@@ -173,11 +173,8 @@ class TaskSamples:
 
     def validation(self, language: str, count: int) -> list[Sample]:
         """A language's first validation documents, none where its tasks have no such split."""
-        group = self.recipe.task
-        all_names = (
-            [harness.stock_task(group, language)] if harness.is_stock(group) else harness.expand([group])
-        )
-        names = [name for name in all_names if language in harness.task_languages(name)]
+        every = harness.expand([harness.stock_task(self.recipe.task, language)])
+        names = [name for name in every if language in harness.task_languages(name)]
         tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
         found = ((task, document) for task in tasks for document in task.validation_docs())
         return [self.render(task, document) for task, document in islice(found, count)]
