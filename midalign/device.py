@@ -1,5 +1,8 @@
 """What this machine computes on."""
 
+import ctypes
+import sys
+
 import torch
 
 
@@ -8,6 +11,21 @@ def device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors on a CPU give back, in place of asking Linux for it again and again.
+
+    Each new page is filled with zeros first: a tenth of a training step (scripts/benchmarks/train_step.py).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of malloc.h."""
 
 
 def has_bf16() -> bool:

@@ -40,7 +40,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
 
     from midalign.align.packing import can_pack
     from midalign.align.rows import WIDTH
-    from midalign.device import device, has_bf16
+    from midalign.device import device, has_bf16, keep_freed_memory
     from midalign.train.distributed import rank, world
     from midalign.train.schedule import schedule
     from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
@@ -85,6 +85,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     if device() == "cpu":
         # The backward pass of torch's fused attention in bf16 takes seven times as long there as in fp32.
         base.set_attn_implementation("eager")
+        keep_freed_memory()
     width = WIDTH if packed else None
     stream = Stream(
         seed, plan, samples or TaskSamples(recipe, tokens), pairs, width=width, rank=rank(), world=world()

@@ -5,8 +5,9 @@
 The reference (dannigt/mid-align, re-written here from its description): all in bf16, task and pairs padded,
 two forwards for the two sides of the pairs, logits in fp32 at every position, the head run over the aligned
 states too, activations computed again in backward. Every way has a process of its own; the updates are run in
-turn, one of each way after the other. Peak memory is what the process held at most during its
-updates above what it held with the model loaded. FLOPs are counted by torch for one update.
+turn, two of each way after the other, the second measured, on a machine that does nothing else. Peak memory
+is what the process held at most during its updates above what it held with the model loaded. FLOPs are counted
+by torch for one update.
 
 Levers: the reference with one thing done as midalign does it. With a folder
 made by `pip install --no-deps --target FOLDER trl`: SFTTrainer with packing on the task's samples alone.
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midalign import device
 from midalign.train import recipe as recipes
 from midalign.train.recipe import Recipe
 
@@ -87,6 +89,8 @@ def reference(recipe: Recipe, way: Way) -> Iterator[None]:
     from midalign.align.rows import PADDING, WIDTH, lay_out
     from midalign.align.trunk import states_at
     from midalign.train.build import build
+
+    device.keep_freed_memory = lambda: None  # midalign's own
 
     (name,) = recipe.arms
     arm = build(recipe, name, 1, Path(tempfile.mkdtemp()))
@@ -167,12 +171,13 @@ def trl(recipe: Recipe, recompute: bool, meter: "Meter") -> None:
 
     class InTurn(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if not sys.stdin.readline():
+            if state.global_step % 2 == 0 and not sys.stdin.readline():
                 os._exit(0)
             begun[0] = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            meter.answer((time.perf_counter() - begun[0]) * size / trainer.seen)
+            if state.global_step % 2 == 0:
+                meter.answer((time.perf_counter() - begun[0]) * size / trainer.seen)
 
     class Counting(SFTTrainer):  # type: ignore[misc]
         seen = 0
@@ -252,6 +257,7 @@ def work(way: str, arm: str, base: str, recipe: str) -> None:
         next(steps)
     print(json.dumps({"flops": counter.get_total_flops()}), flush=True)
     for _ in sys.stdin:
+        next(steps)  # what the other ways have driven out of the caches comes back
         start = time.perf_counter()
         next(steps)
         meter.answer(time.perf_counter() - start)
@@ -262,7 +268,11 @@ class Process:
 
     def __init__(self, way: str, arm: str, base: str, recipe: str) -> None:
         command = [sys.executable, __file__, "--work", way, arm, base, recipe]
-        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "TQDM_DISABLE": "1"}
+        environment = os.environ | {
+            "GOMP_SPINCOUNT": "3000",
+            "OMP_WAIT_POLICY": "passive",
+            "TQDM_DISABLE": "1",
+        }
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
