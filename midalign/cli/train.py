@@ -49,8 +49,8 @@ def train(
     ] = False,
 ) -> None:
     """Train the arms of a recipe, then evaluate base and adapters."""
-    # Read when torch is imported. Threads that spin while they wait cost a busy machine most of its speed, and
-    # threads that sleep at once cost a quiet one a third: a short spin where nothing else runs.
+    # Read when torch is imported. Threads that spin while they wait cost a busy machine most of its speed,
+    # and threads that sleep at once cost a quiet one a third: a short spin where nothing else runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if os.getloadavg()[0] < QUIET:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")

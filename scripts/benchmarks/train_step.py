@@ -6,8 +6,8 @@ The reference (dannigt/mid-align, re-written here from its description): all in 
 two forwards for the two sides of the pairs, logits in fp32 at every position, the head run over the aligned
 states too, activations computed again in backward. Every way has a process of its own; the updates are run in
 turn, two of each way after the other, the second measured, on a machine that does nothing else. Peak memory
-is what the process held at most during its updates above what it held with the model loaded. FLOPs are counted
-by torch for one update.
+is what the process held at most during its updates above what it held with the model loaded. FLOPs are
+counted by torch for one update.
 
 Levers: the reference with one thing done as midalign does it. With a folder
 made by `pip install --no-deps --target FOLDER trl`: SFTTrainer with packing on the task's samples alone.
