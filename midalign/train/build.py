@@ -73,6 +73,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     set_seed(seed)
     base, tokenizer = load_base(recipe.base, in_4bit=recipe.load_in_4bit)
     _check_template(recipe, tokenizer)
+    _check_share(align, world())
     check_bos(recipe.base, base, tokenizer)
     tokens = Tokens(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
@@ -170,6 +171,20 @@ def _check_template(recipe: Recipe, tokenizer: Any) -> None:
         raise RecipeError(
             f"recipe {recipe.name} asks for a chat template and the tokenizer of {recipe.base} has none: "
             f"set chat_template=false, or take the instruction-tuned model"
+        )
+
+
+def _check_share(align: Align | None, processes: int) -> None:
+    """Raise RecipeError where the pairs of a contrastive batch do not share out evenly."""
+    if align is None:
+        return
+    pairs = align.pairs_per_update
+    if align.alternate == "micro":
+        pairs //= align.ratio[1] * align.cycles
+    if pairs % processes:
+        raise RecipeError(
+            f"{processes} processes cannot share {pairs} pairs evenly: set align.pairs_per_update to a "
+            f"multiple of {align.pairs_per_update // pairs * processes}"
         )
 
 

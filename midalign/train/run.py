@@ -150,6 +150,7 @@ def _train_arm(
     start = time.monotonic()
     with full_disks_named(work), memory_named(recipe):
         trainer.train(resume_from_checkpoint=checkpoint)
+    ended_early = trainer.state.global_step < len(ready.stream.plan)
     manifest = adapter.Manifest(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
@@ -162,7 +163,7 @@ def _train_arm(
         aligned=recipe.aligned,
         layer=ready.layers[0] if align else None,
         pairs=align.pairs if align else None,
-        updates=recipe.updates,
+        updates=trainer.state.global_step if ended_early else recipe.updates,
         tokens=trainer.state.num_input_tokens_seen,
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),

@@ -63,6 +63,18 @@ def test_fields_of_lora_and_training_arguments():
             build.build(recipes.load("mini", [changes]), "baseline", 1, None)
 
 
+def test_pairs_that_do_not_share_out():
+    align = recipes.load("mini", ["align.pairs_per_update=32"]).align
+    build._check_share(align, 4)
+    with pytest.raises(RecipeError, match=r"3 processes cannot share 32 pairs evenly.*multiple of 3"):
+        build._check_share(align, 3)
+    parts = recipes.load(
+        "mini", ["align.pairs_per_update=12", "align.alternate=micro", "align.cycles=2"]
+    ).align
+    with pytest.raises(RecipeError, match=r"4 processes cannot share 6 pairs evenly.*multiple of 8"):
+        build._check_share(parts, 4)
+
+
 def test_a_base_without_chat_template(mini):
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tokenizer.chat_template = None

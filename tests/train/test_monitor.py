@@ -59,6 +59,7 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
     )
     measured = Log.measures(folder / run.LOG)
     assert [update for update, _ in measured] == [0, 1, 2]
+    assert json.loads((folder / "midalign.json").read_text())["updates"] == 2
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(weight.abs().sum() == 0 for name, weight in weights.items() if "lora_B" in name)
 
