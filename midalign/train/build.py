@@ -22,8 +22,6 @@ class Arm:
     """One arm and seed of a recipe, ready to train."""
 
     recipe: Recipe
-    name: str
-    seed: int
     align: Align | None
     layers: list[int]
     tokens: "Tokens"
@@ -102,7 +100,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         max_batch_tokens=recipe.max_batch_tokens,
     )
     trainer.remove_callback(PrinterCallback)
-    return Arm(recipe, arm, seed, align, layers, tokens, stream, trainer)
+    return Arm(recipe, align, layers, tokens, stream, trainer)
 
 
 def _others(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
