@@ -35,12 +35,12 @@ def test_forms():
 
 def test_the_published_code_weighs_half_and_half():
     """Two groups of each kind, every micro-batch's mean over four, as gradient accumulation has it."""
-    (update,) = plan(1, alternate="micro", cycles=2, weight=1.0)
+    (update,) = plan(1, alternate="micro", cycles=2)  # of weight 2
     assert [(step.kind, step.part, step.parts, step.weight) for step in update] == [
         ("task", 0, 2, 0.25),
-        ("pairs", 0, 2, 0.25),
+        ("pairs", 0, 2, 0.5),
         ("task", 1, 2, 0.25),
-        ("pairs", 1, 2, 0.25),
+        ("pairs", 1, 2, 0.5),
     ]
 
 
