@@ -34,6 +34,10 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as updates=50 seeds=[1,2]."),
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Train this arm of the recipe alone, or several by several --arm."),
+    ] = None,
     allow_overlap: Annotated[
         bool,
         typer.Option("--allow-overlap", help="Train although the training text holds what is evaluated."),
@@ -72,7 +76,7 @@ def train(
             print(line, flush=True)
         return
     console.print(
-        f"recipe {settings.name}: {len(list(run.runs(settings)))} adapters to {settings.output}/adapters"
+        f"recipe {settings.name}: {len(list(run.runs(settings, arm)))} adapters to {settings.output}/adapters"
     )
     columns = (
         TextColumn("{task.description}"),
@@ -92,7 +96,7 @@ def train(
                 line = f"{now.arm} {now.seed}  {now.update}/{now.updates}  {_state(now)}"
                 console.print(line, soft_wrap=True, highlight=False)
 
-        adapters = run.train(settings, report)
+        adapters = run.train(settings, report, arm)
     if not main:
         return
     for adapter in adapters:

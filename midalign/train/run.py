@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
-from midalign.errors import OverlapError, RecipeError, TrainingError
+from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
 from midalign.train import card
 from midalign.train.recipe import Recipe
 
@@ -47,15 +47,24 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def runs(recipe: Recipe) -> Iterator[tuple[str, int, Path]]:
-    """(arm, seed, adapter folder) of every run, baseline first within a seed."""
+def runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
+    """(arm, seed, adapter folder) of every run of these arms, None for all; baseline first within a seed.
+
+    Raises RecipeError for an arm that the recipe lacks.
+    """
+    for arm in arms or ():
+        if arm not in recipe.arms:
+            raise RecipeError(
+                f"recipe {recipe.name} has no arm {arm!r}.{nearest(arm, recipe.arms)} "
+                f"Its arms: {', '.join(recipe.arms)}"
+            )
     for seed in recipe.seeds:
-        for arm in recipe.arms:
+        for arm in recipe.arms if arms is None else arms:
             yield arm, seed, recipe.output / "adapters" / f"{arm}-seed{seed}"
 
 
-def train(recipe: Recipe, report: Report) -> list[Path]:
-    """Train what is not there yet and return the adapter folders.
+def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -> list[Path]:
+    """Train what is not there yet of these arms, None for all, and return their adapter folders.
 
     Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
     folder holds an adapter of another recipe, OverlapError where the training text holds what is evaluated.
@@ -66,12 +75,12 @@ def train(recipe: Recipe, report: Report) -> list[Path]:
     join()
     check_roles(recipe)
     bases.resolve(recipe.base)
-    wanted = [run for run in runs(recipe) if not _finished(run[2], recipe)]
+    wanted = [run for run in runs(recipe, arms) if not _finished(run[2], recipe)]
     found = overlaps(recipe, {arm for arm, _, _ in wanted})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
         samples = _train_arm(recipe, arm, seed, folder, found[arm], report, samples)
-    return [folder for _, _, folder in runs(recipe)]
+    return [folder for _, _, folder in runs(recipe, arms)]
 
 
 def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:

@@ -38,6 +38,8 @@ def train(output, *overrides, check=True):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("trained")
+    train(output, "--arm", "aligned")
+    assert [path.name for path in (output / "adapters").iterdir()] == ["aligned-seed1"]
     train(output)
     return output / "adapters"
 
@@ -106,6 +108,10 @@ def test_an_adapter_of_another_recipe_is_not_passed_off_as_this_one(trained):
         ("aline.layer=1", "unknown key aline. Did you mean aligned or align"),
         ("base=minni", "Did you mean mini"),
         ("align.pairs=/nowhere/{language}.tsv", "/nowhere/de.tsv cannot be read"),
+        (
+            "--arm=alinged",
+            "no arm 'alinged'. Did you mean aligned",
+        ),
         ("supervised=[em]", "no language 'em'. Did you mean"),
     ],
 )
