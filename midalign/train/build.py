@@ -86,9 +86,8 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         base.set_attn_implementation("eager")
         keep_freed_memory()
     width = WIDTH if packed else None
-    stream = Stream(
-        seed, plan, samples or TaskSamples(recipe, tokens), pairs, width=width, rank=rank(), world=world()
-    )
+    samples = TaskSamples(recipe, tokens) if samples is None else samples
+    stream = Stream(seed, plan, samples, pairs, width=width, rank=rank(), world=world())
     trainer = AlignmentTrainer(
         model=with_adapter(base, recipe.lora),
         args=arguments,

@@ -56,10 +56,10 @@ def _data(arm: "Arm") -> Iterator[str]:
     """Samples by language, their tokens, and the first few in full."""
     task = arm.stream.task
     names = {id(one): name for name, one in task.tasks.items()}
-    languages = Counter("-".join(harness.task_languages(names[id(one)])) for one, _ in task.documents)
+    languages = Counter("-".join(harness.task_languages(names[id(one)])) for one, _ in task.every)
     counts = ", ".join(f"{language} {count:,}" for language, count in languages.items())
     yield f"task samples: {counts}"
-    some = [task[position] for position in range(0, len(task.documents), max(len(task.documents) // 500, 1))]
+    some = [task[position] for position in range(0, len(task), max(len(task) // 500, 1))]
     lengths = sorted(len(sample.prompt) + len(sample.target) for sample in some)
     answers = statistics.mean(len(sample.target) for sample in some)
     cut = sum(1 for sample in some if sample.cut)
@@ -70,7 +70,7 @@ def _data(arm: "Arm") -> Iterator[str]:
     )
     decode = arm.tokens.tokenizer.decode
     for number in range(SHOWN):
-        sample = task[number * (len(task.documents) - 1) // (SHOWN - 1)]
+        sample = task[number * (len(task) - 1) // (SHOWN - 1)]
         yield f"\nsample {number + 1}, what is learned between >>> and <<<:"
         yield f"{decode(sample.prompt)}>>>{decode(sample.target)}<<<"
 

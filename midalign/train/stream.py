@@ -1,7 +1,7 @@
 """The stream of batches: what stands in update u is a pure function of the seed and u."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -16,7 +16,9 @@ from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out
 from midalign.data import pairs
 from midalign.errors import RecipeError, TaskError, nearest
+from midalign.train import samples as kept_samples
 from midalign.train.recipe import Align, Recipe
+from midalign.train.samples import Sample
 from midalign.train.schedule import Step, Update
 
 COPY = "Utterance: {sentence}\nCopy:"
@@ -39,16 +41,6 @@ class Pair(NamedTuple):
 
 KINDS = ("task", "copy", "text")
 """What samples are for: the task, a sentence to repeat, a sentence to predict."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Token ids of a prompt and of what the model should answer, its end-of-sequence token included."""
-
-    prompt: list[int]
-    target: list[int]
-    cut: int = 0
-    """Tokens of the prompt's beginning that found no room."""
 
 
 class Tokens:
@@ -132,6 +124,7 @@ class TaskSamples:
     recipe: Recipe
     tokens: Tokens
     rendered: dict[int, Sample] = field(default_factory=dict)
+    """By position among `every`."""
 
     @cached_property
     def tasks(self) -> dict[str, Any]:
@@ -139,19 +132,58 @@ class TaskSamples:
         return harness.load(training_tasks(self.recipe.task, self.recipe.supervised))
 
     @cached_property
-    def documents(self) -> list[tuple[Any, dict[str, Any]]]:
+    def every(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of every supervised language, language after language."""
-        found = [(task, document) for task in self.tasks.values() for document in task.training_docs()]
-        if self.recipe.too_long == "drop":
-            whole = [not self.render(*one).cut for one in found]
-            log.info("%d of %d samples are over max_tokens and left out", whole.count(False), len(found))
-            found = [one for one, fits in zip(found, whole, strict=True) if fits]
+        return [(task, document) for task in self.tasks.values() for document in task.training_docs()]
+
+    @cached_property
+    def positions(self) -> Sequence[int]:
+        """Those of `every` to train on: all, or under `too_long: drop` those that are not."""
+        if self.recipe.too_long == "truncate":
+            return range(len(self.every))
+        self._render(range(len(self.every)))
+        found = [position for position in range(len(self.every)) if not self.rendered[position].cut]
+        dropped = len(self.every) - len(found)
+        log.info("%d of %d samples are over max_tokens and left out", dropped, len(self.every))
         return found
 
-    def __getitem__(self, position: int) -> Sample:
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, number: int) -> Sample:
+        position = self.positions[number]
         if position not in self.rendered:
-            self.rendered[position] = self.render(*self.documents[position])
+            self.rendered[position] = self.render(*self.every[position])
         return self.rendered[position]
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Have these samples at hand before they are needed: from disk, or rendered now and kept there."""
+        self._render([self.positions[number] for number in numbers])
+
+    def _render(self, positions: Collection[int]) -> None:
+        if self.rendered.keys() >= set(positions):
+            return
+        self.rendered |= kept_samples.read(self._digest)
+        missing = sorted(set(positions) - self.rendered.keys())
+        if missing:
+            log.info("Rendering and tokenizing %d samples", len(missing))
+            self.rendered |= {position: self.render(*self.every[position]) for position in missing}
+            kept_samples.write(self._digest, self.rendered)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Over documents, tokenizer and settings, and over how a document of each task is rendered, which
+        shows a prompt that was edited without a word in the task's file."""
+        recipe, tokenizer = self.recipe, self.tokens.tokenizer
+        first = {id(task): (task, document) for task, document in reversed(self.every)}
+        return kept_samples.digest(
+            [
+                [[document for _, document in self.every]],
+                [vars(self.render(*one)) for one in reversed(first.values())],
+                [recipe.chat_template, recipe.system_instruction, self.tokens.max_tokens],
+                [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.get_vocab()],
+            ]
+        )
 
     def render(self, task: Any, document: dict[str, Any]) -> Sample:
         """A document as the model sees it; raises RecipeError where it has no answer."""
@@ -198,7 +230,7 @@ class TaskSamples:
     def samples(self, seed: int, batch: int) -> list[Sample]:
         """The samples of one batch, the same in every arm of a recipe."""
         size = self.recipe.samples_per_update
-        return [self[p] for p in epoch_positions(seed, batch * size, size, len(self.documents))]
+        return [self[n] for n in epoch_positions(seed, batch * size, size, len(self))]
 
 
 @dataclass
@@ -286,6 +318,12 @@ class Stream(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.plan)
 
+    def prepare(self) -> None:
+        """Render and tokenize all task samples of the plan at once."""
+        last = max((step.batch for update in self.plan for step in update if step.kind == "task"), default=-1)
+        count = (last + 1) * self.task.recipe.samples_per_update
+        self.task.prepare(epoch_positions(self.seed, 0, count, len(self.task)))
+
     def __getitem__(self, update: int) -> dict[str, Any]:
         groups: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
         weights: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -320,7 +358,7 @@ class Stream(Dataset[dict[str, Any]]):
         for step in self.plan[update]:
             if step.kind == "task":
                 size = self.task.recipe.samples_per_update
-                where = epoch_positions(self.seed, step.batch * size, size, len(self.task.documents))
+                where = epoch_positions(self.seed, step.batch * size, size, len(self.task))
                 found.append(f"training documents {', '.join(map(str, sorted(_part(where, step))))}")
             elif self.aligned is not None:
                 pair = _part(self.aligned.draw(self.seed, step.batch), step)[0]

@@ -65,6 +65,8 @@ class AlignmentTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The updates in order, whole: a process takes its share of each, not every so many-th."""
         assert self.train_dataset is not None
+        with self.accelerator.main_process_first():  # the others read what it has put on disk
+            self.train_dataset.prepare()
         return DataLoader(Ahead(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0])
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:

@@ -110,7 +110,7 @@ def test_samples_that_are_too_long_are_cut_or_left_out_and_counted(mini, caplog)
     assert all(len(sample.prompt) + len(sample.target) == 80 for sample in cut)
     dropping = TaskSamples(recipes.load("mini", ["max_tokens=80", "too_long=drop"]), Tokens(mini[1], 80))
     with caplog.at_level("INFO"):
-        kept = len(dropping.documents)
+        kept = len(dropping)
     assert 0 < kept < 6000
     assert f"{6000 - kept} of 6000 samples are over max_tokens and left out" in caplog.text
     assert not any(dropping[position].cut for position in range(0, kept, 50))
@@ -120,7 +120,7 @@ def test_samples_that_are_too_long_are_cut_or_left_out_and_counted(mini, caplog)
 
 def test_an_answer_of_nothing_is_refused(mini):
     samples = TaskSamples(recipes.load("mini"), Tokens(mini[1], 128))
-    task, document = samples.documents[0]
+    task, document = samples.every[0]
     with pytest.raises(RecipeError, match="midalign_mini_slot_en: a training document has no answer"):
         samples.render(task, {**document, "target": " "})
 

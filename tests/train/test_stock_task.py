@@ -43,7 +43,7 @@ def test_a_recipe_trains_on_it(template, tmp_path):
     recipe = recipes.load("mini", changes)
     _, tokenizer = load_base("mini")
     samples = TaskSamples(recipe, Tokens(tokenizer, 128))
-    texts = [tokenizer.decode(samples[i].prompt + samples[i].target) for i in range(len(samples.documents))]
+    texts = [tokenizer.decode(samples[i].prompt + samples[i].target) for i in range(len(samples))]
     begin, end = tokenizer.bos_token, tokenizer.eos_token
     assert texts == [
         f"{begin}Q: Of Peru?\nA: Lima{end}",
