@@ -43,6 +43,15 @@ class RecipeRef(BaseModel):
     digest: str
 
 
+class Parent(BaseModel):
+    """An adapter that was merged into another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str
+
+
 class Manifest(BaseModel):
     """`midalign.json`: how an adapter was made."""
 
@@ -72,6 +81,8 @@ class Manifest(BaseModel):
     """Last losses by name."""
     overlap: list[Overlap] | None = None
     """What of the recipe's evaluation stands in the training text, by its leave; None where nobody looked."""
+    parents: list[Parent] | None = None
+    """What a merged adapter was made of; None for one that was trained."""
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
@@ -157,8 +168,9 @@ def check(folder: str | Path, base: str) -> None:
     Reads headers alone: no weights are loaded, and nothing is unpickled. Raises AdapterError.
     """
     folder = Path(folder)
-    config = _config(folder)
-    trained_on = str(config.get("base_model_name_or_path") or "a base that its configuration does not name")
+    trained_on = str(
+        config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
+    )
     _check_shapes(folder, trained_on, base)
     manifest = read_manifest(folder)
     if manifest and manifest.base_digest != (found := base_digest(base)):
@@ -169,7 +181,8 @@ def check(folder: str | Path, base: str) -> None:
         )
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def config(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` of a LoRA adapter with safe weights; raises AdapterError for anything else."""
     path = folder / CONFIG
     if not path.is_file():
         raise AdapterError(
@@ -185,13 +198,13 @@ def _config(folder: Path) -> dict[str, Any]:
             )
         raise AdapterError(f"{folder} holds no weights: expected {WEIGHTS}")
     try:
-        config = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+    kind = found.get("peft_type") if isinstance(found, dict) else None
     if kind != "LORA":
         raise AdapterError(f"{folder} is of peft_type {kind}; expected LORA, which all engines can run")
-    return dict(config)
+    return dict(found)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

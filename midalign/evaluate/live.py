@@ -46,7 +46,7 @@ def attach(model: Any, adapters: Mapping[str, Path]) -> Any:
     import peft
 
     for name, folder in adapters.items():
-        settings: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
+        settings: dict[str, Any] = {"adapter_name": _module_name(name), "autocast_adapter_dtype": False}
         try:
             if isinstance(model, peft.PeftModel):
                 model.load_adapter(str(folder), **settings)
@@ -65,7 +65,12 @@ def switch(model: Any, adapter: str | None) -> None:
             model.base_model.disable_adapter_layers()
     else:
         model.base_model.enable_adapter_layers()
-        model.set_adapter(adapter)
+        model.set_adapter(_module_name(adapter))
+
+
+def _module_name(adapter: str) -> str:
+    """The name under which peft keeps an adapter's modules: torch allows no point in it."""
+    return adapter.replace(".", "_")
 
 
 def cast(model: Any, dtype: str) -> None:

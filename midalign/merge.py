@@ -1,0 +1,424 @@
+"""Adapters trained apart, merged into one: how much of each, by which method, and how exact that is.
+
+A LoRA adapter changes a module's weight by `scaling * B @ A`. Merging works on these two thin matrices, read
+from disk module by module: the base is needed only to score candidates or to merge into it.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from midalign import adapter, bases
+from midalign.adapter import Manifest, Parent
+from midalign.errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from midalign.evaluate.run import Report
+
+Method = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
+PREFIX = "base_model.model."
+PROBES = 8
+"""Random inputs of a module on which a merge is held against the weighted sum of the changes."""
+
+PLAIN_START = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+"""Of `init_lora_weights`: what leaves the base's own weights as they are."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much of each adapter, and where in the network otherwise."""
+
+    everywhere: tuple[float, ...]
+    in_blocks: tuple[tuple[range, tuple[float, ...]], ...] = ()
+    """For some blocks others, as in layer swapping (arXiv 2410.01335); the last that holds a block counts."""
+
+    def of(self, module: str) -> tuple[float, ...]:
+        """Those of a module, by the number of its block."""
+        block = re.search(r"\.(\d+)\.", f".{module}.")
+        chosen = self.everywhere
+        for blocks, weights in self.in_blocks:
+            if block and int(block[1]) in blocks:
+                chosen = weights
+        return chosen
+
+    def __str__(self) -> str:
+        parts = [_ratio(self.everywhere)]
+        parts += [f"{_ratio(w)} in {b.start}-{b.stop - 1}" for b, w in self.in_blocks]
+        return ", ".join(parts)
+
+
+def file_name(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^\w.+-]+", "_", text)
+
+
+def _ratio(weights: Sequence[float]) -> str:
+    return ":".join(f"{weight:g}" for weight in weights)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter adds to a module's weight: `scaling * b @ a`."""
+
+    a: "Tensor"
+    """(rank, inputs), fp32."""
+    b: "Tensor"
+    """(outputs, rank), fp32."""
+    scaling: float = 1.0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged adapter on disk."""
+
+    folder: Path
+    rank: int
+    modules: int
+    error: float
+    """Largest distance between what a module's merged change and the weighted sum of the changes make of
+    random inputs, over the length of the latter: 0 is exact."""
+
+
+class Source:
+    """An adapter's changes by module."""
+
+    def __init__(self, folder: Path, files: ExitStack) -> None:
+        from safetensors import safe_open
+
+        self.folder = folder
+        self.config = adapter.config(folder)
+        known = adapter.shapes(folder / adapter.WEIGHTS)
+        # With embeddings among the targets, peft puts copies of the base's own weights into the file.
+        shapes = {key: shape for key, shape in known.items() if ".base_layer." not in key}
+        self._check(shapes)
+        self.file = files.enter_context(safe_open(folder / adapter.WEIGHTS, "pt"))
+        self.keys: dict[str, dict[str, str]] = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
+        """(outputs, inputs) by module, as the factors have them."""
+        for key in shapes:
+            module, _, rest = key.removeprefix(PREFIX).partition(".lora_")
+            side = "a" if rest.split(".")[0].endswith("A") else "b"
+            self.keys.setdefault(module, {})[side] = key
+        for module, keys in self.keys.items():
+            if len(keys) != 2:
+                raise AdapterError(f"{folder} has half of a change of {module}. Copy the adapter again")
+            self.shapes[module] = shapes[keys["b"]][0], shapes[keys["a"]][1]
+
+    def change(self, module: str) -> Change:
+        """The module's change, with the scaling that peft gives it when it loads the adapter."""
+        a, b = (self.file.get_tensor(self.keys[module][side]).float() for side in ("a", "b"))
+        rank = len(a)
+        alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        scaling = alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+        return Change(a, b, scaling)
+
+    def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise AdapterError for what is more than a product of two matrices added to a base's weights."""
+        if self.config.get("use_dora"):
+            raise AdapterError(
+                f"{self.folder} is a DoRA adapter: it scales the base's weights too, which does not "
+                f"add up with another adapter. Train with plain LoRA, or merge_and_unload it by peft"
+            )
+        start = self.config.get("init_lora_weights")
+        if start not in PLAIN_START:
+            raise AdapterError(
+                f"{self.folder} was begun by {start}, which changes the base's weights as well. "
+                f"Save it as plain LoRA first (save_pretrained, path_initial_model_for_weight_conversion)"
+            )
+        other = [name for name, shape in shapes.items() if ".lora_" not in name or len(shape) != 2]
+        if other:
+            raise AdapterError(
+                f"{self.folder} holds more than LoRA matrices ({other[0]} and {len(other) - 1} others): "
+                f"whole modules, biases and convolutions do not merge. Train without modules_to_save and bias"
+            )
+
+
+def _by_pattern(patterns: Mapping[str, float] | None, module: str, otherwise: float) -> float:
+    """As peft chooses alpha: the first pattern that the module's name ends with."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return otherwise
+
+
+def merge(
+    sources: Sequence[Path],
+    weights: Weights,
+    output: Path,
+    *,
+    method: Method = "cat",
+    rank: int | None = None,
+    density: float = 0.5,
+    seed: int = 0,
+) -> Merged:
+    """Write the adapters' weighted sum to `output`.
+
+    cat: the factors side by side, exact, of as many ranks as all have together. svd: the nearest sum of
+    `rank` (the largest source's without one). linear: the factors added, as peft does it; its products of one
+    adapter's factor with another's are an error that `Merged.error` states. ties, dare_linear, dare_ties: as
+    svd after entries were dropped down to `density`, by peft's functions (arXiv 2306.01708, 2311.03099).
+
+    Raises AdapterError for adapters that do not belong together or are not plain LoRA.
+    """
+    import torch
+
+    _check_bases(sources)
+    if output.exists():
+        raise AdapterError(f"{output} is there already. Write elsewhere: --output OTHER")
+    torch.manual_seed(seed)
+    with ExitStack() as files, _beside(output) as partial:
+        opened = [Source(folder, files) for folder in sources]
+        _check_shapes(opened)
+        error, merged = 0.0, dict[str, Change]()
+        for module in sorted({module for source in opened for module in source.keys}):
+            # A module that an adapter leaves alone is changed by the others' part.
+            own = [
+                (source.change(module), weight)
+                for source, weight in zip(opened, weights.of(module), strict=True)
+                if module in source.keys
+            ]
+            merged[module] = _combine(module, own, method, rank, density)
+            error = max(error, _error(own, merged[module]))
+        widest = max(len(change.a) for change in merged.values())
+        _write(opened, merged, widest, partial)
+        manifest = _manifest(sources, weights, method)
+        if manifest:
+            (partial / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    return Merged(output, widest, len(merged), error)
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A folder that gets the name when it is whole."""
+    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_bases(sources: Sequence[Path]) -> None:
+    """Raise AdapterError where two adapters have different bases, by digest or, without one, by name."""
+    known = [
+        (adapter.read_manifest(folder), adapter.config(folder).get("base_model_name_or_path"))
+        for folder in sources
+    ]
+    first, name = known[0]
+    for folder, (manifest, other) in zip(sources[1:], known[1:], strict=True):
+        if first and manifest:
+            same, names = first.base_digest == manifest.base_digest, (first.base, manifest.base)
+        else:
+            same, names = Path(str(name)).name == Path(str(other)).name, (str(name), str(other))
+        if not same:
+            raise AdapterError(
+                f"{sources[0]} was trained on {names[0]}, {folder} on {names[1]}, and these are not the same "
+                f"weights. Only adapters of one base can be merged"
+            )
+
+
+def _check_shapes(sources: Sequence[Source]) -> None:
+    found: dict[str, tuple[tuple[int, int], Path]] = {}
+    for source in sources:
+        for module, shape in source.shapes.items():
+            expected, where = found.setdefault(module, (shape, source.folder))
+            if shape != expected:
+                raise AdapterError(
+                    f"{module} takes {expected[1]} and gives {expected[0]} numbers in {where}, {shape[1]} "
+                    f"and {shape[0]} in {source.folder}: these are adapters of different bases"
+                )
+
+
+def _combine(
+    module: str, own: Sequence[tuple[Change, float]], method: Method, rank: int | None, density: float
+) -> Change:
+    """One module's weighted changes in one."""
+    import torch
+
+    chosen = rank or max(len(change.a) for change, _ in own)
+    if method in ("cat", "svd"):
+        a = torch.cat([change.a for change, _ in own])
+        b = torch.cat([change.b * (weight * change.scaling) for change, weight in own], dim=1)
+        if method == "cat":
+            return Change(a, b)
+        # Of a product of thin matrices, from the small one between their orthogonal bases.
+        left, upper = torch.linalg.qr(b)
+        right, lower = torch.linalg.qr(a.T)
+        u, s, vh = torch.linalg.svd(upper @ lower.T)
+        return _of_svd(left @ u, s, vh @ right.T, chosen)
+    if method == "linear":
+        if len({len(change.a) for change, _ in own}) > 1:
+            raise AdapterError(f"linear adds factors, and those of {module} differ in rank. Use cat or svd")
+        total = [weight * change.scaling for change, weight in own]
+        # Shared out evenly between the factors, as peft does it.
+        a = torch.stack([c.a * abs(t) ** 0.5 for (c, _), t in zip(own, total, strict=True)])
+        b = torch.stack([c.b * math.copysign(abs(t) ** 0.5, t) for (c, _), t in zip(own, total, strict=True)])
+        return Change(a.sum(0), b.sum(0))
+    from peft.utils import merge_utils
+
+    sparse: Callable[..., Tensor] = getattr(merge_utils, method)
+    whole = [c.scaling * c.b @ c.a for c, _ in own]
+    mixed = sparse(whole, torch.tensor([weight for _, weight in own]), density)
+    u, s, v = torch.svd_lowrank(mixed, min(2 * chosen + 8, *mixed.shape), niter=8)
+    return _of_svd(u, s, v.T, chosen)
+
+
+def _of_svd(u: "Tensor", s: "Tensor", vh: "Tensor", rank: int) -> Change:
+    root = s[:rank].sqrt()
+    return Change(root.unsqueeze(1) * vh[:rank], u[:, :rank] * root)
+
+
+def _error(own: Sequence[tuple[Change, float]], merged: Change) -> float:
+    """`Merged.error` of one module."""
+    import torch
+
+    inputs = torch.randn(merged.a.shape[1], PROBES)
+    parts = [weight * change.scaling * (change.b @ (change.a @ inputs)) for change, weight in own]
+    expected = torch.stack(parts).sum(0)
+    found = merged.b @ (merged.a @ inputs)
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+
+
+def _write(sources: Sequence[Source], merged: Mapping[str, Change], rank: int, folder: Path) -> None:
+    """A plain peft folder of one rank: engines that serve adapters want no module to differ."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for module, change in merged.items():
+        more = rank - len(change.a)
+        keys = next(source.keys[module] for source in sources if module in source.keys)
+        tensors[keys["a"]] = torch.nn.functional.pad(change.a, (0, 0, 0, more)).contiguous()
+        tensors[keys["b"]] = torch.nn.functional.pad(change.b, (0, more)).contiguous()
+    save_file(tensors, folder / adapter.WEIGHTS, metadata={"format": "pt"})
+    config = {
+        **sources[0].config,
+        "r": rank,
+        "lora_alpha": rank,  # the scaling is in the factors
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "exclude_modules": None,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+        "target_modules": _targets(sources, merged),
+    }
+    (folder / adapter.CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+
+
+def _targets(sources: Sequence[Source], merged: Mapping[str, Change]) -> list[str]:
+    """Last names of the modules where the adapters changed all that are called so, else full names."""
+    partly = any(source.config.get("layers_to_transform") is not None for source in sources)
+    listed = all(isinstance(source.config.get("target_modules"), list) for source in sources)
+    full = partly or not listed or any("." in name for s in sources for name in s.config["target_modules"])
+    return sorted(merged if full else {module.rpartition(".")[2] for module in merged})
+
+
+def _manifest(sources: Sequence[Path], weights: Weights, method: Method) -> Manifest | None:
+    """What is known of the parents together; None where one of them has none."""
+    known = [adapter.read_manifest(folder) for folder in sources]
+    parents = [manifest for manifest in known if manifest is not None]
+    if len(parents) != len(sources):
+        return None
+    task, *others = parents
+    aligned = next((one for one in others if one.layer is not None), task)
+    overlap = [one for parent in parents for one in parent.overlap or []]
+    how = str(weights) if method == "cat" else f"{method} {weights}"
+    return task.model_copy(
+        update={
+            "name": "+".join(parent.name for parent in parents) + f"@{file_name(how)}",
+            "arm": f"merged {how}",
+            "aligned": aligned.aligned,
+            "layer": aligned.layer,
+            "pairs": aligned.pairs,
+            "updates": sum(parent.updates for parent in parents),
+            "tokens": sum(parent.tokens for parent in parents),
+            "seconds": sum(parent.seconds for parent in parents),
+            "packages": adapter.package_versions(),
+            "training": {},
+            "overlap": overlap if all(parent.overlap is not None for parent in parents) else None,
+            "parents": [
+                Parent(name=parent.name, digest=adapter.digest(folder))
+                for parent, folder in zip(parents, sources, strict=True)
+            ],
+        }
+    )
+
+
+def into_base(merged: Path, base: str, output: Path) -> None:
+    """Write `base` with a merged adapter in its weights, fp32, and its tokenizer, to `output`."""
+    from midalign.evaluate import live
+
+    if output.exists():
+        raise AdapterError(f"{output} is there already. Write elsewhere: --output OTHER")
+    source = str(bases.resolve(base))
+    adapter.check(merged, source)
+    model, tokenizer = live.load(source, {"merged": merged}, "float32")
+    live.switch(model, "merged")
+    with _beside(output) as partial:
+        model.merge_and_unload().save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights that a search has tried."""
+
+    weights: Weights
+    folder: Path
+    score: float
+    """Mean of the tasks' headline metrics on the validation split."""
+
+
+def search(
+    sources: Sequence[Path],
+    weights: Sequence[Weights],
+    folder: Path,
+    *,
+    base: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    report: "Report",
+    **how: Any,
+) -> list[Candidate]:
+    """Merge by each of some weights and score on the validation split, the best first; `how` goes to `merge`.
+
+    Candidates and their records stay in `folder`: a search that was cut off goes on from there.
+    """
+    from midalign import record
+    from midalign.evaluate import run
+
+    folders = [folder / file_name(str(one)) for one in weights]
+    for one, candidate in zip(weights, folders, strict=True):
+        if not candidate.exists():
+            merge(sources, one, candidate, **how)
+    results = folder / "results"
+    settings = run.Settings(
+        base=base,
+        tasks=tuple(tasks),
+        output=results,
+        adapters=tuple(folders),
+        split="validation",
+        limit=limit,
+    )
+    _, *paths = run.evaluate(settings, report)
+    scores = []
+    for path in paths:
+        of_tasks = record.read(path).tasks.values()
+        scores.append(sum(next(iter(one.metrics.values())).value for one in of_tasks) / len(of_tasks))
+    found = [Candidate(*one) for one in zip(weights, folders, scores, strict=True)]
+    return sorted(found, key=lambda one: -one.score)

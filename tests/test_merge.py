@@ -1,0 +1,291 @@
+"""Merging against what peft makes of the same adapters: deltas, not our own arithmetic."""
+
+import json
+import subprocess
+import sys
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from midalign import adapter, bases
+from midalign.errors import AdapterError
+from midalign.merge import Weights, into_base, merge
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+BASES = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig),
+}
+
+
+def base_of(kind="llama"):
+    model, config = BASES[kind]
+    torch.manual_seed(0)
+    return model(config(**SIZES)).eval()
+
+
+def saved(folder, seed, kind="llama", **lora):
+    """A random adapter, by peft."""
+    model = peft.get_peft_model(base_of(kind), peft.LoraConfig(**lora))
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def deltas(folders, kind="llama"):
+    """By folder and module, what peft adds to the weight."""
+    model = None
+    for number, folder in enumerate(folders):
+        if model is None:
+            model = peft.PeftModel.from_pretrained(base_of(kind), folder, adapter_name="0")
+        else:
+            model.load_adapter(folder, adapter_name=str(number))
+    found = [{} for _ in folders]
+    for name, module in model.named_modules():
+        for number in range(len(folders)):
+            if isinstance(module, peft.tuners.lora.LoraLayer) and str(number) in module.scaling:
+                found[number][name] = module.get_delta_weight(str(number)).detach()
+    return found
+
+
+def summed(parts, weights):
+    total = {}
+    for part, weight in zip(parts, weights, strict=True):
+        for name, delta in part.items():
+            total[name] = total.get(name, 0) + weight * delta
+    return total
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_cat_is_the_weighted_sum_of_peft_s_deltas(tmp_path, kind):
+    """Different ranks, targets and scalings, rsLoRA and patterns among them."""
+    one = saved(
+        tmp_path / "1", 1, kind, r=4, lora_alpha=8, target_modules="all-linear", alpha_pattern={"q_proj": 3}
+    )
+    two = saved(
+        tmp_path / "2",
+        2,
+        kind,
+        r=3,
+        lora_alpha=5,
+        use_rslora=True,
+        target_modules=["q_proj", "down_proj", "embed_tokens"],
+        rank_pattern={"down_proj": 2},
+    )
+    found = merge([one, two], Weights((0.7, -1.5)), tmp_path / "merged")
+    assert (found.rank, found.error < 1e-6) == (7, True)
+    *parts, whole = deltas([one, two, tmp_path / "merged"], kind)
+    expected = summed(parts, (0.7, -1.5))
+    assert whole.keys() == expected.keys()
+    for name, delta in expected.items():
+        torch.testing.assert_close(whole[name], delta, rtol=0, atol=1e-6 * float(delta.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("method", "of_peft"), [("svd", "svd"), ("linear", "linear"), ("ties", "ties_svd")], ids=str
+)
+def test_other_methods_are_peft_s(tmp_path, method, of_peft):
+    options = {"lora_alpha": 8, "target_modules": ["q_proj", "up_proj"]}
+    folders = [saved(tmp_path / str(seed), seed, r=4, **options) for seed in (1, 2)]
+    found = merge(folders, Weights((0.7, 0.4)), tmp_path / "merged", method=method, density=0.5)
+    model = peft.PeftModel.from_pretrained(base_of(), folders[0], adapter_name="0")
+    model.load_adapter(folders[1], adapter_name="1")
+    extra = {"density": 0.5} if method == "ties" else {}
+    model.add_weighted_adapter(["0", "1"], [0.7, 0.4], "both", combination_type=of_peft, **extra)
+    (whole,) = deltas([tmp_path / "merged"])
+    assert found.rank == 4
+    for name, module in model.named_modules():
+        if name in whole:
+            expected = module.get_delta_weight("both").detach()
+            assert (whole[name] - expected).norm() < 1e-4 * expected.norm()
+    parts = summed(deltas(folders), (0.7, 0.4))
+    far = max(float((whole[n] - parts[n]).norm() / parts[n].norm()) for n in whole)
+    assert found.error == pytest.approx(far, rel=0.5)
+
+
+def test_dare_keeps_the_sum_on_average(tmp_path):
+    folders = [saved(tmp_path / str(seed), seed, r=2, target_modules=["q_proj"]) for seed in (1, 2)]
+    parts = summed(deltas(folders), (1.0, 0.5))
+    total = 0
+    for seed in range(40):
+        folder = tmp_path / f"dare{seed}"
+        merge(folders, Weights((1.0, 0.5)), folder, method="dare_linear", density=0.5, rank=32, seed=seed)
+        total = total + summed(deltas([folder]), (1 / 40,))[next(iter(parts))]
+    expected = parts[next(iter(parts))]
+    assert (total - expected).norm() < 0.25 * expected.norm()
+
+
+def test_layer_swapping_weighs_blocks_by_themselves(tmp_path):
+    folders = [saved(tmp_path / str(seed), seed, r=2, target_modules="all-linear") for seed in (1, 2)]
+    weights = Weights((1.0, 0.5), ((range(1, 2), (0.0, 1.0)),))
+    merge(folders, weights, tmp_path / "merged")
+    one, two, whole = deltas([*folders, tmp_path / "merged"])
+    for name, delta in whole.items():
+        expected = two[name] if ".layers.1." in name else one[name] + 0.5 * two[name]
+        torch.testing.assert_close(delta, expected, rtol=0, atol=1e-5)
+    assert str(weights) == "1:0.5, 0:1 in 1-1"
+
+
+def test_into_base_gives_the_logits_of_base_and_both(tmp_path):
+    base = bases.resolve("mini")
+    for seed, folder in enumerate((tmp_path / "1", tmp_path / "2")):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(folder)
+    merge([tmp_path / "1", tmp_path / "2"], Weights((1.0, 1.0)), tmp_path / "merged")
+    into_base(tmp_path / "merged", "mini", tmp_path / "whole")
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    both = peft.PeftModel.from_pretrained(plain, tmp_path / "1", adapter_name="1")
+    both.load_adapter(tmp_path / "2", adapter_name="2")
+    both.base_model.set_adapter(["1", "2"])
+    ids = torch.arange(5, 25).unsqueeze(0)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
+    expected = both.eval()(ids).logits
+    assert (whole(ids).logits - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (tmp_path / "whole" / "tokenizer.json").is_file()
+
+
+def manifest(folder, **values):
+    known = {
+        "name": folder.name,
+        "arm": "baseline",
+        "seed": 1,
+        "recipe": adapter.RecipeRef(name="mini", digest="d" * 64),
+        "base": "tiny",
+        "base_digest": "b" * 64,
+        "task": "midalign_mini_slot",
+        "supervised": ["en"],
+        "aligned": [],
+        "layer": None,
+        "pairs": None,
+        "updates": 10,
+        "tokens": 100,
+        "seconds": 1.0,
+        "packages": {},
+        "training": {"task": 1.0},
+    }
+    made = adapter.Manifest(**{**known, **values})
+    (folder / adapter.MANIFEST).write_text(made.model_dump_json())
+
+
+def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
+    task, align = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "align"))
+    manifest(task)
+    manifest(align, aligned=["de"], layer=2, pairs="tatoeba", supervised=[], updates=7)
+    merge([task, align], Weights((1.0, 0.5)), tmp_path / "merged", method="svd")
+    found = adapter.read_manifest(tmp_path / "merged")
+    assert (found.arm, found.name) == ("merged svd 1:0.5", "task+align@svd_1_0.5")
+    assert (found.supervised, found.aligned, found.layer, found.updates) == (["en"], ["de"], 2, 17)
+    assert [(p.name, p.digest) for p in found.parents] == [
+        ("task", adapter.digest(task)),
+        ("align", adapter.digest(align)),
+    ]
+    manifest(align, base="other", base_digest="c" * 64)
+    with pytest.raises(AdapterError, match=r"trained on tiny, .* on other, and these are not the same"):
+        merge([task, align], Weights((1.0, 1.0)), tmp_path / "again")
+
+
+def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
+    options = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+    plain = saved(tmp_path / "plain", 1, **options)
+    wrong = {
+        "DoRA": saved(tmp_path / "dora", 1, use_dora=True, **options),
+        "more than LoRA matrices": saved(tmp_path / "head", 1, modules_to_save=["lm_head"], **options),
+        "takes 32 and gives": saved(tmp_path / "shape", 1, **options),
+        "begun by pissa": saved(tmp_path / "pissa", 1, **options),
+        "half of a change": saved(tmp_path / "half", 1, **options),
+    }
+    folder = tmp_path / "shape"
+    tensors = load_file(folder / adapter.WEIGHTS)
+    save_file(
+        {n: torch.zeros(t.shape[0] + 1, *t.shape[1:]) for n, t in tensors.items()}, folder / adapter.WEIGHTS
+    )
+    half = dict(list(load_file(tmp_path / "half" / adapter.WEIGHTS).items())[1:])
+    save_file(half, tmp_path / "half" / adapter.WEIGHTS)
+    config = json.loads((tmp_path / "pissa" / adapter.CONFIG).read_text())
+    (tmp_path / "pissa" / adapter.CONFIG).write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+    before = sorted(tmp_path.iterdir())
+    for message, other in wrong.items():
+        with pytest.raises(AdapterError, match=message):
+            merge([plain, other], Weights((1.0, 1.0)), tmp_path / "merged")
+    other = saved(tmp_path / "other", 1, **{**options, "r": 3})
+    with pytest.raises(AdapterError, match="linear adds factors"):
+        merge([plain, other], Weights((1.0, 1.0)), tmp_path / "merged", method="linear")
+    with pytest.raises(AdapterError, match="is there already"):
+        merge([plain, other], Weights((1.0, 1.0)), plain)
+    assert sorted(tmp_path.iterdir()) == sorted([*before, other])
+
+
+def midalign(*words, check=True):
+    command = [sys.executable, "-m", "midalign", "merge", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+def test_the_command_merges_and_refuses(tmp_path):
+    one, two = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two"))
+    done = midalign(one, two, "--output", tmp_path / "both", "--weights", "1,0.5", "--in-blocks", "0-1=0,1")
+    assert "cat of 2 adapters, weights 1:0.5, 0:1 in 0-1, rank 4, 3 modules" in " ".join(done.stdout.split())
+    for words, message in (
+        ((one, two, "--output", "x", "--weights", "1"), "is not a weight for each of 2 adapters"),
+        ((one, two, "--output", "x", "--weights", "1,1", "--weights", "1,2"), "--search TASKS"),
+        ((one, two, "--output", tmp_path / "both"), "is there already"),
+        ((one, two, "--output", "x", "--into-base"), "--base MODEL"),
+        ((one, "--output", "x"), "two adapters or more"),
+    ):
+        done = midalign(*words, check=False)
+        assert done.returncode
+        assert message in " ".join(done.stderr.replace("│", " ").split())
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_search_scores_every_candidate_on_dev_and_writes_the_best(tmp_path):
+    base = bases.resolve("mini")
+    for name, std in (("task", 0.02), ("align", 0.1)):
+        model = peft.get_peft_model(
+            AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=2, target_modules="all-linear")
+        )
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=std)
+        model.save_pretrained(tmp_path / name)
+        manifest(tmp_path / name, base="mini", base_digest=adapter.base_digest(base))
+    words = [tmp_path / "task", tmp_path / "align", "--output", tmp_path / "best", "--base", "mini"]
+    words += ["--search", "midalign_mini_slot_en", "--limit", "4", "--weights", "1,0.5", "--weights", "1,2"]
+    done = midalign(*words)
+    ranked = [line.split() for line in done.stdout.splitlines()[:2]]
+    assert sorted(weights for _, weights in ranked) == ["1:0.5", "1:2"]
+    assert float(ranked[0][0]) >= float(ranked[1][0])
+    records = list((tmp_path / "best.search" / "results").glob("*.json"))
+    assert len(records) == 3
+    assert {json.loads(path.read_text())["sample"]["split"] for path in records} == {"validation"}
+    assert adapter.read_manifest(tmp_path / "best").arm == f"merged {ranked[0][1]}"
