@@ -57,8 +57,8 @@ def main() -> None:
             found = merge(sources, Weights((1.0, 0.5)), folder / method, method=method)
             seconds = time.perf_counter() - start
             print(
-                f"{method:6} {seconds:5.2f} s, {seconds / copied:5.1f} times copying both; rank {found.rank}, "
-                f"{found.modules} modules, {100 * found.error:.2g}% from the weighted sum"
+                f"{method:6} {seconds:5.2f} s, {seconds / copied:5.1f} times copying both; "
+                f"rank {found.rank}, {found.modules} modules, {100 * found.error:.2g}% from the weighted sum"
             )
 
 
