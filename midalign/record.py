@@ -187,6 +187,8 @@ class Record(Section):
     tokens: int
     items: ItemsFile | None = None
     """Filled in by `write`."""
+    run: Digest | None = None
+    """Of all that decides the outcome but the packages: the same evaluation is not done again."""
     shard: Shard | None = None
     """None in a whole record; `midalign leaderboard merge` makes one of all shards."""
 

@@ -123,27 +123,28 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
     _configure(tasks, settings)
-    parts_of = {model.name: _shard(settings, base, engine, model, tasks) for model in models}
+    runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
+    unfinished = [
+        model for model in models if not _is_finished(settings, model, runs[model.name], roles[model.name])
+    ]
     samples = _samples(tasks, settings)
     tasks = {name: tasks[name] for name in samples}
     if settings.constrained:
         _prove_constraints_compile(tasks)
     # One shard measures retrieval, and of all languages: it takes few sentences of each.
     measured = names if settings.shard is None or settings.shard[0] == 1 else []
-    _generate(engine, base, models, stores, tasks, samples, measured, settings, report)
-    parts = {model.name: _parts(model, stores[model.name], list(tasks)) for model in models}
+    if unfinished:
+        _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
+    parts = {model.name: _parts(model, stores[model.name], list(tasks)) for model in unfinished}
     if settings.comet is not None:
         _free_memory()
         _score_by_comet(parts, tasks, settings, report)
-    paths = [
-        _publish(
-            settings, engine, model, stores[model.name], parts[model.name], tasks, roles, parts_of[model.name]
-        )
-        for model in models
-    ]
+    for model in unfinished:
+        own = parts[model.name]
+        _publish(settings, engine, model, stores[model.name], own, tasks, roles, runs[model.name])
     for store in stores.values():
         store.remove()
-    return paths
+    return [_record_path(settings, model) for model in models]
 
 
 def _generate(
@@ -211,7 +212,7 @@ def _models(settings: Settings, base: str) -> list[Model]:
 def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> None:
     """Raise RecordError where a model's record of other tasks would be written over."""
     for model in models:
-        path = settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
+        path = _record_path(settings, model)
         there = set(record.read(path).tasks) if path.is_file() else set()
         if not there <= set(names):
             others = ", ".join(sorted(there)[:2])
@@ -219,6 +220,21 @@ def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Seque
                 f"{path} is a record of other tasks ({others}, ...) and would be written over; choose "
                 f"another --output. A board is built of a folder and the folders in it"
             )
+
+
+def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles) -> bool:
+    """Whether the model's record is there and would come out the same; the base's roles are any adapters'."""
+    path = _record_path(settings, model)
+    if settings.log_samples or not path.is_file():
+        return False
+    entry = record.read(path)
+    said = (entry.packages, entry.base.note, entry.adapter and (entry.adapter.manifest, entry.roles))
+    now = (adapters.package_versions(), settings.note, model.folder and (model.manifest, roles))
+    return entry.run == run and said == now
+
+
+def _record_path(settings: Settings, model: Model) -> Path:
+    return settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
 
 
 def _record_name(settings: Settings, model: Model) -> str:
@@ -509,18 +525,13 @@ def _samples(tasks: Mapping[str, Any], settings: Settings) -> dict[str, list[int
     return dict(own)
 
 
-def _shard(
-    settings: Settings, base: str, engine: str, model: Model, tasks: Mapping[str, Any]
-) -> record.Shard | None:
-    """Which part of which run: of `tasks`, all of them."""
-    if settings.shard is None:
-        return None
-    number, of = settings.shard
+def _run_digest(settings: Settings, base: str, engine: str, model: Model, tasks: Mapping[str, Any]) -> str:
+    """Of all that decides the outcome of the whole run, of which this may be a shard, but the packages."""
     decides = _decides(replace(settings, shard=None), base, engine, model)
     del decides["packages"]  # the record has them
     asked = {name: _rendering(name, task) for name, task in tasks.items()}
     text = json.dumps([decides, asked, settings.comet], sort_keys=True)
-    return record.Shard(number=number, of=of, run=hashlib.sha256(text.encode()).hexdigest())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
@@ -657,8 +668,8 @@ def _publish(
     parts: Mapping[str, Part],
     tasks: Mapping[str, Any],
     roles: Mapping[str, record.Roles],
-    shard: record.Shard | None,
-) -> Path:
+    run: str,
+) -> None:
     """Write a model's record out of its finished parts."""
     from midalign.device import device
 
@@ -694,7 +705,10 @@ def _publish(
         packages=adapters.package_versions(),
         seconds=round(sum(result.seconds for result in results.values()), 3),
         tokens=sum(result.tokens for result in results.values()),
-        shard=shard,
+        run=run,
+        shard=record.Shard(number=settings.shard[0], of=settings.shard[1], run=run)
+        if settings.shard
+        else None,
     )
     items = {
         name: record.Items(
@@ -702,7 +716,7 @@ def _publish(
             np.array(part.counts, np.int64),
             np.array(part.repeated, np.int64),
             None if part.comet is None else np.array(part.comet, np.int64),
-            [one.prompt for one in part.outputs or []] if shard else None,
+            [one.prompt for one in part.outputs or []] if settings.shard else None,
         )
         for name, part in parts.items()
     }
@@ -714,7 +728,7 @@ def _publish(
         )
         settings.output.mkdir(parents=True, exist_ok=True)
         record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
-    return record.write(entry, items, settings.output)
+    record.write(entry, items, settings.output)
 
 
 def _base_name(base: str) -> str:

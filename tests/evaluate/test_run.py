@@ -198,6 +198,15 @@ def test_a_killed_evaluation_goes_on_where_it_was(base: Path, adapter: Path, tmp
     for name in ("tiny.json", "adapter-a.json"):
         assert figures(results / name) == figures(tmp_path / "whole" / name)
 
+    written = {path: path.stat().st_mtime_ns for path in results.iterdir()}
+    done = midalign(*arguments, "--output", results)
+    assert "midalign_mini_slot" not in done.stderr  # finished models are not asked again
+    assert len(done.stdout.splitlines()) == 2
+    assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == written
+    arguments = (*arguments[:-1], 12, "--note", "dequantised")
+    midalign(*arguments, "--output", results)
+    assert {record.read(path).sample.limit for path in results.glob("*.json")} == {12}
+
 
 @pytest.mark.slow
 def test_ctrl_c_is_one_line_and_loses_nothing(base: Path, adapter: Path, tmp_path: Path) -> None:

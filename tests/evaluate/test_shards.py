@@ -145,9 +145,7 @@ def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> No
         own = replace(settings, num_fewshot=shots)
         tasks = harness.load(TASKS)
         model = run._models(own, str(base))[0]
-        shard = run._shard(own, str(base), "hf", model, tasks)
-        assert shard is not None
-        names[shots] = shard.run
+        names[shots] = run._run_digest(own, str(base), "hf", model, tasks)
     assert names[0] != names[1]
 
 
