@@ -3,7 +3,7 @@
 import typer
 
 import midalign
-from midalign.cli import comet, data, doctor, leaderboard, merge, score, tasks_dir, train
+from midalign.cli import comet, data, doctor, leaderboard, merge, score, sweep, tasks_dir, train
 from midalign.cli import eval as eval_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -13,6 +13,7 @@ app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
 app.command("train")(train.train)
 app.command("merge")(merge.merge)
+app.command("sweep")(sweep.sweep)
 app.add_typer(comet.app, name="comet")
 app.add_typer(data.app, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")

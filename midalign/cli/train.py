@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +13,12 @@ import typer
 from midalign import cli
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from midalign.train import run
     from midalign.train.recipe import Recipe
-    from midalign.train.run import Progress
+    from midalign.train.run import Report
 
 
 QUIET = 0.5
@@ -53,14 +59,8 @@ def train(
     ] = False,
 ) -> None:
     """Train the arms of a recipe, then evaluate base and adapters."""
-    # Read when torch is imported. Threads that spin while they wait cost a busy machine most of its speed,
-    # and threads that sleep at once cost a quiet one a third: a short spin where nothing else runs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if os.getloadavg()[0] < QUIET:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    os.environ["TQDM_DISABLE"] = "1"  # transformers' bars around ours
+    settle_environment()
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from midalign.train import recipe as recipes
     from midalign.train import run
@@ -78,24 +78,7 @@ def train(
     console.print(
         f"recipe {settings.name}: {len(list(run.runs(settings, arm)))} adapters to {settings.output}/adapters"
     )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not main) as bars:
-        tasks: dict[tuple[str, int], object] = {}
-
-        def report(now: "run.Progress") -> None:
-            key = (now.arm, now.seed)
-            if key not in tasks:
-                tasks[key] = bars.add_task(f"{now.arm} {now.seed}", total=now.updates, state="")
-            bars.update(tasks[key], completed=now.update, state=_state(now))  # type: ignore[arg-type]
-            if not console.is_terminal and (now.update % 25 == 0 or now.update == now.updates):
-                line = f"{now.arm} {now.seed}  {now.update}/{now.updates}  {_state(now)}"
-                console.print(line, soft_wrap=True, highlight=False)
-
+    with training_bars(console, visible=main) as report:
         adapters = run.train(settings, report, arm)
     if not main:
         return
@@ -105,7 +88,7 @@ def train(
         print(f"All weights were trained; to score: midalign eval --base FOLDER --tasks {settings.task}")
         return
     if settings.evaluate:
-        _evaluate(settings, [str(a) for a in adapters])
+        evaluate(settings, adapters)
         _write_scores(adapters, settings.output / "results")
     if push_to_hub:
         from midalign.train import card
@@ -128,12 +111,48 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
             card.write(folder, of_adapter[manifest.name])
 
 
-def _state(now: "Progress") -> str:
+def settle_environment() -> None:
+    """What torch and tqdm read when they are imported."""
+    # Threads that spin while they wait cost a busy machine most of its speed, and threads that sleep at once
+    # cost a quiet one a third: a short spin where nothing else runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if os.getloadavg()[0] < QUIET:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ["TQDM_DISABLE"] = "1"  # transformers' bars around ours
+
+
+@contextmanager
+def training_bars(console: "Console", visible: bool = True) -> "Iterator[Report]":
+    """A bar for every adapter in training; where there is no terminal, a line for every 25 updates."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not visible) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(now: "run.Progress") -> None:
+            key = f"{now.arm} {now.seed}"
+            if key not in tasks:
+                tasks[key] = bars.add_task(key, total=now.updates, state="")
+            bars.update(tasks[key], completed=now.update, state=_state(now))
+            if not console.is_terminal and (now.update % 25 == 0 or now.update == now.updates):
+                line = f"{key}  {now.update}/{now.updates}  {_state(now)}"
+                console.print(line, soft_wrap=True, highlight=False)
+
+        yield report
+
+
+def _state(now: "run.Progress") -> str:
     both = (f"{name} {now.losses[name]:.2f}" for name in ("task", "alignment") if name in now.losses)
     return f"{'  '.join(both)}  {now.tokens_per_second:,.0f} tokens/s"
 
 
-def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
+def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     """Score in a fresh process: one that has trained keeps memory for every batch shape it has seen."""
     from midalign.train.stream import task_names
 
@@ -151,7 +170,7 @@ def _evaluate(recipe: "Recipe", adapters: list[str]) -> None:
     }
     command = [sys.executable, "-m", "midalign", "eval"]
     command += [str(word) for option in options.items() if option[1] is not None for word in option]
-    command += [word for adapter in adapters for word in ("--adapter", adapter)]
+    command += [word for adapter in adapters for word in ("--adapter", str(adapter))]
     command += ["--apply-chat-template"] if recipe.chat_template else []
     process = subprocess.Popen(command)
     try:

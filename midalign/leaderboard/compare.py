@@ -179,11 +179,13 @@ def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
     return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
 
 
-def _mean(scores: Sequence[Scores]) -> Scores:
+def mean_of(scores: Sequence[Scores]) -> Scores:
+    """Of several seeds."""
     return Scores(np.mean([s.points for s in scores], axis=0), np.mean([s.draws for s in scores], axis=0))
 
 
-def _estimate(point: float, draws: np.ndarray) -> Estimate:
+def estimate(point: float, draws: np.ndarray) -> Estimate:
+    """A value with its bootstrap draws."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Estimate(float(point), float(low), float(high), float(draws.std(ddof=1)))
@@ -197,7 +199,7 @@ def _indices(section: Section) -> dict[str, list[int]]:
 def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
-            name: _estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
+            name: estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
             for name, of in sets.items()
         }
         for m, metric in enumerate(section.metrics)
@@ -207,7 +209,7 @@ def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> d
 def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estimate]]:
     return {
         code: {
-            metric: _estimate(scores.points[i, m], scores.draws[:, i, m])
+            metric: estimate(scores.points[i, m], scores.draws[:, i, m])
             for m, metric in enumerate(section.metrics)
         }
         for i, code in enumerate(section.languages)
@@ -242,7 +244,7 @@ _GAP_SETS = ("non-supervised", "aligned", "unseen")
 def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
     sets = _indices(section)
     seeds = [scores[run.file] for run in row.runs]
-    mean = _mean(seeds)
+    mean = mean_of(seeds)
     gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
     by_seed = {name: [float(s.points[of, _HEADLINE].mean()) for s in seeds] for name, of in sets.items()}
     engine, dtype = row.engine
@@ -258,7 +260,7 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
         records=[run.file for run in row.runs],
         means=_means(section, mean, sets),
         spread={name: [min(values), max(values)] for name, values in by_seed.items()},
-        gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
+        gap={name: estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
         retrieval=_retrieval(section, row),
         languages=_by_language(section, mean),
         without_repeated=_without_repeated(section, row),
@@ -315,8 +317,8 @@ def _change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scor
     """An arm minus its baseline, and the latter, over the seeds that both have, all if they share none."""
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    this = _mean([by_seed[seed] for seed in shared or by_seed])
-    other = _mean([against[seed] for seed in shared or against])
+    this = mean_of([by_seed[seed] for seed in shared or by_seed])
+    other = mean_of([against[seed] for seed in shared or against])
     return Scores(this.points - other.points, this.draws - other.draws), other
 
 
@@ -347,7 +349,7 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
             for name, of in sets.items()
         },
         languages=_by_language(section, change),
-        baseline_gap={name: _estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
+        baseline_gap={name: estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
         gap_closed={name: closed[name] for name in _GAP_SETS if name in closed},
         gap_closed_languages={code: closed[code] for code in codes if code in closed},
     )
@@ -359,11 +361,11 @@ def _headline(scores: Scores, of: list[int]) -> tuple[float, np.ndarray]:
 
 def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
     """Gap closed; None where the gap's interval holds 0 (the ratio has no bounds) or lies below it."""
-    if _estimate(*gap).low <= 0:
+    if estimate(*gap).low <= 0:
         return None
     # The interval leaves out draws in the tail, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
-    return _estimate(change[0] / gap[0], draws[np.isfinite(draws)])
+    return estimate(change[0] / gap[0], draws[np.isfinite(draws)])
 
 
 @dataclass(frozen=True)
@@ -424,7 +426,7 @@ def compare_by_comet(section: Section) -> Comet | None:
                 model=row.label,
                 baseline=baseline.label,
                 means={
-                    name: _estimate(change.points[of].mean(), change.draws[:, of, 0].mean(axis=1))
+                    name: estimate(change.points[of].mean(), change.draws[:, of, 0].mean(axis=1))
                     for name, of in sets.items()
                     if of
                 },
@@ -437,7 +439,7 @@ def compare_by_comet(section: Section) -> Comet | None:
         version=scored.version,
         directions=directions,
         models={
-            row.label: _estimates(directions, _mean([scores[run.file] for run in row.runs]))
+            row.label: _estimates(directions, mean_of([scores[run.file] for run in row.runs]))
             for row in section.rows
         },
         differences=differences,
@@ -453,4 +455,4 @@ def _comet_draws(section: Section, runs: Sequence[Run], code: str) -> np.ndarray
 
 
 def _estimates(codes: Sequence[str], scores: Scores) -> dict[str, Estimate]:
-    return {code: _estimate(scores.points[i, 0], scores.draws[:, i, 0]) for i, code in enumerate(codes)}
+    return {code: estimate(scores.points[i, 0], scores.draws[:, i, 0]) for i, code in enumerate(codes)}

@@ -294,11 +294,12 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _explain(recipe: str, error: ValidationError) -> str:
     lines = []
+    model = Align if error.title == "Align" else Recipe  # an arm's settings are checked by themselves
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(
-                f"unknown key {where}.{nearest(str(problem['loc'][-1]), _keys(problem['loc'][:-1]))}"
+                f"unknown key {where}.{nearest(str(problem['loc'][-1]), _keys(model, problem['loc'][:-1]))}"
             )
         elif problem["type"] == "missing":
             lines.append(f"{where} is missing")
@@ -308,8 +309,7 @@ def _explain(recipe: str, error: ValidationError) -> str:
     return "\n  ".join([f"recipe {recipe}:", *lines])
 
 
-def _keys(parents: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _keys(model: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
     for parent in parents:
         kind = model.model_fields[str(parent)].annotation
         model = next(one for one in (kind, *get_args(kind)) if isinstance(one, type))

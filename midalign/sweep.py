@@ -1,0 +1,258 @@
+"""Many forms of one experiment, trained, scored on the dev split and put side by side.
+
+What a point changes under `align` is an arm of one recipe, whatever else it changes is a recipe of its own. A
+baseline is trained once for all recipes whose task side is the same, the languages' roles apart.
+"""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from midalign.errors import RecipeError, nearest
+from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
+from midalign.leaderboard.load import Run, load
+from midalign.leaderboard.sections import ROLES, Row, Section
+from midalign.record import write_atomically
+from midalign.train import recipe as recipes
+from midalign.train.recipe import Recipe
+
+BASELINE = "baseline"
+
+
+class Grid(BaseModel):
+    """`midalign sweep`'s file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    recipe: str
+    """One of the package, or a path."""
+    changes: dict[str, Any] = {}
+    """Recipe keys, dots descend, that hold for all points."""
+    grid: dict[str, list[Any]] = {}
+    """Values of recipe keys: a point for each combination."""
+    points: list[dict[str, Any]] = []
+    """Further points, each the keys that it changes."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One form of the experiment: an arm of a recipe, and the baseline that it is held against."""
+
+    label: str
+    recipe: Recipe
+    arm: str
+    against: Recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """A point beside its baseline, in one group of tasks."""
+
+    group: str
+    label: str
+    seeds: list[int]
+    scores: dict[str, float]
+    """Role of languages, as the point has them -> mean of the headline."""
+    change: dict[str, Estimate]
+    """The same minus the baseline's on the same languages, with the interval over items."""
+    by_seed: dict[str, list[float]]
+
+
+def read(name: str) -> Grid:
+    """A sweep of the package by name, or of a YAML file; raises RecipeError."""
+    path = Path(name)
+    folder = files("midalign") / "sweeps"
+    shipped = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    if name in shipped:
+        text = (folder / f"{name}.yaml").read_text("utf-8")
+    elif path.is_file():
+        text = path.read_text("utf-8")
+    else:
+        raise RecipeError(
+            f"No sweep {name!r}.{nearest(name, shipped)} In the package: {', '.join(shipped)}; "
+            f"your own: midalign sweep PATH.yaml"
+        )
+    try:
+        return Grid.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name} is not YAML: {error}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        known = nearest(where, Grid.model_fields) if problem["type"] == "extra_forbidden" else ""
+        raise RecipeError(f"sweep {name}: {where}: {problem['msg']}.{known}") from None
+
+
+def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
+    """The points, in order; raises RecipeError for what their recipes cannot be."""
+    changes = [*_combinations(grid.grid), *grid.points]
+    if not changes:
+        raise RecipeError(
+            f"sweep {grid.name} has no points: give it a grid, such as grid: {{align.layer: [2, 4]}}"
+        )
+    by_recipe: dict[str, dict[str, dict[str, Any]]] = {}
+    outside: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        own = {key: value for key, value in change.items() if not key.startswith("align.")}
+        name = "-".join([grid.name, *([_label(own)] if own else [])])
+        outside[name] = own
+        arm = {key.removeprefix("align."): v for key, v in change.items() if key not in own}
+        by_recipe.setdefault(name, {})[_label(arm) or "aligned"] = arm
+    points: list[Point] = []
+    baselines: dict[str, Recipe] = {}
+    for name, arms in by_recipe.items():
+        found = _recipe(grid, {**outside[name], "arms": {BASELINE: None, **arms}}, name, overrides)
+        against = baselines.setdefault(_task_side(found), found)
+        if against is not found:
+            found = found.model_copy(update={"arms": arms})
+        for one in arms:
+            parts = [_label(outside[name]), one if len(arms) > 1 else ""]
+            points.append(Point(", ".join(part for part in parts if part) or one, found, one, against))
+    return points
+
+
+def _combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    if not grid:
+        return []
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _label(change: Mapping[str, Any]) -> str:
+    """Such as `layer=2,weight=0.3`, a part of a file's name."""
+    return ",".join(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in change.items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_word, value))
+    return Path(str(value)).stem if isinstance(value, str) and "/" in value else str(value)
+
+
+def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequence[str]) -> Recipe:
+    """Scored on dev, since a sweep is there to choose by; whoever wants the test split says so."""
+    values = {"evaluation.split": "validation", **grid.changes, **change, "name": name}
+    given = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    output = f"output=sweeps/{grid.name}"
+    loaded = recipes.load(grid.recipe, [output, *given, *overrides])
+    return loaded.model_copy(update={"output": loaded.output / name})
+
+
+def _task_side(recipe: Recipe) -> str:
+    """What a baseline depends on: all but alignment and the languages' roles."""
+    aside = {"name", "aligned", "align", "arms", "output"}
+    return json.dumps(recipe.model_dump(mode="json", exclude=aside), sort_keys=True)
+
+
+def recipes_of(points: Sequence[Point]) -> list[Recipe]:
+    """Each once, in order."""
+    return list({point.recipe.name: point.recipe for point in points}.values())
+
+
+def results(points: Sequence[Point], folder: Path) -> list[Result]:
+    """Every point's scores beside its baseline's, from the records in `folder`."""
+    by_group: dict[str, list[Run]] = {}
+    for run in load(folder):
+        by_group.setdefault(run.group, []).append(run)
+    return [one for group, runs in by_group.items() for one in _of_group(points, group, runs)]
+
+
+def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Iterator[Result]:
+    section = Section(group, (), (), (Row("all", "all", tuple(runs)),))
+    scores = bootstrap(section)
+    known = {
+        (run.record.recipe.name, run.record.arm, run.record.seed): scores[run.file]
+        for run in runs
+        if run.record.recipe
+    }
+    for point in points:
+        roles = {"supervised": point.recipe.supervised, "aligned": point.recipe.aligned}
+        named = {code for codes in roles.values() for code in codes}
+        roles["unseen"] = [code for code in section.languages if code not in named]
+        places = {
+            role: [section.languages.index(c) for c in roles[role] if c in section.languages]
+            for role in ROLES
+        }
+        places = {role: of for role, of in places.items() if of}
+        pairs = [
+            (known[point.recipe.name, point.arm, seed], known[point.against.name, BASELINE, seed])
+            for seed in point.recipe.seeds
+        ]
+        changes = [Scores(own.points - base.points, own.draws - base.draws) for own, base in pairs]
+        change, own = mean_of(changes), mean_of([own for own, _ in pairs])
+        yield Result(
+            group,
+            point.label,
+            list(point.recipe.seeds),
+            {role: float(own.points[of, 0].mean()) for role, of in places.items()},
+            {
+                role: estimate(change.points[of, 0].mean(), change.draws[:, of, 0].mean(axis=1))
+                for role, of in places.items()
+            },
+            {role: [float(one.points[of, 0].mean()) for one in changes] for role, of in places.items()},
+        )
+
+
+def write(found: Sequence[Result], folder: Path) -> list[Path]:
+    """`results.csv` and a plot for each group of tasks."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["group", "point", "role", "seeds", "score", "change", "low", "high", "by_seed"])
+    for one in found:
+        for role, change in one.change.items():
+            figures = [one.scores[role], change.value, change.low, change.high]
+            seeds = " ".join(f"{value:.4f}" for value in one.by_seed[role])
+            writer.writerow(
+                [one.group, one.label, role, len(one.seeds), *(f"{f:.4f}" for f in figures), seeds]
+            )
+    paths = {folder / "results.csv": table.getvalue().encode()}
+    for group in dict.fromkeys(one.group for one in found):
+        paths[folder / f"{group}.png"] = _plot([one for one in found if one.group == group])
+    for path, content in paths.items():
+        write_atomically(path, content)
+    return list(paths)
+
+
+def _plot(found: Sequence[Result]) -> bytes:
+    """Changes by role over the points, with their intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from midalign.leaderboard.plots import COLOURS, GREY, SHAPES
+
+    with plt.style.context("default"), plt.rc_context({"font.size": 9}):
+        figure, axes = plt.subplots(figsize=(max(5, 1.1 * len(found) + 2), 3.6), layout="constrained")
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        for number, role in enumerate(role for role in ROLES if role in found[0].change):
+            changes = [one.change[role] for one in found]
+            estimates = [(100 * one.value, 100 * one.low, 100 * one.high) for one in changes]
+            places = [place + 0.12 * (number - 1) for place in range(len(found))]
+            axes.errorbar(
+                places,
+                [value for value, _, _ in estimates],
+                yerr=[[v - low for v, low, _ in estimates], [high - v for v, _, high in estimates]],
+                fmt=SHAPES[number],
+                color=COLOURS[number],
+                markersize=5,
+                capsize=2,
+                label=role,
+            )
+        axes.set_xticks(range(len(found)), [one.label for one in found], rotation=20, ha="right")
+        axes.set_ylabel("minus baseline, points\n95% paired interval over items")
+        axes.set_title(f"{found[0].group}, {len(found[0].seeds)} seeds", fontsize=10)
+        axes.legend(frameon=False, ncols=3)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        plt.close(figure)
+    return buffer.getvalue()
