@@ -294,13 +294,13 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _explain(recipe: str, error: ValidationError) -> str:
     lines = []
-    model = Align if error.title == "Align" else Recipe  # an arm's settings are checked by themselves
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"unknown key {where}.{nearest(str(problem['loc'][-1]), _keys(model, problem['loc'][:-1]))}"
-            )
+            *parents, key = problem["loc"]
+            # Of an arm's settings pydantic does not say where they stand.
+            known = _keys(parents) if parents else [*Recipe.model_fields, *Align.model_fields]
+            lines.append(f"unknown key {where}.{nearest(str(key), known)}")
         elif problem["type"] == "missing":
             lines.append(f"{where} is missing")
         else:
@@ -309,7 +309,8 @@ def _explain(recipe: str, error: ValidationError) -> str:
     return "\n  ".join([f"recipe {recipe}:", *lines])
 
 
-def _keys(model: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
+def _keys(parents: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = Recipe
     for parent in parents:
         kind = model.model_fields[str(parent)].annotation
         model = next(one for one in (kind, *get_args(kind)) if isinstance(one, type))
