@@ -75,6 +75,7 @@ def of_trl(arm: Arm) -> list[float]:
             max_steps=recipe.updates,
             per_device_train_batch_size=recipe.samples_per_update,
             max_length=None,
+            completion_only_loss=True,
             gradient_checkpointing=False,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type=recipe.scheduler,

@@ -192,6 +192,7 @@ def trl(recipe: Recipe, recompute: bool, meter: "Meter") -> None:
             tempfile.mkdtemp(),
             packing=True,
             max_length=round(tokens / 2),
+            completion_only_loss=True,
             per_device_train_batch_size=2,
             gradient_checkpointing=recompute,
             learning_rate=recipe.learning_rate,
