@@ -115,6 +115,7 @@ def test_the_command_on_a_file_of_ones_own(tmp_path: Path) -> None:
     assert "Did you mean mini" in midalign("data", "overlap", "minni", "--test", "midalign_mini_mt", status=1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.data
 @pytest.mark.slow
 def test_alma_holds_ntrex_and_nothing_of_wmt23(real: None) -> None:

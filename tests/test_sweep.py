@@ -86,7 +86,7 @@ def test_mistakes_name_what_was_meant(tmp_path, text, message):
 def test_a_killed_sweep_goes_on_and_says_what_its_records_say(tmp_path):
     file = tmp_path / "grid.yaml"
     file.write_text("name: g\nrecipe: mini\ngrid: {aligned: [[de], [tr]]}\n")
-    command = [sys.executable, "-m", "midalign", "sweep", str(file), *SMALL, "seeds=[1,2]"]
+    command = [sys.executable, "-m", "midalign", "sweep", str(file), *SMALL, "seeds=[1]"]
     command += [f"output={tmp_path / 'out'}"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     first = tmp_path / "out" / "g-aligned=de" / "adapters" / "aligned-seed1"
@@ -104,15 +104,12 @@ def test_a_killed_sweep_goes_on_and_says_what_its_records_say(tmp_path):
     adapters = sorted(str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/adapters/*"))
     assert adapters == [
         "g-aligned=de/adapters/aligned-seed1",
-        "g-aligned=de/adapters/aligned-seed2",
         "g-aligned=de/adapters/baseline-seed1",
-        "g-aligned=de/adapters/baseline-seed2",
         "g-aligned=tr/adapters/aligned-seed1",
-        "g-aligned=tr/adapters/aligned-seed2",
     ]
 
     records = {path.stem: record.read(path) for path in (tmp_path / "out" / "results").glob("*.json")}
-    assert len(records) == 7
+    assert len(records) == 4
 
     def score(name, codes):
         tasks = records[name].tasks
@@ -125,9 +122,8 @@ def test_a_killed_sweep_goes_on_and_says_what_its_records_say(tmp_path):
         codes = {"supervised": ["en"], "aligned": [own], "unseen": sorted({"de", "tr", "hi"} - {own})}[
             row["role"]
         ]
-        names = [(f"g-aligned={own}-aligned-seed{s}", f"g-aligned=de-baseline-seed{s}") for s in (1, 2)]
-        changes = [score(one, codes) - score(other, codes) for one, other in names]
-        assert float(row["change"]) == pytest.approx(mean(changes), abs=1e-4)
+        change = score(f"g-aligned={own}-aligned-seed1", codes) - score("g-aligned=de-baseline-seed1", codes)
+        assert float(row["change"]) == pytest.approx(change, abs=1e-4)
         assert float(row["low"]) <= float(row["change"]) <= float(row["high"])
     assert (tmp_path / "out" / "midalign_mini_slot.png").read_bytes().startswith(b"\x89PNG")
     assert "aligned=de" in done.stdout

@@ -56,21 +56,29 @@ def states_at(model: nn.Module, inputs: Mapping[str, object], layer: int) -> Ten
     return states_at_each(model, inputs, [layer])[0]
 
 
-def states_at_each(model: nn.Module, inputs: Mapping[str, object], layers: Sequence[int]) -> list[Tensor]:
-    """`states_at` for several layers in one run, as far as the highest of them."""
+def states_at_each(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    layers: Sequence[int],
+    reduce: Callable[[Tensor], Tensor] = lambda states: states,
+) -> list[Tensor]:
+    """`states_at` for several layers in one run, as far as the highest of them.
+
+    `reduce` makes of a layer's states, as soon as they are there, what is kept of them.
+    """
     blocks, highest = decoder_blocks(model), max(layers)
     reached: dict[int, Tensor] = {}
 
     def before(layer: int) -> Callable[..., None]:
         def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            reached[layer] = args[0] if args else kwargs["hidden_states"]
+            reached[layer] = reduce(args[0] if args else kwargs["hidden_states"])
             if layer == highest:
                 raise _LayerReached
 
         return keep
 
     def stop_after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> NoReturn:
-        reached[highest] = output[0] if isinstance(output, tuple) else output
+        reached[highest] = reduce(output[0] if isinstance(output, tuple) else output)
         raise _LayerReached
 
     # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.

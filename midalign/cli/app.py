@@ -3,7 +3,7 @@
 import typer
 
 import midalign
-from midalign.cli import comet, data, doctor, leaderboard, merge, score, sweep, tasks_dir, train
+from midalign.cli import analyze, comet, data, doctor, leaderboard, merge, score, sweep, tasks_dir, train
 from midalign.cli import eval as eval_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -12,6 +12,7 @@ app.command("tasks-dir")(tasks_dir.tasks_dir)
 app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
 app.command("train")(train.train)
+app.command("analyze")(analyze.analyze)
 app.command("merge")(merge.merge)
 app.command("sweep")(sweep.sweep)
 app.add_typer(comet.app, name="comet")

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.evaluate.live import switch
@@ -82,12 +83,12 @@ def measure(
 
     switch(model, adapter)
     sentences = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
-    english = dict(zip(sentences, _states(model, tokenizer, sentences, layer), strict=True))
+    english = dict(zip(sentences, pooled(model, tokenizer, sentences, [layer])[0], strict=True))
     result = {}
     for language, chosen in pairs.items():
         import torch
 
-        foreign = _states(model, tokenizer, chosen.foreign, layer)
+        (foreign,) = pooled(model, tokenizer, chosen.foreign, [layer])
         result[language] = accuracy(foreign, torch.stack([english[s] for s in chosen.english]), centred=True)
     return result
 
@@ -108,16 +109,19 @@ def bits_per_character(
     return result
 
 
-def _states(model: Any, tokenizer: Any, sentences: Sequence[str], layer: int, rows: int = 50) -> Any:
-    """Pooled states (sentences, hidden) fp32 on the CPU, in the order given."""
+def pooled(
+    model: Any, tokenizer: Any, sentences: Sequence[str], layers: Sequence[int], rows: int = 50
+) -> Any:
+    """Means over the tokens but BOS after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU."""
     import torch
 
-    from midalign.align.trunk import pooled_states
+    from midalign.align.pooling import mean_pool
+    from midalign.align.trunk import states_at_each, without_bos
 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    states: list[Any] = [None] * len(sentences)
+    found: list[Any] = [None] * len(sentences)
     for start in range(0, len(order), rows):
         batch = order[start : start + rows]
         inputs = tokenizer(
@@ -127,8 +131,10 @@ def _states(model: Any, tokenizer: Any, sentences: Sequence[str], layer: int, ro
             pad_to_multiple_of=16,
             return_tensors="pt",
         ).to(model.device)
+        asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        pool = partial(mean_pool, mask=without_bos(model, **asked))
         with torch.inference_mode():
-            pooled = pooled_states(model, inputs["input_ids"], inputs["attention_mask"], layer).cpu()
-        for i, state in zip(batch, pooled, strict=True):
-            states[i] = state
-    return torch.stack(states)
+            states = torch.stack(states_at_each(model, asked, layers, pool), dim=1).cpu()
+        for i, state in zip(batch, states, strict=True):
+            found[i] = state
+    return torch.stack(found, dim=1)

@@ -134,6 +134,7 @@ def massive_languages() -> list[str]:
     return [code for code, row in languages().items() if row.massive]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.data
 @pytest.mark.slow
 def test_right_answers_of_massive_are_accepted(massive_cache: None) -> None:

@@ -70,6 +70,7 @@ def real(shared_data: Path, massive_cache: None) -> None:
     uner.add(shared_data / "uner" / "uner.tar.xz")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.data
 @pytest.mark.slow
 def test_gold_is_right_and_garbage_is_not_in_all_of_uner_and_massive(real: None) -> None:

@@ -190,6 +190,7 @@ def corrupted(said: list[Pair], text: str, chance: random.Random) -> str:
     return output[: chance.randrange(len(output))] if chance.random() < 0.1 else output
 
 
+@pytest.mark.exhaustive
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["Latn", "Cyrl", "Hans"])

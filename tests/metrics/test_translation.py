@@ -43,6 +43,7 @@ def corrupted(text: str, chance: random.Random) -> str:
 TOKENIZERS = {"zh_cn": "zh", "zh_tw": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.data
 def test_scores_of_corrupted_references_equal_sacrebleus(

@@ -100,6 +100,7 @@ def test_by_arm_and_by_what_is_evaluated(stolen: str) -> None:
     assert settings.digest() == settings.model_copy(update={"allow_overlap": False}).digest()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_recipes_of_the_package_are_not_stopped(

@@ -1,4 +1,4 @@
-"""JSON from recipe to board, through the front door, and what cannot be trained on."""
+"""All families from recipe to board, through the front door, and what cannot be trained on."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from midalign.train.stream import check_roles, task_names, training_tasks
 
 SMALL = [
     "mini",
-    "task=midalign_mini_json",
+    "task=midalign_mini",
     "supervised=[es]",
     "aligned=[de]",
     "updates=2",
@@ -33,11 +33,17 @@ def run(module: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 def test_from_recipe_to_board(tmp_path: Path) -> None:
+    """Of translation the directions, their roles, no transfer gap; of JSON its layers of metrics."""
     done = run("midalign.cli.train", *SMALL, f"output={tmp_path}")
     assert done.returncode == 0, done.stderr
     entry = record.read(tmp_path / "results" / "mini-aligned-seed1.json")
-    assert set(entry.tasks) == {f"midalign_mini_json_{code}" for code in ("es", "de", "fr")}
+    directions = ("en-es", "es-en", "en-de", "de-en", "en-fr", "fr-en")
+    of_family = {f"midalign_mini_json_{code}" for code in ("es", "de", "fr")}
+    of_family |= {f"midalign_mini_mt_{direction}" for direction in directions}
+    assert set(entry.tasks) == of_family | {f"midalign_mini_slot_{code}" for code in ("es", "de", "fr")}
     assert entry.roles == record.Roles(supervised=["es"], aligned=["de"], unseen=["fr"])
+    assert entry.retrieval is not None
+    assert set(entry.retrieval.accuracy) == {"es", "de", "fr"}
     metrics = entry.tasks["midalign_mini_json_es"].metrics
     assert next(iter(metrics)) == "span_f1"
     assert "intent_accuracy" in metrics
@@ -46,9 +52,16 @@ def test_from_recipe_to_board(tmp_path: Path) -> None:
     board = tmp_path / "board"
     built = run("midalign.cli", "leaderboard", "build", "--results", tmp_path / "results", "--output", board)
     assert built.returncode == 0, built.stderr
-    (section,) = json.loads((board / "leaderboard.json").read_text())["sections"]
-    assert section["headline"] == "span_f1"
-    assert "| aligned − baseline | intent accuracy |" in (board / "README.md").read_text()
+    sections = json.loads((board / "leaderboard.json").read_text())["sections"]
+    translation = next(section for section in sections if section["headline"] == "chrf")
+    assert {section["headline"] for section in sections} == {"chrf", "slot_f1", "span_f1"}
+    assert translation["sets"]["aligned"] == ["de-en", "en-de"]
+    assert translation["sets"]["unseen"] == ["en-fr", "fr-en"]
+    assert all(model["gap"] == {} for model in translation["models"])
+    page = (board / "README.md").read_text()
+    assert "| aligned − baseline | intent accuracy |" in page
+    assert "English to German `en-de`" in page
+    assert "chrF++ by language" in page
 
 
 def test_what_is_trained_on_has_a_training_split() -> None:

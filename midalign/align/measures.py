@@ -1,0 +1,73 @@
+"""How well the sentences of two languages find each other, by their pooled states."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from midalign.align.objective import centre
+
+MARGIN_NEIGHBOURS = 4
+"""As Artetxe and Schwenk (2019, arXiv 1811.01136) average them."""
+CSLS_NEIGHBOURS = 10
+"""As Conneau et al. (2018, arXiv 1710.04087) do."""
+
+RETRIEVALS = ("accuracy", "margin", "csls", "centred")
+"""Measures from a language to another, which have a `_back`."""
+SYMMETRIC = ("pair_cosine", "other_cosine", "centred_pair_cosine", "centred_other_cosine", "mexa")
+"""Measures that have no direction."""
+
+
+def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
+    """Of one language against several.
+
+    Args:
+        foreign: (sentences, hidden) pooled states, any float dtype; computed in fp32.
+        others: (languages, sentences, hidden), row i of each parallel to row i of `foreign`.
+
+    Returns:
+        By name (languages,) fp32. A retrieval is the share of sentences whose own translation scores higher
+        than every other candidate, a tie counting as not found; `_back` is from the other language to this.
+
+        accuracy: by cosine. margin: by its ratio to the mean cosine of both sides' nearest neighbours
+        (1811.01136, ratio). csls: by twice the cosine minus these means (1710.04087). centred: by cosine of
+        states minus their language's mean, as `midalign.align.retrieval` has it. mexa: the share found in
+        both directions at once (Kargaran et al. 2024, arXiv 2410.05873). pair_cosine, other_cosine: means
+        over translations and over all else; `centred_`: without what a language's sentences share.
+    """
+    sides = foreign.float(), others.float()
+    plain = _cosines(*sides)
+    centred = _cosines(centre(sides[0]), sides[1] - sides[1].mean(1, keepdim=True))
+    found = _found(plain)
+    result = {"mexa": (found[0] & found[1]).float().mean(1)}
+    near = [_neighbours(plain, dim, MARGIN_NEIGHBOURS) for dim in (2, 1)]
+    scores = {"accuracy": plain, "margin": plain / ((near[0] + near[1]) / 2)}
+    near = [_neighbours(plain, dim, CSLS_NEIGHBOURS) for dim in (2, 1)]
+    scores |= {"csls": 2 * plain - near[0] - near[1], "centred": centred}
+    for name, score in scores.items():
+        found = _found(score)
+        result[name], result[f"{name}_back"] = (side.float().mean(1) for side in found)
+    for prefix, cosines in (("", plain), ("centred_", centred)):
+        pairs = cosines.diagonal(dim1=1, dim2=2)
+        count = pairs.shape[1]
+        result[f"{prefix}pair_cosine"] = pairs.mean(1)
+        rest = cosines.sum((1, 2)) - pairs.sum(1)
+        result[f"{prefix}other_cosine"] = rest / max(count * (count - 1), 1)
+    return result
+
+
+def _cosines(foreign: Tensor, others: Tensor) -> Tensor:
+    """(languages, sentences of `foreign`, sentences of the other)."""
+    return F.normalize(foreign, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
+
+
+def _neighbours(cosines: Tensor, dim: int, count: int) -> Tensor:
+    """Mean of the highest cosines along a dimension, which is kept."""
+    return cosines.topk(min(count, cosines.shape[dim]), dim=dim).values.mean(dim, keepdim=True)
+
+
+def _found(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """(languages, sentences) bool: whose own score is above all others' of its row, and of its column."""
+    own = scores.diagonal(dim1=1, dim2=2)
+    mine = torch.eye(own.shape[1], dtype=torch.bool, device=scores.device)
+    others = scores.masked_fill(mine, -torch.inf)
+    return own > others.amax(2), own > others.amax(1)

@@ -1,0 +1,1 @@
+"""Where in a model languages meet, by pooled states of every layer."""

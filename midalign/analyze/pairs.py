@@ -1,0 +1,103 @@
+"""All pairs of languages at every layer, as one table."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from midalign import bases
+from midalign.align.measures import RETRIEVALS, SYMMETRIC, measures
+from midalign.analyze.states import Store
+from midalign.errors import DataError
+from midalign.record import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEASURES = (*RETRIEVALS, *SYMMETRIC)
+
+ROOM = 1 << 24
+"""Similarities in memory at a time: 64 MB a matrix, of which there are about ten."""
+
+Matrices = dict[str, np.ndarray]
+"""By measure (languages, languages) fp32, from row to column; the diagonal is NaN."""
+
+
+def layers(base: str, asked: str) -> list[int]:
+    """Numbers of blocks, such as of `4,8`; all, embeddings included, where nothing is asked.
+
+    Raises DataError for what is no layer of the base.
+    """
+    from transformers import AutoConfig
+
+    depth = AutoConfig.from_pretrained(bases.resolve(base)).get_text_config().num_hidden_layers
+    numbers = [one.strip() for one in asked.split(",") if one.strip()]
+    wrong = next((one for one in numbers if not one.isdecimal() or int(one) > depth), None)
+    if wrong is not None:
+        raise DataError(f"{base} has no layer {wrong}: it has {depth} blocks, so 0 to {depth}, such as 4,8")
+    return sorted({int(one) for one in numbers}) or list(range(depth + 1))
+
+
+def by_layer(
+    store: Store, layers: Sequence[int], folder: Path, report: Callable[[int, int], None]
+) -> dict[int, Matrices]:
+    """Every measure of every directed pair at some layers; those that `folder` has are not computed again."""
+    from midalign.device import device
+
+    names = "".join(str(store.path(code).name) for code in store.sentences)
+    key = hashlib.sha256(names.encode()).hexdigest()[:16]
+    found = {}
+    for done, layer in enumerate(layers):
+        report(done, len(layers))
+        path = folder / f"layer-{layer}-{key}.npz"
+        if not path.is_file():
+            made = of_layer(store.layer(layer).to(device()))
+            _write(path, made)
+        with np.load(path) as file:
+            found[layer] = {name: file[name] for name in MEASURES}
+    report(len(layers), len(layers))
+    return found
+
+
+def of_layer(states: "Tensor") -> Matrices:
+    """Measures of (languages, sentences, hidden) states."""
+    count, sentences = states.shape[:2]
+    found = {name: np.full((count, count), np.nan, np.float32) for name in MEASURES}
+    at_once = max(1, ROOM // sentences**2)
+    for one in range(count - 1):
+        for start in range(one + 1, count, at_once):
+            others = slice(start, min(start + at_once, count))
+            own = {name: value.cpu().numpy() for name, value in measures(states[one], states[others]).items()}
+            for name, matrix in found.items():
+                matrix[one, others] = own[name]
+                matrix[others, one] = own[name if name in SYMMETRIC else f"{name}_back"]
+    return found
+
+
+def _write(path: Path, matrices: Matrices) -> None:
+    import io
+
+    file = io.BytesIO()
+    content: dict[str, Any] = {**matrices}
+    np.savez(file, **content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, file.getvalue())
+
+
+def table(found: dict[int, Matrices], codes: Sequence[str]) -> Any:
+    """A pyarrow table: a row for each layer and directed pair, a column for each measure."""
+    import pyarrow
+
+    rows, columns = np.nonzero(~np.eye(len(codes), dtype=bool))
+    names = np.array(codes)
+    layers = np.repeat(np.array(list(found), np.int32), len(rows))
+    content: dict[str, Any] = {
+        "layer": layers,
+        "source": np.tile(names[rows], len(found)),
+        "target": np.tile(names[columns], len(found)),
+    }
+    for name in MEASURES:
+        content[name] = np.concatenate([matrices[name][rows, columns] for matrices in found.values()])
+    return pyarrow.table(content)

@@ -1,0 +1,150 @@
+"""Parallel sentences in many languages, and a model's pooled states of them at every layer, kept on disk."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from midalign import adapter as adapters
+from midalign import bases
+from midalign.errors import DataError
+from midalign.languages import language as known
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIVOT = "en"
+FEWEST = 20
+"""Sentences a language below which retrieval says little."""
+
+Report = Callable[[int, int], None]
+"""How many languages are done, of how many."""
+
+
+def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
+    """The same sentences in every language, English first: a seeded sample of `count`, or all where there are
+    fewer. `languages` None: all that the source has.
+
+    `source` is `ntrex`, or a folder with a text file a language (`de.txt`), one sentence a line, parallel by
+    line. Raises DataError for files of different lengths and for fewer than FEWEST sentences, TaskError with
+    the nearest name for an unknown language.
+    """
+    texts = _of_ntrex(languages) if source == "ntrex" else _of_folder(Path(source), languages)
+    lengths = {code: len(lines) for code, lines in texts.items()}
+    total = lengths[PIVOT]
+    other = next((code for code, length in lengths.items() if length != total), None)
+    if other:
+        raise DataError(
+            f"{source}: {other} has {lengths[other]} lines and {PIVOT} has {total}. Line i of every file is "
+            f"to say the same: make them equally long"
+        )
+    if min(total, count) < FEWEST:
+        raise DataError(f"{source} gives {min(total, count)} sentences a language; take {FEWEST} or more")
+    chosen = sorted(random.Random(0).sample(range(total), min(total, count)))
+    return {code: [lines[i] for i in chosen] for code, lines in texts.items()}
+
+
+def _of_ntrex(languages: Sequence[str] | None) -> dict[str, list[str]]:
+    from midalign.data import ntrex
+
+    every = sorted({side for direction in ntrex.directions() for side in direction.split("-")} - {PIVOT})
+    for code in languages or ():
+        known(code)
+    wanted = every if languages is None else [code for code in languages if code != PIVOT]
+    pairs = {code: ntrex.pairs(code) for code in wanted}
+    english = ntrex.pairs(every[0])
+    return {
+        PIVOT: [pair[1] for pair in english],
+        **{c: [pair[0] for pair in own] for c, own in pairs.items()},
+    }
+
+
+def _of_folder(folder: Path, languages: Sequence[str] | None) -> dict[str, list[str]]:
+    there = sorted(file.stem for file in folder.glob("*.txt"))
+    wanted = [code for code in languages or there if code != PIVOT]
+    missing = [code for code in (PIVOT, *wanted) if code not in there]
+    if missing:
+        raise DataError(
+            f"{folder} has no {missing[0]}.txt, found {', '.join(there) or 'no .txt file'}. Put a file for "
+            f"each language there, {PIVOT}.txt among them, or take --sentences ntrex"
+        )
+    for code in wanted:
+        known(code)
+    return {code: (folder / f"{code}.txt").read_text("utf-8").splitlines() for code in (PIVOT, *wanted)}
+
+
+@dataclass(frozen=True)
+class Store:
+    """Pooled states of a model by language, a file each, named by all that decides them."""
+
+    folder: Path
+    model: str
+    """Digest of base and adapter, and the dtype of the forward."""
+    sentences: Mapping[str, Sequence[str]]
+
+    def path(self, code: str) -> Path:
+        """Of a language."""
+        text = json.dumps([self.model, list(self.sentences[code])])
+        return self.folder / f"{code}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+
+    def missing(self) -> list[str]:
+        """Languages whose states are not there yet."""
+        return [code for code in self.sentences if not self.path(code).is_file()]
+
+    def write(self, code: str, states: "Tensor") -> None:
+        """Keep (layers, sentences, hidden) fp32, whole or not at all."""
+        from safetensors.torch import save
+
+        from midalign.record import write_atomically
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path(code), save({"states": states}))
+
+    def layer(self, number: int) -> "Tensor":
+        """(languages, sentences, hidden) fp32 of one layer, in the order of `sentences`."""
+        import torch
+        from safetensors import safe_open
+
+        found = []
+        for code in self.sentences:
+            with safe_open(self.path(code), "pt") as file:
+                found.append(file.get_slice("states")[number])
+        return torch.stack(found)
+
+
+def embed(
+    base: str, adapter: Path | None, sentences: Mapping[str, Sequence[str]], folder: Path, report: Report
+) -> Store:
+    """Every language's states on disk; those that are there are not computed again.
+
+    Raises AdapterError for an adapter of another base, BaseModelError.
+    """
+    import torch
+
+    from midalign.align.trunk import depth
+    from midalign.device import has_bf16
+    from midalign.evaluate import live
+    from midalign.evaluate.retrieval import pooled
+
+    source = bases.resolve(base)
+    if adapter is not None:
+        adapters.check(adapter, source)
+    dtype = "bfloat16" if has_bf16() else "float32"
+    digests = [adapters.base_digest(source), adapters.digest(adapter) if adapter else "", dtype]
+    store = Store(folder, " ".join(digests), sentences)
+    missing = store.missing()
+    if not missing:
+        report(len(sentences), len(sentences))
+        return store
+    model, tokenizer = live.load(source, {"adapter": adapter} if adapter else {}, dtype)
+    live.switch(model, "adapter" if adapter else None)
+    layers = list(range(depth(model) + 1))
+    for done, code in enumerate(missing):
+        report(len(sentences) - len(missing) + done, len(sentences))
+        with torch.inference_mode():
+            store.write(code, pooled(model, tokenizer, sentences[code], layers))
+    report(len(sentences), len(sentences))
+    return store

@@ -1,0 +1,218 @@
+"""`midalign analyze`: measures against brute force, and the command on the bundled base."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from midalign import bases
+from midalign.align.measures import measures
+from midalign.analyze import pairs, report, states
+from midalign.errors import DataError, RecordError, TaskError
+from midalign.evaluate import retrieval
+
+sizes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
+
+
+def brute_force(x, y):
+    """Every measure of two languages, sentence by sentence, in float64."""
+    n = len(x)
+
+    def cosine(a, b):
+        return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+
+    def matrix(x, y):
+        return [[cosine(a, b) for b in y] for a in x]
+
+    def found(score):
+        there = [all(score[i][i] > score[i][j] for j in range(n) if j != i) for i in range(n)]
+        back = [all(score[i][i] > score[j][i] for j in range(n) if j != i) for i in range(n)]
+        return there, back
+
+    def nearest(values, k):
+        return sum(sorted(values)[-k:]) / min(k, n)
+
+    c = matrix(x, y)
+    rows = {k: [nearest(c[i], k) for i in range(n)] for k in (4, 10)}
+    columns = {k: [nearest([c[j][i] for j in range(n)], k) for i in range(n)] for k in (4, 10)}
+    grid = [(i, j) for i in range(n) for j in range(n)]
+    centred = matrix(x - x.mean(0), y - y.mean(0))
+    scores = {
+        "accuracy": c,
+        "margin": [[c[i][j] / ((rows[4][i] + columns[4][j]) / 2) for j in range(n)] for i in range(n)],
+        "csls": [[2 * c[i][j] - rows[10][i] - columns[10][j] for j in range(n)] for i in range(n)],
+        "centred": centred,
+    }
+    result = {}
+    for name, score in scores.items():
+        there, back = found(score)
+        result[name], result[f"{name}_back"] = sum(there) / n, sum(back) / n
+    # MEXA: the translation is nearer than every other sentence of its row and of its column.
+    alone = [all(c[i][i] > max(c[i][j], c[j][i]) for j in range(n) if j != i) for i in range(n)]
+    result["mexa"] = sum(alone) / n
+    for prefix, table in (("", c), ("centred_", centred)):
+        result[f"{prefix}pair_cosine"] = sum(table[i][i] for i in range(n)) / n
+        result[f"{prefix}other_cosine"] = sum(table[i][j] for i, j in grid if i != j) / (n * (n - 1))
+    return result
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes)
+def test_measures_are_those_of_brute_force(size):
+    sentences, languages, seed = size
+    random = np.random.default_rng(seed)
+    shared = random.normal(size=(sentences, 5)) + 1
+    x, *others = (shared + random.normal(size=(sentences, 5)) for _ in range(languages + 1))
+    found = measures(torch.tensor(x), torch.tensor(np.stack(others)))
+    for number, y in enumerate(others):
+        for name, value in brute_force(x, y).items():
+            assert float(found[name][number]) == pytest.approx(value, abs=2e-5), name
+
+
+def test_a_tie_is_not_found():
+    x = torch.eye(3)
+    y = torch.stack([x[0], x[1], x[1]])
+    found = measures(x, y.unsqueeze(0))
+    assert float(found["accuracy"]) == pytest.approx(1 / 3)  # the third sentence is orthogonal to its own
+    assert float(found["accuracy_back"]) == pytest.approx(2 / 3)
+    assert float(found["mexa"]) == pytest.approx(1 / 3)
+
+
+def test_all_pairs_have_both_directions_however_many_fit_in_memory(monkeypatch):
+    torch.manual_seed(0)
+    given = torch.randn(5, 7, 4) + torch.randn(1, 7, 4)
+    whole = pairs.of_layer(given)
+    monkeypatch.setattr(pairs, "ROOM", 2 * 7**2)
+    parts = pairs.of_layer(given)
+    for name, matrix in whole.items():
+        np.testing.assert_array_equal(parts[name], matrix)
+        assert np.isnan(np.diagonal(matrix)).all()
+    for i in range(5):
+        for j in range(5):
+            if i != j:
+                expected = brute_force(given[i].numpy(), given[j].numpy())
+                for name in pairs.MEASURES:
+                    assert whole[name][i, j] == pytest.approx(expected[name], abs=2e-5)
+    table = pairs.table({0: whole, 3: whole}, list("abcde")).to_pylist()
+    assert len(table) == 40
+    row = next(row for row in table if (row["layer"], row["source"], row["target"]) == (3, "d", "b"))
+    assert row["margin"] == pytest.approx(whole["margin"][3, 1])
+
+
+def test_states_of_all_layers_are_means_of_hidden_states():
+    base = bases.resolve("mini")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    texts = ["wake me up at nine", "hello", "play some jazz in the kitchen tonight please"]
+    depth = model.config.num_hidden_layers
+    found = retrieval.pooled(model, tokenizer, texts, range(depth + 1), rows=2)
+    for number, text in enumerate(texts):
+        inputs = tokenizer(text, return_tensors="pt")
+        words = inputs["input_ids"][0] != tokenizer.bos_token_id
+        with torch.no_grad():
+            hidden = model(**inputs, output_hidden_states=True).hidden_states
+        for layer in range(depth):  # the last of hidden_states has been through the final norm
+            torch.testing.assert_close(
+                found[layer, number], hidden[layer][0][words].mean(0), rtol=1e-4, atol=1e-4
+            )
+
+
+def test_layers_and_correlations(tmp_path):
+    codes = ["en", "de", "sw", "hi", "tr"]
+    matrix = np.full((5, 5), 0.2, np.float32)
+    matrix[0, 1:], matrix[1:, 0] = [0.9, 0.1, 0.5, 0.6], [0.7, 0.3, 0.5, 0.4]
+    np.fill_diagonal(matrix, np.nan)
+    better, worse = ({name: matrix + more for name in pairs.MEASURES} for more in (0.1, 0))
+    layers = report.by_layer({1: worse, 2: better, 3: better})
+    assert report.recommended(layers) == 2
+    assert layers[0].with_english["margin"] == pytest.approx(0.5)
+    assert layers[0].all_pairs["mexa"] == pytest.approx((8 * 0.5 + 12 * 0.2) / 20)
+    assert report.of_english(worse, codes) == pytest.approx({"de": 0.8, "sw": 0.2, "hi": 0.5, "tr": 0.5})
+    with pytest.raises(RecordError, match="no record of this base whose scores vary"):
+        report.correlations(report.of_english(worse, codes), tmp_path, "")
+
+
+def files(folder, **texts):
+    folder.mkdir()
+    for code, lines in texts.items():
+        (folder / f"{code}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_sentences_are_parallel_or_refused(tmp_path):
+    lines = [f"line {i}" for i in range(50)]
+    folder = files(tmp_path / "all", en=lines, de=[f"Zeile {i}" for i in range(50)])
+    found = states.parallel(str(folder), None, 30)
+    assert list(found) == ["en", "de"]
+    assert [one.split()[1] for one in found["en"]] == [one.split()[1] for one in found["de"]]
+    assert len(set(found["en"])) == 30
+    wrong = [
+        (files(tmp_path / "short", en=lines, de=lines[:-1]), None, "de has 49 lines and en has 50"),
+        (files(tmp_path / "few", en=lines[:9], de=lines[:9]), None, "gives 9 sentences a language"),
+        (files(tmp_path / "none", de=lines), None, "has no en.txt, found de"),
+        (folder, ["sw"], "has no sw.txt"),
+    ]
+    for place, languages, message in wrong:
+        with pytest.raises(DataError, match=message):
+            states.parallel(str(place), languages, 30)
+    with pytest.raises(TaskError, match="Did you mean"):
+        states.parallel("ntrex", ["deu_"], 30)
+
+
+def command(*words):
+    return [sys.executable, "-m", "midalign", "analyze", "mini", *map(str, words)]
+
+
+@pytest.mark.slow
+def test_a_killed_analysis_goes_on(tmp_path):
+    from midalign.data import mini
+
+    codes = ["en", "de", "tr", "hi", "es"]
+    by_code = {code: {item.id: item.utterance for item in mini.items(code, "test")} for code in codes}
+    shared = sorted(set.intersection(*(set(items) for items in by_code.values())))
+    folder = files(tmp_path / "texts", **{code: [by_code[code][i] for i in shared] for code in codes})
+    words = ["--sentences", folder, "--count", 60, "--output", tmp_path / "out"]
+    process = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not (kept := list((tmp_path / "out" / "states").glob("*.safetensors"))):
+        assert process.poll() is None, "the analysis ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    done = subprocess.run(command(*words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert "align.layer=" in done.stdout
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "alignment.parquet").to_pylist()
+    assert len(table) == 20 * (
+        AutoModelForCausalLM.from_pretrained(bases.resolve("mini")).config.num_hidden_layers + 1
+    )
+    rows = list(csv.DictReader((tmp_path / "out" / "alignment.csv").open()))
+    assert [float(row["margin"]) for row in rows] == pytest.approx([row["margin"] for row in table])
+    for name in ("layers.png", "languages.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+    words = ["--sentences", folder, "--count", 60, "--layers", "2", "--output", tmp_path / "two"]
+    more = ["--against", tmp_path / "out", "--records", tmp_path / "texts"]
+    done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
+    (row,) = (line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["2"])
+    assert abs(float(row[-1])) == 0
+    assert done.returncode == 1
+    assert "no record of this base whose scores vary" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    with pytest.raises(DataError, match="has no layer 77: it has 8 blocks"):
+        pairs.layers("mini", "2,77")
+    with pytest.raises(DataError, match="Analyse the other model first"):
+        report.read(tmp_path / "nothing")
