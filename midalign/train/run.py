@@ -124,7 +124,14 @@ def _finished(folder: Path, recipe: Recipe) -> bool:
             f"{manifest.recipe.digest[:12]}; this one is {recipe.name}, {recipe.digest()[:12]}). "
             f"Train elsewhere: output=OTHER, or remove that folder"
         )
+    # Of a run that was killed between its adapter's last byte and its checkpoints' removal.
+    shutil.rmtree(_work(folder), ignore_errors=True)
     return True
+
+
+def _work(folder: Path) -> Path:
+    """Where an adapter's checkpoints lie while it trains."""
+    return folder.with_name(f".{folder.name}.training")
 
 
 def _train_arm(
@@ -143,7 +150,7 @@ def _train_arm(
     from midalign.train.callbacks import ReportUpdates
     from midalign.train.monitor import Log, Monitor
 
-    work = folder.with_name(f".{folder.name}.training")
+    work = _work(folder)
     with PartialState().main_process_first():
         _claim(work, recipe)
     ready = build(recipe, arm, seed, work, samples)

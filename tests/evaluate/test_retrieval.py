@@ -48,7 +48,7 @@ def test_accuracy_is_that_of_states_taken_one_by_one(base: Path, adapter: Path) 
 
         expected = accuracy(states(FOREIGN), states(ENGLISH), centred=True)
         assert retrieval.measure(model, tokenizer, name, pairs, 3) == {"de": pytest.approx(expected)}
-        ours = retrieval._states(model, tokenizer, FOREIGN, 3, rows=2)
+        (ours,) = retrieval.pooled(model, tokenizer, FOREIGN, [3], rows=2)
         assert torch.allclose(ours, states(FOREIGN), atol=1e-4)
 
 

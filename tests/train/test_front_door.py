@@ -94,6 +94,13 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_checkpoints_that_a_killed_run_left_beside_its_adapter_go(trained):
+    (trained / ".aligned-seed1.training" / "checkpoint-4").mkdir(parents=True)
+    train(trained.parent)
+    assert sorted(path.name for path in trained.iterdir()) == ["aligned-seed1", "baseline-seed1"]
+
+
+@pytest.mark.slow
 def test_an_adapter_of_another_recipe_is_not_passed_off_as_this_one(trained):
     done = train(trained.parent, "updates=5", check=False)
     assert done.returncode == 1
