@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from midalign.errors import RecipeError, nearest
+from midalign.errors import RecipeError, RecordError, nearest
 from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
 from midalign.leaderboard.load import Run, load
 from midalign.leaderboard.sections import ROLES, Row, Section
@@ -159,7 +159,7 @@ def recipes_of(points: Sequence[Point]) -> list[Recipe]:
 
 
 def results(points: Sequence[Point], folder: Path) -> list[Result]:
-    """Every point's scores beside its baseline's, from the records in `folder`."""
+    """Every point's scores beside its baseline's, from the records in `folder`, or RecordError."""
     by_group: dict[str, list[Run]] = {}
     for run in load(folder):
         by_group.setdefault(run.group, []).append(run)
@@ -175,6 +175,15 @@ def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Itera
         if run.record.recipe
     }
     for point in points:
+        wanted = [(point.recipe.name, point.arm), (point.against.name, BASELINE)]
+        lost = next(
+            (key for name in wanted for s in point.recipe.seeds if (key := (*name, s)) not in known), None
+        )
+        if lost:
+            raise RecordError(
+                f"No record of {group} for arm {lost[1]} of {lost[0]}, seed {lost[2]}: "
+                f"give the same sweep once more, what is finished stays"
+            )
         roles = {"supervised": point.recipe.supervised, "aligned": point.recipe.aligned}
         named = {code for codes in roles.values() for code in codes}
         roles["unseen"] = [code for code in section.languages if code not in named]

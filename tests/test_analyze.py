@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -15,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from midalign import bases
+from midalign import bases, record
 from midalign.align.measures import measures
 from midalign.analyze import pairs, report, states
-from midalign.errors import DataError, RecordError, TaskError
+from midalign.errors import BaseModelError, DataError, TaskError
 from midalign.evaluate import retrieval
 
 sizes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
@@ -127,7 +128,7 @@ def test_states_of_all_layers_are_means_of_hidden_states():
             )
 
 
-def test_layers_and_correlations(tmp_path):
+def test_layers_and_their_means():
     codes = ["en", "de", "sw", "hi", "tr"]
     matrix = np.full((5, 5), 0.2, np.float32)
     matrix[0, 1:], matrix[1:, 0] = [0.9, 0.1, 0.5, 0.6], [0.7, 0.3, 0.5, 0.4]
@@ -137,15 +138,38 @@ def test_layers_and_correlations(tmp_path):
     assert report.recommended(layers) == 2
     assert layers[0].with_english["margin"] == pytest.approx(0.5)
     assert layers[0].all_pairs["mexa"] == pytest.approx((8 * 0.5 + 12 * 0.2) / 20)
-    assert report.of_english(worse, codes) == pytest.approx({"de": 0.8, "sw": 0.2, "hi": 0.5, "tr": 0.5})
-    with pytest.raises(RecordError, match="no record of this base whose scores vary"):
-        report.correlations(report.of_english(worse, codes), tmp_path, "")
+    with_english = report.of_english(worse[report.HEADLINE], codes)
+    assert with_english == pytest.approx({"de": 0.8, "sw": 0.2, "hi": 0.5, "tr": 0.5})
+
+
+def test_an_analysis_is_read_back_for_the_same_sentences_alone(tmp_path):
+    texts = {code: [f"{code} {i}" for i in range(20)] for code in ("en", "de", "sw")}
+    random = np.random.default_rng(0)
+    found = {}
+    for layer in (0, 4):
+        found[layer] = {name: random.random((3, 3), np.float32) for name in pairs.MEASURES}
+        for matrix in found[layer].values():
+            np.fill_diagonal(matrix, np.nan)
+    report.write(tmp_path, report.describe(pairs.table(found, list(texts)), "some base", texts), {})
+    again = report.read(tmp_path, texts)
+    assert (again.model, list(again.headline)) == ("some base", [0, 4])
+    np.testing.assert_array_equal(again.headline[4], found[4][report.HEADLINE])
+    others = [
+        {**texts, "tr": texts["sw"]},
+        {code: lines[:10] for code, lines in texts.items()},
+        {**texts, "sw": texts["de"]},
+        {"en": texts["en"], "sw": texts["sw"], "de": texts["de"]},
+    ]
+    for other in others:
+        with pytest.raises(DataError, match="has 3 languages and 20 sentences of each, not those asked for"):
+            report.read(tmp_path, other)
 
 
 def files(folder, **texts):
     folder.mkdir()
     for code, lines in texts.items():
-        (folder / f"{code}.txt").write_text("\n".join(lines) + "\n")
+        text = "\n".join(lines) + "\n"
+        (folder / f"{code}.txt").write_text(text, "utf-8", errors="surrogateescape")
     return folder
 
 
@@ -161,7 +185,12 @@ def test_sentences_are_parallel_or_refused(tmp_path):
         (files(tmp_path / "few", en=lines[:9], de=lines[:9]), None, "gives 9 sentences a language"),
         (files(tmp_path / "none", de=lines), None, "has no en.txt, found de"),
         (folder, ["sw"], "has no sw.txt"),
+        (folder, ["en"], "en alone has no language to meet"),
+        (files(tmp_path / "blank", en=lines, de=[*lines[:7], " ", *lines[8:]]), None, "line 8: empty"),
+        (files(tmp_path / "broken", en=lines, de=[*lines[:-1], "\udcff"]), None, "line 50: not UTF-8"),
     ]
+    odd = files(tmp_path / "odd", en=lines, de=["\ufeffeins\u2028zwei", *lines[:48], "neun\x0czehn"])
+    assert set(states.parallel(str(odd), None, 50)["de"]) == {"eins\u2028zwei", *lines[:48], "neun\x0czehn"}
     for place, languages, message in wrong:
         with pytest.raises(DataError, match=message):
             states.parallel(str(place), languages, 30)
@@ -207,12 +236,27 @@ def test_a_killed_analysis_goes_on(tmp_path):
     words = ["--sentences", folder, "--count", 60, "--layers", "2", "--output", tmp_path / "two"]
     more = ["--against", tmp_path / "out", "--records", tmp_path / "texts"]
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
-    (row,) = (line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["2"])
-    assert abs(float(row[-1])) == 0
     assert done.returncode == 1
-    assert "no record of this base whose scores vary" in " ".join(done.stderr.split())
+    assert "No record (*.json)" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "two").exists()  # refused before hours of work
+    trained = Path(__file__).parents[1] / "leaderboard" / "results" / "mini-baseline-seed1.json"
+    entry = record.read(trained).model_copy(update={"adapter": None, "items": None})
+    more[-1] = record.write(entry, record.read_items(trained), tmp_path / "records").parent
+    done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    (row,) = (line for line in lines if line[0] == "2")
+    assert float(row[-1]) == 0
+    assert all(float(line[-1]) == 0 for line in lines if line[0] in codes[1:])
+    assert sum(line[0] in codes[1:] for line in lines) == 4
+    assert (tmp_path / "two" / "changes.png").is_file()
+    assert [line[1:] for line in lines if line[1:2] == ["midalign_mini_slot,"]] == [
+        ["midalign_mini_slot,", "mini-baseline-seed1,", "4", "languages"]
+    ]
     with pytest.raises(DataError, match="has no layer 77: it has 8 blocks"):
         pairs.layers("mini", "2,77")
     with pytest.raises(DataError, match="Analyse the other model first"):
-        report.read(tmp_path / "nothing")
+        report.read(tmp_path / "nothing", {})
+    with pytest.raises(BaseModelError, match=r"has no config\.json"):
+        pairs.layers(str(tmp_path), "")

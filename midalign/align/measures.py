@@ -37,15 +37,16 @@ def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
     sides = foreign.float(), others.float()
     plain = _cosines(*sides)
     centred = _cosines(centre(sides[0]), sides[1] - sides[1].mean(1, keepdim=True))
-    found = _found(plain)
-    result = {"mexa": (found[0] & found[1]).float().mean(1)}
-    near = [_neighbours(plain, dim, MARGIN_NEIGHBOURS) for dim in (2, 1)]
-    scores = {"accuracy": plain, "margin": plain / ((near[0] + near[1]) / 2)}
-    near = [_neighbours(plain, dim, CSLS_NEIGHBOURS) for dim in (2, 1)]
-    scores |= {"csls": 2 * plain - near[0] - near[1], "centred": centred}
-    for name, score in scores.items():
-        found = _found(score)
-        result[name], result[f"{name}_back"] = (side.float().mean(1) for side in found)
+    margin, csls = _neighbours(plain)
+    found = {
+        "accuracy": _found(plain),
+        "margin": _found(torch.div(plain, margin, out=margin)),
+        "csls": _found(torch.sub(plain, csls, out=csls)),
+        "centred": _found(centred),
+    }
+    result = {"mexa": (found["accuracy"][0] & found["accuracy"][1]).float().mean(1)}
+    for name, sides_found in found.items():
+        result[name], result[f"{name}_back"] = (side.float().mean(1) for side in sides_found)
     for prefix, cosines in (("", plain), ("centred_", centred)):
         pairs = cosines.diagonal(dim1=1, dim2=2)
         count = pairs.shape[1]
@@ -60,14 +61,23 @@ def _cosines(foreign: Tensor, others: Tensor) -> Tensor:
     return F.normalize(foreign, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
 
 
-def _neighbours(cosines: Tensor, dim: int, count: int) -> Tensor:
-    """Mean of the highest cosines along a dimension, which is kept."""
-    return cosines.topk(min(count, cosines.shape[dim]), dim=dim).values.mean(dim, keepdim=True)
+def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """For margin and for CSLS, the mean cosine of nearest neighbours, in the shape of `cosines`."""
+    most = max(MARGIN_NEIGHBOURS, CSLS_NEIGHBOURS)
+    nearest = [cosines.topk(min(most, cosines.shape[dim]), dim=dim).values for dim in (2, 1)]
+
+    def both(count: int) -> Tensor:
+        rows, columns = nearest
+        return rows[:, :, :count].mean(2, keepdim=True) / 2 + columns[:, :count].mean(1, keepdim=True) / 2
+
+    return both(MARGIN_NEIGHBOURS), both(CSLS_NEIGHBOURS)
 
 
 def _found(scores: Tensor) -> tuple[Tensor, Tensor]:
     """(languages, sentences) bool: whose own score is above all others' of its row, and of its column."""
-    own = scores.diagonal(dim1=1, dim2=2)
-    mine = torch.eye(own.shape[1], dtype=torch.bool, device=scores.device)
-    others = scores.masked_fill(mine, -torch.inf)
-    return own > others.amax(2), own > others.amax(1)
+    diagonal = scores.diagonal(dim1=1, dim2=2)
+    own = diagonal.clone()
+    diagonal.fill_(-torch.inf)  # in place, and put back: a masked copy takes as long as the rest
+    found = own > scores.amax(2), own > scores.amax(1)
+    diagonal.copy_(own)
+    return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from midalign import adapter as adapters
 from midalign import bases
 from midalign.align.measures import RETRIEVALS, SYMMETRIC, measures
 from midalign.analyze.states import Store
@@ -28,11 +29,12 @@ Matrices = dict[str, np.ndarray]
 def layers(base: str, asked: str) -> list[int]:
     """Numbers of blocks, such as of `4,8`; all, embeddings included, where nothing is asked.
 
-    Raises DataError for what is no layer of the base.
+    Raises DataError for what is no layer of the base, BaseModelError.
     """
     from transformers import AutoConfig
 
-    depth = AutoConfig.from_pretrained(bases.resolve(base)).get_text_config().num_hidden_layers
+    config = AutoConfig.from_pretrained(adapters.base_folder(bases.resolve(base)))
+    depth = config.get_text_config().num_hidden_layers
     numbers = [one.strip() for one in asked.split(",") if one.strip()]
     wrong = next((one for one in numbers if not one.isdecimal() or int(one) > depth), None)
     if wrong is not None:

@@ -1,7 +1,8 @@
 """What the table of all pairs says: by layer, by language, against another model, beside task scores."""
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ import numpy as np
 
 from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
+from midalign.analyze.states import PIVOT, digest
 from midalign.errors import DataError, RecordError
 from midalign.languages import language as known
+from midalign.leaderboard.load import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +23,8 @@ HEADLINE = "margin"
 """What layers are compared by: retrieval by ratio margin, as in Liu and Niehues (2025)."""
 SPREAD = (10, 90)
 """Percentiles over pairs."""
+ABOUT = b"midalign"
+"""Key of the parquet file's metadata under which stands what it was made of."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,18 @@ def recommended(layers: Sequence[Layer]) -> int:
     return max(layers, key=lambda one: (one.all_pairs[HEADLINE], -one.layer)).layer
 
 
-def of_english(matrices: Matrices, codes: Sequence[str]) -> dict[str, float]:
-    """Every other language's headline with English, mean of both directions."""
-    both = (matrices[HEADLINE][0] + matrices[HEADLINE][:, 0]) / 2
+def of_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
+    """Every other language's retrieval with English, the first, mean of both directions."""
+    both = (headline[0] + headline[:, 0]) / 2
     return {code: float(value) for code, value in zip(codes[1:], both[1:], strict=True)}
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of languages' alignment with their scores in a record."""
+    """Of languages' alignment with their scores in one group of a record's tasks."""
 
     name: str
+    group: str
     pearson: float
     languages: int
 
@@ -71,44 +77,94 @@ FEWEST = 4
 """Languages for a correlation."""
 
 
-def correlations(aligned: dict[str, float], folder: Path, base_digest: str) -> list[Correlation]:
-    """Pearson's r of `of_english` with the scores of each record of a base, over the languages of both.
+def correlations(
+    aligned: dict[str, float], runs: Sequence[Run], base: str, adapter: str | None
+) -> list[Correlation]:
+    """Pearson's r of `of_english` with this model's scores, over the languages of both.
 
-    Raises RecordError where the folder has no record of the base, or none with enough languages.
+    `base` and `adapter` are the model's digests: other models' runs say nothing of it. A translation
+    direction with English counts for its other language, the mean where there are both.
+    Raises RecordError where no run is of the model, or none has enough languages.
     """
-    paths = sorted(path for path in folder.glob(f"*{record.SUFFIX}"))
     found = []
-    for path in paths:
-        entry = record.read(path)
-        if entry.base.digest != base_digest:
+    for run in runs:
+        own = run.record.adapter.digest if run.record.adapter else None
+        if (run.record.base.digest, own) != (base, adapter):
             continue
-        scores = {task.language: next(iter(task.metrics.values())).value for task in entry.tasks.values()}
+        scores = _scores(run)
         shared = [code for code in aligned if code in scores]
         values = np.array([[aligned[code], scores[code]] for code in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
-            found.append(Correlation(entry.name, float(np.corrcoef(values.T)[0, 1]), len(shared)))
+            r = float(np.corrcoef(values.T)[0, 1])
+            found.append(Correlation(run.record.name, run.group, r, len(shared)))
     if not found:
         raise RecordError(
-            f"{folder} has no record of this base whose scores vary over {FEWEST} or more of the analysed "
-            f"languages ({len(paths)} records there). Records are written by: midalign eval"
+            f"No record of this very model (base and adapter) whose scores vary over {FEWEST} or more of the "
+            f"analysed languages, among {len(runs)} runs. Records are written by: midalign eval"
         )
     return found
 
 
-def read(folder: Path) -> dict[int, float]:
-    """Mean of the headline by layer of an earlier analysis; raises DataError where there is none."""
+def _scores(run: Run) -> dict[str, float]:
+    """A run's headline by language."""
+    values: dict[str, list[float]] = {}
+    for place in run.languages:
+        task = run.task(place)
+        source, _, target = task.language.partition("-")
+        if not target or PIVOT in (source, target):
+            code = target if source == PIVOT and target else source
+            values.setdefault(code, []).append(next(iter(task.metrics.values())).value)
+    return {code: sum(own) / len(own) for code, own in values.items()}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an earlier analysis found."""
+
+    model: str
+    sentences: str
+    """`states.digest` of what it was made on."""
+    headline: dict[int, np.ndarray]
+    """By layer, as in Matrices."""
+
+
+def read(folder: Path, texts: Mapping[str, Sequence[str]]) -> Analysis:
+    """The analysis in a folder; raises DataError where there is none, or one of other sentences."""
     import pyarrow.parquet
 
     path = folder / "alignment.parquet"
     if not path.is_file():
         raise DataError(f"No {path}. Analyse the other model first: midalign analyze MODEL --output {folder}")
-    columns = pyarrow.parquet.read_table(path, columns=["layer", HEADLINE]).to_pydict()
-    layers, values = np.array(columns["layer"]), np.array(columns[HEADLINE])
-    return {int(layer): float(values[layers == layer].mean()) for layer in np.unique(layers)}
+    table = pyarrow.parquet.read_table(path, columns=["layer", HEADLINE])
+    about = json.loads((table.schema.metadata or {}).get(ABOUT, b"{}"))
+    if about.get("sentences") != digest(texts):
+        raise DataError(
+            f"{folder} has {len(about.get('languages', []))} languages and {about.get('count')} sentences of "
+            f"each, not those asked for here ({len(texts)} and {len(texts[PIVOT])}), or other texts: give "
+            f"both analyses the same --sentences, --languages and --count"
+        )
+    layers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
+    apart = ~np.eye(len(texts), dtype=bool)
+    headline = {}
+    for layer in np.unique(layers):
+        headline[int(layer)] = np.full(apart.shape, np.nan, np.float32)
+        headline[int(layer)][apart] = values[layers == layer]
+    return Analysis(about["model"], about["sentences"], headline)
 
 
-def curve(layers: Sequence[Layer], title: str, other: dict[int, float] | None) -> bytes:
-    """Means by layer with the spread over pairs, as a PNG; `other` is the headline of another model."""
+def describe(table: Any, model: str, texts: Mapping[str, Sequence[str]]) -> Any:
+    """The table with what it was made of, for `read`."""
+    about = {
+        "model": model,
+        "languages": list(texts),
+        "count": len(texts[PIVOT]),
+        "sentences": digest(texts),
+    }
+    return table.replace_schema_metadata({ABOUT: json.dumps(about)})
+
+
+def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
+    """Means by layer with the spread over pairs, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,8 +186,9 @@ def curve(layers: Sequence[Layer], title: str, other: dict[int, float] | None) -
         for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
             axes.plot(numbers, _percent(values), color=colour, marker="o", markersize=3, label=label)
         if other:
-            values = _percent(list(other.values()))
-            axes.plot(list(other), values, color=GREY, linestyle="--", label="margin, all pairs, the other")
+            values = _percent([float(np.nanmean(matrix)) for matrix in other.headline.values()])
+            label = f"margin, all pairs, {other.model}"
+            axes.plot(list(other.headline), values, color=GREY, linestyle="--", label=label)
         axes.axvline(recommended(layers), color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xlabel("blocks below the state (dotted: where most translations are found)")
         axes.set_ylabel("sentences that find their translation, %")
@@ -141,8 +198,8 @@ def curve(layers: Sequence[Layer], title: str, other: dict[int, float] | None) -
         return _png(figure)
 
 
-def heat_map(matrices: Matrices, codes: Sequence[str], title: str) -> bytes:
-    """The headline from row to column, languages by family, script and code, as a PNG."""
+def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: bool = False) -> bytes:
+    """Retrieval from row to column, or how it changed, languages by family, script and code, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -155,19 +212,25 @@ def heat_map(matrices: Matrices, codes: Sequence[str], title: str) -> bytes:
     size = max(4.5, 0.11 * len(codes) + 2)
     with plt.style.context("default"), plt.rc_context({"font.size": 8}):
         figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
-        values = 100 * matrices[HEADLINE][np.ix_(order, order)]
-        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+        values = 100 * headline[np.ix_(order, order)]
+        most = max(float(np.nanmax(np.abs(values))), 1.0)
+        colours: dict[str, Any] = (
+            {"cmap": "RdBu", "vmin": -most, "vmax": most}
+            if change
+            else {"cmap": "viridis", "vmin": 0, "vmax": 100}
+        )
+        image = axes.imshow(values, interpolation="nearest", **colours)
         small = 8 if len(codes) < 40 else 4
         labels = [codes[i] for i in order]
         axes.set_xticks(range(len(order)), labels, rotation=90, fontsize=small)
         axes.set_yticks(range(len(order)), labels, fontsize=small)
         for place in range(1, len(order)):
             if branches[place] != branches[place - 1]:
-                axes.axhline(place - 0.5, color="white", linewidth=0.6)
-                axes.axvline(place - 0.5, color="white", linewidth=0.6)
+                axes.axhline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
+                axes.axvline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
         axes.set_xlabel("finds among the sentences of")
         axes.set_title(f"{title}\nlanguages by family and script", fontsize=10)
-        figure.colorbar(image, ax=axes, label="margin retrieval, %", shrink=0.6)
+        figure.colorbar(image, ax=axes, label=f"margin retrieval, {'points' if change else '%'}", shrink=0.6)
         return _png(figure)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from midalign import adapter as adapters
 from midalign import bases
+from midalign.data.text import read_lines
 from midalign.errors import DataError
 from midalign.languages import language as known
 
@@ -29,10 +30,14 @@ def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[s
     fewer. `languages` None: all that the source has.
 
     `source` is `ntrex`, or a folder with a text file a language (`de.txt`), one sentence a line, parallel by
-    line. Raises DataError for files of different lengths and for fewer than FEWEST sentences, TaskError with
-    the nearest name for an unknown language.
+    line. Raises DataError for files of different lengths, empty lines, fewer than FEWEST sentences and
+    English alone, TaskError with the nearest name for an unknown language.
     """
     texts = _of_ntrex(languages) if source == "ntrex" else _of_folder(Path(source), languages)
+    if len(texts) == 1:
+        raise DataError(
+            f"{source}: {PIVOT} alone has no language to meet; name others: --languages {PIVOT},de,sw"
+        )
     lengths = {code: len(lines) for code, lines in texts.items()}
     total = lengths[PIVOT]
     other = next((code for code, length in lengths.items() if length != total), None)
@@ -73,7 +78,22 @@ def _of_folder(folder: Path, languages: Sequence[str] | None) -> dict[str, list[
         )
     for code in wanted:
         known(code)
-    return {code: (folder / f"{code}.txt").read_text("utf-8").splitlines() for code in (PIVOT, *wanted)}
+    return {code: _sentences(folder / f"{code}.txt") for code in (PIVOT, *wanted)}
+
+
+def _sentences(path: Path) -> list[str]:
+    lines = read_lines(path)
+    empty = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
+    if empty:
+        raise DataError(f"{path}, line {empty}: empty; expected one sentence a line in every language")
+    return lines
+
+
+def digest(sentences: Mapping[str, Sequence[str]]) -> str:
+    """Of what a model is analysed on, in its order."""
+    return hashlib.sha256(
+        json.dumps([[code, *lines] for code, lines in sentences.items()]).encode()
+    ).hexdigest()
 
 
 @dataclass(frozen=True)

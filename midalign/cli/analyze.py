@@ -1,9 +1,17 @@
 """`midalign analyze`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from rich.table import Table
+
+    from midalign.analyze.report import Analysis, Layer
 
 
 def analyze(
@@ -27,19 +35,20 @@ def analyze(
     import os
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from rich import box
+    os.environ["TQDM_DISABLE"] = "1"  # transformers' bars beside ours
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Table
 
+    from midalign import adapter as adapters
     from midalign import bases
-    from midalign.adapter import base_digest
     from midalign.analyze import pairs, report, states
+    from midalign.leaderboard.load import load
 
     chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
-    other = report.read(against) if against else None
+    other = report.read(against, texts) if against else None
+    runs = load(records) if records else []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         embedding, comparing = bars.add_task("languages", total=None), bars.add_task("layers", total=None)
@@ -60,30 +69,68 @@ def analyze(
     best, codes = report.recommended(by_layer), list(texts)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     title = f"{name}, {len(codes)} languages, {len(texts[codes[0]])} sentences"
+    headline = found[best][report.HEADLINE]
     plots = {
         "layers.png": report.curve(by_layer, title, other),
-        "languages.png": report.heat_map(found[best], codes, f"{title}, after block {best}"),
+        "languages.png": report.heat_map(headline, codes, f"{title}, after block {best}"),
     }
-    paths = report.write(output, pairs.table(found, codes), plots)
+    earlier = other.headline.get(best) if other else None
+    if other and earlier is not None:
+        heading = f"{name} minus {other.model}, after block {best}"
+        plots["changes.png"] = report.heat_map(headline - earlier, codes, heading, change=True)
+    paths = report.write(output, report.describe(pairs.table(found, codes), name, texts), plots)
     screen = Console(highlight=False)
+    screen.print(_by_layer(by_layer, best, title, other))
+    screen.print(_by_language(headline, codes, best, other))
+    screen.print(f"Most translations are found after block {best}: align.layer={best}")
+    for path in paths:
+        print(path)
+    if records:
+        digests = adapters.base_digest(bases.resolve(model)), adapters.digest(adapter) if adapter else None
+        screen.print("Pearson's r of languages' alignment with English and their scores:")
+        for entry in report.correlations(report.of_english(headline, codes), runs, *digests):
+            line = f"  {entry.pearson:+.2f}  {entry.group}, {entry.name}, {entry.languages} languages"
+            screen.print(line, soft_wrap=True)
+
+
+def _by_layer(layers: "Sequence[Layer]", best: int, title: str, other: "Analysis | None") -> "Table":
+    import numpy as np
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE, title=f"{title}: found translations in %", title_justify="left")
     for heading in ("layer", "margin", "csls", "centred", "cosine", "margin, English", "MEXA, English"):
         table.add_column(heading, justify="right")
     if other:
-        table.add_column("minus the other", justify="right")
-    for one in by_layer:
+        table.add_column(f"minus {other.model}", justify="right")
+    for one in layers:
         cells = [one.all_pairs[name] for name in ("margin", "csls", "centred", "accuracy")]
         cells += [one.with_english["margin"], one.with_english["mexa"]]
         row = [str(one.layer), *(f"{100 * cell:.1f}" for cell in cells)]
         if other:
-            row.append(f"{100 * (cells[0] - other[one.layer]):+.1f}" if one.layer in other else "")
+            earlier = other.headline.get(one.layer)
+            row.append("" if earlier is None else f"{100 * (cells[0] - np.nanmean(earlier)):+.1f}")
         table.add_row(*row, style="bold" if one.layer == best else "")
-    screen.print(table)
-    screen.print(f"Most translations are found after block {best}: align.layer={best}")
-    if records:
-        digest = base_digest(bases.resolve(model))
-        screen.print("Pearson's r of languages' alignment with English and their scores:")
-        for entry in report.correlations(report.of_english(found[best], codes), records, digest):
-            screen.print(f"  {entry.pearson:+.2f}  {entry.name}, {entry.languages} languages", soft_wrap=True)
-    for path in paths:
-        print(path)
+    return table
+
+
+def _by_language(
+    headline: "np.ndarray", codes: "Sequence[str]", layer: int, other: "Analysis | None"
+) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    from midalign.analyze.report import of_english
+
+    title = f"With English after block {layer}, margin in %"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table.add_column("language")
+    table.add_column("margin", justify="right")
+    earlier: dict[str, float] = {}
+    if other and layer in other.headline:
+        earlier = of_english(other.headline[layer], codes)
+        table.add_column(f"minus {other.model}", justify="right")
+    for code, value in sorted(of_english(headline, codes).items(), key=lambda entry: -entry[1]):
+        change = [f"{100 * (value - earlier[code]):+.1f}"] if earlier else []
+        table.add_row(code, f"{100 * value:.1f}", *change)
+    return table

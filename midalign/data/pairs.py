@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from midalign.data.items import Item
-from midalign.data.text import read_text
+from midalign.data.text import read_lines
 from midalign.errors import DataError, nearest
 
 TRANSLATIONS = ("tatoeba", "ntrex")
@@ -53,12 +53,11 @@ def _by_id(foreign: list[Item], english: list[Item]) -> list[tuple[str, str]]:
 
 
 def _read(path: Path) -> list[tuple[str, str]]:
-    content = read_text(path)
-    if not content.strip():
+    lines = read_lines(path)
+    if not any(line.strip() for line in lines):
         raise DataError(f"{path}, line 1: the file is empty; expected lines foreign TAB English")
     found = []
-    # Not splitlines: it also breaks at characters that sentences of some languages hold, such as U+2028.
-    for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         sides = [side.strip() for side in line.split("\t")]
         if len(sides) != 2 or not all(sides):
             raise DataError(f"{path}, line {number}: found {line[:60]!r}, expected foreign TAB English")

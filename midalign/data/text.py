@@ -5,6 +5,12 @@ from pathlib import Path
 from midalign.errors import DataError
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of `read_text`, one at least; raises DataError as it does."""
+    # Not splitlines: it also breaks at characters that sentences of some languages hold, such as U+2028.
+    return read_text(path).removesuffix("\n").split("\n")
+
+
 def read_text(path: Path) -> str:
     """A file's text, without byte order mark and carriage returns before line feeds.
 

@@ -1,0 +1,61 @@
+"""How languages' alignment goes with their scores in records, and what a sweep misses among them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from synthetic_records import sha, share, write
+
+from midalign import sweep
+from midalign.analyze import report
+from midalign.errors import RecordError
+from midalign.leaderboard.load import load
+
+ALIGNED = {"de": 0.8, "es": 0.9, "sw": 0.3, "fr": 0.5, "hi": 0.1}
+
+
+def scores(**right):
+    return {code: share(20, count) for code, count in right.items()}
+
+
+def test_correlations_are_of_the_very_model_and_of_each_group_alone(tmp_path):
+    own = scores(en=20, de=15, es=18, sw=6, fr=9)
+    write(tmp_path, "one", "aligned", own, seed=1)
+    write(tmp_path, "two", "aligned", scores(en=1, de=1, es=2, sw=9, fr=5), seed=2)
+    write(tmp_path, "plain", "base", scores(en=1, de=3, es=2, sw=1, fr=5))
+    write(tmp_path / "other", "one", "aligned", scores(de=1, es=2, sw=9, fr=5), group="midalign_slot", seed=1)
+    runs = load(tmp_path)
+    found = report.correlations(ALIGNED, runs, sha("mini"), sha("one"))
+    assert {one.group: one.languages for one in found} == {"midalign_mini_slot": 4, "midalign_slot": 4}
+    expected = {
+        "midalign_mini_slot": np.corrcoef([0.8, 0.9, 0.3, 0.5], [15, 18, 6, 9])[0, 1],
+        "midalign_slot": np.corrcoef([0.8, 0.9, 0.3, 0.5], [1, 2, 9, 5])[0, 1],
+    }
+    assert {one.group: one.pearson for one in found} == pytest.approx(expected)
+    (base,) = report.correlations(ALIGNED, runs, sha("mini"), None)
+    assert base.name == "plain"
+    for digests in ((sha("mini"), sha("three")), (sha("gemma"), None)):
+        with pytest.raises(RecordError, match="No record of this very model"):
+            report.correlations(ALIGNED, runs, *digests)
+
+
+def test_a_direction_with_english_counts_for_its_other_language(tmp_path):
+    directions = {"en-de": 10, "de-en": 14, "en-es": 18, "es-en": 18, "en-sw": 2, "fr-en": 9, "fr-sw": 20}
+    write(tmp_path, "plain", "base", scores(**directions), group="midalign_mt")
+    (found,) = report.correlations(ALIGNED, load(tmp_path), sha("mini"), None)
+    assert found.languages == 4
+    assert found.pearson == pytest.approx(np.corrcoef([0.8, 0.9, 0.3, 0.5], [12, 18, 2, 9])[0, 1])
+
+
+def test_a_sweep_names_the_record_that_it_misses(tmp_path):
+    grid = sweep.Grid(name="g", recipe="mini", grid={"align.layer": [1, 2]})
+    points = sweep.plan(grid, ["seeds=[1]"])
+    for arm in ("baseline", "layer=1"):
+        write(tmp_path, f"g-{arm}", arm, scores(en=9, de=5), seed=1, recipe="g")
+    (point, other) = points
+    assert sweep.results([point], tmp_path)[0].change["aligned"].value == 0
+    with pytest.raises(RecordError, match="for arm layer=2 of g, seed 1"):
+        sweep.results([point, other], tmp_path)
+    more = dataclasses.replace(point, recipe=point.recipe.model_copy(update={"seeds": [1, 2]}))
+    with pytest.raises(RecordError, match="for arm layer=1 of g, seed 2"):
+        sweep.results([more], tmp_path)
