@@ -144,6 +144,10 @@ def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequenc
     given = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     output = f"output=sweeps/{grid.name}"
     loaded = recipes.load(grid.recipe, [output, *given, *overrides])
+    if not loaded.evaluate:
+        raise RecipeError(
+            f"sweep {grid.name}: evaluate: false leaves nothing to compare; train alone with midalign-train"
+        )
     return loaded.model_copy(update={"output": loaded.output / name})
 
 
@@ -174,16 +178,16 @@ def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Itera
         for run in runs
         if run.record.recipe
     }
-    for point in points:
-        wanted = [(point.recipe.name, point.arm), (point.against.name, BASELINE)]
-        lost = next(
-            (key for name in wanted for s in point.recipe.seeds if (key := (*name, s)) not in known), None
-        )
-        if lost:
+
+    def scored(recipe: Recipe, arm: str, seed: int) -> Scores:
+        if (recipe.name, arm, seed) not in known:
             raise RecordError(
-                f"No record of {group} for arm {lost[1]} of {lost[0]}, seed {lost[2]}: "
+                f"No record of {group} for arm {arm} of {recipe.name}, seed {seed}: "
                 f"give the same sweep once more, what is finished stays"
             )
+        return known[recipe.name, arm, seed]
+
+    for point in points:
         roles = {"supervised": point.recipe.supervised, "aligned": point.recipe.aligned}
         named = {code for codes in roles.values() for code in codes}
         roles["unseen"] = [code for code in section.languages if code not in named]
@@ -193,7 +197,7 @@ def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Itera
         }
         places = {role: of for role, of in places.items() if of}
         pairs = [
-            (known[point.recipe.name, point.arm, seed], known[point.against.name, BASELINE, seed])
+            (scored(point.recipe, point.arm, seed), scored(point.against, BASELINE, seed))
             for seed in point.recipe.seeds
         ]
         changes = [Scores(own.points - base.points, own.draws - base.draws) for own, base in pairs]

@@ -234,15 +234,17 @@ def test_a_killed_analysis_goes_on(tmp_path):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 
     words = ["--sentences", folder, "--count", 60, "--layers", "2", "--output", tmp_path / "two"]
-    more = ["--against", tmp_path / "out", "--records", tmp_path / "texts"]
+    trained = Path(__file__).parents[1] / "leaderboard" / "results" / "mini-baseline-seed1.json"
+    entry, items = record.read(trained).model_copy(update={"items": None}), record.read_items(trained)
+    of_adapter = record.write(entry, items, tmp_path / "adapter's").parent
+    more = ["--against", tmp_path / "out", "--records", of_adapter]
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "No record (*.json)" in " ".join(done.stderr.split())
+    assert "No record of this very model" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "two").exists()  # refused before hours of work
-    trained = Path(__file__).parents[1] / "leaderboard" / "results" / "mini-baseline-seed1.json"
-    entry = record.read(trained).model_copy(update={"adapter": None, "items": None})
-    more[-1] = record.write(entry, record.read_items(trained), tmp_path / "records").parent
+    of_base = entry.model_copy(update={"adapter": None})
+    more[-1] = record.write(of_base, items, tmp_path / "base's").parent
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.strip()]

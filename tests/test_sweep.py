@@ -71,6 +71,7 @@ def test_sweeps_of_the_package_are_sound():
         ("name: g\nrecipe: mini\ngird: {}\n", "Did you mean grid"),
         ("name: g\nrecipe: mini\ngrid: {align.leyer: [1]}\n", "unknown key .*Did you mean layer"),
         ("name: [\n", "is not YAML"),
+        ("name: g\nrecipe: mini\nchanges: {evaluate: false}\npoints: [{}]\n", "leaves nothing to compare"),
     ],
 )
 def test_mistakes_name_what_was_meant(tmp_path, text, message):

@@ -77,20 +77,29 @@ FEWEST = 4
 """Languages for a correlation."""
 
 
-def correlations(
-    aligned: dict[str, float], runs: Sequence[Run], base: str, adapter: str | None
-) -> list[Correlation]:
-    """Pearson's r of `of_english` with this model's scores, over the languages of both.
-
-    `base` and `adapter` are the model's digests: other models' runs say nothing of it. A translation
-    direction with English counts for its other language, the mean where there are both.
-    Raises RecordError where no run is of the model, or none has enough languages.
-    """
+def of_model(runs: Sequence[Run], base: str, adapter: str | None) -> list[Run]:
+    """Those of one model, by the digests of its base and adapter; raises RecordError where there are none."""
     found = []
     for run in runs:
         own = run.record.adapter.digest if run.record.adapter else None
-        if (run.record.base.digest, own) != (base, adapter):
-            continue
+        if (run.record.base.digest, own) == (base, adapter):
+            found.append(run)
+    if not found:
+        raise RecordError(
+            f"No record of this very model (base and adapter) among {len(runs)} runs. "
+            f"Records are written by: midalign eval"
+        )
+    return found
+
+
+def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
+    """Pearson's r of `of_english` with the scores of `of_model`, over the languages of both.
+
+    A translation direction with English counts for its other language, the mean where there are both.
+    Raises RecordError where no run has enough languages.
+    """
+    found = []
+    for run in runs:
         scores = _scores(run)
         shared = [code for code in aligned if code in scores]
         values = np.array([[aligned[code], scores[code]] for code in shared])
@@ -99,8 +108,8 @@ def correlations(
             found.append(Correlation(run.record.name, run.group, r, len(shared)))
     if not found:
         raise RecordError(
-            f"No record of this very model (base and adapter) whose scores vary over {FEWEST} or more of the "
-            f"analysed languages, among {len(runs)} runs. Records are written by: midalign eval"
+            f"This model's scores vary over fewer than {FEWEST} of the analysed languages in each of its "
+            f"{len(runs)} groups of tasks. Analyse more languages, or score more: midalign eval"
         )
     return found
 
@@ -122,8 +131,6 @@ class Analysis:
     """What an earlier analysis found."""
 
     model: str
-    sentences: str
-    """`states.digest` of what it was made on."""
     headline: dict[int, np.ndarray]
     """By layer, as in Matrices."""
 
@@ -149,7 +156,7 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]]) -> Analysis:
     for layer in np.unique(layers):
         headline[int(layer)] = np.full(apart.shape, np.nan, np.float32)
         headline[int(layer)][apart] = values[layers == layer]
-    return Analysis(about["model"], about["sentences"], headline)
+    return Analysis(about["model"], headline)
 
 
 def describe(table: Any, model: str, texts: Mapping[str, Sequence[str]]) -> Any:

@@ -135,6 +135,13 @@ class Store:
         return torch.stack(found)
 
 
+def rows() -> int:
+    """Sentences a batch: on a CPU few are faster, they have less padding."""
+    from midalign.device import device
+
+    return 16 if device() == "cpu" else 128
+
+
 def embed(
     base: str, adapter: Path | None, sentences: Mapping[str, Sequence[str]], folder: Path, report: Report
 ) -> Store:
@@ -145,7 +152,7 @@ def embed(
     import torch
 
     from midalign.align.trunk import depth
-    from midalign.device import device, has_bf16
+    from midalign.device import has_bf16
     from midalign.evaluate import live
     from midalign.evaluate.retrieval import pooled
 
@@ -162,10 +169,9 @@ def embed(
     model, tokenizer = live.load(source, {"adapter": adapter} if adapter else {}, dtype)
     live.switch(model, "adapter" if adapter else None)
     layers = list(range(depth(model) + 1))
-    rows = 16 if device() == "cpu" else 128  # on a CPU a small batch is faster: it has less padding
     for done, code in enumerate(missing):
         report(len(sentences) - len(missing) + done, len(sentences))
         with torch.inference_mode():
-            store.write(code, pooled(model, tokenizer, sentences[code], layers, rows))
+            store.write(code, pooled(model, tokenizer, sentences[code], layers, rows()))
     report(len(sentences), len(sentences))
     return store

@@ -48,7 +48,8 @@ def analyze(
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
     other = report.read(against, texts) if against else None
-    runs = load(records) if records else []
+    digests = adapters.base_digest(bases.resolve(model)), adapters.digest(adapter) if adapter else None
+    runs = report.of_model(load(records), *digests) if records else []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         embedding, comparing = bars.add_task("languages", total=None), bars.add_task("layers", total=None)
@@ -86,9 +87,8 @@ def analyze(
     for path in paths:
         print(path)
     if records:
-        digests = adapters.base_digest(bases.resolve(model)), adapters.digest(adapter) if adapter else None
         screen.print("Pearson's r of languages' alignment with English and their scores:")
-        for entry in report.correlations(report.of_english(headline, codes), runs, *digests):
+        for entry in report.correlations(report.of_english(headline, codes), runs):
             line = f"  {entry.pearson:+.2f}  {entry.group}, {entry.name}, {entry.languages} languages"
             screen.print(line, soft_wrap=True)
 

@@ -26,15 +26,10 @@ def sweep(
     from rich.console import Console
 
     from midalign import sweep as sweeping
-    from midalign.errors import RecipeError
     from midalign.train import run
 
     points = sweeping.plan(sweeping.read(grid), overrides or [])
     recipes = sweeping.recipes_of(points)
-    if not recipes[0].evaluate:
-        raise RecipeError(
-            "evaluate: false leaves a sweep nothing to compare; train alone with midalign-train"
-        )
     folder = recipes[0].output.parent
     console = Console(stderr=True)
     console.print(

@@ -1,4 +1,4 @@
-"""Analysis of all pairs at once beside embedding each pair separately, as the paper's fork does.
+"""Analysis of all pairs at once beside embedding each pair separately.
 
 python scripts/benchmarks/analyze.py [BASE] [LANGUAGES] [SENTENCES]
 
@@ -45,7 +45,7 @@ def main(base: str, languages: int, sentences: int) -> None:
     separate = []
     for one, other in random.Random(0).sample([(a, b) for a in texts for b in texts if a < b], SEPARATE):
         start = time.perf_counter()
-        both = [retrieval.pooled(model, tokenizer, texts[code], layers) for code in (one, other)]
+        both = [retrieval.pooled(model, tokenizer, texts[c], layers, states.rows()) for c in (one, other)]
         for layer in layers:
             pairs.of_layer(torch.stack([side[layer] for side in both]))
         separate.append(time.perf_counter() - start)

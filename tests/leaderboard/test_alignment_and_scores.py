@@ -25,24 +25,26 @@ def test_correlations_are_of_the_very_model_and_of_each_group_alone(tmp_path):
     write(tmp_path, "plain", "base", scores(en=1, de=3, es=2, sw=1, fr=5))
     write(tmp_path / "other", "one", "aligned", scores(de=1, es=2, sw=9, fr=5), group="midalign_slot", seed=1)
     runs = load(tmp_path)
-    found = report.correlations(ALIGNED, runs, sha("mini"), sha("one"))
+    found = report.correlations(ALIGNED, report.of_model(runs, sha("mini"), sha("one")))
     assert {one.group: one.languages for one in found} == {"midalign_mini_slot": 4, "midalign_slot": 4}
     expected = {
         "midalign_mini_slot": np.corrcoef([0.8, 0.9, 0.3, 0.5], [15, 18, 6, 9])[0, 1],
         "midalign_slot": np.corrcoef([0.8, 0.9, 0.3, 0.5], [1, 2, 9, 5])[0, 1],
     }
     assert {one.group: one.pearson for one in found} == pytest.approx(expected)
-    (base,) = report.correlations(ALIGNED, runs, sha("mini"), None)
-    assert base.name == "plain"
+    (base,) = report.of_model(runs, sha("mini"), None)
+    assert base.record.name == "plain"
+    with pytest.raises(RecordError, match="vary over fewer than 4"):
+        report.correlations({"de": 0.1, "es": 0.2, "sw": 0.3}, [base])
     for digests in ((sha("mini"), sha("three")), (sha("gemma"), None)):
         with pytest.raises(RecordError, match="No record of this very model"):
-            report.correlations(ALIGNED, runs, *digests)
+            report.of_model(runs, *digests)
 
 
 def test_a_direction_with_english_counts_for_its_other_language(tmp_path):
     directions = {"en-de": 10, "de-en": 14, "en-es": 18, "es-en": 18, "en-sw": 2, "fr-en": 9, "fr-sw": 20}
     write(tmp_path, "plain", "base", scores(**directions), group="midalign_mt")
-    (found,) = report.correlations(ALIGNED, load(tmp_path), sha("mini"), None)
+    (found,) = report.correlations(ALIGNED, load(tmp_path))
     assert found.languages == 4
     assert found.pearson == pytest.approx(np.corrcoef([0.8, 0.9, 0.3, 0.5], [12, 18, 2, 9])[0, 1])
 
