@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from midalign import bases, record
 from midalign.align.measures import measures
@@ -126,6 +126,18 @@ def test_states_of_all_layers_are_means_of_hidden_states():
             torch.testing.assert_close(
                 found[layer, number], hidden[layer][0][words].mean(0), rtol=1e-4, atol=1e-4
             )
+
+
+def test_a_sentence_longer_than_the_context_loses_its_end():
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=8, n_layer=2, n_head=2)
+    model = GPT2LMHeadModel(config).eval()
+    long = "play some jazz in the kitchen tonight please " * 9
+    ids = tokenizer(long, return_tensors="pt")["input_ids"][:, :32]  # the multiple of 16 below 40
+    with torch.no_grad():
+        hidden = model(ids, output_hidden_states=True).hidden_states[1][0]
+    found = retrieval.pooled(model, tokenizer, ["hello", long], [1])
+    torch.testing.assert_close(found[0, 1], hidden[ids[0] != config.bos_token_id].mean(0))
 
 
 def test_layers_and_their_means():

@@ -16,6 +16,8 @@ CANDIDATES = 100
 PIVOT = "en"
 SOURCES = ("massive", "mini")
 """Data sets with items that are parallel by id."""
+PADDED_TO = 16
+"""Tokens: few lengths of rows, so that what is compiled or allocated for one is used again."""
 POOLING = "mean without BOS, centred, cosine, both directions"
 
 
@@ -112,7 +114,10 @@ def bits_per_character(
 def pooled(
     model: Any, tokenizer: Any, sentences: Sequence[str], layers: Sequence[int], rows: int = 50
 ) -> Any:
-    """Means over the tokens but BOS after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU."""
+    """Means over the tokens but BOS after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
+
+    A sentence longer than the model's context loses its end.
+    """
     import torch
 
     from midalign.align.pooling import mean_pool
@@ -120,6 +125,8 @@ def pooled(
 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = room and room - room % PADDED_TO
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     found: list[Any] = [None] * len(sentences)
     for start in range(0, len(order), rows):
@@ -128,7 +135,9 @@ def pooled(
             [sentences[i] for i in batch],
             padding=True,
             padding_side="right",
-            pad_to_multiple_of=16,
+            pad_to_multiple_of=PADDED_TO,
+            truncation=room is not None,
+            max_length=room,
             return_tensors="pt",
         ).to(model.device)
         asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
