@@ -16,7 +16,7 @@ demo: setup
 	.venv/bin/midalign-train mini-families output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
-# Less than ten minutes on two cores; FULL=1: comparisons over whole data sets too.
+# Less than ten minutes on two cores; FULL=1: whole data sets and runs of many processes too.
 test: setup-dev
 	OMP_NUM_THREADS=1 .venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile $(if $(FULL),,-m "not exhaustive")
 

@@ -71,6 +71,7 @@ def test_every_family_says_where_it_comes_from() -> None:
             assert part in text.casefold() or part in text, (name, part)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)

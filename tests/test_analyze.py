@@ -214,6 +214,7 @@ def command(*words):
     return [sys.executable, "-m", "midalign", "analyze", "mini", *map(str, words)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_killed_analysis_goes_on(tmp_path):
     from midalign.data import mini

@@ -83,6 +83,7 @@ def test_mistakes_name_what_was_meant(tmp_path, text, message):
         sweep.read("leyer")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_says_what_its_records_say(tmp_path):
     file = tmp_path / "grid.yaml"

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from midalign.align.left import Left, run
+
 CHUNK = 128
 """Positions whose logits exist at one time: 134 MB in fp32 for a vocabulary of 262k."""
 
@@ -15,10 +17,6 @@ IGNORED = -100
 
 SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
 """Configuration keys of decoders that do more to their logits than the head's matrix product."""
-
-
-class _HeadReached(Exception):  # noqa: N818 - not an error
-    """Leaves the model's forward once the head's input is at hand."""
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
@@ -79,23 +77,21 @@ def label_losses(
         (labels that are not IGNORED,), row after row. Logits are computed for these and nowhere else.
     """
     labelled = labels != IGNORED
-    reached: list[Tensor] = []
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         states = args[0][labelled]
         if head is not None:
-            reached.append(states)
-            raise _HeadReached
+            raise Left(states)
         return (states.unsqueeze(0),)
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)  # type: ignore[operator]
     try:
-        logits = model(**inputs, use_cache=False).logits[0]
-    except _HeadReached:
-        states = reached[0].to(head.dtype)  # type: ignore[union-attr]
-        losses: Tensor = _FrozenHeadLoss.apply(states, head, labels[labelled])  # type: ignore[no-untyped-call]
-        return losses
+        output = run(model, inputs)
     finally:
         hook.remove()
+    if head is not None:
+        losses: Tensor = _FrozenHeadLoss.apply(output.to(head.dtype), head, labels[labelled])  # type: ignore[no-untyped-call]
+        return losses
+    logits = output.logits[0]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, labels[labelled], reduction="none")

@@ -5,11 +5,8 @@ from typing import NoReturn
 
 from torch import Tensor, nn
 
+from midalign.align.left import Left, run
 from midalign.align.pooling import mean_pool
-
-
-class _LayerReached(Exception):  # noqa: N818 - not an error
-    """Leaves the model's forward once the wanted state is at hand."""
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
@@ -73,30 +70,30 @@ def states_at_each(
         def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             reached[layer] = reduce(args[0] if args else kwargs["hidden_states"])
             if layer == highest:
-                raise _LayerReached
+                raise Left([reached[layer] for layer in layers])
 
         return keep
 
     def stop_after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> NoReturn:
         reached[highest] = reduce(output[0] if isinstance(output, tuple) else output)
-        raise _LayerReached
+        raise Left([reached[layer] for layer in layers])
 
     # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.
     hooks = [
-        blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+        blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True, prepend=True)
         for layer in set(layers)
         if layer < len(blocks)
     ]
     if highest == len(blocks):
         hooks.append(blocks[-1].register_forward_hook(stop_after))
     try:
-        model(**inputs, use_cache=False)
-    except _LayerReached:
-        return [reached[layer] for layer in layers]
+        states = run(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    raise RuntimeError(f"{type(model).__name__} finished without running block {highest}")
+    if not isinstance(states, list):
+        raise RuntimeError(f"{type(model).__name__} finished without running block {highest}")
+    return states
 
 
 def pooled_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:

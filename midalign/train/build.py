@@ -99,6 +99,8 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         max_batch_tokens=recipe.max_batch_tokens,
     )
     trainer.remove_callback(PrinterCallback)
+    if trainer.sharded:
+        _check_sharded(recipe, world())
     return Arm(recipe, align, layers, tokens, stream, trainer)
 
 
@@ -183,6 +185,24 @@ def _check_share(align: Align | None, processes: int) -> None:
             f"{processes} processes cannot share {pairs} pairs evenly: set align.pairs_per_update to a "
             f"multiple of {align.pairs_per_update // pairs * processes}"
         )
+
+
+def _check_sharded(recipe: Recipe, processes: int) -> None:
+    """Raise RecipeError for what processes that gather weights from each other cannot do: they would wait
+    for ever for one that makes fewer forwards, and only the model's weights are sharded."""
+    aligns = [align for align in map(recipe.align_of, recipe.arms) if align is not None]
+    parts = max((one.ratio[0] * one.cycles for one in aligns if one.alternate == "micro"), default=1)
+    problem = None
+    if recipe.max_batch_tokens is not None:
+        problem = "max_batch_tokens gives them different numbers of forwards: take recompute=true instead"
+    elif recipe.samples_per_update < parts * processes:
+        problem = (
+            f"samples_per_update={recipe.samples_per_update} leaves some without: {parts * processes} do"
+        )
+    elif any(one.learn_temperature for one in aligns):
+        problem = "align.learn_temperature is no weight of the model: leave it out"
+    if problem is not None:
+        raise RecipeError(f"{processes} processes share this model's weights (FSDP or DeepSpeed). {problem}")
 
 
 def check_bos(name: str, base: Any, tokenizer: Any) -> None:

@@ -17,6 +17,8 @@ def join() -> None:
 
     # Under FSDP the other processes would otherwise begin with empty weights, on which packing is then tried.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    # Block by block, unless the launch says otherwise: by default accelerate gathers the whole model at once.
+    os.environ.setdefault("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
     PartialState(cpu=device() == "cpu")
 
 

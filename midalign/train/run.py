@@ -226,11 +226,11 @@ def memory_named(recipe: Recipe) -> Iterator[None]:
 
 
 def _claim(work: Path, recipe: Recipe) -> None:
-    """Mark the checkpoint folder with the recipe; refuse one that belongs to another recipe."""
+    """Mark the checkpoint folder with the recipe; refuse one with checkpoints of another recipe."""
     work.mkdir(parents=True, exist_ok=True)
     mark = work / "recipe.json"
     current = recipe.model_dump(mode="json")
-    if mark.is_file():
+    if mark.is_file() and any(work.glob("checkpoint-*")):
         begun = json.loads(mark.read_text("utf-8"))
         if Recipe.model_validate(begun).digest() != recipe.digest():
             changed = [key for key in current if begun.get(key) != current[key]]

@@ -3,12 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -62,6 +65,11 @@ class AlignmentTrainer(Trainer):
             self.alignment = Alignment(align, len(layers), languages, hidden).to(self.args.device)
         self.losses: dict[str, list[tuple[Tensor, float]]] = defaultdict(list)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every process holds a part of the weights, and gathers them in its forwards."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The updates in order, whole: a process takes its share of each, not every so many-th."""
         assert self.train_dataset is not None
@@ -78,12 +86,11 @@ class AlignmentTrainer(Trainer):
         self.state.num_input_tokens_seen += inputs.pop("tokens")
         update: dict[str, Any] = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
-        # Sharded training averages gradients by itself; ours are shares of one loss, which add up.
-        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         for loss in self.losses_of(self.accelerator.unwrap_model(model), update):
-            self.accelerator.backward(loss * world() if sharded else loss)
+            # Sharded training averages gradients by itself; ours are shares of one loss, which add up.
+            self.accelerator.backward(loss * world() if self.sharded else loss)
             total += loss.detach()
-        if not sharded:
+        if not self.sharded:
             self.add_up_gradients()
         return total
 
@@ -169,7 +176,7 @@ class AlignmentTrainer(Trainer):
         assert self.align is not None
         if not self.align.preservation:
             return None
-        with torch.no_grad(), model.disable_adapter():  # type: ignore[operator]
+        with torch.no_grad(), without_adapter(model):
             return states_at_each(model, self.inputs_of(rows), self.layers)
 
     def inputs_of(self, rows: Mapping[str, Tensor]) -> dict[str, object]:
@@ -191,10 +198,19 @@ class AlignmentTrainer(Trainer):
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's, with what the alignment learned and remembers."""
-        super().save_model(output_dir, _internal_call)
+        """Trainer's, with what the alignment learned and remembers; sharded weights gathered.
+
+        In a checkpoint (`_internal_call`) Trainer keeps a process's share of them as it is.
+        """
+        if self.is_fsdp_enabled and not _internal_call:
+            weights = self.accelerator.get_state_dict(self.model)
+            if self.args.should_save:
+                self._save(output_dir, state_dict=weights)
+        else:
+            super().save_model(output_dir, _internal_call)
         state = self.alignment.state_dict() if self.alignment is not None else {}
         if state and self.args.should_save and output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)  # a sharded checkpoint's comes later
             save_file(state, Path(output_dir) / ALIGNMENT)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -256,6 +272,20 @@ class AlignmentTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts the head and all blocks for every batch."""
         return 0
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """peft's `disable_adapter`, which also turns `requires_grad` off and on: of weights that are gathered for
+    the moment, while those that stay would be left without."""
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 class Ahead(Dataset[dict[str, Any]]):

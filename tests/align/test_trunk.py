@@ -49,9 +49,22 @@ def test_blocks_above_and_the_head_do_not_run(model, inputs):
         block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
     model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("head"))
     states_at(model, inputs, 2)
-    assert ran == [0, 1, 2]  # block 2 is entered and left before it computes
+    assert ran == [0, 1]  # block 2 is left before anything of it runs, other hooks included
     model(input_ids=inputs["input_ids"])  # the hooks of the early exit are gone
-    assert ran[3:] == [0, 1, 2, 3, "head"]
+    assert ran[2:] == [0, 1, 2, 3, "head"]
+
+
+def test_the_models_own_hooks_see_the_states_as_its_output(model, inputs):
+    """FSDP gathers gradients from there; the forward that a wrapper set is found again afterwards."""
+    seen = []
+    model.register_forward_hook(lambda _, __, output: seen.append(output))
+    forward = model.forward
+    states = states_at(model, inputs, 2)
+    assert seen[0][0] is states
+    assert model.forward == forward
+    model.forward = wrapped = lambda **keywords: forward(**keywords)
+    torch.testing.assert_close(states_at(model, inputs, 2), states)
+    assert model.forward is wrapped
 
 
 def test_recomputation_gives_the_same_gradients(model, inputs):

@@ -224,6 +224,7 @@ def test_ctrl_c_is_one_line_and_loses_nothing(base: Path, adapter: Path, tmp_pat
     assert len([line for line in done.stderr.splitlines() if "midalign_mini_slot" in line]) == 6 - len(left)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_two_regimes_have_records_of_their_own_and_share_no_results(
     base: Path, adapter: Path, tmp_path: Path

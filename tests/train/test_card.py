@@ -81,6 +81,7 @@ def train(output, hub, token):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_an_adapter_is_uploaded_with_its_card_and_scores(tmp_path, hub):
     refused = train(tmp_path, hub, "hf_wrong")

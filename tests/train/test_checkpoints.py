@@ -33,7 +33,9 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
 
 
 def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path):
+    run._claim(tmp_path, recipes.load("mini", ["updates=7"]))  # of which nothing was kept
     run._claim(tmp_path, recipes.load("mini"))
+    (tmp_path / "checkpoint-1").mkdir()
     run._claim(tmp_path, recipes.load("mini", ["save_every=7"]))  # does not decide the weights
     with pytest.raises(RecipeError, match=r"begun with other settings \(updates\)"):
         run._claim(tmp_path, recipes.load("mini", ["updates=7"]))

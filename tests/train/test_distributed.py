@@ -1,6 +1,5 @@
 """Two processes against one with the same global batch, through accelerate and in one update's gradients."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from safetensors.torch import load_file
 # `--cpu` alone starts one process; its environment variable and a launch for several start gloo's.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+SHARDED = [*LAUNCH[:3], "--use_fsdp", "--fsdp_version", "2", *LAUNCH[4:]]
+BLOCKS = ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 SMALL = [
     "mini",
@@ -30,6 +31,15 @@ SMALL = [
     "evaluate=false",
 ]
 
+# accelerate shards on GPUs alone. Told that these processes have such, it does so over gloo.
+AS_GPUS = """
+import torch
+from accelerate.state import DistributedType, PartialState
+PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+torch.distributed.init_process_group("gloo")
+"""
+
 ONE_RANK = """
 import sys, torch
 from pathlib import Path
@@ -37,13 +47,16 @@ sys.path.insert(0, {folder!r})
 import test_trainer as small
 from midalign import bases
 tokenizer = small.AutoTokenizer.from_pretrained(bases.resolve("mini"))
+# SGD: to Adam a gradient that is twice too large is the same.
 trainer = small.trainer_of(
-    tokenizer, Path({work!r}), {changes!r}, updates=4, dtype=torch.float64, shared=True
+    tokenizer, Path({work!r}), {changes!r}, updates=4, dtype=torch.float64, shared=True, optim="sgd"
 )
 assert small.world() == {processes}
 trainer.train()
+state = {{n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}}
+assert trainer.sharded == ("/sharded" in {work!r})
+state = {{n: p.full_tensor() if trainer.sharded else p for n, p in state.items()}}
 if trainer.is_world_process_zero():
-    state = {{n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}}
     state |= dict(trainer.alignment.state_dict())
     small.save_file(state, {work!r} + "/weights.safetensors")
 """
@@ -55,42 +68,51 @@ def script(folder: Path, name: str, changes: tuple[str, ...], processes: int) ->
     path = folder / f"{name}.py"
     here = str(Path(__file__).parent)
     text = ONE_RANK.format(folder=here, work=str(folder / name), changes=changes, processes=processes)
-    path.write_text(text)
+    path.write_text(AS_GPUS + text if name.startswith("sharded") else text)
     return path
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "changes",
     [
-        ("samples_per_update=7", "align.centred=running", "align.learn_temperature=true"),
+        ("samples_per_update=7", "align.centred=running"),
         ("align.alternate=update", "align.symmetric=false", "align.centred=false"),
     ],
 )
 def test_two_processes_end_in_the_weights_of_one(tmp_path, changes):
-    """In fp64, to 1e-8: samples shared unevenly, negatives gathered, both losses."""
-    one, two = script(tmp_path, "one", changes, 1), script(tmp_path, "two", changes, 2)
-    for command in ([sys.executable, one], [*LAUNCH, two]):
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    """In fp64, to 1e-8, weights shared or sharded, samples parted unevenly, negatives gathered."""
+    weights = {}
+    launches = {
+        "one": [sys.executable],
+        "shared": LAUNCH,
+        "sharded": SHARDED,
+        "sharded blocks": [*SHARDED, *BLOCKS],
+    }
+    for name, launch in launches.items():
+        program = script(tmp_path, name, changes, 1 if name == "one" else 2)
+        done = subprocess.run(
+            [*launch, program], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
-    expected, found = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    assert expected.keys() == found.keys()
-    for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-8)
+        weights[name] = load_file(tmp_path / name / "weights.safetensors")
+    expected = weights.pop("one")
+    for found in weights.values():
+        assert expected.keys() == found.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-8)
 
 
 @pytest.mark.slow
-def test_accelerate_launches_a_recipe_shared_or_sharded_and_a_killed_process_ends_it(tmp_path):
+@pytest.mark.exhaustive
+def test_a_killed_process_ends_a_launch_and_a_fresh_one_trains(tmp_path):
     command = [*LAUNCH, "-m", "midalign.train", *SMALL, f"output={tmp_path}"]
     process = subprocess.Popen(
         [*command, "updates=500"], env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True
     )
     work = tmp_path / "adapters" / ".baseline-seed1.training"
-    deadline = time.monotonic() + 300
-    while not list(work.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_checkpoint(process, work)
     ranks = subprocess.run(
         ["pgrep", "-f", f"midalign.train .*output={tmp_path}"], capture_output=True, text=True, check=True
     )
@@ -104,13 +126,48 @@ def test_accelerate_launches_a_recipe_shared_or_sharded_and_a_killed_process_end
     assert sorted(p.name for p in (tmp_path / "adapters").iterdir()) == ["aligned-seed1", "baseline-seed1"]
     assert done.stdout.count("aligned-seed1") == 1
 
-    sharded = [*LAUNCH[:3], "--use_fsdp", "--fsdp_version", "2", *LAUNCH[4:], "-m", "midalign.train", *SMALL]
-    sharded += [f"output={tmp_path}/sharded"]
-    done = subprocess.run(sharded, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_sharded_run_is_killed_resumed_and_saved_whole(tmp_path):
+    """Its adapters are those of shared weights; what only these allow is refused."""
+    program = tmp_path / "sharded.py"
+    program.write_text(AS_GPUS + 'import runpy\nrunpy.run_module("midalign.train", run_name="__main__")\n')
+    settings = [*SMALL, "updates=8", "align.learn_temperature=false"]
+    sharded = [*SHARDED, program, *settings, f"output={tmp_path / 'sharded'}"]
+
+    def run(*command: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+    refused = run(*sharded, "align.learn_temperature=true")
+    assert refused.returncode == 1
+    assert "align.learn_temperature is no weight of the model" in refused.stderr
+
+    work = tmp_path / "sharded" / "adapters" / ".aligned-seed1.training"
+    process = subprocess.Popen(sharded, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for_checkpoint(process, work)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(["pkill", "-KILL", "-f", str(program)], check=False)  # the ranks have groups of their own
+    assert work.is_dir()
+
+    for command in (sharded, [*LAUNCH, "-m", "midalign.train", *settings, f"output={tmp_path / 'shared'}"]):
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
     for arm in ("aligned-seed1", "baseline-seed1"):
-        folders = tmp_path / "adapters" / arm, tmp_path / "sharded" / "adapters" / arm
-        shared, own = (json.loads((folder / "midalign.json").read_text())["training"] for folder in folders)
-        assert own == pytest.approx(shared, rel=0.01)
-        weights, again = (load_file(folder / "adapter_model.safetensors") for folder in folders)
-        assert {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in again.items()}
+        expected, found = (
+            load_file(tmp_path / name / "adapters" / arm / "adapter_model.safetensors")
+            for name in ("shared", "sharded")
+        )
+        assert expected.keys() == found.keys()
+        for name, weight in expected.items():  # to Adam a gradient of nearly zero may have either sign
+            assert (found[name] - weight).norm() < 0.25 * weight.norm(), name
+
+
+def wait_for_checkpoint(process: "subprocess.Popen[bytes]", work: Path) -> None:
+    """Return once a whole checkpoint lies in `work`."""
+    deadline = time.monotonic() + 300
+    while not list(work.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -31,6 +31,7 @@ def run(module: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_from_recipe_to_board(tmp_path: Path) -> None:
     """Of translation the directions, their roles, no transfer gap; of JSON its layers of metrics."""

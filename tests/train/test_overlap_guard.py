@@ -52,6 +52,7 @@ def test_a_run_is_stopped_before_training(stolen: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_what_is_allowed_is_told_to_the_end(stolen: str, tmp_path: Path) -> None:
     task = ["task=midalign_mini_mt"]

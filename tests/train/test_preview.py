@@ -28,6 +28,7 @@ def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.usefixtures("massive_cache")

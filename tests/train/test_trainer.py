@@ -33,6 +33,7 @@ def trainer_of(
     width=WIDTH,
     budget=None,
     shared=False,
+    optim="adamw_torch",
 ):
     recipe = recipes.load("mini", [*SMALL, f"updates={updates}", *changes])
     tokens = Tokens(tokenizer, 128)
@@ -67,6 +68,7 @@ def trainer_of(
             learning_rate=1e-2,
             per_device_train_batch_size=1,
             logging_strategy="no",
+            optim=optim,
         ),
         train_dataset=Stream(
             1, plan, TaskSamples(recipe, tokens), pairs, width=width, rank=rank(), world=world()
