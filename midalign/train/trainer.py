@@ -1,7 +1,7 @@
 """Two losses on transformers' Trainer: samples through the head, pairs through the trunk alone."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -86,7 +86,10 @@ class AlignmentTrainer(Trainer):
         self.state.num_input_tokens_seen += inputs.pop("tokens")
         update: dict[str, Any] = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
-        for loss in self.losses_of(self.accelerator.unwrap_model(model), update):
+        losses: Iterable[Tensor] = self.losses_of(self.accelerator.unwrap_model(model), update)
+        if self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            losses = [torch.stack(list(losses)).sum()]  # its every backward ends in a step of the optimizer
+        for loss in losses:
             # Sharded training averages gradients by itself; ours are shares of one loss, which add up.
             self.accelerator.backward(loss * world() if self.sharded else loss)
             total += loss.detach()
