@@ -263,7 +263,7 @@ def _plot(found: Sequence[Result]) -> bytes:
             )
         axes.set_xticks(range(len(found)), [one.label for one in found], rotation=20, ha="right")
         axes.set_ylabel("minus baseline, points\n95% paired interval over items")
-        axes.set_title(f"{found[0].group}, {len(found[0].seeds)} seeds", fontsize=10)
+        axes.set_title(f"{found[0].group}, seeds {', '.join(map(str, found[0].seeds))}", fontsize=10)
         axes.legend(frameon=False, ncols=3)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from midalign.align.left import Left, run
+from midalign.align.early_exit import EarlyExit, run
 
 CHUNK = 128
 """Positions whose logits exist at one time: 134 MB in fp32 for a vocabulary of 262k."""
@@ -81,7 +81,7 @@ def label_losses(
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         states = args[0][labelled]
         if head is not None:
-            raise Left(states)
+            raise EarlyExit(states)
         return (states.unsqueeze(0),)
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)  # type: ignore[operator]

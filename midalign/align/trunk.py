@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from torch import Tensor, nn
 
-from midalign.align.left import Left, run
+from midalign.align.early_exit import EarlyExit, run
 from midalign.align.pooling import mean_pool
 
 
@@ -70,13 +70,13 @@ def states_at_each(
         def keep(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             reached[layer] = reduce(args[0] if args else kwargs["hidden_states"])
             if layer == highest:
-                raise Left([reached[layer] for layer in layers])
+                raise EarlyExit([reached[layer] for layer in layers])
 
         return keep
 
     def stop_after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> NoReturn:
         reached[highest] = reduce(output[0] if isinstance(output, tuple) else output)
-        raise Left([reached[layer] for layer in layers])
+        raise EarlyExit([reached[layer] for layer in layers])
 
     # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.
     hooks = [

@@ -35,6 +35,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     Raises RecipeError for what this base cannot do, BaseModelError where it cannot be loaded.
     """
     from transformers import PrinterCallback, TrainingArguments, set_seed
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     from midalign.align.packing import can_pack
     from midalign.align.rows import WIDTH
@@ -68,6 +69,11 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
     }
     arguments = TrainingArguments(**{"weight_decay": 0.0, **_others(recipe.arguments, own), **own})
+    if is_deepspeed_zero3_enabled():
+        raise RecipeError(
+            "DeepSpeed's stage 3 parts the weights while the base is loaded, before it is tried out: "
+            "take --zero_stage 2, or FSDP (accelerate launch --use_fsdp --fsdp_version 2 ...)"
+        )
     set_seed(seed)
     base, tokenizer = load_base(recipe.base, in_4bit=recipe.load_in_4bit)
     _check_template(recipe, tokenizer)
@@ -188,8 +194,8 @@ def _check_share(align: Align | None, processes: int) -> None:
 
 
 def _check_sharded(recipe: Recipe, processes: int) -> None:
-    """Raise RecipeError for what processes that gather weights from each other cannot do: they would wait
-    for ever for one that makes fewer forwards, and only the model's weights are sharded."""
+    """Raise RecipeError for what processes that gather from each other cannot do: they would wait for ever
+    for one that makes fewer forwards, and know of the model's weights alone."""
     aligns = [align for align in map(recipe.align_of, recipe.arms) if align is not None]
     parts = max((one.ratio[0] * one.cycles for one in aligns if one.alternate == "micro"), default=1)
     problem = None
@@ -202,7 +208,7 @@ def _check_sharded(recipe: Recipe, processes: int) -> None:
     elif any(one.learn_temperature for one in aligns):
         problem = "align.learn_temperature is no weight of the model: leave it out"
     if problem is not None:
-        raise RecipeError(f"{processes} processes share this model's weights (FSDP or DeepSpeed). {problem}")
+        raise RecipeError(f"{processes} processes train sharded (FSDP or DeepSpeed). {problem}")
 
 
 def check_bos(name: str, base: Any, tokenizer: Any) -> None:

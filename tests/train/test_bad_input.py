@@ -75,6 +75,27 @@ def test_pairs_that_do_not_share_out():
         build._check_share(parts, 4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["max_batch_tokens=2048"], "different numbers of forwards: take recompute=true"),
+        (["samples_per_update=3"], "samples_per_update=3 leaves some without: 4 do"),
+        (["samples_per_update=7", "align.alternate=micro", "align.cycles=2"], "leaves some without: 8 do"),
+        (["align.learn_temperature=true"], "learn_temperature is no weight of the model"),
+    ],
+)
+def test_what_sharded_processes_cannot_do(changes, message):
+    build._check_sharded(recipes.load("mini"), 4)
+    with pytest.raises(RecipeError, match=f"4 processes train sharded.*{message}"):
+        build._check_sharded(recipes.load("mini", changes), 4)
+
+
+def test_deepspeed_that_parts_the_base_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(RecipeError, match="--zero_stage 2, or FSDP"):
+        build.build(recipes.load("mini"), "baseline", 1, tmp_path)
+
+
 def test_a_base_without_chat_template(mini):
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tokenizer.chat_template = None

@@ -15,7 +15,12 @@ from safetensors.torch import load_file
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 SHARDED = [*LAUNCH[:3], "--use_fsdp", "--fsdp_version", "2", *LAUNCH[4:]]
-BLOCKS = ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+LAUNCHES = {
+    "one": [sys.executable],
+    "shared": LAUNCH,
+    "sharded": SHARDED,
+    "sharded blocks": [*SHARDED, "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"],
+}
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 SMALL = [
     "mini",
@@ -75,26 +80,23 @@ def script(folder: Path, name: str, changes: tuple[str, ...], processes: int) ->
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "launches"),
     [
-        ("samples_per_update=7", "align.centred=running"),
-        ("align.alternate=update", "align.symmetric=false", "align.centred=false"),
+        (("samples_per_update=7", "align.centred=running", "align.learn_temperature=true"), ["shared"]),
+        (("samples_per_update=7", "align.centred=running"), ["sharded", "sharded blocks"]),
+        (
+            ("align.alternate=update", "align.symmetric=false", "align.centred=false"),
+            ["shared", "sharded", "sharded blocks"],
+        ),
     ],
 )
-def test_two_processes_end_in_the_weights_of_one(tmp_path, changes):
+def test_two_processes_end_in_the_weights_of_one(tmp_path, changes, launches):
     """In fp64, to 1e-8, weights shared or sharded, samples parted unevenly, negatives gathered."""
     weights = {}
-    launches = {
-        "one": [sys.executable],
-        "shared": LAUNCH,
-        "sharded": SHARDED,
-        "sharded blocks": [*SHARDED, *BLOCKS],
-    }
-    for name, launch in launches.items():
+    for name in ("one", *launches):
         program = script(tmp_path, name, changes, 1 if name == "one" else 2)
-        done = subprocess.run(
-            [*launch, program], env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
+        command = [*LAUNCHES[name], program]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         weights[name] = load_file(tmp_path / name / "weights.safetensors")
     expected = weights.pop("one")

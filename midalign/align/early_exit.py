@@ -1,4 +1,4 @@
-"""A model's forward, left as soon as what is wanted of it is there."""
+"""Early exit: a model's forward, left as soon as what is wanted of it is there."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 
-class Left(Exception):  # noqa: N818 - not an error
+class EarlyExit(Exception):  # noqa: N818 - not an error
     """Raised by a hook to leave the model's forward, which then returns `output`."""
 
     def __init__(self, output: object) -> None:
@@ -24,8 +24,8 @@ def run(model: nn.Module, inputs: Mapping[str, object]) -> Any:
     def as_far(*arguments: object, **keywords: object) -> object:
         try:
             return forward(*arguments, **keywords)
-        except Left as left:
-            return left.output
+        except EarlyExit as early:
+            return early.output
 
     model.forward = as_far
     try:
