@@ -64,9 +64,11 @@ class Alignment(nn.Module):
         of_sentence = torch.cat([languages, torch.full_like(languages, pivot)])
         states = torch.cat([foreign, english])
         for language in of_sentence.unique().tolist() if self.training else ():
-            mean = states.detach()[of_sentence == language].mean(0)
-            kept = MOMENTUM if self.seen[language] else 0.0
-            self.means[:, language] = kept * self.means[:, language] + (1 - kept) * mean
+            own = states.detach()[of_sentence == language].mean(0)
+            # Begun from the side's mean: a first sentence minus itself would be zero, which has no direction.
+            side = english if language == pivot else foreign
+            before = self.means[:, language] if self.seen[language] else side.detach().mean(0)
+            self.means[:, language] = MOMENTUM * before + (1 - MOMENTUM) * own
             self.seen[language] = True
         centred = states - self.means[:, of_sentence].transpose(0, 1)
         return centred[: len(foreign)], centred[len(foreign) :]

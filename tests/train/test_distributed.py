@@ -52,10 +52,11 @@ sys.path.insert(0, {folder!r})
 import test_trainer as small
 from midalign import bases
 tokenizer = small.AutoTokenizer.from_pretrained(bases.resolve("mini"))
-# SGD: to Adam a gradient that is twice too large is the same.
+# SGD without clipping: to Adam, or clipped, a gradient that is twice too large is the same.
 trainer = small.trainer_of(
     tokenizer, Path({work!r}), {changes!r}, updates=4, dtype=torch.float64, shared=True, optim="sgd"
 )
+trainer.args.max_grad_norm, trainer.args.learning_rate = 0.0, 1e-4
 assert small.world() == {processes}
 trainer.train()
 state = {{n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}}

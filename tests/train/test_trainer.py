@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, Train
 from midalign import bases
 from midalign.align.rows import WIDTH
 from midalign.train import recipe as recipes
+from midalign.train.alignment import Alignment
 from midalign.train.distributed import rank, world
 from midalign.train.schedule import schedule
 from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
@@ -104,6 +105,18 @@ def test_packed_padded_and_in_parts_are_one_gradient(tokenizer, tmp_path, change
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             assert (found[name] - gradient).abs().max() < 1e-5 * gradient.abs().max(), name
+
+
+def test_a_languages_first_sentence_has_a_gradient_like_any_other():
+    """Minus a running mean that is the sentence itself it is zero, and its direction's gradient endless."""
+    align = recipes.load("mini", ["align.centred=running"]).align
+    alignment = Alignment(align, layers=1, languages=2, hidden=16)
+    torch.manual_seed(0)
+    foreign, english = torch.randn(2, 4, 1, 16).unbind()
+    foreign.requires_grad_()
+    alignment(foreign, english, torch.tensor([0, 0, 0, 1]), torch.eye(4, dtype=torch.bool)).backward()
+    sizes = foreign.grad.flatten(1).norm(dim=1)
+    assert sizes[3] < 10 * sizes[:3].max()
 
 
 def test_parts_drop_out_again_as_they_did(tokenizer, tmp_path):
