@@ -412,12 +412,12 @@ def search(
         tasks=tuple(tasks),
         output=results,
         adapters=tuple(folders),
+        adapters_only=True,
         split="validation",
         limit=limit,
     )
-    _, *paths = run.evaluate(settings, report)
     scores = []
-    for path in paths:
+    for path in run.evaluate(settings, report):
         of_tasks = record.read(path).tasks.values()
         scores.append(sum(next(iter(one.metrics.values())).value for one in of_tasks) / len(of_tasks))
     found = [Candidate(*one) for one in zip(weights, folders, scores, strict=True)]

@@ -139,8 +139,9 @@ def _word(value: Any) -> str:
 
 
 def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequence[str]) -> Recipe:
-    """Scored on dev, since a sweep is there to choose by; whoever wants the test split says so."""
-    values = {"evaluation.split": "validation", **grid.changes, **change, "name": name}
+    """Scored on dev, since a sweep is there to choose by, without the base; whoever wants more says so."""
+    unless_said = {"evaluation.split": "validation", "evaluation.base": False}
+    values = {**unless_said, **grid.changes, **change, "name": name}
     given = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     output = f"output=sweeps/{grid.name}"
     loaded = recipes.load(grid.recipe, [output, *given, *overrides])

@@ -10,6 +10,9 @@ def evaluate(
     base: Annotated[str, typer.Option(help="A folder, a hub id, or mini for the bundled base.")],
     tasks: Annotated[list[str], typer.Option(help="Tasks or groups, separated by commas; may be repeated.")],
     adapter: Annotated[list[Path] | None, typer.Option(help="A peft folder; may be repeated.")] = None,
+    adapters_only: Annotated[
+        bool, typer.Option("--adapters-only", help="Leave the base out, whose answers often never end.")
+    ] = False,
     engine: Annotated[
         Literal["auto", "vllm", "hf"], typer.Option(help="auto: vLLM on CUDA, Hugging Face elsewhere.")
     ] = "auto",
@@ -65,6 +68,7 @@ def evaluate(
         tasks=_names(tasks),
         output=output,
         adapters=tuple(adapter or ()),
+        adapters_only=adapters_only,
         engine=engine,
         split=split,
         limit=limit,

@@ -172,6 +172,7 @@ def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     command += [str(word) for option in options.items() if option[1] is not None for word in option]
     command += [word for adapter in adapters for word in ("--adapter", str(adapter))]
     command += ["--apply-chat-template"] if recipe.chat_template else []
+    command += [] if evaluation.base else ["--adapters-only"]
     process = subprocess.Popen(command)
     try:
         process.wait()

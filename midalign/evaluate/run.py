@@ -42,6 +42,8 @@ class Settings:
     tasks: tuple[str, ...]
     output: Path
     adapters: tuple[Path, ...] = ()
+    adapters_only: bool = False
+    """Leave the base out: untrained it often answers to the limit, and takes longer than all its adapters."""
     engine: EngineName = "auto"
     split: Split = "test"
     limit: int | None = None
@@ -101,7 +103,7 @@ class Model:
 
 
 def evaluate(settings: Settings, report: Report) -> list[Path]:
-    """Evaluate the base and each adapter on it; returns the records' paths, the base's first.
+    """Evaluate the base, if asked for, and each adapter on it; returns the records' paths in this order.
 
     Finished languages are kept in `output/.partial` until all records are written. Raises MidalignError
     for unknown tasks or languages, adapters of another base or that do nothing, absent data or engines.
@@ -194,6 +196,8 @@ def _engine_name(wanted: EngineName) -> str:
 
 def _models(settings: Settings, base: str) -> list[Model]:
     """The base, then the adapters, each checked against the base before anything is loaded."""
+    if settings.adapters_only and not settings.adapters:
+        raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
     models = [Model(record.file_name(_base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
         adapters.check(folder, base)
@@ -206,7 +210,7 @@ def _models(settings: Settings, base: str) -> list[Model]:
                 f"one of the folders, or give each once"
             )
         models.append(Model(name, folder, adapters.digest(folder), manifest))
-    return models
+    return models[1:] if settings.adapters_only else models
 
 
 def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> None:
@@ -254,9 +258,11 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
             sides[model.name] = set(model.manifest.supervised), set(model.manifest.aligned)
         else:
             sides[model.name] = set(settings.supervised), set(settings.aligned)
-    own = [sides[model.name] for model in models[1:]] or [sides[models[0].name]]
-    supervised = set().union(*(side[0] for side in own))
-    sides[models[0].name] = supervised, set().union(*(side[1] for side in own)) - supervised
+    base = next((model.name for model in models if model.folder is None), None)
+    if base is not None and len(models) > 1:
+        own = [side for name, side in sides.items() if name != base]
+        supervised = set().union(*(side[0] for side in own))
+        sides[base] = supervised, set().union(*(side[1] for side in own)) - supervised
     return {
         name: record.Roles(
             supervised=_in_order(supervised),

@@ -170,7 +170,6 @@ class Monitor(TrainerCallback):
 
     def _generated(self, update: int) -> Measures:
         """The task's own metrics, by a fresh process that answers with the adapter as it is now."""
-        # The base's record stays there, so that it is scored once.
         results, adapter = self.work / "monitor", self.work / f"update-{update}"
         trainer = self.arm.trainer
         trainer.save_model(str(adapter))
@@ -181,7 +180,7 @@ class Monitor(TrainerCallback):
             command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base]
             command += ["--tasks", ",".join(task_names(recipe.task, languages)), "--split", "validation"]
             command += ["--limit", str(self.settings.generate), "--output", str(results)]
-            command += ["--adapter", str(adapter), "--engine", "hf"]
+            command += ["--adapter", str(adapter), "--adapters-only", "--engine", "hf"]
             command += ["--supervised", ",".join(recipe.supervised), "--aligned", ",".join(recipe.aligned)]
             command += ["--apply-chat-template"] if recipe.chat_template else []
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -108,6 +108,8 @@ class Align(Section):
 class Evaluation(Section):
     """The automatic evaluation after training."""
 
+    base: bool = True
+    """Score the base too."""
     languages: list[str] | Literal["all"] = "all"
     split: Literal["validation", "test"] = "test"
     limit: PositiveInt | None = None

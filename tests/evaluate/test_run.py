@@ -145,6 +145,20 @@ def test_figures_follow_from_the_outputs(finished: Path) -> None:
                 assert value.stderr == pytest.approx(bootstrap.stderr(counts, METRICS[metric]))
 
 
+@pytest.mark.slow
+def test_adapters_without_their_base_have_the_same_records(
+    finished: Path, base: Path, adapter: Path, manifest_adapter: Path, tmp_path: Path
+) -> None:
+    asked = ("eval", "--base", base, "--adapters-only", "--tasks", EN, "--tasks", DE, "--limit", 8)
+    asked += ("--engine", "hf", "--supervised", "en,es", "--aligned", "de", "--note", "random weights")
+    asked += ("--output", tmp_path)
+    midalign(*asked, "--adapter", adapter, "--adapter", manifest_adapter)
+    assert {path.name for path in tmp_path.glob("*.json")} == {"adapter-a.json", "mini-aligned-seed7.json"}
+    for path in tmp_path.glob("*.json"):
+        assert figures(path) == figures(finished / path.name)
+    assert "--adapter FOLDER" in midalign(*asked, status=1).stderr
+
+
 def times(results: Path) -> dict[str, float]:
     """Modification times of finished parts, by model folder and task."""
     try:
