@@ -13,6 +13,11 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def devices() -> list[str]:
+    """Every GPU, such as `cuda:0` and `cuda:1`, or the one device that there is."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device()]
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what tensors on a CPU give back, in place of asking Linux for it again and again.
 

@@ -1,14 +1,20 @@
 """`midalign analyze`: measures against brute force, and the command on the bundled base."""
 
 import csv
+import itertools
+import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import peft
 import pyarrow.parquet
 import pytest
 import torch
@@ -18,9 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from midalign import bases, record
 from midalign.align.measures import measures
-from midalign.analyze import pairs, report, states
-from midalign.errors import BaseModelError, DataError, TaskError
+from midalign.analyze import devices, pairs, report, states
+from midalign.data import ntrex
+from midalign.errors import BaseModelError, DataError, EngineError, TaskError
 from midalign.evaluate import retrieval
+from midalign.languages import languages
 
 sizes = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
 
@@ -78,6 +86,21 @@ def test_measures_are_those_of_brute_force(size):
     for number, y in enumerate(others):
         for name, value in brute_force(x, y).items():
             assert float(found[name][number]) == pytest.approx(value, abs=2e-5), name
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4, 30), st.integers(0, 2**32 - 1), st.sampled_from([0, 1e-6, 1e-5]))
+def test_ties_and_what_is_nearly_one_are_those_of_brute_force(sentences, seed, apart):
+    random = np.random.default_rng(seed)
+    shared = random.normal(size=(sentences, 5)) + 30  # cosines near 1, as those of a decoder's states
+    x, y = (shared + random.normal(size=(sentences, 5)) for _ in range(2))
+    said = random.integers(0, sentences, size=(2, sentences))
+    x, y = (side[own] for side, own in zip((x, y), np.where(said % 2, said, range(sentences)), strict=True))
+    x, y = ((side + apart * random.normal(size=side.shape)).astype(np.float32) for side in (x, y))
+    found = measures(torch.tensor(x), torch.tensor(y[None]))
+    expected = brute_force(x.astype(float), y.astype(float))
+    for name in (*pairs.RETRIEVALS, *(f"{name}_back" for name in pairs.RETRIEVALS), "mexa"):
+        assert float(found[name]) == pytest.approx(expected[name], abs=1e-9), name
 
 
 def test_a_tie_is_not_found():
@@ -203,9 +226,9 @@ def test_sentences_are_parallel_or_refused(tmp_path):
     ]
     odd = files(tmp_path / "odd", en=lines, de=["\ufeffeins\u2028zwei", *lines[:48], "neun\x0czehn"])
     assert set(states.parallel(str(odd), None, 50)["de"]) == {"eins\u2028zwei", *lines[:48], "neun\x0czehn"}
-    for place, languages, message in wrong:
+    for place, codes, message in wrong:
         with pytest.raises(DataError, match=message):
-            states.parallel(str(place), languages, 30)
+            states.parallel(str(place), codes, 30)
     with pytest.raises(TaskError, match="Did you mean"):
         states.parallel("ntrex", ["deu_"], 30)
 
@@ -275,3 +298,104 @@ def test_a_killed_analysis_goes_on(tmp_path):
         report.read(tmp_path / "nothing", {})
     with pytest.raises(BaseModelError, match=r"has no config\.json"):
         pairs.layers(str(tmp_path), "")
+
+
+@pytest.fixture
+def ntrex_cache(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path / "cache"))
+    ntrex.add(shared_data / "ntrex")
+
+
+@pytest.mark.data
+def test_sentences_of_ntrex_are_those_published(ntrex_cache, shared_data):
+    texts = states.parallel("ntrex", ["sw", "en", "cy"], 40)
+    assert list(texts) == ["en", "sw", "cy"]
+    with tarfile.open(shared_data / "ntrex" / "ntrex-128.tar.xz") as archive:
+        files = {Path(member.name).name: member for member in archive.getmembers()}
+        names = ("newstest2019-src.eng.txt", "newstest2019-ref.swa.txt", "newstest2019-ref.cym.txt")
+        published = [archive.extractfile(files[name]).read().decode().splitlines() for name in names]
+    rows = {lines: number for number, lines in enumerate(zip(*published, strict=True))}
+    places = [rows[lines] for lines in zip(*texts.values(), strict=True)]
+    assert places == sorted(places)
+    assert len(set(places)) == 40
+    assert len(states.parallel("ntrex", None, 20)) == 1 + sum(bool(row.ntrex) for row in languages().values())
+
+
+@pytest.mark.data
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_what_cannot_be_analysed_is_refused_before_anything_is_written(ntrex_cache, tmp_path):
+    adapter = tmp_path / "adapter"
+    config = GPT2Config(vocab_size=50, n_positions=40, n_embd=8, n_layer=2, n_head=2)
+    peft.get_peft_model(GPT2LMHeadModel(config), peft.LoraConfig()).save_pretrained(str(adapter))
+    trained = Path(__file__).parents[1] / "leaderboard" / "results" / "mini-baseline-seed1.json"
+    entry = json.loads(trained.read_text("utf-8"))
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / trained.name).write_text(json.dumps({**entry, "schema_version": 2, "new": 0}))
+    words = ["--languages", "sw,cy", "--count", 20, "--layers", 2, "--output", tmp_path / "out"]
+    refused = {
+        ("--adapter", adapter): "trained on",
+        ("--adapter", tmp_path): "is not an adapter",
+        ("--records", tmp_path / "records"): "is not a record of schema version 1: schema_version",
+    }
+    for option, message in refused.items():
+        done = subprocess.run(command(*words, *option), capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert message in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()
+    done = subprocess.run(command(*words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "alignment.parquet").to_pylist()
+    both = {(row["source"], row["target"]) for row in table}
+    assert both == set(itertools.permutations(["en", "sw", "cy"], 2))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_devices_share_languages_and_layers(tmp_path):
+    texts = {code: [f"{code} wake me at {i}" for i in range(25)] for code in ("en", "de", "sw")}
+    seen, found = [], []
+    for place in (["cpu"], ["cpu", "cpu"]):
+        folder = tmp_path / str(len(place))
+        store = states.embed("mini", None, texts, folder, place, lambda *both: seen.append(both))
+        found.append((store, pairs.by_layer(store, [0, 4, 8], folder / "pairs", place, lambda *_: None)))
+    (alone, by_one), (shared, by_two) = found
+    for layer in range(9):
+        torch.testing.assert_close(shared.layer(layer), alone.layer(layer), rtol=1e-5, atol=1e-4)
+    for layer, name in itertools.product((0, 4, 8), pairs.MEASURES):
+        np.testing.assert_allclose(by_two[layer][name], by_one[layer][name], atol=1e-4)
+    assert seen[:4] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert seen[4:] == sorted(seen[4:])
+    assert (seen[4], seen[-1]) == ((0, 3), (3, 3))
+    again = pairs.by_layer(shared, [0, 4, 8], tmp_path / "2" / "pairs", ["cpu", "cpu"], lambda *_: None)
+    np.testing.assert_array_equal(again[4]["margin"], by_two[4]["margin"])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_device_whose_process_dies_ends_all(tmp_path):
+    texts = {code: [f"{code} {i}" for i in range(20)] for code in ("en", "de", "sw", "cy")}
+
+    def kill():
+        while len(multiprocessing.active_children()) < 2:
+            time.sleep(0.01)
+        os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(EngineError, match=r"process of cpu ended early: .*SIGKILL.* goes on from there"):
+        states.embed("mini", None, texts, tmp_path, ["cpu", "cpu"], lambda *_: None)
+    killer.join()
+    assert not multiprocessing.active_children()
+    with pytest.raises(EngineError, match="ended early: ValueError: 5 is too much"):
+        devices.share(up_to_four, [1, 2, 5], ["cpu", "cpu"], lambda *_: None)
+
+
+def up_to_four(numbers):
+    """Work that fails."""
+    for number in numbers:
+        if number > 4:
+            raise ValueError(f"{number} is too much")
+        yield

@@ -21,11 +21,12 @@ def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
     """Of one language against several.
 
     Args:
-        foreign: (sentences, hidden) pooled states, any float dtype; computed in fp32.
+        foreign: (sentences, hidden) pooled states, any float dtype; computed in fp64: where sentences share
+            most of their states, cosines lie so near 1 that fp32 orders them by its rounding.
         others: (languages, sentences, hidden), row i of each parallel to row i of `foreign`.
 
     Returns:
-        By name (languages,) fp32. A retrieval is the share of sentences whose own translation scores higher
+        By name (languages,) fp64. A retrieval is the share of sentences whose own translation scores higher
         than every other candidate, a tie counting as not found; `_back` is from the other language to this.
 
         accuracy: by cosine. margin: by its ratio to the mean cosine of both sides' nearest neighbours
@@ -34,7 +35,7 @@ def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
         both directions at once (Kargaran et al. 2024, arXiv 2410.05873). pair_cosine, other_cosine: means
         over translations and over all else; `centred_`: without what a language's sentences share.
     """
-    sides = foreign.float(), others.float()
+    sides = foreign.double(), others.double()
     plain = _cosines(*sides)
     centred = _cosines(centre(sides[0]), sides[1] - sides[1].mean(1, keepdim=True))
     margin, csls = _neighbours(plain)
@@ -44,9 +45,9 @@ def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
         "csls": _found(torch.sub(plain, csls, out=csls)),
         "centred": _found(centred),
     }
-    result = {"mexa": (found["accuracy"][0] & found["accuracy"][1]).float().mean(1)}
+    result = {"mexa": (found["accuracy"][0] & found["accuracy"][1]).double().mean(1)}
     for name, sides_found in found.items():
-        result[name], result[f"{name}_back"] = (side.float().mean(1) for side in sides_found)
+        result[name], result[f"{name}_back"] = (side.double().mean(1) for side in sides_found)
     for prefix, cosines in (("", plain), ("centred_", centred)):
         pairs = cosines.diagonal(dim1=1, dim2=2)
         count = pairs.shape[1]
@@ -64,11 +65,13 @@ def _cosines(foreign: Tensor, others: Tensor) -> Tensor:
 def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
     """For margin and for CSLS, the mean cosine of nearest neighbours, in the shape of `cosines`."""
     most = max(MARGIN_NEIGHBOURS, CSLS_NEIGHBOURS)
-    nearest = [cosines.topk(min(most, cosines.shape[dim]), dim=dim).values for dim in (2, 1)]
+    nearest = [cosines.topk(min(most, cosines.shape[dim]), dim=dim).values.split(1, dim) for dim in (2, 1)]
 
     def both(count: int) -> Tensor:
-        rows, columns = nearest
-        return rows[:, :, :count].mean(2, keepdim=True) / 2 + columns[:, :count].mean(1, keepdim=True) / 2
+        # One after the other: a reduction may add up in another order elsewhere, which breaks ties.
+        rows, columns = (sum(own[1:count], own[0]) / len(own[:count]) for own in nearest)
+        mean: Tensor = (rows + columns) / 2
+        return mean
 
     return both(MARGIN_NEIGHBOURS), both(CSLS_NEIGHBOURS)
 

@@ -1,12 +1,15 @@
 """The first k blocks of any decoder, run without the blocks above them and without the head."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from midalign.align.early_exit import EarlyExit, run
 from midalign.align.pooling import mean_pool
+from midalign.align.rows import PADDING, lay_out
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
@@ -100,6 +103,33 @@ def pooled_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, l
     """Mean over the tokens but BOS after `layer` blocks: (batch, hidden), fp32."""
     states = states_at(model, {"input_ids": input_ids, "attention_mask": attention_mask}, layer)
     return mean_pool(states, without_bos(model, input_ids, attention_mask))
+
+
+def pooled_sentences(
+    model: nn.Module, sentences: Sequence[Sequence[int]], layers: Sequence[int], pad: int, rows: int = 50
+) -> Tensor:
+    """`pooled_states` of many sentences after each of some numbers of blocks.
+
+    Args:
+        sentences: token ids of each.
+        pad: the id that fills rows up.
+        rows: sentences a batch, taken in order: less of a batch is padding when they are sorted by length.
+
+    Returns:
+        (layers, sentences, hidden), fp32 on the CPU.
+    """
+    place = next(model.parameters()).device
+    found: list[Tensor] = [torch.empty(0)] * len(sentences)
+    for start in range(0, len(sentences), rows):
+        laid = lay_out([sentences[start : start + rows]], [0], pad, None)
+        owner, ids = laid.owner[:, 0].tolist(), laid.input_ids.to(place)
+        mask = (laid.owner != PADDING).long().to(place)
+        pool = partial(mean_pool, mask=without_bos(model, ids, mask))
+        with torch.no_grad():
+            states = states_at_each(model, {"input_ids": ids, "attention_mask": mask}, layers, pool)
+        for number, own in zip(owner, torch.stack(states, dim=1).cpu(), strict=True):
+            found[start + number] = own
+    return torch.stack(found, dim=1)
 
 
 def without_bos(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

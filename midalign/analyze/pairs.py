@@ -1,7 +1,8 @@
 """All pairs of languages at every layer, as one table."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import bases
 from midalign.align.measures import RETRIEVALS, SYMMETRIC, measures
+from midalign.analyze.devices import Report, share
 from midalign.analyze.states import Store
 from midalign.errors import DataError
 from midalign.record import write_atomically
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 MEASURES = (*RETRIEVALS, *SYMMETRIC)
 
-ROOM = 1 << 24
+ROOM = 1 << 23
 """Similarities in memory at a time: 64 MB a matrix, of which there are about ten."""
 
 Matrices = dict[str, np.ndarray]
@@ -43,24 +45,39 @@ def layers(base: str, asked: str) -> list[int]:
 
 
 def by_layer(
-    store: Store, layers: Sequence[int], folder: Path, report: Callable[[int, int], None]
+    store: Store, layers: Sequence[int], folder: Path, devices: Sequence[str], report: Report
 ) -> dict[int, Matrices]:
-    """Every measure of every directed pair at some layers; those that `folder` has are not computed again."""
-    from midalign.device import device
+    """Every measure of every directed pair at some layers; those that `folder` has are not computed again.
 
+    Raises EngineError where one of several devices fails.
+    """
     names = "".join(str(store.path(code).name) for code in store.sentences)
     key = hashlib.sha256(names.encode()).hexdigest()[:16]
+    paths = {layer: folder / f"layer-{layer}-{key}.npz" for layer in layers}
+    missing = [(layer, path) for layer, path in paths.items() if not path.is_file()]
+    there = len(layers) - len(missing)
+    share(
+        partial(_compare, store),
+        missing,
+        devices,
+        lambda done, _: report(there + done, len(layers)),
+    )
     found = {}
-    for done, layer in enumerate(layers):
-        report(done, len(layers))
-        path = folder / f"layer-{layer}-{key}.npz"
-        if not path.is_file():
-            made = of_layer(store.layer(layer).to(device()))
-            _write(path, made)
+    for layer, path in paths.items():
         with np.load(path) as file:
             found[layer] = {name: file[name] for name in MEASURES}
-    report(len(layers), len(layers))
     return found
+
+
+def _compare(store: Store, layers: Sequence[tuple[int, Path]]) -> Iterator[None]:
+    """The measures of some layers into files."""
+    from midalign.device import device, keep_freed_memory
+
+    keep_freed_memory()
+    place = "cpu" if device() == "mps" else device()  # Apple's GPUs have no fp64
+    for layer, path in layers:
+        _write(path, of_layer(store.layer(layer).to(place)))
+        yield
 
 
 def of_layer(states: "Tensor") -> Matrices:

@@ -23,6 +23,8 @@ HEADLINE = "margin"
 """What layers are compared by: retrieval by ratio margin, as in Liu and Niehues (2025)."""
 SPREAD = (10, 90)
 """Percentiles over pairs."""
+INCH = 0.155
+"""Height of a language in a heat map, so that its code can be read."""
 ABOUT = b"midalign"
 """Key of the parquet file's metadata under which stands what it was made of."""
 
@@ -197,6 +199,7 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
             label = f"margin, all pairs, {other.model}"
             axes.plot(list(other.headline), values, color=GREY, linestyle="--", label=label)
         axes.axvline(recommended(layers), color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_xticks(numbers[:: 1 + len(numbers) // 20])
         axes.set_xlabel("blocks below the state (dotted: where most translations are found)")
         axes.set_ylabel("sentences that find their translation, %")
         axes.set_title(title, fontsize=10)
@@ -216,9 +219,9 @@ def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: 
         range(len(codes)), key=lambda i: (known(codes[i]).branch, known(codes[i]).script, codes[i])
     )
     branches = [known(codes[i]).branch for i in order]
-    size = max(4.5, 0.11 * len(codes) + 2)
+    size = max(4.5, INCH * len(codes))
     with plt.style.context("default"), plt.rc_context({"font.size": 8}):
-        figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
+        figure, axes = plt.subplots(figsize=(size + 2.5, size + 1), layout="constrained")
         values = 100 * headline[np.ix_(order, order)]
         most = max(float(np.nanmax(np.abs(values))), 1.0)
         colours: dict[str, Any] = (
@@ -227,17 +230,21 @@ def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: 
             else {"cmap": "viridis", "vmin": 0, "vmax": 100}
         )
         image = axes.imshow(values, interpolation="nearest", **colours)
-        small = 8 if len(codes) < 40 else 4
         labels = [codes[i] for i in order]
-        axes.set_xticks(range(len(order)), labels, rotation=90, fontsize=small)
-        axes.set_yticks(range(len(order)), labels, fontsize=small)
-        for place in range(1, len(order)):
-            if branches[place] != branches[place - 1]:
-                axes.axhline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
-                axes.axvline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
+        axes.set_xticks(range(len(order)), labels, rotation=90)
+        axes.set_yticks(range(len(order)), labels)
+        first = [place for place, one in enumerate(branches) if branches.index(one) == place]
+        for place in first[1:]:
+            axes.axhline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
+            axes.axvline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
+        middles = [place + (branches.count(branches[place]) - 1) / 2 for place in first]
+        families = axes.secondary_yaxis("right")
+        families.set_yticks(middles, [branches[place] for place in first])
+        families.tick_params(length=0)
         axes.set_xlabel("finds among the sentences of")
-        axes.set_title(f"{title}\nlanguages by family and script", fontsize=10)
-        figure.colorbar(image, ax=axes, label=f"margin retrieval, {'points' if change else '%'}", shrink=0.6)
+        axes.set_title(f"{title}\nlanguages by family and script", fontsize=max(10, size))
+        label = f"margin retrieval, {'points' if change else '%'}"
+        figure.colorbar(image, ax=axes, label=label, shrink=0.6, aspect=30)
         return _png(figure)
 
 

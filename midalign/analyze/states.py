@@ -3,13 +3,15 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midalign import adapter as adapters
 from midalign import bases
+from midalign.analyze.devices import Report, share
 from midalign.data.text import read_lines
 from midalign.errors import DataError
 from midalign.languages import language as known
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 PIVOT = "en"
 FEWEST = 20
 """Sentences a language below which retrieval says little."""
-
-Report = Callable[[int, int], None]
-"""How many languages are done, of how many."""
 
 
 def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
@@ -143,35 +142,49 @@ def rows() -> int:
 
 
 def embed(
-    base: str, adapter: Path | None, sentences: Mapping[str, Sequence[str]], folder: Path, report: Report
+    base: str,
+    adapter: Path | None,
+    sentences: Mapping[str, Sequence[str]],
+    folder: Path,
+    devices: Sequence[str],
+    report: Report,
 ) -> Store:
     """Every language's states on disk; those that are there are not computed again.
 
-    Raises AdapterError for an adapter of another base, BaseModelError.
+    The adapter is one that `midalign.adapter.check` let pass. Raises AdapterError, BaseModelError, and
+    EngineError where one of several devices fails.
     """
-    import torch
-
-    from midalign.align.trunk import depth
     from midalign.device import has_bf16
-    from midalign.evaluate import live
-    from midalign.evaluate.retrieval import pooled
 
     source = bases.resolve(base)
-    if adapter is not None:
-        adapters.check(adapter, source)
     dtype = "bfloat16" if has_bf16() else "float32"
     digests = [adapters.base_digest(source), adapters.digest(adapter) if adapter else "", dtype]
     store = Store(folder, " ".join(digests), sentences)
     missing = store.missing()
-    if not missing:
-        report(len(sentences), len(sentences))
-        return store
+    there = len(sentences) - len(missing)
+    share(
+        partial(_embed, source, adapter, dtype, store),
+        missing,
+        devices,
+        lambda done, _: report(there + done, len(sentences)),
+    )
+    return store
+
+
+def _embed(
+    source: str, adapter: Path | None, dtype: str, store: Store, codes: Sequence[str]
+) -> Iterator[None]:
+    """Some languages' states, by a model that is loaded for them."""
+    import torch
+
+    from midalign.align.trunk import depth
+    from midalign.evaluate import live
+    from midalign.evaluate.retrieval import pooled
+
     model, tokenizer = live.load(source, {"adapter": adapter} if adapter else {}, dtype)
     live.switch(model, "adapter" if adapter else None)
     layers = list(range(depth(model) + 1))
-    for done, code in enumerate(missing):
-        report(len(sentences) - len(missing) + done, len(sentences))
+    for code in codes:
         with torch.inference_mode():
-            store.write(code, pooled(model, tokenizer, sentences[code], layers, rows()))
-    report(len(sentences), len(sentences))
-    return store
+            store.write(code, pooled(model, tokenizer, store.sentences[code], layers, rows()))
+        yield

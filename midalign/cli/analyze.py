@@ -42,8 +42,11 @@ def analyze(
     from midalign import adapter as adapters
     from midalign import bases
     from midalign.analyze import pairs, report, states
+    from midalign.device import devices
     from midalign.leaderboard.load import load
 
+    if adapter is not None:
+        adapters.check(adapter, bases.resolve(model))
     chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
@@ -58,12 +61,14 @@ def analyze(
             adapter,
             texts,
             output / "states",
+            devices(),
             lambda done, total: bars.update(embedding, completed=done, total=total),
         )
         found = pairs.by_layer(
             store,
             wanted,
             output / "pairs",
+            devices(),
             lambda done, total: bars.update(comparing, completed=done, total=total),
         )
     by_layer = report.by_layer(found)

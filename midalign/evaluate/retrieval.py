@@ -4,7 +4,6 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.evaluate.live import switch
@@ -16,8 +15,6 @@ CANDIDATES = 100
 PIVOT = "en"
 SOURCES = ("massive", "mini")
 """Data sets with items that are parallel by id."""
-PADDED_TO = 16
-"""Tokens: few lengths of rows, so that what is compiled or allocated for one is used again."""
 POOLING = "mean without BOS, centred, cosine, both directions"
 
 
@@ -120,30 +117,13 @@ def pooled(
     """
     import torch
 
-    from midalign.align.pooling import mean_pool
-    from midalign.align.trunk import states_at_each, without_bos
+    from midalign.align.rows import MULTIPLE
+    from midalign.align.trunk import pooled_sentences
 
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = room and room - room % PADDED_TO
+    room = room and room - room % MULTIPLE
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    found: list[Any] = [None] * len(sentences)
-    for start in range(0, len(order), rows):
-        batch = order[start : start + rows]
-        inputs = tokenizer(
-            [sentences[i] for i in batch],
-            padding=True,
-            padding_side="right",
-            pad_to_multiple_of=PADDED_TO,
-            truncation=room is not None,
-            max_length=room,
-            return_tensors="pt",
-        ).to(model.device)
-        asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        pool = partial(mean_pool, mask=without_bos(model, **asked))
-        with torch.inference_mode():
-            states = torch.stack(states_at_each(model, asked, layers, pool), dim=1).cpu()
-        for i, state in zip(batch, states, strict=True):
-            found[i] = state
-    return torch.stack(found, dim=1)
+    texts = [sentences[i] for i in order]
+    ids = tokenizer(texts, truncation=room is not None, max_length=room)["input_ids"]
+    states = pooled_sentences(model, ids, layers, tokenizer.pad_token_id or 0, rows)
+    return states[:, torch.tensor(order).argsort()]

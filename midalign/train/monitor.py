@@ -18,11 +18,8 @@ from transformers import TrainerCallback
 from midalign import record
 from midalign.align.head import IGNORED
 from midalign.align.likelihood import bits_per_character
-from midalign.align.packing import model_inputs
-from midalign.align.pooling import mean_of_own
 from midalign.align.retrieval import accuracy
-from midalign.align.rows import PADDING, lay_out
-from midalign.align.trunk import states_at_each, without_bos
+from midalign.align.trunk import pooled_sentences
 from midalign.errors import RecipeError
 from midalign.train.distributed import world
 from midalign.train.run import LOG
@@ -48,12 +45,7 @@ def pair_retrieval(
     sides = []
     for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
         ids = [tokens.sentence(sentence) for sentence in side]
-        rows = vars(lay_out([ids], [0], tokens.tokenizer.pad_token_id, None))
-        rows = {name: tensor.to(next(model.parameters()).device) for name, tensor in rows.items()}
-        with torch.no_grad():
-            states = states_at_each(model, model_inputs(rows, None, torch.float32), layers)
-        kept = without_bos(model, rows["input_ids"], rows["owner"] != PADDING)
-        sides.append([mean_of_own(state, rows["owner"], kept, len(ids)) for state in states])
+        sides.append(pooled_sentences(model, ids, layers, tokens.tokenizer.pad_token_id))
     return [accuracy(foreign, english) for foreign, english in zip(*sides, strict=True)]
 
 

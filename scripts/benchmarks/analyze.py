@@ -17,7 +17,7 @@ import torch
 from midalign import bases
 from midalign.align.trunk import depth
 from midalign.analyze import pairs, states
-from midalign.device import has_bf16
+from midalign.device import devices, has_bf16
 from midalign.evaluate import live, retrieval
 
 SEPARATE = 8
@@ -35,10 +35,10 @@ def main(base: str, languages: int, sentences: int) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        store = states.embed(base, None, texts, Path(scratch), lambda *_: None)
+        store = states.embed(base, None, texts, Path(scratch), devices(), lambda *_: None)
         embedded = time.perf_counter() - start
         start = time.perf_counter()
-        pairs.by_layer(store, layers, Path(scratch) / "pairs", lambda *_: None)
+        pairs.by_layer(store, layers, Path(scratch) / "pairs", devices(), lambda *_: None)
         compared = time.perf_counter() - start
     ours = (embedded + compared) / count
 

@@ -5,11 +5,16 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from midalign import bases
+from midalign.align.retrieval import accuracy
+from midalign.data import mini
 from midalign.errors import RecipeError
 from midalign.train import recipe as recipes
 from midalign.train import run
-from midalign.train.monitor import Log, best_update, cosine
+from midalign.train.monitor import Log, best_update, cosine, pair_retrieval
+from midalign.train.stream import Pair, Tokens
 
 SMALL = [
     "seeds=[1]",
@@ -67,6 +72,30 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
 def test_a_measure_that_there_is_not_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(RecipeError, match=r"no measure 'task_los/aligned'; there are .*task_loss/aligned"):
         train(tmp_path, "monitor={every: 1, samples: 2, stop_on: task_los/aligned}", "arms={baseline: null}")
+
+
+def test_retrieval_is_that_of_sentences_alone_cut_to_the_recipes_length():
+    base = bases.resolve("mini")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    pairs = [
+        Pair(0, item.utterance, other.utterance)
+        for item, other in zip(mini.items("de", "validation"), mini.items("en", "validation"), strict=True)
+    ][:70]  # more than a batch
+
+    def alone(sentence):
+        ids = torch.tensor([tokenizer(sentence)["input_ids"][:6]])
+        with torch.no_grad():
+            return model(ids, output_hidden_states=True).hidden_states[3][0, 1:].mean(0)
+
+    foreign, english = (
+        torch.stack([alone(getattr(pair, side)) for pair in pairs]) for side in ("foreign", "english")
+    )
+    expected = accuracy(foreign, english)
+    assert 0 < expected < 1
+    assert pair_retrieval(model, Tokens(tokenizer, 6), pairs, [1, 3])[1] == pytest.approx(
+        expected, abs=1 / 140
+    )
 
 
 def test_what_is_better():

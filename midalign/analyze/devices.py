@@ -1,0 +1,60 @@
+"""Work shared among devices, a process each."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from midalign.errors import EngineError
+
+Report = Callable[[int, int], None]
+"""How much is done, of how much."""
+
+Work = Callable[[Sequence[Any]], Iterable[None]]
+"""Does its items on the current device, in order, and gives something after each."""
+
+POLL = 0.5
+"""Seconds between looks at the processes."""
+
+
+def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Report) -> None:
+    """Do every item once, each device those that are its turn; what comes of them the work itself keeps.
+
+    One device is this process's own. For several `work` is pickled, and EngineError raised where a process
+    ends before its work does; the others are ended too.
+    """
+    report(0, len(items))
+    if not items:
+        return
+    devices = devices[: len(items)]
+    if len(devices) == 1:
+        for done, _ in enumerate(work(items), start=1):
+            report(done, len(items))
+        return
+
+    from torch.multiprocessing import get_context
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+    # A place for each process, since a lock would stay with one that is killed while it has it.
+    done = get_context("spawn").Array("i", len(devices), lock=False)
+    processes = start_processes(
+        _one, (work, items, devices, done), len(devices), join=False, daemon=True, start_method="spawn"
+    )
+    try:
+        while not processes.join(POLL):
+            report(sum(done), len(items))
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise EngineError(
+            f"The process of {devices[error.error_index]} ended early: {reason}. "
+            f"Finished parts are kept; the same command goes on from there"
+        ) from None
+    report(len(items), len(items))
+
+
+def _one(number: int, work: Work, items: Sequence[Any], devices: Sequence[str], done: Any) -> None:
+    """A device's process."""
+    import torch
+
+    if devices[number].startswith("cuda"):
+        torch.cuda.set_device(devices[number])
+    for _ in work(items[number :: len(devices)]):
+        done[number] += 1
