@@ -52,7 +52,7 @@ def by_layer(
     Raises EngineError where one of several devices fails.
     """
     names = "".join(str(store.path(code).name) for code in store.sentences)
-    key = hashlib.sha256(names.encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"fp64 {names}".encode()).hexdigest()[:16]
     paths = {layer: folder / f"layer-{layer}-{key}.npz" for layer in layers}
     missing = [(layer, path) for layer, path in paths.items() if not path.is_file()]
     there = len(layers) - len(missing)
