@@ -89,6 +89,7 @@ def sweep(address: str, alike: Sequence[Sequence[Recipe]], folder: Path, report:
             if isinstance(said, BaseException):
                 raise said
             report(said)
+        driver.join(10)
     except EOFError:
         raise _gone(address, folder) from None
     finally:
@@ -140,7 +141,7 @@ def _drive(send: Connection, address: str, groups: list[list[Recipe]], folder: P
     try:
         with _connected(address):
             _Sweep(send, groups, folder).run()
-            send.send(None)
+        send.send(None)
     except BrokenPipeError:
         return  # nobody is there to see it
     except (MidalignError, OSError) as error:
