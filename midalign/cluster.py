@@ -244,6 +244,10 @@ class _Sweep:
     folder: Path
     pending: dict[Any, tuple[int, _Task]] = field(default_factory=dict)
     """Tasks by what Ray gives for them, numbered."""
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Those alive by Ray's id, as Ray describes them."""
+    packages: dict[str, str] = field(default_factory=dict)
+    """Versions on the first node that was looked at."""
     begun: int = 0
     done: int = 0
     total: int = 0
@@ -255,16 +259,19 @@ class _Sweep:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.tell()
-        gpus = int(ray.cluster_resources().get("GPU", 0) >= 1)
-        nodes = [node for node in ray.nodes() if node["Alive"] and self._takes_tasks(node, gpus)]
-        if not nodes:
+        self.gpus = int(ray.cluster_resources().get("GPU", 0) >= 1)
+        self.here = ray.get_runtime_context().get_node_id()
+        self.watch()
+        if not any(map(self._takes_tasks, self.nodes.values())):
             raise ClusterError("No node of the Ray cluster has a GPU or a CPU to give: ray status")
-        self.check(nodes)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self.board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        self.board = ray.remote(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self.here, soft=True),
+        )(_Board).remote()
         # A fresh process each: one that has trained keeps memory for every batch shape it has seen.
-        self.begin = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=TRIES_AGAIN)(_begin)
-        self.alive = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
+        self.begin = ray.remote(num_cpus=1, num_gpus=self.gpus, max_calls=1, max_retries=TRIES_AGAIN)(_begin)
         first, last = self.plan()
         self.total = len(last) + sum(1 + (task.then is not None) for task in first)
         for task in first:
@@ -277,9 +284,8 @@ class _Sweep:
         if self.failures:
             raise self._failure()
 
-    @staticmethod
-    def _takes_tasks(node: dict[str, Any], gpus: int) -> bool:
-        return bool(node["Resources"].get("GPU", 0) >= gpus and node["Resources"].get("CPU", 0) >= 1)
+    def _takes_tasks(self, node: dict[str, Any]) -> bool:
+        return bool(node["Resources"].get("GPU", 0) >= self.gpus and node["Resources"].get("CPU", 0) >= 1)
 
     def plan(self) -> tuple[list[_Task], list[_Task]]:
         """Tasks that may run at once, and those after all of them.
@@ -321,14 +327,23 @@ class _Sweep:
 
         while self.pending:
             ready, _ = ray.wait(list(self.pending), timeout=1)
-            news = [self.settle(reference) for reference in ready]
-            nodes = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"]}
-            news += [
-                f"node {self.alive[lost]} is lost; what ran there is done again"
-                for lost in self.alive.keys() - nodes.keys()
-            ]
-            self.alive = nodes
-            self.tell(*news)
+            news = self.watch()
+            self.tell(*news, *[self.settle(reference) for reference in ready])
+
+    def watch(self) -> list[str]:
+        """Take note of the nodes that have gone, and check those that are new."""
+        import ray
+
+        before, self.nodes = self.nodes, {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        if self.here not in self.nodes:
+            raise ray.exceptions.LocalRayletDiedError
+        new = [node for name, node in self.nodes.items() if name not in before and self._takes_tasks(node)]
+        if new:
+            self.check(new)
+        return [
+            f"node {before[lost]['NodeName']} is lost; what ran there is done again"
+            for lost in before.keys() - self.nodes.keys()
+        ]
 
     def settle(self, reference: Any) -> str:
         """Take note of a task's end, and begin what follows it."""
@@ -362,7 +377,7 @@ class _Sweep:
 
         begun = ray.get(self.board.read.remote()) if self.pending else {}
         numbers = {number for number, _ in self.pending.values()}
-        running = sum(number in numbers and node in self.alive for number, node in begun.items())
+        running = sum(number in numbers and node in self.nodes for number, node in begun.items())
         self.send.send(Standing(self.done, running, len(self.failures), self.total, news))
 
     def check(self, nodes: Sequence[dict[str, Any]]) -> None:
@@ -370,41 +385,39 @@ class _Sweep:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        bases = [Path(recipe.base) for recipes in self.groups for recipe in recipes]
-        folders = [base for base in dict.fromkeys(bases) if base.is_absolute()]
-        found = {}
+        own = [Path(recipe.base) for recipes in self.groups for recipe in recipes]
+        folders = [base for base in dict.fromkeys(own) if base.is_absolute()]
+        look = ray.remote(num_cpus=0, max_retries=0)(_look)
         with _tokens([self.folder, _cache()]) as tokens:
-            look = ray.remote(num_cpus=0, max_retries=0)(_look)
-            looks = {
-                node["NodeName"]: look.options(
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                ).remote(tokens, folders)
-                for node in nodes
-            }
-            for name, reference in looks.items():
+            looks = []
+            for node in nodes:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                looks.append(look.options(scheduling_strategy=there).remote(tokens, folders))
+            for node, reference in zip(nodes, looks, strict=True):
+                name = node["NodeName"]
                 try:
-                    missing, found[name] = ray.get(reference, timeout=PATIENCE)
-                except ray.exceptions.RayTaskError as error:
-                    reason = str(error).strip().splitlines()[-1]
+                    missing, packages = ray.get(reference, timeout=PATIENCE)
+                except ray.exceptions.RayError as error:
                     raise ClusterError(
-                        f"Node {name} cannot run midalign {__version__}: {reason}. Install the same on all "
-                        f"nodes, for the Python that runs `ray start`"
+                        f"Node {name} cannot run midalign {__version__}: {str(error).strip().splitlines()[-1]} "
+                        f"Install the same on all nodes, for the Python that runs `ray start`"
                     ) from None
-                if missing:
-                    raise ClusterError(
-                        f"Node {name} does not see {', '.join(map(str, missing))}. Output, cache and base "
-                        f"must be on storage that all nodes see under the same path: output=FOLDER, "
-                        f"base=FOLDER, export MIDALIGN_CACHE=FOLDER"
-                    )
-        first = next(iter(found))
-        for name, packages in found.items():
-            theirs = {**found[first], "midalign": __version__}
-            differ = [key for key in theirs | packages if theirs.get(key) != packages.get(key)]
-            if differ:
-                versions = ", ".join(f"{k} {packages.get(k)} and not {theirs.get(k)}" for k in differ)
-                raise ClusterError(
-                    f"Node {name} has {versions}: scores would not compare. Install the same on all"
-                )
+                self._fits(name, missing, packages)
+
+    def _fits(self, name: str, missing: Sequence[Path], packages: dict[str, str]) -> None:
+        if missing:
+            raise ClusterError(
+                f"Node {name} does not see {', '.join(map(str, missing))}. Output, cache and base must be on "
+                f"storage that all nodes see under the same path: output=FOLDER, base=FOLDER, "
+                f"export MIDALIGN_CACHE=FOLDER"
+            )
+        self.packages = self.packages or {**packages, "midalign": __version__}
+        differ = [key for key in self.packages | packages if self.packages.get(key) != packages.get(key)]
+        if differ:
+            versions = ", ".join(f"{key} {packages.get(key)}, not {self.packages.get(key)}" for key in differ)
+            raise ClusterError(
+                f"Node {name} has {versions}: scores would not compare. Install the same on all nodes"
+            )
 
     def _failure(self) -> Exception:
         """One for all tasks that failed, in the words of a local run where they failed alike."""

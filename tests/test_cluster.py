@@ -1,6 +1,7 @@
-"""Sweeps on a Ray cluster, through the front door: nodes that die, a cluster that goes, errors that travel."""
+"""Sweeps on a Ray cluster, through the front door: a node dies, the cluster goes, errors travel."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -59,17 +60,25 @@ def kill(pids: list[int]) -> None:
             continue
 
 
-def trains(node: object) -> list[str]:
-    """Names of the adapters that a node's workers train at the moment: Ray gives a process its task's name."""
+def trains(node: object, folder: Path) -> list[Path]:
+    """Adapters that a node's workers train at the moment: Ray gives a process the name of its task."""
     titles = []
     for pid in processes(node):
         try:
             titles.append(Path(f"/proc/{pid}/cmdline").read_text().strip("\0 "))
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return [
-        title.removeprefix("ray::").removesuffix(" trains") for title in titles if title.endswith(" trains")
-    ]
+    names = [re.fullmatch(r"ray::(g(?:-aligned=..)?)-(.*-seed1) trains", title) for title in titles]
+    return [folder / found[1] / "adapters" / found[2] for found in names if found]
+
+
+def checkpoints(adapter: Path) -> list[Path]:
+    return list(adapter.with_name(f".{adapter.name}.training").glob("checkpoint-*/trainer_state.json"))
+
+
+def manifests(folder: Path) -> dict[Path, int]:
+    """Of finished adapters, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/adapters/[!.]*/midalign.json")}
 
 
 @contextmanager
@@ -128,7 +137,7 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen) -> object:
 def scores(folder: Path) -> dict[str, dict]:
     """Records by file, without when and how long."""
     found = {}
-    for path in folder.glob("*.json"):
+    for path in (folder / "results").glob("*.json"):
         entry = record.read(path).model_dump(exclude={"created": True, "seconds": True})
         for task in entry["tasks"].values():
             del task["seconds"]
@@ -145,40 +154,99 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
-    grid = "{aligned: [[de], [tr]]}"
     more = ["updates=60", "save_every=2"]
+    grid = "{aligned: [[de], [tr]]}"
     remote, local = tmp_path / "remote", tmp_path / "local"
     with cluster_of(1, 1) as cluster:
         command = sweep(grid, tmp_path, *more, f"output={remote}", "--ray", cluster.address)
-        workers = cluster.worker_nodes
 
-        def one_finished_and_one_under_way() -> tuple[object, str] | None:
-            for node in workers:
-                for name in trains(node):
-                    recipe, _, adapter = name.partition("-aligned-")
-                    recipe, adapter = (recipe, f"aligned-{adapter}") if adapter else (name[:-15], name[-14:])
-                    work = remote / recipe / "adapters" / f".{adapter}.training"
-                    if list(remote.glob("*/adapters/*-seed1")) and list(
-                        work.glob("checkpoint-*/trainer_state.json")
-                    ):
-                        return node, f"{recipe}/adapters/{adapter}"
-            return None
+        def one_is_finished_and_one_under_way() -> tuple[object, Path] | None:
+            if not manifests(remote):
+                return None
+            under_way = [(node, adapter) for node in cluster.worker_nodes for adapter in trains(node, remote)]
+            return next((found for found in under_way if checkpoints(found[1])), None)
 
         with begun(command) as process:
-            node, lost = wait_for(one_finished_and_one_under_way, process)
+            node, lost = wait_for(one_is_finished_and_one_under_way, process)
             kill(processes(node))
-            kept = {path: path.stat().st_mtime_ns for path in remote.glob("*/adapters/*-seed1/midalign.json")}
-            assert 0 < len(kept) < 3
+            kept = manifests(remote)
+            assert lost not in {path.parent for path in kept}
             _, said = process.communicate(timeout=600)
         assert process.returncode == 0, said
-        assert "is lost; what ran there is done again" in said
-        assert {path: path.stat().st_mtime_ns for path in kept} == kept
-        assert not (remote / lost / "midalign.json") in kept
+    assert "is lost; what ran there is done again" in said
+    assert len(manifests(remote)) == 3
+    assert kept.items() <= manifests(remote).items()
 
     subprocess.run(sweep(grid, tmp_path, *more, f"output={local}"), check=True, capture_output=True)
-    assert len(weights(local)) == 3
     assert weights(remote) == weights(local)
-    assert len(scores(local / "results")) == 4
-    assert scores(remote / "results") == scores(local / "results")
+    assert len(scores(local)) == 4
+    assert scores(remote) == scores(local)
     assert (remote / "results.csv").read_bytes() == (local / "results.csv").read_bytes()
-    assert sorted(p.name for p in remote.iterdir()) == sorted([*(p.name for p in local.iterdir()), "ray.log"])
+    assert sorted(p.name for p in remote.iterdir()) == sorted(["ray.log", *(p.name for p in local.iterdir())])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
+    with cluster_of(2) as cluster:
+        out = tmp_path / "wrong"
+        command = sweep(
+            "{align.layer: [40]}", tmp_path, "updates=2", f"output={out}", "--ray", cluster.address
+        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        message = done.stderr[done.stderr.index("midalign: ") :]
+        assert message.startswith("midalign: recipe g: align.layer: ")
+        assert message.count("\n") == 1
+        # The others went on.
+        assert [path.parent.name for path in manifests(out)] == ["baseline-seed1"]
+
+        long = ["updates=5000", f"output={tmp_path / 'long'}", "--ray", cluster.address]
+        command = sweep("{align.weight: [0.5]}", tmp_path, *long)
+        with begun(command) as process:
+            (node,) = cluster.worker_nodes
+            (adapter, *_) = wait_for(lambda: trains(node, tmp_path / "long"), process)
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert "midalign: interrupted; what was finished is kept" in said
+            assert "Traceback" not in said
+            ended = time.monotonic() + 60
+            while trains(node, tmp_path / "long"):
+                assert time.monotonic() < ended, f"{adapter} trains on"
+                time.sleep(0.1)
+
+        with begun(command) as process:
+            wait_for(lambda: trains(node, tmp_path / "long"), process)
+            kill([pid for one in cluster.list_all_nodes() for pid in processes(one)])
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 1
+            assert f"midalign: The Ray cluster at {cluster.address} went away. What is finished stays" in said
+            assert "give the same command again" in said
+            assert "Traceback" not in said
+
+
+def test_where_nothing_answers_it_says_so_at_once(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    message = refused(sweep("{align.layer: [1]}", tmp_path, f"output={tmp_path / 'out'}", "--ray", address))
+    assert message.startswith(f"midalign: Nothing answers at {address} (")
+    assert "ray start --head" in message
+    message = refused(sweep("{align.layer: [1]}", tmp_path, f"output={tmp_path / 'out'}", "--ray", "cluster"))
+    assert message.startswith("midalign: --ray cluster: expected HOST:PORT")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_it_says_what_to_install(tmp_path):
+    arguments = sweep("{align.layer: [1]}", tmp_path, f"output={tmp_path / 'out'}", "--ray", "auto")[2:]
+    hidden = f"import sys; sys.modules['ray'] = None; sys.argv[:] = {arguments}"
+    hidden += "; from midalign.cli import main; main()"
+    assert 'not installed: pip install "midalign[ray]"' in refused([sys.executable, "-c", hidden])
+
+
+def refused(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr[done.stderr.index("midalign: ") :]
