@@ -144,6 +144,8 @@ def _drive(send: Connection, address: str, groups: list[list[Recipe]], folder: P
         send.send(None)
     except BrokenPipeError:
         return  # nobody is there to see it
+    except ConnectionError:  # of Ray, from outside of the cluster
+        send.send(_gone(address, folder))
     except (MidalignError, OSError) as error:
         send.send(error)
     except Exception as error:
@@ -268,7 +270,7 @@ class _Sweep:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(self.here, soft=True),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self.here, soft=False),
         )(_Board).remote()
         # A fresh process each: one that has trained keeps memory for every batch shape it has seen.
         self.begin = ray.remote(num_cpus=1, num_gpus=self.gpus, max_calls=1, max_retries=TRIES_AGAIN)(_begin)
@@ -398,8 +400,9 @@ class _Sweep:
                 try:
                     missing, packages = ray.get(reference, timeout=PATIENCE)
                 except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[-1]
                     raise ClusterError(
-                        f"Node {name} cannot run midalign {__version__}: {str(error).strip().splitlines()[-1]} "
+                        f"Node {name} cannot run midalign {__version__}: {reason} "
                         f"Install the same on all nodes, for the Python that runs `ray start`"
                     ) from None
                 self._fits(name, missing, packages)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from midalign import record
+from midalign import cluster, record
+from midalign.errors import ClusterError
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -89,14 +90,14 @@ def cluster_of(*cpus: int) -> Iterator[object]:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         head = {**NODE, "num_cpus": 0, "temp_dir": folder}
-        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        nodes = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         try:
             for count in cpus:
-                cluster.add_node(num_cpus=count, **NODE)
-            yield cluster
+                nodes.add_node(num_cpus=count, **NODE)
+            yield nodes
         finally:
-            left = [pid for node in cluster.list_all_nodes() for pid in processes(node)]
-            cluster.shutdown()
+            left = [pid for node in nodes.list_all_nodes() for pid in processes(node)]
+            nodes.shutdown()
             kill(left)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -157,13 +158,13 @@ def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
     more = ["updates=60", "save_every=2"]
     grid = "{aligned: [[de], [tr]]}"
     remote, local = tmp_path / "remote", tmp_path / "local"
-    with cluster_of(1, 1) as cluster:
-        command = sweep(grid, tmp_path, *more, f"output={remote}", "--ray", cluster.address)
+    with cluster_of(1, 1) as nodes:
+        command = sweep(grid, tmp_path, *more, f"output={remote}", "--ray", nodes.address)
 
         def one_is_finished_and_one_under_way() -> tuple[object, Path] | None:
             if not manifests(remote):
                 return None
-            under_way = [(node, adapter) for node in cluster.worker_nodes for adapter in trains(node, remote)]
+            under_way = [(node, adapter) for node in nodes.worker_nodes for adapter in trains(node, remote)]
             return next((found for found in under_way if checkpoints(found[1])), None)
 
         with begun(command) as process:
@@ -188,11 +189,9 @@ def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
-    with cluster_of(2) as cluster:
+    with cluster_of(2) as nodes:
         out = tmp_path / "wrong"
-        command = sweep(
-            "{align.layer: [40]}", tmp_path, "updates=2", f"output={out}", "--ray", cluster.address
-        )
+        command = sweep("{align.layer: [40]}", tmp_path, "updates=2", f"output={out}", "--ray", nodes.address)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         message = done.stderr[done.stderr.index("midalign: ") :]
@@ -201,10 +200,10 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
         # The others went on.
         assert [path.parent.name for path in manifests(out)] == ["baseline-seed1"]
 
-        long = ["updates=5000", f"output={tmp_path / 'long'}", "--ray", cluster.address]
+        long = ["updates=5000", f"output={tmp_path / 'long'}", "--ray", nodes.address]
         command = sweep("{align.weight: [0.5]}", tmp_path, *long)
         with begun(command) as process:
-            (node,) = cluster.worker_nodes
+            (node,) = nodes.worker_nodes
             (adapter, *_) = wait_for(lambda: trains(node, tmp_path / "long"), process)
             os.killpg(process.pid, signal.SIGINT)
             _, said = process.communicate(timeout=60)
@@ -218,10 +217,10 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
 
         with begun(command) as process:
             wait_for(lambda: trains(node, tmp_path / "long"), process)
-            kill([pid for one in cluster.list_all_nodes() for pid in processes(one)])
+            kill([pid for one in nodes.list_all_nodes() for pid in processes(one)])
             _, said = process.communicate(timeout=120)
             assert process.returncode == 1
-            assert f"midalign: The Ray cluster at {cluster.address} went away. What is finished stays" in said
+            assert f"midalign: The Ray cluster at {nodes.address} went away. What is finished stays" in said
             assert "give the same command again" in said
             assert "Traceback" not in said
 
@@ -243,6 +242,21 @@ def test_without_ray_it_says_what_to_install(tmp_path):
     hidden = f"import sys; sys.modules['ray'] = None; sys.argv[:] = {arguments}"
     hidden += "; from midalign.cli import main; main()"
     assert 'not installed: pip install "midalign[ray]"' in refused([sys.executable, "-c", hidden])
+
+
+def test_a_node_that_sees_or_has_something_else_is_named(tmp_path):
+    """One machine has no two views of its disk: what a node looks at, and what is said of it."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "token").touch()
+    tokens = [tmp_path / "shared" / "token", tmp_path / "alone" / "token"]
+    missing, packages = cluster._look(tokens, [tmp_path / "base"])
+    nodes = cluster._Sweep(None, [], tmp_path)
+    with pytest.raises(ClusterError, match=r"Node one does not see \S+/alone, \S+/base\. .* output=FOLDER"):
+        nodes._fits("one", missing, packages)
+    nodes._fits("one", [], packages)
+    nodes._fits("two", [], packages)
+    with pytest.raises(ClusterError, match=r"Node three has torch 1\.0, not \d.* would not compare"):
+        nodes._fits("three", [], packages | {"torch": "1.0"})
 
 
 def refused(command: list[str]) -> str:
