@@ -2,4 +2,5 @@
 
 from midalign.cli import main
 
-main()
+if __name__ == "__main__":  # a sweep's process for Ray imports this too
+    main()

@@ -40,6 +40,10 @@ class EngineError(MidalignError):
     """An inference engine that is not installed or does not run here."""
 
 
+class ClusterError(MidalignError):
+    """A Ray cluster that does not answer, does not fit, or went away."""
+
+
 class RecordError(MidalignError):
     """A run record that does not validate or does not fit the others."""
 

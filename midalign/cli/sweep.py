@@ -1,13 +1,17 @@
 """`midalign sweep`"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from midalign.cluster import Report, Standing
     from midalign.sweep import Result
     from midalign.train.recipe import Recipe
 
@@ -17,6 +21,10 @@ def sweep(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to all recipes, such as seeds=[1,2]."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto."),
     ] = None,
 ) -> None:
     """Train and score many forms of a recipe on dev, and show them side by side. A killed sweep goes on."""
@@ -35,7 +43,13 @@ def sweep(
     console.print(
         f"{len(points)} points, {sum(1 for r in recipes for _ in run.runs(r))} adapters to {folder}"
     )
-    for _, alike in groupby(recipes, key=_scored_alike):
+    groups = [list(alike) for _, alike in groupby(recipes, key=_scored_alike)]
+    if ray is not None:
+        from midalign import cluster
+
+        with _tasks_bar(console) as report:
+            cluster.sweep(ray, groups, folder, report)
+    for alike in groups if ray is None else ():
         adapters = []
         for recipe in alike:
             with training.training_bars(console) as report:
@@ -47,6 +61,25 @@ def sweep(
         screen.print(_table(group, [one for one in found if one.group == group]))
     for path in sweeping.write(found, folder):
         print(path)
+
+
+@contextmanager
+def _tasks_bar(console: "Console") -> "Iterator[Report]":
+    """A bar over the tasks of a cluster, and a line for each that has ended."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("connecting", total=None)
+
+        def report(now: "Standing") -> None:
+            counts = f"{now.done} of {now.total} done, {now.running} running, {now.failed} failed"
+            bars.update(bar, completed=now.done, total=now.total or None, description=counts)
+            for line in now.news:
+                said = line if console.is_terminal else f"{line}  ({counts})"
+                console.print(said, soft_wrap=True, highlight=False, markup=False)
+
+        yield report
 
 
 def _scored_alike(recipe: "Recipe") -> tuple[object, ...]:

@@ -112,7 +112,18 @@ def evaluate(settings: Settings, report: Report) -> list[Path]:
         return _evaluate_all(settings, report)
 
 
-def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
+def answer_ahead(settings: Settings, report: Report) -> None:
+    """Put all languages of the adapters alone, or without adapters of the base, into `output/.partial`.
+
+    For an evaluation of more models than these, which finds them there: it measures retrieval, at layers that
+    depend on all its models, and writes the records. Several processes may do this at once for different
+    models. Raises as `evaluate` does.
+    """
+    with _quiet():
+        _evaluate_all(settings, report, ahead=True)
+
+
+def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> list[Path]:
     names = harness.expand(settings.tasks)
     if settings.comet is not None:  # whatever is wrong there is said before hours of generation
         comet.directions(settings.tasks, warn=True)
@@ -135,8 +146,13 @@ def _evaluate_all(settings: Settings, report: Report) -> list[Path]:
         _prove_constraints_compile(tasks)
     # One shard measures retrieval, and of all languages: it takes few sentences of each.
     measured = names if settings.shard is None or settings.shard[0] == 1 else []
+    if ahead:
+        measured = []
+        unfinished = [model for model in unfinished if model.folder is not None or not settings.adapters]
     if unfinished:
         _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
+    if ahead:
+        return []
     parts = {model.name: _parts(model, stores[model.name], list(tasks)) for model in unfinished}
     if settings.comet is not None:
         _free_memory()

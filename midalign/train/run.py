@@ -75,7 +75,7 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     join()
     check_roles(recipe)
     bases.resolve(recipe.base)
-    wanted = [run for run in runs(recipe, arms) if not _finished(run[2], recipe)]
+    wanted = [run for run in runs(recipe, arms) if not finished(run[2], recipe)]
     found = overlaps(recipe, {arm for arm, _, _ in wanted})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
@@ -114,7 +114,8 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
     return found
 
 
-def _finished(folder: Path, recipe: Recipe) -> bool:
+def finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether the folder holds an adapter of this recipe; raises RecipeError where it is of another."""
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         return False
