@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    grid: Annotated[str, typer.Argument(help="A sweep of the package (layer, languages) or a YAML file.")],
+    grid: Annotated[str, typer.Argument(help="A sweep of the package (layer, pairs, ...) or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to all recipes, such as seeds=[1,2]."),
@@ -27,6 +27,7 @@ def sweep(
 
     from midalign import sweep as sweeping
     from midalign.train import run
+    from midalign.train.stream import check_roles
 
     points = sweeping.plan(sweeping.read(grid), overrides or [])
     recipes = sweeping.recipes_of(points)
@@ -35,11 +36,14 @@ def sweep(
     console.print(
         f"{len(points)} points, {sum(1 for r in recipes for _ in run.runs(r))} adapters to {folder}"
     )
+    for recipe in recipes:
+        check_roles(recipe)  # before the first of them has trained for hours
     for _, alike in groupby(recipes, key=_scored_alike):
         adapters = []
         for recipe in alike:
             with training.training_bars(console) as report:
-                adapters += run.train(recipe, report)
+                run.train(recipe, report)
+            adapters += sweeping.adapters(recipe, points)
         training.evaluate(recipe.model_copy(update={"output": folder}), adapters)
     found = sweeping.results(points, folder / "results")
     screen = Console(highlight=False)
