@@ -1,7 +1,7 @@
 """What a sweep of six runs costs beyond its runs' own training and evaluation.
 
 usage: python scripts/benchmarks/sweep.py [UPDATES] [ITEMS]
-       default: 20 updates a run and 10 items a language, on the bundled base
+       default: 40 small updates a run and 10 items in each of two languages, on the bundled base
 
 In turn: `midalign sweep` over five layers, which is six adapters with the baseline; the same six by
 `midalign train --arm ARM evaluate=false` and one `midalign eval`; the sweep once more, where all is finished.
@@ -28,6 +28,8 @@ from midalign.train import run  # noqa: E402
 from midalign.train.recipe import Recipe  # noqa: E402
 
 GRID = "name: cost\nrecipe: mini\ngrid: {align.layer: [0.2, 0.4, middle, 0.7, 0.9]}\n"
+LANGUAGES = ("en", "de")
+SMALL = ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=2", "seeds=[1]"]
 LIMIT = 1.05
 """What the whole may take of its parts."""
 
@@ -69,7 +71,8 @@ def apart(recipe: Recipe, changes: list[str], folder: Path) -> tuple[list[Second
         timed(cache, "train", "mini", *given, "evaluate=false", "--arm", arm)
         for arm, _, _ in run.runs(recipe)
     ]
-    words = ["--base", recipe.base, "--tasks", recipe.task, "--split", "validation"]
+    tasks = [f"{recipe.task}_{code}" for code in LANGUAGES]
+    words = ["--base", recipe.base, "--tasks", ",".join(tasks), "--split", "validation"]
     words += ["--limit", str(recipe.evaluation.limit), "--output", str(folder / "results")]
     for adapter in sorted((folder / "adapters").iterdir()):
         words += ["--adapter", str(adapter)]
@@ -81,9 +84,10 @@ def own_seconds(adapters: Path) -> float:
     return sum(json.loads(file.read_text("utf-8"))["seconds"] for file in adapters.glob("*/midalign.json"))
 
 
-def main(updates: int = 20, items: int = 10) -> None:
+def main(updates: int = 40, items: int = 10) -> None:
     """Measure and print."""
-    changes = [f"updates={updates}", f"evaluation.limit={items}", "seeds=[1]"]
+    changes = [*SMALL, f"updates={updates}", f"evaluation.limit={items}"]
+    changes += [f"evaluation.languages=[{', '.join(LANGUAGES)}]"]
     print(f"six runs of {updates} updates, {items} items a language", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
