@@ -16,16 +16,18 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from midalign import __version__, adapter, bases, record
+from midalign import sweep as sweeping
 from midalign.data import cache
 from midalign.errors import ClusterError, MidalignError
 from midalign.evaluate import run as evaluation
+from midalign.sweep import Point
 from midalign.train import run as training
 from midalign.train.recipe import Recipe
 
@@ -56,13 +58,15 @@ class Standing:
 Report = Callable[[Standing], None]
 
 
-def sweep(address: str, alike: Sequence[Sequence[Recipe]], folder: Path, report: Report) -> None:
+def sweep(
+    address: str, alike: Sequence[Sequence[Recipe]], points: Sequence[Point], folder: Path, report: Report
+) -> None:
     """Train all arms and seeds of the recipes and write records to `folder/results`, as a local sweep does.
 
     Args:
         address: host:port as `ray start --head` prints it, on a node of the cluster; ray://host:port
             elsewhere; `auto` for the cluster that this machine is a node of.
-        alike: recipes by what one evaluation has for all its adapters.
+        alike: recipes of the points, by what one evaluation has for all its adapters.
 
     A task that fails leaves the others running. Raises what it raised once they are finished, and
     ClusterError where Ray is missing, nothing answers, a node does not see what this machine sees, or the
@@ -74,9 +78,10 @@ def sweep(address: str, alike: Sequence[Sequence[Recipe]], folder: Path, report:
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     groups = [[_absolute(recipe) for recipe in recipes] for recipes in alike]
+    points = [replace(p, recipe=_absolute(p.recipe), against=_absolute(p.against)) for p in points]
     processes = multiprocessing.get_context("spawn")
     receive, send = processes.Pipe(duplex=False)
-    driver = processes.Process(target=_drive, args=(send, address, groups, folder), daemon=True)
+    driver = processes.Process(target=_drive, args=(send, address, groups, points, folder), daemon=True)
     driver.start()
     send.close()
     try:
@@ -132,7 +137,9 @@ def _absolute(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"output": recipe.output.absolute(), "base": base})
 
 
-def _drive(send: Connection, address: str, groups: list[list[Recipe]], folder: Path) -> None:
+def _drive(
+    send: Connection, address: str, groups: list[list[Recipe]], points: list[Point], folder: Path
+) -> None:
     """The driver's process: a Standing every second, in the end None or an exception."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that shows the sweep ends this one
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -140,7 +147,7 @@ def _drive(send: Connection, address: str, groups: list[list[Recipe]], folder: P
     os.dup2(log, sys.stderr.fileno())
     try:
         with _connected(address):
-            _Sweep(send, groups, folder).run()
+            _Sweep(send, groups, points, folder).run()
         send.send(None)
     except BrokenPipeError:
         return  # nobody is there to see it
@@ -201,8 +208,10 @@ def _answer(settings: evaluation.Settings) -> None:
     evaluation.answer_ahead(settings, lambda _: None)
 
 
-def _evaluate(settings: evaluation.Settings) -> None:
-    evaluation.evaluate(settings, lambda _: None)
+def _evaluate(recipes: Sequence[Recipe], points: Sequence[Point], results: Path) -> None:
+    """Merged points, whose parents are all there now, are answered for here: they are few."""
+    adapters = [folder for recipe in recipes for folder in sweeping.adapters(recipe, points)]
+    evaluation.evaluate(_settings(recipes[0], adapters, results), lambda _: None)
 
 
 def _begin(
@@ -243,6 +252,7 @@ class _Sweep:
 
     send: Connection
     groups: Sequence[Sequence[Recipe]]
+    points: Sequence[Point]
     folder: Path
     pending: dict[Any, tuple[int, _Task]] = field(default_factory=dict)
     """Tasks by what Ray gives for them, numbered."""
@@ -300,21 +310,20 @@ class _Sweep:
         results = self.folder / "results"
         first, last = [], []
         for recipes in self.groups:
-            adapters = []
             for recipe in recipes:
                 for arm, seed, folder in training.runs(recipe):
-                    adapters.append(folder)
                     name = f"{recipe.name}-{arm}-seed{seed}"
                     answer = _Task(f"{name} answers", _answer, (_settings(recipe, [folder], results),))
                     if not training.finished(folder, recipe):
-                        first.append(_Task(f"{name} trains", _train, (recipe, arm, seed), answer))
-                    elif not _has_record(name, results):
+                        then = answer if arm != sweeping.ALONE else None
+                        first.append(_Task(f"{name} trains", _train, (recipe, arm, seed), then))
+                    elif arm != sweeping.ALONE and not _has_record(name, results):
                         first.append(answer)
             recipe = recipes[0]
-            if not _has_record(recipe.base_name, results):
+            if recipe.evaluation.base and not _has_record(recipe.base_name, results):
                 settings = _settings(recipe, [], results)
                 first.append(_Task(f"{recipe.base_name} answers", _answer, (settings,)))
-            last.append(_Task("records", _evaluate, (_settings(recipe, adapters, results),)))
+            last.append(_Task("records", _evaluate, (recipes, self.points, results)))
         return first, last
 
     def submit(self, task: _Task) -> None:
@@ -459,6 +468,7 @@ def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> evalua
         tasks=tuple(tasks),
         output=results,
         adapters=tuple(adapters),
+        adapters_only=bool(adapters) and not asked.base,
         engine=asked.engine,
         split=asked.split,
         limit=asked.limit,

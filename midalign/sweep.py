@@ -1,31 +1,43 @@
 """Many forms of one experiment, trained, scored on the dev split and put side by side.
 
 What a point changes under `align` is an arm of one recipe, whatever else it changes is a recipe of its own. A
-baseline is trained once for all recipes whose task side is the same, the languages' roles apart.
+baseline is trained once for all recipes whose task side is the same, the languages' roles apart. A merged
+point is the baseline with an adapter of alignment alone added to it.
 """
 
 import csv
 import io
 import itertools
 import json
+import shutil
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from midalign import adapter
 from midalign.errors import RecipeError, RecordError, nearest
 from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
 from midalign.leaderboard.load import Run, load
 from midalign.leaderboard.sections import ROLES, Row, Section
+from midalign.merge import Weights, file_name, merge
 from midalign.record import write_atomically
 from midalign.train import recipe as recipes
+from midalign.train import run as training
 from midalign.train.recipe import Recipe
 
 BASELINE = "baseline"
+ALIGNED = "aligned"
+"""The arm that changes nothing of the recipe's alignment."""
+ALONE = "alone"
+"""The arm of alignment alone, which is scored as merged into the baseline."""
+WIDTH = 36
+"""Characters of a point's label in one line of the plot."""
 
 
 class Grid(BaseModel):
@@ -42,6 +54,8 @@ class Grid(BaseModel):
     """Values of recipe keys: a point for each combination."""
     points: list[dict[str, Any]] = []
     """Further points, each the keys that it changes."""
+    merged: list[Annotated[float, Field(gt=0)]] = []
+    """How much of an adapter of alignment alone is added to the baseline of its seed: a point for each."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,13 @@ class Point:
     recipe: Recipe
     arm: str
     against: Recipe
+    weights: Weights | None = None
+    """Of the baseline and the arm, where the point is both merged."""
+
+    @property
+    def scored(self) -> tuple[str, str]:
+        """Recipe and arm that its records name."""
+        return (self.against.name, f"merged {self.weights}") if self.weights else (self.recipe.name, self.arm)
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,7 @@ def read(name: str) -> Grid:
 def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
     """The points, in order; raises RecipeError for what their recipes cannot be."""
     changes = [*_combinations(grid.grid), *grid.points]
-    if not changes:
+    if not changes and not grid.merged:
         raise RecipeError(
             f"sweep {grid.name} has no points: give it a grid, such as grid: {{align.layer: [2, 4]}}"
         )
@@ -107,7 +128,10 @@ def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
         name = "-".join([grid.name, *([_label(own)] if own else [])])
         outside[name] = own
         arm = {key.removeprefix("align."): v for key, v in change.items() if key not in own}
-        by_recipe.setdefault(name, {})[_label(arm) or "aligned"] = arm
+        by_recipe.setdefault(name, {})[_label(arm) or ALIGNED] = arm
+    if grid.merged:
+        outside[grid.name] = {}
+        by_recipe.setdefault(grid.name, {})[ALONE] = {"task": False}
     points: list[Point] = []
     baselines: dict[str, Recipe] = {}
     for name, arms in by_recipe.items():
@@ -115,9 +139,12 @@ def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
         against = baselines.setdefault(_task_side(found), found)
         if against is not found:
             found = found.model_copy(update={"arms": arms})
-        for one in arms:
-            parts = [_label(outside[name]), one if len(arms) > 1 else ""]
+        for one in (arm for arm in arms if arm != ALONE):
+            parts = [_label(outside[name]), one if len(arms) > 1 and one != ALIGNED else ""]
             points.append(Point(", ".join(part for part in parts if part) or one, found, one, against))
+        if ALONE in arms:
+            mixes = ((f"merged={weight:g}", Weights((1.0, weight))) for weight in grid.merged)
+            points += [Point(label, found, ALONE, against, weights) for label, weights in mixes]
     return points
 
 
@@ -149,6 +176,11 @@ def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequenc
         raise RecipeError(
             f"sweep {grid.name}: evaluate: false leaves nothing to compare; train alone with midalign-train"
         )
+    if loaded.lora is None:
+        raise RecipeError(
+            f"sweep {grid.name}: lora: null trains whole models, and a sweep scores adapters of one base "
+            f"together. Train them with midalign-train and score each with midalign eval --base FOLDER"
+        )
     return loaded.model_copy(update={"output": loaded.output / name})
 
 
@@ -161,6 +193,31 @@ def _task_side(recipe: Recipe) -> str:
 def recipes_of(points: Sequence[Point]) -> list[Recipe]:
     """Each once, in order."""
     return list({point.recipe.name: point.recipe for point in points}.values())
+
+
+def adapters(recipe: Recipe, points: Sequence[Point]) -> list[Path]:
+    """What of a trained recipe is scored; merges for its merged points what has not been merged yet."""
+    trained = [folder for arm, _, folder in training.runs(recipe) if arm != ALONE]
+    merged = [point for point in points if point.recipe.name == recipe.name and point.weights]
+    return [*trained, *(_merged(point, seed) for point in merged for seed in recipe.seeds)]
+
+
+def _merged(point: Point, seed: int) -> Path:
+    """The point's adapter of a seed, made anew where its parents are others than when it was made."""
+    assert point.weights is not None
+    folders = {
+        (arm, seed): folder
+        for one in (point.against, point.recipe)
+        for arm, seed, folder in training.runs(one)
+    }
+    parents = [folders[BASELINE, seed], folders[ALONE, seed]]
+    folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
+    manifest = adapter.read_manifest(folder)
+    known = [parent.digest for parent in manifest.parents or ()] if manifest else []
+    if known != [adapter.digest(parent) for parent in parents]:
+        shutil.rmtree(folder, ignore_errors=True)
+        merge(parents, point.weights, folder)
+    return folder
 
 
 def results(points: Sequence[Point], folder: Path) -> list[Result]:
@@ -180,13 +237,13 @@ def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Itera
         if run.record.recipe
     }
 
-    def scored(recipe: Recipe, arm: str, seed: int) -> Scores:
-        if (recipe.name, arm, seed) not in known:
+    def scored(recipe: str, arm: str, seed: int) -> Scores:
+        if (recipe, arm, seed) not in known:
             raise RecordError(
-                f"No record of {group} for arm {arm} of {recipe.name}, seed {seed}: "
+                f"No record of {group} for arm {arm} of {recipe}, seed {seed}: "
                 f"give the same sweep once more, what is finished stays"
             )
-        return known[recipe.name, arm, seed]
+        return known[recipe, arm, seed]
 
     for point in points:
         roles = {"supervised": point.recipe.supervised, "aligned": point.recipe.aligned}
@@ -198,7 +255,7 @@ def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Itera
         }
         places = {role: of for role, of in places.items() if of}
         pairs = [
-            (scored(point.recipe, point.arm, seed), scored(point.against, BASELINE, seed))
+            (scored(*point.scored, seed), scored(point.against.name, BASELINE, seed))
             for seed in point.recipe.seeds
         ]
         changes = [Scores(own.points - base.points, own.draws - base.draws) for own, base in pairs]
@@ -237,7 +294,7 @@ def write(found: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _plot(found: Sequence[Result]) -> bytes:
-    """Changes by role over the points, with their intervals."""
+    """A row for each point: changes by role, with their intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -246,27 +303,38 @@ def _plot(found: Sequence[Result]) -> bytes:
     from midalign.leaderboard.plots import COLOURS, GREY, SHAPES
 
     with plt.style.context("default"), plt.rc_context({"font.size": 9}):
-        figure, axes = plt.subplots(figsize=(max(5, 1.1 * len(found) + 2), 3.6), layout="constrained")
-        axes.axhline(0, color=GREY, linewidth=0.8)
+        figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(found) + 1.6), layout="constrained")
+        axes.axvline(0, color=GREY, linewidth=0.8)
         for number, role in enumerate(role for role in ROLES if role in found[0].change):
             changes = [one.change[role] for one in found]
             estimates = [(100 * one.value, 100 * one.low, 100 * one.high) for one in changes]
-            places = [place + 0.12 * (number - 1) for place in range(len(found))]
             axes.errorbar(
-                places,
                 [value for value, _, _ in estimates],
-                yerr=[[v - low for v, low, _ in estimates], [high - v for v, _, high in estimates]],
+                [place + 0.2 * (number - 1) for place in range(len(found))],
+                xerr=[[v - low for v, low, _ in estimates], [high - v for v, _, high in estimates]],
                 fmt=SHAPES[number],
                 color=COLOURS[number],
                 markersize=5,
                 capsize=2,
                 label=role,
             )
-        axes.set_xticks(range(len(found)), [one.label for one in found], rotation=20, ha="right")
-        axes.set_ylabel("minus baseline, points\n95% paired interval over items")
-        axes.set_title(f"{found[0].group}, seeds {', '.join(map(str, found[0].seeds))}", fontsize=10)
-        axes.legend(frameon=False, ncols=3)
+        axes.set_yticks(range(len(found)), [_in_lines(one.label) for one in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_xlabel("minus baseline, points; 95% paired interval over items")
+        axes.set_title(f"{found[0].group}, {said(found[0].seeds)}", fontsize=10)
+        figure.legend(loc="outside lower center", frameon=False, ncols=3)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
         plt.close(figure)
     return buffer.getvalue()
+
+
+def _in_lines(label: str) -> str:
+    """Broken after what joins languages: 19 of them are wider than the plot."""
+    parts = label.replace("+", "+ ").replace(",", ", ").split()
+    return textwrap.fill(" ".join(parts), WIDTH, break_long_words=False).replace("+ ", "+")
+
+
+def said(seeds: Sequence[int]) -> str:
+    """Seeds in words, such as "seed 1"."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

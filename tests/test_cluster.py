@@ -156,7 +156,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
     more = ["updates=60", "save_every=2"]
-    grid = "{aligned: [[de], [tr]]}"
+    grid = "{aligned: [[de], [tr]]}\nmerged: [0.5]"
     remote, local = tmp_path / "remote", tmp_path / "local"
     with cluster_of(1, 1) as nodes:
         command = sweep(grid, tmp_path, *more, f"output={remote}", "--ray", nodes.address)
@@ -175,7 +175,7 @@ def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
             _, said = process.communicate(timeout=600)
         assert process.returncode == 0, said
     assert "is lost; what ran there is done again" in said
-    assert len(manifests(remote)) == 3
+    assert len(manifests(remote)) == 4
     assert kept.items() <= manifests(remote).items()
 
     subprocess.run(sweep(grid, tmp_path, *more, f"output={local}"), check=True, capture_output=True)

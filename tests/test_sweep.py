@@ -11,10 +11,14 @@ from importlib.resources import files
 from statistics import mean
 
 import pytest
+from safetensors.torch import load_file
 
-from midalign import record, sweep
+from midalign import adapter, record, sweep
+from midalign.data import ntrex, tatoeba
 from midalign.errors import RecipeError
 from midalign.sweep import Grid
+from midalign.train import run
+from midalign.train.stream import check_roles
 
 SMALL = [
     "updates=2",
@@ -57,11 +61,52 @@ def test_recipes_share_a_baseline_where_the_task_side_is_the_same():
     assert points[3].recipe.aligned == ["de", "tr"]
 
 
-def test_sweeps_of_the_package_are_sound():
-    for file in (files("midalign") / "sweeps").iterdir():
-        points = sweep.plan(sweep.read(file.name.removesuffix(".yaml")))
-        assert len(points) > 2
-        assert len({point.label for point in points}) == len(points)
+SWEEPS = sorted(file.name.removesuffix(".yaml") for file in (files("midalign") / "sweeps").iterdir())
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps_of_the_package_are_sound(name):
+    grid = sweep.read(name)
+    points = sweep.plan(grid)
+    assert grid.name == name
+    assert len(points) > 2
+    assert len({point.label for point in points}) == len(points)
+    trained = {folder for one in sweep.recipes_of(points) for _, _, folder in run.runs(one)}
+    merged = sum(point.weights is not None for point in points)
+    baselines = {point.against.name for point in points}
+    seeds = len(points[0].recipe.seeds)
+    assert len(trained) == (len(baselines) + len(points) - merged + bool(merged)) * seeds
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps_of_the_package_find_their_languages_and_pairs(name, massive_cache, shared_data):
+    for source in (tatoeba, ntrex):
+        source.add(shared_data / source.FILES.name)
+    for recipe in sweep.recipes_of(sweep.plan(sweep.read(name))):
+        check_roles(recipe)
+
+
+def test_five_and_nineteen_languages_have_nothing_in_common_with_what_is_supervised_or_left_out():
+    points = sweep.plan(sweep.read("languages-massive"))
+    assert {len(point.recipe.aligned) for point in points} == {1, 2, 5, 19}
+    for point in points:
+        recipe = point.recipe
+        evaluated = recipe.evaluation.languages
+        assert {*recipe.supervised, *recipe.aligned} <= {*evaluated}
+        assert len(set(evaluated)) == len(evaluated) == 31
+
+
+def test_merged_points_take_one_arm_of_alignment_alone():
+    grid = Grid(name="g", recipe="mini", points=[{}, {"align.layer": 2}], merged=[0.25, 1.0])
+    points = sweep.plan(grid, ["seeds=[1,2]"])
+    (recipe,) = sweep.recipes_of(points)
+    assert list(recipe.arms) == ["baseline", "aligned", "layer=2", "alone"]
+    assert recipe.align_of("alone") == recipe.align.model_copy(update={"task": False})
+    assert [point.label for point in points] == ["aligned", "layer=2", "merged=0.25", "merged=1"]
+    only = sweep.plan(Grid(name="g", recipe="mini", merged=[1.0]))
+    assert [point.scored for point in only] == [("g", "merged 1:1")]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +117,8 @@ def test_sweeps_of_the_package_are_sound():
         ("name: g\nrecipe: mini\ngrid: {align.leyer: [1]}\n", "unknown key .*Did you mean layer"),
         ("name: [\n", "is not YAML"),
         ("name: g\nrecipe: mini\nchanges: {evaluate: false}\npoints: [{}]\n", "leaves nothing to compare"),
+        ("name: g\nrecipe: mini\nchanges: {lora: null}\npoints: [{}]\n", "trains whole models"),
+        ("name: g\nrecipe: mini\nmerged: [0.5, 0]\n", r"merged\.1: .*greater than 0"),
     ],
 )
 def test_mistakes_name_what_was_meant(tmp_path, text, message):
@@ -81,6 +128,89 @@ def test_mistakes_name_what_was_meant(tmp_path, text, message):
         sweep.plan(sweep.read(str(file)))
     with pytest.raises(RecipeError, match=r"No sweep 'leyer'\. Did you mean layer"):
         sweep.read("leyer")
+
+
+def test_a_sweep_without_evaluation_is_refused_however_it_is_said():
+    with pytest.raises(RecipeError, match=r"evaluate: false leaves nothing to compare.*midalign-train"):
+        sweep.plan(sweep.read("layer"), ["evaluate=false"])
+
+
+def test_seeds_are_said_in_words():
+    assert sweep.said([1]) == "seed 1"
+    assert sweep.said([1, 2, 3]) == "seeds 1, 2, 3"
+
+
+def changes_of(folder):
+    """What an adapter adds to each weight, from peft's file by the formula of LoRA."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    weights = load_file(folder / "adapter_model.safetensors")
+    scaling = config["lora_alpha"] / config["r"]
+    return {
+        name: scaling * weights[name.replace("lora_A", "lora_B")] @ a
+        for name, a in weights.items()
+        if "lora_A" in name
+    }
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_an_interrupted_sweep_of_merged_points_goes_on_and_scores_what_was_merged(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("name: g\nrecipe: mini\nmerged: [0.25, 1.0]\n")
+    changes = [*SMALL, "seeds=[1]", f"output={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "midalign", "sweep", str(file), *changes]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    merged = tmp_path / "out" / "g" / "merged"
+    deadline = time.monotonic() + 300
+    while not (merged / "1_1-seed1").is_dir():
+        assert process.poll() is None, "the sweep ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to the evaluation as well
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    folders = [*(tmp_path / "out" / "g" / "adapters").iterdir(), *merged.iterdir()]
+    kept = {folder: (folder / "midalign.json").stat().st_mtime_ns for folder in folders}
+    assert sorted(folder.name for folder in folders) == [
+        "1_0.25-seed1",
+        "1_1-seed1",
+        "alone-seed1",
+        "baseline-seed1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {folder: (folder / "midalign.json").stat().st_mtime_ns for folder in folders} == kept
+
+    baseline, alone = (
+        changes_of(tmp_path / "out" / "g" / "adapters" / f"{a}-seed1") for a in ("baseline", "alone")
+    )
+    for weight in (0.25, 1.0):
+        whole = changes_of(merged / f"1_{weight:g}-seed1")
+        assert whole.keys() == baseline.keys() | alone.keys()
+        assert any(alone[name].norm() > 0 for name in alone)
+        for name, change in whole.items():
+            expected = baseline[name] + weight * alone[name]
+            assert (change - expected).norm() <= 1e-5 * expected.norm()
+    records = [record.read(path) for path in (tmp_path / "out" / "results").glob("*.json")]
+    assert sorted(one.arm for one in records) == ["base", "baseline", "merged 1:0.25", "merged 1:1"]
+    for one in (one for one in records if one.arm.startswith("merged")):
+        assert one.adapter.digest == adapter.digest(merged / f"1_{one.arm[9:]}-seed1")
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert [row["point"] for row in rows] == ["merged=0.25"] * 2 + ["merged=1"] * 2
+
+    # Of other parents than those that are there now, the one that is merged is made anew.
+    stale = merged / "1_1-seed1" / "midalign.json"
+    stale.write_text(
+        stale.read_text().replace(adapter.digest(folders[0].parents[1] / "adapters" / "alone-seed1"), "0")
+    )
+    points = sweep.plan(sweep.read(str(file)), changes)
+    assert sweep.adapters(points[0].recipe, points)[-1] == stale.parent
+    assert {f: (f / "midalign.json").stat().st_mtime_ns == kept[f] for f in merged.iterdir()} == {
+        merged / "1_0.25-seed1": True,
+        merged / "1_1-seed1": False,
+    }
+    assert (changes_of(stale.parent)[name] - whole[name]).norm() == 0
 
 
 @pytest.mark.exhaustive

@@ -1,8 +1,9 @@
 """`midalign sweep`"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from midalign.cluster import Report, Standing
-    from midalign.sweep import Result
+    from midalign.sweep import Point, Result
     from midalign.train.recipe import Recipe
 
 
 def sweep(
-    grid: Annotated[str, typer.Argument(help="A sweep of the package (layer, languages) or a YAML file.")],
+    grid: Annotated[str, typer.Argument(help="A sweep of the package (layer, pairs, ...) or a YAML file.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes to all recipes, such as seeds=[1,2]."),
@@ -35,6 +36,7 @@ def sweep(
 
     from midalign import sweep as sweeping
     from midalign.train import run
+    from midalign.train.stream import check_roles
 
     points = sweeping.plan(sweeping.read(grid), overrides or [])
     recipes = sweeping.recipes_of(points)
@@ -43,24 +45,37 @@ def sweep(
     console.print(
         f"{len(points)} points, {sum(1 for r in recipes for _ in run.runs(r))} adapters to {folder}"
     )
+    for recipe in recipes:
+        check_roles(recipe)  # before the first of them has trained for hours
     groups = [list(alike) for _, alike in groupby(recipes, key=_scored_alike)]
-    if ray is not None:
+    if ray is None:
+        for alike in groups:
+            _run_here(alike, points, folder, console)
+    else:
         from midalign import cluster
 
         with _tasks_bar(console) as report:
-            cluster.sweep(ray, groups, folder, report)
-    for alike in groups if ray is None else ():
-        adapters = []
-        for recipe in alike:
-            with training.training_bars(console) as report:
-                adapters += run.train(recipe, report)
-        training.evaluate(recipe.model_copy(update={"output": folder}), adapters)
+            cluster.sweep(ray, groups, points, folder, report)
     found = sweeping.results(points, folder / "results")
     screen = Console(highlight=False)
     for group in dict.fromkeys(one.group for one in found):
         screen.print(_table(group, [one for one in found if one.group == group]))
     for path in sweeping.write(found, folder):
         print(path)
+
+
+def _run_here(alike: "Sequence[Recipe]", points: "Sequence[Point]", folder: Path, console: "Console") -> None:
+    """Train, merge and score recipes of which one evaluation has all adapters."""
+    from midalign import sweep as sweeping
+    from midalign.cli import train as training
+    from midalign.train import run
+
+    adapters = []
+    for recipe in alike:
+        with training.training_bars(console) as report:
+            run.train(recipe, report)
+        adapters += sweeping.adapters(recipe, points)
+    training.evaluate(alike[0].model_copy(update={"output": folder}), adapters)
 
 
 @contextmanager

@@ -177,7 +177,8 @@ def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     try:
         process.wait()
     except KeyboardInterrupt:  # it reached the evaluation too, which puts down what it has before it ends
-        process.wait()
+        if process.wait() != cli.INTERRUPTED:
+            raise  # so early that it could not say so
     if process.returncode == cli.INTERRUPTED:
         os._exit(cli.INTERRUPTED)  # the evaluation has told the user already
     if process.returncode:

@@ -57,6 +57,12 @@ class Align(Section):
     pairs: str
     """`tatoeba`, `ntrex`, a set with parallel training utterances (`massive`, `mini`), or a TSV path."""
     pairs_per_update: PositiveInt
+    pairs_a_language: PositiveInt | None = None
+    """How many of a language's pairs there are to train on, None for all. Chosen by their English, so that
+    languages have the same sentences where they can, and smaller numbers are parts of larger ones."""
+    multiway: bool = False
+    """Pair a sentence with its translation in any other aligned language or English, where the source has
+    that English sentence in several languages."""
     layer: Layer | list[Layer]
     """`middle`, a number of blocks, a share of them below 1, or `auto`: where the base finds the most
     translations among held-out pairs of the aligned languages. Several are aligned at once."""
@@ -102,6 +108,10 @@ class Align(Section):
         parts = self.ratio[1] * self.cycles
         if self.alternate == "micro" and self.pairs_per_update % parts:
             raise ValueError(f"pairs_per_update={self.pairs_per_update} does not part into {parts}")
+        if self.multiway and self.centred == "running":
+            raise ValueError("multiway has several languages on both sides: centred=true instead of running")
+        if self.multiway and self.stop_gradient is not None:
+            raise ValueError("multiway has no English side to tell from the other: stop_gradient=null")
         return self
 
 
@@ -172,6 +182,8 @@ class Recipe(Section):
             align = self.align_of(arm)
             if self.lora is None and align is not None and align.preservation:
                 raise ValueError("token preservation compares with the base under an adapter: lora is null")
+            if align is not None and align.multiway and len(self.aligned) < 2:
+                raise ValueError("multiway pairs aligned languages with each other: aligned needs two")
         if self.aligned and not self.align.held_out:
             auto = "auto" in (self.align.layer if isinstance(self.align.layer, list) else [self.align.layer])
             if auto or self.monitor is not None:

@@ -1,6 +1,8 @@
 """The stream of batches: what stands in update u is a pure function of the seed and u."""
 
+import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,6 +39,13 @@ class Pair(NamedTuple):
     language: int
     foreign: str
     english: str
+    partner: str | None = None
+    """Of multi-way pairs: a translation into a third language, which is aligned in place of the English."""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The two sentences that are aligned."""
+        return self.foreign, self.english if self.partner is None else self.partner
 
 
 KINDS = ("task", "copy", "text")
@@ -233,6 +242,44 @@ class TaskSamples:
         return [self[n] for n in epoch_positions(seed, batch * size, size, len(self))]
 
 
+def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[list[Pair]]]:
+    """Pairs that are held out, in a seeded order, and those to train on; both by language."""
+    every = []
+    for number, language in enumerate(recipe.aligned):
+        own = [Pair(number, *pair) for pair in pairs.pairs(align.pairs, language)]
+        order = np.random.default_rng(0).permutation(len(own)) if align.held_out else range(len(own))
+        every.append([own[i] for i in order])
+    held_out = [own[: align.held_out] for own in every]
+    kept = {side for own in held_out for pair in own for side in pair.sides}
+    rest = ([pair for pair in own if not kept.intersection(pair.sides)] for own in every)
+    return held_out, [_chosen(own, align.pairs_a_language) for own in rest]
+
+
+def _chosen(own: list[Pair], count: int | None) -> list[Pair]:
+    """So many of a language's pairs, the same English sentences in every language that has them."""
+    if count is None:
+        return own
+    return sorted(own, key=lambda p: (hashlib.sha256(p.english.encode()).digest(), p.foreign))[:count]
+
+
+def meanings(by_language: Iterable[Iterable[Pair]]) -> dict[str, str]:
+    """English sentence -> one that stands for all that it is linked with by translations they have in common.
+
+    Sentences that translate each other have one meaning, whatever the third sentence that says so.
+    """
+    parent: dict[str, str] = {}
+
+    def root(text: str) -> str:
+        while parent.setdefault(text, text) != text:
+            parent[text] = text = parent[parent[text]]
+        return text
+
+    every = [pair for own in by_language for pair in own]
+    for pair in every:
+        parent[root(pair.foreign)] = root(pair.english)
+    return {pair.english: root(pair.english) for pair in every}
+
+
 @dataclass
 class PairSamples:
     """Sentence pairs of the aligned languages with English, every language as often as every other."""
@@ -242,29 +289,35 @@ class PairSamples:
     tokens: Tokens
 
     @cached_property
-    def _shuffled(self) -> list[list[Pair]]:
-        """All pairs by language, in the recipe's order; where some are held out, in a seeded order."""
-        found = []
-        for number, language in enumerate(self.recipe.aligned):
-            own = [Pair(number, *pair) for pair in pairs.pairs(self.align.pairs, language)]
-            order = np.random.default_rng(0).permutation(len(own)) if self.align.held_out else range(len(own))
-            found.append([own[i] for i in order])
-        return found
+    def _parted(self) -> tuple[list[list[Pair]], list[list[Pair]]]:
+        return aligned_pairs(self.recipe, self.align)
 
     @cached_property
     def held_out(self) -> list[list[Pair]]:
         """Pairs that are not trained on, by language."""
-        return [own[: self.align.held_out] for own in self._shuffled]
+        return self._parted[0]
 
     @cached_property
     def pairs(self) -> list[list[Pair]]:
         """Pairs to train on, by language: none of which one side is held out."""
-        kept = {side for own in self.held_out for pair in own for side in pair[1:]}
-        rest = ([p for p in own if not kept & set(p[1:])] for own in self._shuffled)
-        return [[*own] for own in rest]
+        return self._parted[1]
+
+    @cached_property
+    def meanings(self) -> dict[str, str]:
+        """`meanings` of the pairs to train on."""
+        return meanings(self.pairs)
+
+    @cached_property
+    def _versions(self) -> dict[str, dict[int, list[str]]]:
+        """English sentence -> place of a language -> what it is there."""
+        found: dict[str, dict[int, list[str]]] = {}
+        for pair in (pair for own in self.pairs for pair in own):
+            found.setdefault(pair.english, {}).setdefault(pair.language, []).append(pair.foreign)
+        return found
 
     def draw(self, seed: int, batch: int) -> list[Pair]:
-        """The pairs of one batch; no English sentence twice: its translation would be a false negative."""
+        """The pairs of one batch; no English sentence twice: its translation would be a false negative.
+        Of multi-way pairs no meaning twice."""
         random = np.random.default_rng([seed, batch])
         size, drawn = self.align.pairs_per_update, dict[str, Pair]()
         for _ in range(100 * size):
@@ -272,8 +325,20 @@ class PairSamples:
                 break
             language = int(random.integers(len(self.pairs)))
             pair = self.pairs[language][random.integers(len(self.pairs[language]))]
-            drawn.setdefault(pair.english, pair)
+            if self.align.multiway:
+                drawn.setdefault(self.meanings[pair.english], self._with_partner(pair, random))
+            else:
+                drawn.setdefault(pair.english, pair)
         return list(drawn.values())
+
+    def _with_partner(self, pair: Pair, random: np.random.Generator) -> Pair:
+        """The pair across to a language drawn from all others that have its English, or to English itself."""
+        versions = self._versions[pair.english]
+        others = [versions[language] for language in versions if language != pair.language]
+        number = int(random.integers(len(others) + 1))
+        if number == len(others):
+            return pair
+        return pair._replace(partner=others[number][random.integers(len(others[number]))])
 
     def copies(self, drawn: Sequence[Pair]) -> list[Sample]:
         """Sentences to repeat."""
@@ -368,14 +433,13 @@ class Stream(Dataset[dict[str, Any]]):
     def contrastive(
         self, drawn: Sequence[Pair], weight: float, rank: int = 0, world: int = 1
     ) -> dict[str, Any]:
-        """Rows of this process's foreign sentences, then their English ones; and of all processes' pairs
+        """Rows of this process's foreign sentences, then their other sides; and of all processes' pairs
         `same` (pairs, pairs), which of them say the same, and `languages` (pairs,), in the recipe's order."""
-        tokenize = self.task.tokens.sentence
-        sides = [tokenize(pair.foreign) for pair in drawn], [tokenize(pair.english) for pair in drawn]
+        sides = [[self.task.tokens.sentence(pair.sides[side]) for pair in drawn] for side in (0, 1)]
         own = [ids for side in sides for ids in _share(side, rank, world)]
         bos = self.task.tokens.tokenizer.bos_token_id
         shared = int(all(ids[0] == bos and len(ids) > 1 for ids in own))
-        same = [[bool(set(one[1:]) & set(other[1:])) for other in drawn] for one in drawn]
+        same = [[not {*one.sides}.isdisjoint(other.sides) for other in drawn] for one in drawn]
         return {
             "rows": vars(lay_out([own], [shared], self.pad, self.width)),
             "same": torch.tensor(same),
@@ -438,9 +502,45 @@ def check_roles(recipe: Recipe) -> None:
             continue
         if not recipe.aligned:
             raise RecipeError(f"arm {arm} aligns, but the recipe names no aligned language")
-        english = {pair[1] for language in recipe.aligned for pair in pairs.pairs(align.pairs, language)}
-        if len(english) < align.pairs_per_update:
-            raise RecipeError(
-                f"arm {arm} draws {align.pairs_per_update} pairs with different English sides an update, and "
-                f"{align.pairs} has {len(english)}. Add pairs, or set align.pairs_per_update={len(english)}"
-            )
+        _, training = aligned_pairs(recipe, align)
+        _check_numbers(recipe, arm, align, training)
+        if align.multiway:
+            _check_multiway(arm, align, training)
+
+
+def _check_numbers(recipe: Recipe, arm: str, align: Align, training: Sequence[Sequence[Pair]]) -> None:
+    """Raise RecipeError where there are fewer pairs than the arm is to have, or than one of its updates."""
+    source = f"{align.pairs}, {align.held_out} held out," if align.held_out else align.pairs
+    fewest, language = min((len(own), code) for own, code in zip(training, recipe.aligned, strict=True))
+    if not fewest:
+        raise RecipeError(f"arm {arm}: {source} has no pairs of {language} to train on. Hold fewer out")
+    if align.pairs_a_language is not None and fewest < align.pairs_a_language:
+        raise RecipeError(
+            f"arm {arm} is to have {align.pairs_a_language} pairs a language, and {source} has {fewest} of "
+            f"{language}. Set align.pairs_a_language={fewest}, or null for all that each has"
+        )
+    english = {pair.english for own in training for pair in own}
+    different = len(set(meanings(training).values()) if align.multiway else english)
+    if different < align.pairs_per_update:
+        raise RecipeError(
+            f"arm {arm} draws {align.pairs_per_update} pairs with different English sides an update, and "
+            f"{source} has {different}. Add pairs, or set align.pairs_per_update={different}"
+        )
+
+
+def _check_multiway(arm: str, align: Align, training: Sequence[Sequence[Pair]]) -> None:
+    """Raise RecipeError where no English sentence is there in two languages; warn where few are."""
+    languages = Counter(text for own in training for text in {pair.english for pair in own})
+    every = [pair for own in training for pair in own]
+    shared = sum(languages[pair.english] > 1 for pair in every)
+    if not shared:
+        raise RecipeError(
+            f"arm {arm} is multi-way, and no English sentence of {align.pairs} is there in two of the "
+            f"aligned languages. Set align.pairs=ntrex, or a set whose languages translate the same sentences"
+        )
+    if 2 * shared < len(every):
+        log.warning(
+            "arm %s is multi-way, and of %d pairs of %s %d have their English in another aligned language; "
+            "the others are paired with English alone",
+            *(arm, len(every), align.pairs, shared),
+        )

@@ -173,6 +173,10 @@ def test_a_boundary_that_merges_changes_neither_prompt_nor_answer(mini):
         (["monitor={every: 5}"], "monitor measures pairs that are kept from training"),
         (["monitor={evry: 5}"], "unknown key monitor.evry. Did you mean every"),
         (["align.alternate=sometimes"], "align.alternate"),
+        (["align.multiway=true", "align.centred=running"], "centred=true instead of running"),
+        (["align.multiway=true", "align.stop_gradient=english"], "stop_gradient=null"),
+        (["align.multiway=true", "aligned=[de]"], "aligned needs two"),
+        (["align.pairs_a_language=0"], "align.pairs_a_language.*greater than 0"),
     ],
 )
 def test_settings_that_contradict_each_other(changes, message):

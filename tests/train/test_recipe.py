@@ -70,7 +70,10 @@ def test_digest_is_of_what_decides_the_weights():
     plain = recipe.load("mini").digest()
     for same in ("output=elsewhere", "evaluate=false", "seeds=[9]", "evaluation.limit=3", "save_every=7"):
         assert recipe.load("mini", [same]).digest() == plain
-    for other in ("updates=3", "align.layer=2", "task=midalign_slot"):
+    for same in ("align.pairs_a_language=null", "align.multiway=false"):
+        assert recipe.load("mini", [same]).digest() == plain
+    decide = ("updates=3", "align.layer=2", "align.pairs_a_language=9", "align.multiway=true")
+    for other in (*decide, "task=midalign_slot"):
         assert recipe.load("mini", [other]).digest() != plain
 
 

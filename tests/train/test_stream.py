@@ -214,6 +214,117 @@ def test_roles_are_checked_before_anything_heavy(overrides, error, message):
         check_roles(recipes.load("mini", overrides))
 
 
+ENGLISH = ("one", "two", "three", "four", "five", "six")
+
+
+@pytest.fixture
+def three_languages(tmp_path):
+    """Files of pairs in which German has all of ENGLISH, Turkish all but the last and Hindi the first two,
+    and German says "five" and "six" alike."""
+    for code, count in (("de", 6), ("tr", 5), ("hi", 2)):
+        lines = [f"{code} {'five' if text == 'six' else text}\t{text}\n" for text in ENGLISH[:count]]
+        (tmp_path / f"{code}.tsv").write_text("".join(lines))
+    return f"align.pairs={tmp_path}/{{language}}.tsv"
+
+
+def samples_of(tokens, *changes):
+    recipe = recipes.load("mini", changes)
+    return PairSamples(recipe, recipe.align, tokens)
+
+
+def test_a_number_of_pairs_is_the_same_sentences_in_all_languages_and_part_of_a_larger_one(tokens):
+    every = samples_of(tokens, "align.held_out=100")
+    held_out = {side for own in every.held_out for pair in own for side in pair.sides}
+    before = [set()] * 3
+    for number in (1, 40, 1000):
+        samples = samples_of(tokens, "align.held_out=100", f"align.pairs_a_language={number}")
+        assert samples.held_out == every.held_out
+        assert [len(own) for own in samples.pairs] == [number] * 3
+        english = [{pair.english for pair in own} for own in samples.pairs]
+        assert english[0] == english[1] == english[2]
+        assert not any(held_out.intersection(pair.sides) for own in samples.pairs for pair in own)
+        assert all(less < set(own) for less, own in zip(before, samples.pairs, strict=True))
+        before = [set(own) for own in samples.pairs]
+        drawn = {pair for batch in range(50) for pair in samples.draw(1, batch)}
+        assert drawn <= set().union(*before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["align.pairs_a_language=3"], r"3 pairs a language, .* has 2 of hi.*pairs_a_language=2, or null"),
+        (["align.held_out=2"], "2 held out, has no pairs of hi to train on"),
+        (["align.multiway=true", "align.pairs_per_update=6"], "draws 6 pairs .* has 5"),
+    ],
+)
+def test_fewer_pairs_than_asked_for_are_refused(three_languages, changes, message):
+    check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=1"]))
+    with pytest.raises(RecipeError, match=message):
+        check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=1", *changes]))
+
+
+def test_multiway_pairs_are_all_that_the_source_has(three_languages, tokens):
+    """Every pair of versions of an English sentence by brute force, none else, and no meaning twice."""
+    versions = {text: {f"de {text}", f"tr {text}", text} for text in ENGLISH[:4]}
+    versions |= {"five": {"de five", "tr five", "five"}, "six": {"de five", "six"}}
+    for text in ENGLISH[:2]:
+        versions[text].add(f"hi {text}")
+    expected = {
+        (one, other)
+        for text, own in versions.items()
+        for one in own
+        for other in own
+        if one not in (other, text)
+    }
+    samples = samples_of(tokens, three_languages, "align.pairs_per_update=4", "align.multiway=true")
+    found = set()
+    for batch in range(300):
+        drawn = samples.draw(5, batch)
+        assert len(drawn) == 4
+        # German says both in one word: all that is "five" or "six" says the same.
+        said = [{pair.english, "five"} if pair.english == "six" else {pair.english} for pair in drawn]
+        assert len(set().union(*said)) == sum(map(len, said))
+        found.update(pair.sides for pair in drawn)
+    assert found == expected
+
+
+def test_no_sentence_of_a_multiway_batch_translates_one_of_another_pair(tokens):
+    """As the source has it, by looking up every two: the negatives are none of each other's translations."""
+    samples = samples_of(tokens, "align.multiway=true")
+    translates = {frozenset(pair.sides) for own in samples.pairs for pair in own}
+    third = 0
+    for batch in range(10):
+        drawn = samples.draw(2, batch)
+        third += sum(pair.partner is not None for pair in drawn)
+        for number, one in enumerate(drawn):
+            english = {p.english for own in samples.pairs for p in own if set(p.sides) & set(one.sides)}
+            for other in drawn[:number]:
+                assert set(one.sides).isdisjoint(other.sides)
+                assert not any(frozenset((e, side)) in translates for e in english for side in other.sides)
+                assert english.isdisjoint(other.sides)
+    assert 0.5 < third / 320 < 0.8  # of three versions besides its own, two are not English
+
+
+def test_sides_of_multiway_pairs_are_what_is_aligned(recipe, tokens, stream):
+    drawn = [Pair(0, "eins", "one", "bir"), Pair(1, "iki", "two")]
+    rows = stream.contrastive(drawn, 1.0)
+    batch = {**rows["rows"], "labels": rows["rows"]["input_ids"] * 0 + IGNORED}
+    texts = [tokens.tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in read(batch)]
+    assert texts == ["eins", "iki", "bir", "two"]
+
+
+def test_multiway_without_shared_sentences_is_refused_and_with_few_warned_of(tmp_path, caplog):
+    for code in ("de", "tr", "hi"):
+        (tmp_path / f"{code}.tsv").write_text("".join(f"{code} {i}\t{code} {i} en\n" for i in range(9)))
+    changes = [f"align.pairs={tmp_path}/{{language}}.tsv", "align.multiway=true", "align.pairs_per_update=4"]
+    with pytest.raises(RecipeError, match="is there in two of the aligned languages"):
+        check_roles(recipes.load("mini", changes))
+    (tmp_path / "hi.tsv").write_text("hi 0\tde 0 en\n")
+    check_roles(recipes.load("mini", changes))
+    assert "of 19 pairs" in caplog.text
+    assert " 2 have their English" in caplog.text
+
+
 def test_too_few_pairs_for_one_update_are_refused(tmp_path):
     for language in ("de", "tr", "hi"):  # five English sides in all: two of the pairs share theirs
         (tmp_path / f"{language}.tsv").write_text(f"{language} one\tone\n{language} two\ttwo {language}\n")

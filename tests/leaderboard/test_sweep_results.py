@@ -1,0 +1,42 @@
+"""What a sweep's points are worth, from records whose scores are known."""
+
+import pytest
+from synthetic_records import share, write
+
+from midalign import sweep
+from midalign.errors import RecordError
+from midalign.sweep import Grid
+
+N = 40
+LANGUAGES = ("en", "de", "tr", "hi", "ja")
+
+
+def scored(folder, name, arm, recipe, seed, right):
+    """A record in which each language has its number of right items of N."""
+    by_language = {code: share(N, of) for code, of in zip(LANGUAGES, right, strict=True)}
+    write(folder, f"{name}-seed{seed}", arm, by_language, recipe=recipe, seed=seed)
+
+
+def test_merged_points_are_held_against_the_baseline_that_they_were_merged_into(tmp_path):
+    """The alignment-only arm belongs to another recipe, and what it was merged into names the records."""
+    grid = Grid(name="g", recipe="mini", grid={"aligned": [["de"], ["de", "tr"]]}, merged=[0.5, 1])
+    points = sweep.plan(grid, ["seeds=[1, 2]"])
+    assert [point.label for point in points] == ["aligned=de", "aligned=de+tr", "merged=0.5", "merged=1"]
+    for seed in (1, 2):
+        scored(tmp_path, "baseline", "baseline", "g-aligned=de", seed, (20, 4, 4, 4, 4))
+        scored(tmp_path, "one", "aligned", "g-aligned=de", seed, (20, 8, 4, 4, 4))
+        scored(tmp_path, "two", "aligned", "g-aligned=de+tr", seed, (20, 8, 6, 4, 4))
+        scored(tmp_path, "half", "merged 1:0.5", "g-aligned=de", seed, (18, 6, 7, 8, 5 + seed))
+    with pytest.raises(RecordError, match=r"No record of .* arm merged 1:1 of g-aligned=de, seed 1"):
+        sweep.results(points, tmp_path)
+    for seed in (1, 2):
+        scored(tmp_path, "whole", "merged 1:1", "g-aligned=de", seed, (10, 4, 4, 4, 4))
+    found = {one.label: one for one in sweep.results(points, tmp_path)}
+    half = found["merged=0.5"]
+    # The recipe's own roles: it aligns de, tr and hi, and ja is what is left.
+    assert {role: change.value for role, change in half.change.items()} == pytest.approx(
+        {"supervised": -2 / N, "aligned": (2 + 3 + 4) / 3 / N, "unseen": 2.5 / N}
+    )
+    assert half.by_seed["unseen"] == pytest.approx([2 / N, 3 / N])
+    assert found["merged=1"].change["supervised"].value == pytest.approx(-10 / N)
+    assert found["aligned=de"].change["aligned"].value == pytest.approx(4 / N)
