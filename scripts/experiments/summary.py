@@ -16,7 +16,7 @@ from midalign.leaderboard.sections import ROLES, Row, Section, sections
 METRICS = ("slot_f1", "label_f1", "value_f1")
 
 
-def main(results: str = str(Path(__file__).parent / "results")) -> None:
+def main(results: str = str(Path(__file__).parents[2] / "leaderboard" / "results" / "companions")) -> None:
     """Print the table of every section."""
     of_slots = [one for one in sections(load(Path(results))) if set(METRICS) <= set(one.metrics)]
     for section in of_slots:
