@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_architectures import tiny
 
-from midalign.align import head
+from midalign.align import head, packing
 from midalign.align.head import frozen_head, label_losses
 from midalign.align.packing import attention_windows, block_mask, can_pack, model_inputs
 from midalign.align.pooling import last_of_own, mean_of_own
@@ -60,6 +60,15 @@ def test_loss_and_gradients_are_those_of_samples_alone(name, attention, monkeypa
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b, rtol=3e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_bases_in_half_precision_are_packed_too(name, monkeypatch):
+    """As those of 4 bits are; one whose mask is not heeded is not."""
+    model = tiny(name).bfloat16()
+    assert can_pack(model)
+    monkeypatch.setattr(packing, "block_mask", lambda owner, *_: block_mask(owner.clamp(max=0), *_))
+    assert not can_pack(model)
 
 
 @pytest.mark.parametrize("name", ALONE)
