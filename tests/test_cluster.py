@@ -29,8 +29,8 @@ SMALL = [
     "evaluation.languages=[en,de,tr,hi]",
     "seeds=[1]",
 ]
-# Ray waits a minute for the head to come back; and it must not phone home.
-ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_USAGE_STATS_ENABLED": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray must not phone home
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}  # a driver gives a lost head a minute otherwise
 
 
 def tree(pid: int) -> list[int]:
@@ -87,7 +87,7 @@ def cluster_of(*cpus: int) -> Iterator[object]:
     """A head that runs no tasks and nodes with so many CPUs, whose processes all end with the test."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow no long paths
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
+        for name, value in QUIET.items():
             patch.setenv(name, value)
         head = {**NODE, "num_cpus": 0, "temp_dir": folder}
         nodes = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
@@ -109,7 +109,7 @@ def sweep(grid: str, folder: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def begun(command: list[str]) -> Iterator[subprocess.Popen]:
+def begun(command: list[str], environment: dict[str, str] = QUIET) -> Iterator[subprocess.Popen]:
     """A command in a session of its own, as a terminal starts it."""
     process = subprocess.Popen(
         command,
@@ -117,7 +117,7 @@ def begun(command: list[str]) -> Iterator[subprocess.Popen]:
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | environment,
     )
     try:
         yield process
@@ -216,7 +216,7 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
                 assert time.monotonic() < ended, f"{adapter} trains on"
                 time.sleep(0.1)
 
-        with begun(command) as process:
+        with begun(command, QUIET | IMPATIENT) as process:
             wait_for(lambda: trains(node, tmp_path / "long"), process)
             kill([pid for one in nodes.list_all_nodes() for pid in processes(one)])
             _, said = process.communicate(timeout=300)
