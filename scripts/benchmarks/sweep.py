@@ -73,7 +73,7 @@ def apart(recipe: Recipe, changes: list[str], folder: Path) -> tuple[list[Second
     ]
     tasks = [f"{recipe.task}_{code}" for code in LANGUAGES]
     words = ["--base", recipe.base, "--tasks", ",".join(tasks), "--split", "validation"]
-    words += ["--limit", str(recipe.evaluation.limit), "--output", str(folder / "results")]
+    words += ["--adapters-only", "--limit", str(recipe.evaluation.limit), "--output", str(folder / "results")]
     for adapter in sorted((folder / "adapters").iterdir()):
         words += ["--adapter", str(adapter)]
     return trained, timed(cache, "eval", *words)
