@@ -305,12 +305,12 @@ def _plot(found: Sequence[Result]) -> bytes:
     with plt.style.context("default"), plt.rc_context({"font.size": 9}):
         figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(found) + 1.6), layout="constrained")
         axes.axvline(0, color=GREY, linewidth=0.8)
-        for number, role in enumerate(role for role in ROLES if role in found[0].change):
-            changes = [one.change[role] for one in found]
-            estimates = [(100 * one.value, 100 * one.low, 100 * one.high) for one in changes]
+        for number, role in enumerate(roles(found)):
+            changes = [(place, one.change[role]) for place, one in enumerate(found) if role in one.change]
+            estimates = [(100 * one.value, 100 * one.low, 100 * one.high) for _, one in changes]
             axes.errorbar(
                 [value for value, _, _ in estimates],
-                [place + 0.2 * (number - 1) for place in range(len(found))],
+                [place + 0.2 * (number - 1) for place, _ in changes],
                 xerr=[[v - low for v, low, _ in estimates], [high - v for v, _, high in estimates]],
                 fmt=SHAPES[number],
                 color=COLOURS[number],
@@ -327,6 +327,11 @@ def _plot(found: Sequence[Result]) -> bytes:
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
         plt.close(figure)
     return buffer.getvalue()
+
+
+def roles(found: Sequence[Result]) -> list[str]:
+    """Those that any point has: one that aligns all other languages leaves none unseen."""
+    return [role for role in ROLES if any(role in one.change for one in found)]
 
 
 def _in_lines(label: str) -> str:

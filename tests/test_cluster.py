@@ -156,7 +156,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
-    more = ["updates=60", "save_every=2"]
+    more = ["updates=30", "save_every=1"]
     grid = "{aligned: [[de], [tr]]}\nmerged: [0.5]"
     remote, local = tmp_path / "remote", tmp_path / "local"
     with cluster_of(1, 1) as nodes:
@@ -251,7 +251,7 @@ def test_a_node_that_sees_or_has_something_else_is_named(tmp_path):
     (tmp_path / "shared" / "token").touch()
     tokens = [tmp_path / "shared" / "token", tmp_path / "alone" / "token"]
     missing, packages = cluster._look(tokens, [tmp_path / "base"])
-    nodes = cluster._Sweep(None, [], tmp_path)
+    nodes = cluster._Sweep(None, [], [], tmp_path)
     with pytest.raises(ClusterError, match=r"Node one does not see \S+/alone, \S+/base\. .* output=FOLDER"):
         nodes._fits("one", missing, packages)
     nodes._fits("one", [], packages)

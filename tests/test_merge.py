@@ -286,6 +286,6 @@ def test_a_search_scores_every_candidate_on_dev_and_writes_the_best(tmp_path):
     assert sorted(weights for _, weights in ranked) == ["1:0.5", "1:2"]
     assert float(ranked[0][0]) >= float(ranked[1][0])
     records = list((tmp_path / "best.search" / "results").glob("*.json"))
-    assert len(records) == 3
+    assert len(records) == 2
     assert {json.loads(path.read_text())["sample"]["split"] for path in records} == {"validation"}
     assert adapter.read_manifest(tmp_path / "best").arm == f"merged {ranked[0][1]}"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from midalign.cluster import Report, Standing
+    from midalign.leaderboard.compare import Estimate
     from midalign.sweep import Point, Result
     from midalign.train.recipe import Recipe
 
@@ -106,16 +107,21 @@ def _table(group: str, found: "list[Result]") -> "Table":
     from rich import box
     from rich.table import Table
 
+    from midalign.sweep import roles
+
     table = Table(
         box=box.SIMPLE, title=f"{group}, minus baseline in points, 95% intervals", title_justify="left"
     )
     table.add_column("point")
     table.add_column("seeds", justify="right")
-    for role in found[0].change:
+    shown = roles(found)
+    for role in shown:
         table.add_column(role, justify="right")
     for one in found:
-        cells = [
-            f"{100 * c.value:+.1f} [{100 * c.low:+.1f}, {100 * c.high:+.1f}]" for c in one.change.values()
-        ]
+        cells = [_cell(one.change[role]) if role in one.change else "" for role in shown]
         table.add_row(one.label, str(len(one.seeds)), *cells)
     return table
+
+
+def _cell(change: "Estimate") -> str:
+    return f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"

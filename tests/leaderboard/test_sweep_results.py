@@ -4,6 +4,7 @@ import pytest
 from synthetic_records import share, write
 
 from midalign import sweep
+from midalign.cli.sweep import _table
 from midalign.errors import RecordError
 from midalign.sweep import Grid
 
@@ -40,3 +41,20 @@ def test_merged_points_are_held_against_the_baseline_that_they_were_merged_into(
     assert half.by_seed["unseen"] == pytest.approx([2 / N, 3 / N])
     assert found["merged=1"].change["supervised"].value == pytest.approx(-10 / N)
     assert found["aligned=de"].change["aligned"].value == pytest.approx(4 / N)
+
+
+def test_a_point_that_leaves_no_language_unseen_has_its_place_in_table_and_plot(tmp_path):
+    grid = Grid(name="g", recipe="mini", grid={"aligned": [["de", "tr", "hi", "ja"], ["de"]]})
+    points = sweep.plan(grid, ["seeds=[1]"])
+    scored(tmp_path, "baseline", "baseline", "g-aligned=de+tr+hi+ja", 1, (20, 4, 4, 4, 4))
+    scored(tmp_path, "four", "aligned", "g-aligned=de+tr+hi+ja", 1, (20, 8, 8, 8, 8))
+    scored(tmp_path, "one", "aligned", "g-aligned=de", 1, (20, 6, 4, 4, 4))
+    found = sweep.results(points, tmp_path)
+    assert [list(one.change)[2:] for one in found] == [[], ["unseen"]]
+    written = {path.suffix: path.read_bytes() for path in sweep.write(found, tmp_path)}
+    assert written[".png"].startswith(b"\x89PNG")
+    assert [[cell[:5] for cell in column._cells] for column in _table("g", found).columns[2:]] == [
+        ["+0.0 ", "+0.0 "],
+        ["+10.0", "+5.0 "],
+        ["", "+0.0 "],
+    ]
