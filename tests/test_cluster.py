@@ -144,7 +144,10 @@ def scores(folder: Path) -> dict[str, dict]:
         for task in entry["tasks"].values():
             del task["seconds"]
         if entry["adapter"]:
-            del entry["adapter"]["manifest"]["seconds"], entry["adapter"]["digest"]
+            manifest = entry["adapter"]["manifest"]
+            del manifest["seconds"], entry["adapter"]["digest"]
+            for parent in manifest["parents"] or ():
+                del parent["digest"]
         found[path.name] = entry
     return found
 
