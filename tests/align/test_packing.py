@@ -64,7 +64,7 @@ def test_loss_and_gradients_are_those_of_samples_alone(name, attention, monkeypa
 
 @pytest.mark.parametrize("name", PACKED)
 def test_bases_in_half_precision_are_packed_too(name, monkeypatch):
-    """As those of 4 bits are; one whose mask is not heeded is not."""
+    """One whose mask is not heeded is not."""
     model = tiny(name).bfloat16()
     assert can_pack(model)
     monkeypatch.setattr(packing, "block_mask", lambda owner, *_: block_mask(owner.clamp(max=0), *_))
