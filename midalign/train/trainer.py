@@ -216,11 +216,11 @@ class AlignmentTrainer(Trainer):
             Path(output_dir).mkdir(parents=True, exist_ok=True)  # a sharded checkpoint's comes later
             save_file(state, Path(output_dir) / ALIGNMENT)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        saved = Path(resume_from_checkpoint) / ALIGNMENT
-        if self.alignment is not None and saved.is_file():
-            self.alignment.load_state_dict(load_file(saved))
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Trainer's, with the alignment's state: this is what every way of launching calls on resuming."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.alignment is not None and checkpoint is not None and (Path(checkpoint) / ALIGNMENT).is_file():
+            self.alignment.load_state_dict(load_file(Path(checkpoint) / ALIGNMENT))
 
     def validation_loss(self, batch: Batch) -> float:
         """Sum of the labels' cross entropy."""
