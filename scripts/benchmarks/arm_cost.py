@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/arm_cost.py [BASE] [RECIPE] [UPDATES] [ROUNDS]
 
-A baseline and an aligned arm are trained in turn by `midalign-train`, each in a process of its own; every other
-round begins with the other one. Seconds are of the adapter's manifest: the whole loop, the base loaded.
+A baseline and an aligned arm are trained in turn by `midalign-train`, each in a process of its own; every
+other round begins with the other one. Seconds are of the adapter's manifest: the whole loop, the base loaded.
 """
 
 import json
