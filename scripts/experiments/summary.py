@@ -1,12 +1,13 @@
 """What a comparison's arms are worth against their baseline, with what alignment is known to wear away.
 
-    python scripts/experiments/summary.py [RESULTS]
+    python scripts/experiments/summary.py [RESULTS] [ARM]
 
-A line an arm and role: differences in points with the 95% paired intervals of the leaderboard,
-then retrieval and bits per character of the arm itself, means over the role's languages and the seeds.
+A line an arm and role: differences in points from the baseline, or from ARM, with its 95% paired
+interval, then retrieval and bits per character of the arm itself, means over the role's languages and seeds.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from midalign.leaderboard.compare import Estimate, compare, language_sets
@@ -16,10 +17,17 @@ from midalign.leaderboard.sections import ROLES, Row, Section, sections
 METRICS = ("slot_f1", "label_f1", "value_f1")
 
 
-def main(results: str = str(Path(__file__).parents[2] / "leaderboard" / "results" / "companions")) -> None:
+COMPANIONS = Path(__file__).parents[2] / "leaderboard" / "results" / "companions"
+
+
+def main(results: str = str(COMPANIONS), against: str = "baseline") -> None:
     """Print the table of every section."""
     of_slots = [one for one in sections(load(Path(results))) if set(METRICS) <= set(one.metrics)]
+    # The leaderboard holds arms against the one of this name.
+    names = {"baseline": "task alone", against: "baseline"}
     for section in of_slots:
+        rows = tuple(replace(row, arm=names.get(row.arm, row.arm)) for row in section.rows)
+        section = replace(section, rows=rows)
         models, differences = compare(section)
         print(f"{section.group}, {section.first.record.base.name}, {section.first.record.sample.split} split")
         print(f"{'':20}{'seeds':>7}  {'role':12}" + "".join(f"{name:>22}" for name in METRICS), end="")
