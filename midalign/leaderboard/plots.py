@@ -11,9 +11,10 @@ from midalign.leaderboard.tables import MINUS, Part, headline, items_span, sampl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours (2008), distinct for the common forms of colour blindness; shapes differ too.
+# Okabe and Ito's colours (2008), distinct for the common forms of colour blindness; shapes differ too,
+# one more of them, so that a seventh arm is told from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHAPES = ("o", "s", "D", "^", "v", "P")
+SHAPES = ("o", "s", "D", "^", "v", "P", "X")
 GREY = "#767676"
 INCH = 0.21  # height of a language
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from midalign.cli.leaderboard import app
 from midalign.errors import MidalignError, RecordError
+from midalign.leaderboard import plots
 from midalign.leaderboard.build import build
 
 BASELINE = {"en": 80, "es": 60, "de": 30, "sw": 10, "fr": 40}
@@ -205,3 +207,10 @@ def test_without_repeated_items_there_is_no_such_table(results, tmp_path):
     page = (tmp_path / "board" / "README.md").read_text()
     assert "repeated" not in page
     assert "§" not in page
+
+
+def test_a_dozen_arms_are_drawn_apart():
+    """By colour and shape, of which there are six and seven."""
+    models = [SimpleNamespace(label=str(number), arm=f"arm{number}") for number in range(12)]
+    part = SimpleNamespace(models=models)
+    assert len({plots._style(part, model)[:2] for model in models}) == 12
