@@ -81,9 +81,8 @@ def kill_midway(command: list[str], output: Path, environment: dict[str, str]) -
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(
-        ["pkill", "-KILL", "-f", f"output={output}"], check=False
-    )  # the ranks have groups of their own
+    # The ranks have groups of their own.
+    subprocess.run(["pkill", "-KILL", "-f", f"output={output}"], check=False)
     print("killed with", *sorted(path.name for path in checkpoints.glob("checkpoint-*")))
 
 

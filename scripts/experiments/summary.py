@@ -15,14 +15,15 @@ from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import ROLES, Row, Section, sections
 
 METRICS = ("slot_f1", "label_f1", "value_f1")
-
-
 COMPANIONS = Path(__file__).parents[2] / "leaderboard" / "results" / "companions"
 
 
 def main(results: str = str(COMPANIONS), against: str = "baseline") -> None:
     """Print the table of every section."""
     of_slots = [one for one in sections(load(Path(results))) if set(METRICS) <= set(one.metrics)]
+    arms = {row.arm for section in of_slots for row in section.rows}
+    if against not in arms:
+        sys.exit(f"{results} has no arm {against}, only {', '.join(sorted(arms))}")
     # The leaderboard holds arms against the one of this name.
     names = {"baseline": "task alone", against: "baseline"}
     for section in of_slots:
