@@ -35,7 +35,7 @@ PACKAGES = (
 
 
 class RecipeRef(BaseModel):
-    """A recipe by name, and by digest of what decides the weights."""
+    """A recipe by name, and by digest of what decides the weights of an arm of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

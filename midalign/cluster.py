@@ -314,7 +314,7 @@ class _Sweep:
                 for arm, seed, folder in training.runs(recipe):
                     name = f"{recipe.name}-{arm}-seed{seed}"
                     answer = _Task(f"{name} answers", _answer, (_settings(recipe, [folder], results),))
-                    if not training.finished(folder, recipe):
+                    if not training.finished(folder, recipe, arm):
                         then = answer if arm != sweeping.ALONE else None
                         first.append(_Task(f"{name} trains", _train, (recipe, arm, seed), then))
                     elif arm != sweeping.ALONE and not _has_record(name, results):

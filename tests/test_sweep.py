@@ -61,6 +61,17 @@ def test_recipes_share_a_baseline_where_the_task_side_is_the_same():
     assert points[3].recipe.aligned == ["de", "tr"]
 
 
+def test_a_sweep_that_grows_keeps_what_is_trained():
+    grid = Grid(name="g", recipe="mini", grid={"align.layer": [1, 2]}, points=[{"updates": 5}])
+    grown = grid.model_copy(update={"grid": {"align.layer": [1, 2, 3]}, "merged": [0.5]})
+    digests = [
+        {(one.name, arm): one.digest(arm) for one in sweep.recipes_of(sweep.plan(of)) for arm in one.arms}
+        for of in (grid, grown)
+    ]
+    assert digests[0].items() <= digests[1].items()
+    assert digests[1].keys() - digests[0].keys() == {("g", "layer=3"), ("g", "alone")}
+
+
 SWEEPS = sorted(file.name.removesuffix(".yaml") for file in (files("midalign") / "sweeps").iterdir())
 
 

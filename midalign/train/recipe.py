@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from midalign import harness
 from midalign.errors import RecipeError, nearest
@@ -209,22 +208,27 @@ class Recipe(Section):
         folder = Path(self.base).expanduser()
         return folder.resolve().name if folder.is_dir() else self.base
 
-    def digest(self) -> str:
-        """sha256 over what decides the weights: not where they go, which seeds, or what is said of them."""
+    def digest(self, arm: str) -> str:
+        """sha256 over what decides an arm's weights: not where they go, which seeds, which arms stand beside
+        it, or what is said of it."""
         others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap", "report_to"}
+        others |= {"arms", "align"}
         if self.monitor is None or self.monitor.stop_on is None:
             others.add("monitor")
-        # A key that came later, at the value that changes nothing, leaves the digests of before.
-        others |= {name for name, field in Recipe.model_fields.items() if _unset(self, name, field)}
-        later = {name for name, field in Align.model_fields.items() if _unset(self.align, name, field)}
-        decides = self.model_dump(mode="json", exclude=others)
-        decides["align"] = self.align.model_dump(mode="json", exclude=later)
+        decides = self.model_dump(mode="json", exclude=others | _unset(self))
         decides["base"] = self.base_name
+        align = self.align_of(arm)
+        if align is not None:
+            decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _unset(section: Section, name: str, field: FieldInfo) -> bool:
-    return not field.is_required() and getattr(section, name) == field.default
+def _unset(section: Section) -> set[str]:
+    """Keys at the value that changes nothing: one that came later leaves the digests of before."""
+    fields = type(section).model_fields.items()
+    return {
+        name for name, field in fields if not field.is_required() and getattr(section, name) == field.default
+    }
 
 
 def shipped() -> list[str]:

@@ -75,7 +75,7 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     join()
     check_roles(recipe)
     bases.resolve(recipe.base)
-    wanted = [run for run in runs(recipe, arms) if not finished(run[2], recipe)]
+    wanted = [run for run in runs(recipe, arms) if not finished(run[2], recipe, run[0])]
     found = overlaps(recipe, {arm for arm, _, _ in wanted})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
@@ -114,15 +114,15 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
     return found
 
 
-def finished(folder: Path, recipe: Recipe) -> bool:
-    """Whether the folder holds an adapter of this recipe; raises RecipeError where it is of another."""
+def finished(folder: Path, recipe: Recipe, arm: str) -> bool:
+    """Whether the folder holds an adapter of this arm; raises RecipeError where it is of another recipe."""
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         return False
-    if manifest.recipe.digest != recipe.digest():
+    if manifest.recipe.digest != recipe.digest(arm):
         raise RecipeError(
             f"{folder} holds an adapter of another recipe ({manifest.recipe.name}, digest "
-            f"{manifest.recipe.digest[:12]}; this one is {recipe.name}, {recipe.digest()[:12]}). "
+            f"{manifest.recipe.digest[:12]}; this one is {recipe.name}, {recipe.digest(arm)[:12]}). "
             f"Train elsewhere: output=OTHER, or remove that folder"
         )
     # Of a run that was killed between its adapter's last byte and its checkpoints' removal.
@@ -153,7 +153,7 @@ def _train_arm(
 
     work = _work(folder)
     with PartialState().main_process_first():
-        _claim(work, recipe)
+        _claim(work, recipe, arm)
     ready = build(recipe, arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
     checkpoint = _last_checkpoint(work)
@@ -172,7 +172,7 @@ def _train_arm(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
         seed=seed,
-        recipe=adapter.RecipeRef(name=recipe.name, digest=recipe.digest()),
+        recipe=adapter.RecipeRef(name=recipe.name, digest=recipe.digest(arm)),
         base=recipe.base_name,
         base_digest=adapter.base_digest(bases.resolve(recipe.base)),
         task=recipe.task,
@@ -226,14 +226,14 @@ def memory_named(recipe: Recipe) -> Iterator[None]:
         ) from None
 
 
-def _claim(work: Path, recipe: Recipe) -> None:
-    """Mark the checkpoint folder with the recipe; refuse one with checkpoints of another recipe."""
+def _claim(work: Path, recipe: Recipe, arm: str) -> None:
+    """Mark an arm's checkpoint folder with the recipe; refuse one with checkpoints of another recipe."""
     work.mkdir(parents=True, exist_ok=True)
     mark = work / "recipe.json"
     current = recipe.model_dump(mode="json")
     if mark.is_file() and any(work.glob("checkpoint-*")):
         begun = json.loads(mark.read_text("utf-8"))
-        if Recipe.model_validate(begun).digest() != recipe.digest():
+        if Recipe.model_validate(begun).digest(arm) != recipe.digest(arm):
             changed = [key for key in current if begun.get(key) != current[key]]
             raise RecipeError(
                 f"{work} was begun with other settings ({', '.join(changed)}). "

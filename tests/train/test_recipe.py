@@ -67,14 +67,30 @@ def test_files(tmp_path):
 
 
 def test_digest_is_of_what_decides_the_weights():
-    plain = recipe.load("mini").digest()
+    plain = recipe.load("mini").digest("aligned")
     for same in ("output=elsewhere", "evaluate=false", "seeds=[9]", "evaluation.limit=3", "save_every=7"):
-        assert recipe.load("mini", [same]).digest() == plain
+        assert recipe.load("mini", [same]).digest("aligned") == plain
     for same in ("align.pairs_a_language=null", "align.multiway=false"):
-        assert recipe.load("mini", [same]).digest() == plain
+        assert recipe.load("mini", [same]).digest("aligned") == plain
     decide = ("updates=3", "align.layer=2", "align.pairs_a_language=9", "align.multiway=true")
     for other in (*decide, "task=midalign_slot"):
-        assert recipe.load("mini", [other]).digest() != plain
+        assert recipe.load("mini", [other]).digest("aligned") != plain
+
+
+def test_digest_is_of_one_arm():
+    """What is trained stays trained when a recipe gets another arm."""
+
+    def digests(*overrides):
+        mini = recipe.load("mini", overrides)
+        return {arm: mini.digest(arm) for arm in mini.arms}
+
+    plain = digests()
+    assert plain["baseline"] != plain["aligned"]
+    more = digests('arms={"deep": {"layer": 6}, "aligned": {}, "baseline": null}')
+    assert {arm: more[arm] for arm in plain} == plain
+    assert more["deep"] == digests("align.layer=6")["aligned"]
+    assert digests("align.layer=6")["baseline"] == plain["baseline"]
+    assert digests("updates=3")["baseline"] != plain["baseline"]
 
 
 def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
@@ -82,6 +98,6 @@ def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
     for folder in folders:
         folder.mkdir(parents=True)
     one, two = (recipe.load("mini", [f"base={folder}"]) for folder in folders)
-    assert one.digest() == two.digest()
+    assert one.digest("aligned") == two.digest("aligned")
     assert one.base_name == "model"
     assert recipe.load("massive-gemma").base_name == "google/gemma-3-270m"
