@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
+    from rich.progress import Progress
     from rich.table import Table
 
     from midalign.analyze.report import Analysis, Layer
@@ -55,22 +56,10 @@ def analyze(
     runs = report.of_model(load(records), *digests) if records else []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        embedding, comparing = bars.add_task("languages", total=None), bars.add_task("layers", total=None)
         store = states.embed(
-            model,
-            adapter,
-            texts,
-            output / "states",
-            devices(),
-            lambda done, total: bars.update(embedding, completed=done, total=total),
+            model, adapter, texts, output / "states", devices(), _shown_by(bars, "languages", 10)
         )
-        found = pairs.by_layer(
-            store,
-            wanted,
-            output / "pairs",
-            devices(),
-            lambda done, total: bars.update(comparing, completed=done, total=total),
-        )
+        found = pairs.by_layer(store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1))
     by_layer = report.by_layer(found)
     best, codes = report.recommended(by_layer), list(texts)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
@@ -96,6 +85,18 @@ def analyze(
         for entry in report.correlations(report.of_english(headline, codes), runs):
             line = f"  {entry.pearson:+.2f}  {entry.group}, {entry.name}, {entry.languages} languages"
             screen.print(line, soft_wrap=True)
+
+
+def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], None]":
+    """Tell a bar of what is done and of how much; where there is no terminal, a line for every so many."""
+    bar = bars.add_task(what, total=None)
+
+    def report(done: int, total: int) -> None:
+        bars.update(bar, completed=done, total=total)
+        if not bars.console.is_terminal and (done % every == 0 or done == total):
+            bars.console.print(f"{what}  {done}/{total}", highlight=False)
+
+    return report
 
 
 def _by_layer(layers: "Sequence[Layer]", best: int, title: str, other: "Analysis | None") -> "Table":
