@@ -277,9 +277,19 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
         return
     if ready.recipe.lora is None:  # a model to load by itself
         ready.tokens.tokenizer.save_pretrained(finished)
+    else:
+        _sort_targets(finished / adapter.CONFIG)
     (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     shutil.copyfile(work / LOG, finished / LOG)
     card.write(finished)
     os.replace(finished, folder)
     shutil.rmtree(work)
+
+
+def _sort_targets(config: Path) -> None:
+    """peft writes them in an order of the process's own; without it equal adapters have equal digests."""
+    settings = json.loads(config.read_text("utf-8"))
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+        config.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from midalign import adapter
+
 COMMAND = [sys.executable, "-c", "from midalign.cli.train import main; main()"]
 SMALL = [
     "mini",
@@ -91,6 +93,9 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(trained, tmp_path):
     resumed = load_file(tmp_path / "adapters" / "aligned-seed1" / "adapter_model.safetensors")
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight), name
+    assert (
+        len({adapter.digest(folders / "aligned-seed1") for folders in (trained, tmp_path / "adapters")}) == 1
+    )
 
 
 @pytest.mark.slow
