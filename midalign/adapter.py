@@ -35,12 +35,15 @@ PACKAGES = (
 
 
 class RecipeRef(BaseModel):
-    """A recipe by name, and by digest of what decides the weights of an arm of it."""
+    """A recipe by name, and an arm of it by digest of what decides its weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     digest: str
+    baseline: str | None = None
+    """Digest of the recipe's task training alone, which the arm is held against. None in manifests from
+    before arms had digests of their own: there all have the recipe's."""
 
 
 class Parent(BaseModel):

@@ -4,6 +4,7 @@ A LoRA adapter changes a module's weight by `scaling * B @ A`. Merging works on 
 from disk module by module: the base is needed only to score candidates or to merge into it.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from midalign import adapter, bases
-from midalign.adapter import Manifest, Parent
+from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -337,11 +338,17 @@ def _manifest(sources: Sequence[Path], weights: Weights, method: Method) -> Mani
     task, *others = parents
     aligned = next((one for one in others if one.layer is not None), task)
     overlap = [one for parent in parents for one in parent.overlap or []]
+    recipe = RecipeRef(
+        name=task.recipe.name,
+        digest=hashlib.sha256(" ".join(parent.recipe.digest for parent in parents).encode()).hexdigest(),
+        baseline=task.recipe.baseline or task.recipe.digest,
+    )
     how = str(weights) if method == "cat" else f"{method} {weights}"
     return task.model_copy(
         update={
             "name": "+".join(parent.name for parent in parents) + f"@{file_name(how)}",
             "arm": f"merged {how}",
+            "recipe": recipe,
             "aligned": aligned.aligned,
             "layer": aligned.layer,
             "pairs": aligned.pairs,

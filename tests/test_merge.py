@@ -212,6 +212,23 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
         merge([task, align], Weights((1.0, 1.0)), tmp_path / "again")
 
 
+def test_merges_with_different_alignments_are_different_models_beside_one_baseline(tmp_path):
+    """On the board they are rows, not two records of one model."""
+    task, *aligns = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "a", "b"))
+    manifest(task, recipe={"name": "r", "digest": "baseline", "baseline": "baseline"})
+    for align in aligns:
+        manifest(align, recipe={"name": "r", "digest": align.name, "baseline": "baseline"})
+    found = []
+    for align in aligns:
+        merge([task, align], Weights((1.0, 1.0)), tmp_path / f"with-{align.name}")
+        found.append(adapter.read_manifest(tmp_path / f"with-{align.name}"))
+    assert len({one.recipe.digest for one in found}) == 2
+    assert {one.recipe.baseline for one in found} == {"baseline"}
+    manifest(task, recipe={"name": "r", "digest": "before"})
+    merge([task, aligns[0]], Weights((1.0, 1.0)), tmp_path / "old")
+    assert adapter.read_manifest(tmp_path / "old").recipe.baseline == "before"
+
+
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     options = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
     plain = saved(tmp_path / "plain", 1, **options)

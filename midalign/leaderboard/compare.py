@@ -139,7 +139,9 @@ def _arms(section: Section) -> list[tuple[Row, Row]]:
 
 def baseline_of(section: Section, row: Row) -> Row | None:
     """The baseline of the row's recipe, by the same engine and dtype if there is one."""
-    candidates = [other for other in section.rows if other.arm == "baseline" and other.recipe == row.recipe]
+    candidates = [
+        other for other in section.rows if other.arm == "baseline" and other.baseline == row.baseline
+    ]
     alike = [other for other in candidates if other.engine == row.engine]
     return next(iter(alike or candidates), None)
 

@@ -28,10 +28,10 @@ class Row:
     """By seed."""
 
     @property
-    def recipe(self) -> str | None:
-        """Digest of the recipe, None for the base and for adapters trained elsewhere."""
+    def baseline(self) -> str | None:
+        """Digest of the baseline it is held against, None for the base and for adapters trained elsewhere."""
         reference = self.runs[0].record.recipe
-        return reference.digest if reference else None
+        return (reference.baseline or reference.digest) if reference else None
 
     @property
     def engine(self) -> tuple[str, str]:
@@ -191,7 +191,9 @@ def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
         rows.append(Row(_label(key, keys), key.arm, tuple(seeds)))
     # The base on top, a recipe's arms together with the baseline first.
     return tuple(
-        sorted(rows, key=lambda row: (row.arm != "base", row.recipe or "", order.get(row.arm, 2), row.label))
+        sorted(
+            rows, key=lambda row: (row.arm != "base", row.baseline or "", order.get(row.arm, 2), row.label)
+        )
     )
 
 
@@ -202,7 +204,7 @@ class _Key(NamedTuple):
     name: str
     """Of the recipe, or of the record where no recipe is known."""
     digest: str
-    """Of the recipe, or of the adapter where no recipe is known."""
+    """Of the recipe's arm, or of the adapter where no recipe is known."""
     engine: tuple[str, str]
 
 

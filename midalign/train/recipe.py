@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from midalign import harness
+from midalign.adapter import RecipeRef
 from midalign.errors import RecipeError, nearest
 
 
@@ -211,13 +212,19 @@ class Recipe(Section):
     def digest(self, arm: str) -> str:
         """sha256 over what decides an arm's weights: not where they go, which seeds, which arms stand beside
         it, or what is said of it."""
+        return self._digest_with(self.align_of(arm))
+
+    def reference(self, arm: str) -> RecipeRef:
+        """What manifests and records say of the recipe."""
+        return RecipeRef(name=self.name, digest=self.digest(arm), baseline=self._digest_with(None))
+
+    def _digest_with(self, align: Align | None) -> str:
         others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap", "report_to"}
         others |= {"arms", "align"}
         if self.monitor is None or self.monitor.stop_on is None:
             others.add("monitor")
         decides = self.model_dump(mode="json", exclude=others | _unset(self))
         decides["base"] = self.base_name
-        align = self.align_of(arm)
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -172,7 +172,7 @@ def _train_arm(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
         seed=seed,
-        recipe=adapter.RecipeRef(name=recipe.name, digest=recipe.digest(arm)),
+        recipe=recipe.reference(arm),
         base=recipe.base_name,
         base_digest=adapter.base_digest(bases.resolve(recipe.base)),
         task=recipe.task,

@@ -51,6 +51,7 @@ def write(
     seed: int | None = None,
     recipe: str | None = "mini",
     recipe_digest: str | None = None,
+    recipe_baseline: str | None = None,
     base: str = "mini",
     group: str = "midalign_mini_slot",
     roles: Mapping[str, list[str]] = ROLES,
@@ -107,12 +108,17 @@ def write(
             tokens=100,
         )
     trained = arm != "base"
+    reference = RecipeRef(
+        name=recipe or "",
+        digest=sha(recipe_digest or recipe or ""),
+        baseline=sha(recipe_baseline) if recipe_baseline else None,
+    )
     entry = record.Record(
         name=name,
         created=datetime(2026, 11, 23, tzinfo=UTC),
         arm=arm,
         seed=seed,
-        recipe=RecipeRef(name=recipe, digest=sha(recipe_digest or recipe)) if trained and recipe else None,
+        recipe=reference if trained and recipe else None,
         base=record.Base(name=base, digest=sha(base)),
         adapter=record.Adapter(name=name, digest=sha(name), manifest=None) if trained else None,
         roles=record.Roles(**roles),

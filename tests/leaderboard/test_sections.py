@@ -1,10 +1,11 @@
 """Which records stand together."""
 
 import pytest
-from synthetic_records import ROLES, share, write
+from synthetic_records import ROLES, sha, share, write
 
 from midalign.errors import RecordError
 from midalign.leaderboard.build import build
+from midalign.leaderboard.compare import compare
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
 from midalign.leaderboard.tables import title
@@ -103,6 +104,23 @@ def test_recipes_with_the_same_arms_are_told_apart_by_label(tmp_path):
     assert {"baseline (short)", "baseline (long)", "aligned (short)"} <= set(found)
     assert sum(label.startswith("aligned (long ") for label in found) == 2
     assert len(set(found)) == 5
+
+
+def test_arms_stand_beside_the_baseline_of_their_recipe(tmp_path):
+    """Arms have digests of their own; of records from before, all arms of a recipe have one."""
+    for arm in ("baseline", "deep", "aligned"):
+        write(tmp_path, f"{arm}-before", arm, SCORES, seed=1)
+        own = f"mini {arm}"
+        write(tmp_path, arm, arm, SCORES, seed=1, recipe_digest=own, recipe_baseline="mini baseline")
+    (section,) = sections(load(tmp_path))
+    together = [["baseline", "aligned", "deep"]] * 2
+    assert [row.arm for row in section.rows] == [arm for arms in together for arm in arms]
+    _, differences = compare(section)
+    assert {(one.model, one.baseline) for one in differences} == {
+        (f"{arm} (mini {sha(own)[:7]})", f"baseline (mini {sha(baseline)[:7]})")
+        for arm in ("aligned", "deep")
+        for own, baseline in (("mini", "mini"), (f"mini {arm}", "mini baseline"))
+    }
 
 
 def test_engines_and_dtypes_are_rows_of_their_own(tmp_path):
