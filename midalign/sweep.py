@@ -11,16 +11,16 @@ import itertools
 import json
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from midalign import adapter
+from midalign import adapter, record
 from midalign.errors import RecipeError, RecordError, nearest
 from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
 from midalign.leaderboard.load import Run, load
@@ -36,6 +36,8 @@ ALIGNED = "aligned"
 """The arm that changes nothing of the recipe's alignment."""
 ALONE = "alone"
 """The arm of alignment alone, which is scored as merged into the baseline."""
+FILES = (".tsv", ".jsonl", ".yaml")
+"""Endings that a point's label leaves out."""
 WIDTH = 36
 """Characters of a point's label in one line of the plot."""
 
@@ -56,6 +58,13 @@ class Grid(BaseModel):
     """Further points, each the keys that it changes."""
     merged: list[Annotated[float, Field(gt=0)]] = []
     """How much of an adapter of alignment alone is added to the baseline of its seed: a point for each."""
+
+    @field_validator("merged")
+    @classmethod
+    def _distinct(cls, merged: list[float]) -> list[float]:
+        if len(set(merged)) < len(merged):
+            raise ValueError("a weight stands twice")
+        return merged
 
 
 @dataclass(frozen=True)
@@ -116,19 +125,27 @@ def read(name: str) -> Grid:
 
 def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
     """The points, in order; raises RecipeError for what their recipes cannot be."""
-    changes = [*_combinations(grid.grid), *grid.points]
+    changes = [_dotted(change) for change in [*_combinations(grid.grid), *grid.points]]
     if not changes and not grid.merged:
         raise RecipeError(
             f"sweep {grid.name} has no points: give it a grid, such as grid: {{align.layer: [2, 4]}}"
         )
+    _check_keys(grid, {key for change in changes for key in change}, overrides)
     by_recipe: dict[str, dict[str, dict[str, Any]]] = {}
     outside: dict[str, dict[str, Any]] = {}
+    named: dict[str, dict[str, Any]] = {}
     for change in changes:
         own = {key: value for key, value in change.items() if not key.startswith("align.")}
         name = "-".join([grid.name, *([_label(own)] if own else [])])
         outside[name] = own
         arm = {key.removeprefix("align."): v for key, v in change.items() if key not in own}
         by_recipe.setdefault(name, {})[_label(arm) or ALIGNED] = arm
+        file = record.file_name(f"{name}-{_label(arm)}")
+        if named.setdefault(file, change) != change:
+            raise RecipeError(
+                f"sweep {grid.name}: {named[file]} and {change} would both be called {file}. Rename what "
+                f"they name, so that it differs in letters, digits, or the last folder and file of a path"
+            )
     if grid.merged:
         outside[grid.name] = {}
         by_recipe.setdefault(grid.name, {})[ALONE] = {"task": False}
@@ -140,7 +157,7 @@ def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
         if against is not found:
             found = found.model_copy(update={"arms": arms})
         for one in (arm for arm in arms if arm != ALONE):
-            parts = [_label(outside[name]), one if len(arms) > 1 and one != ALIGNED else ""]
+            parts = [_label(outside[name]), one if one != ALIGNED else ""]
             points.append(Point(", ".join(part for part in parts if part) or one, found, one, against))
         if ALONE in arms:
             mixes = ((f"merged={weight:g}", Weights((1.0, weight))) for weight in grid.merged)
@@ -154,6 +171,39 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def _dotted(change: Mapping[str, Any]) -> dict[str, Any]:
+    """`{align: {layer: 2}}` as `{align.layer: 2}`."""
+    dotted: dict[str, Any] = {}
+    for key, value in change.items():
+        dotted |= (
+            {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return dotted
+
+
+def _check_keys(grid: Grid, swept: Collection[str], overrides: Sequence[str]) -> None:
+    """Raise RecipeError for keys that are the sweep's own, or that would make points be what they are not."""
+    given = {override.partition("=")[0] for override in overrides}
+    for key in sorted({*swept, *grid.changes, *given}):
+        if key.partition(".")[0] in ("name", "arms"):
+            raise RecipeError(
+                f"sweep {grid.name}: {key} cannot be set, a sweep names its recipes and arms itself. "
+                f"An arm is a point that changes align, such as {{align.layer: 2}}"
+            )
+    for key in sorted(swept):
+        if key.partition(".")[0] in ("output", "evaluate", "evaluation"):
+            raise RecipeError(
+                f"sweep {grid.name}: {key} cannot differ between points, which are compared on the same "
+                f"items in one folder. Set it for all: under changes, or {key}=VALUE behind the sweep"
+            )
+        over = sorted(one for one in given if f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}."))
+        if over:
+            raise RecipeError(
+                f"sweep {grid.name}: {over[0]}=... touches {key}, which the points differ in. Leave it out, "
+                f"or change the points in a file of your own"
+            )
+
+
 def _label(change: Mapping[str, Any]) -> str:
     """Such as `layer=2,weight=0.3`, a part of a file's name."""
     return ",".join(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in change.items())
@@ -162,14 +212,17 @@ def _label(change: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(_word, value))
-    return Path(str(value)).stem if isinstance(value, str) and "/" in value else str(value)
+    if not (isinstance(value, str) and "/" in value):
+        return str(value)
+    path = Path(value)
+    return f"{path.parent.name}_{path.stem if path.suffix in FILES else path.name}".lstrip("_")
 
 
 def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequence[str]) -> Recipe:
     """Scored on dev, since a sweep is there to choose by, without the base; whoever wants more says so."""
     unless_said = {"evaluation.split": "validation", "evaluation.base": False}
     values = {**unless_said, **grid.changes, **change, "name": name}
-    given = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    given = [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
     output = f"output=sweeps/{grid.name}"
     loaded = recipes.load(grid.recipe, [output, *given, *overrides])
     if not loaded.evaluate:
@@ -222,35 +275,56 @@ def _merged(point: Point, seed: int) -> Path:
 
 def results(points: Sequence[Point], folder: Path) -> list[Result]:
     """Every point's scores beside its baseline's, from the records in `folder`, or RecordError."""
-    by_group: dict[str, list[Run]] = {}
-    for run in load(folder):
-        by_group.setdefault(run.group, []).append(run)
-    return [one for group, runs in by_group.items() for one in _of_group(points, group, runs)]
-
-
-def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Iterator[Result]:
-    section = Section(group, (), (), (Row("all", "all", tuple(runs)),))
-    scores = bootstrap(section)
-    known = {
-        (run.record.recipe.name, run.record.arm, run.record.seed): scores[run.file]
-        for run in runs
-        if run.record.recipe
+    wanted = {
+        (*scored, seed)
+        for point in points
+        for scored in (point.scored, (point.against.name, BASELINE))
+        for seed in point.recipe.seeds
     }
+    by_group: dict[str, dict[tuple[str, str, int | None], Run]] = {}
+    for run in load(folder):
+        name = (run.record.recipe.name if run.record.recipe else "", run.record.arm, run.record.seed)
+        if name in wanted:  # and not of an earlier form of the sweep
+            by_group.setdefault(run.group, {})[name] = run
+    found = [one for group, runs in by_group.items() for one in _of_group(points, group, runs)]
+    for point in points:
+        if point.label not in {one.label for one in found}:
+            raise _no_record(f"{point.recipe.task}", *point.scored, point.recipe.seeds[0])
+    return found
+
+
+def _no_record(task: str, recipe: str, arm: str, seed: int) -> RecordError:
+    return RecordError(
+        f"No record of {task} for arm {arm} of {recipe}, seed {seed}: "
+        f"give the same sweep once more, what is finished stays"
+    )
+
+
+def _of_group(
+    points: Sequence[Point], group: str, runs: Mapping[tuple[str, str, int | None], Run]
+) -> Iterator[Result]:
+    """The points with this group's task, which their baselines are known by."""
+    first, *others = runs.values()
+    for other in others:
+        if other.ids != first.ids:
+            raise RecordError(
+                f"{first.file} and {other.file} have other items of {group}, which cannot be compared. "
+                f"Remove the older of the two, and give the same sweep once more"
+            )
+    section = Section(group, (), (), (Row("all", "all", tuple(runs.values())),))
+    scores = bootstrap(section)
 
     def scored(recipe: str, arm: str, seed: int) -> Scores:
-        if (recipe, arm, seed) not in known:
-            raise RecordError(
-                f"No record of {group} for arm {arm} of {recipe}, seed {seed}: "
-                f"give the same sweep once more, what is finished stays"
-            )
-        return known[recipe, arm, seed]
+        if (recipe, arm, seed) not in runs:
+            raise _no_record(group, recipe, arm, seed)
+        return scores[runs[recipe, arm, seed].file]
 
     for point in points:
-        roles = {"supervised": point.recipe.supervised, "aligned": point.recipe.aligned}
-        named = {code for codes in roles.values() for code in codes}
-        roles["unseen"] = [code for code in section.languages if code not in named]
+        if not any((point.against.name, BASELINE, seed) in runs for seed in point.recipe.seeds):
+            continue
+        own = Section(group, tuple(point.recipe.supervised), tuple(point.recipe.aligned), section.rows)
         places = {
-            role: [section.languages.index(c) for c in roles[role] if c in section.languages]
+            role: [place for place, code in enumerate(section.languages) if own.role(code) == role]
             for role in ROLES
         }
         places = {role: of for role, of in places.items() if of}
@@ -259,12 +333,12 @@ def _of_group(points: Sequence[Point], group: str, runs: Sequence[Run]) -> Itera
             for seed in point.recipe.seeds
         ]
         changes = [Scores(own.points - base.points, own.draws - base.draws) for own, base in pairs]
-        change, own = mean_of(changes), mean_of([own for own, _ in pairs])
+        change, mean = mean_of(changes), mean_of([own for own, _ in pairs])
         yield Result(
             group,
             point.label,
             list(point.recipe.seeds),
-            {role: float(own.points[of, 0].mean()) for role, of in places.items()},
+            {role: float(mean.points[of, 0].mean()) for role, of in places.items()},
             {
                 role: estimate(change.points[of, 0].mean(), change.draws[:, of, 0].mean(axis=1))
                 for role, of in places.items()

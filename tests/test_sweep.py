@@ -18,6 +18,7 @@ from midalign.data import ntrex, tatoeba
 from midalign.errors import RecipeError
 from midalign.sweep import Grid
 from midalign.train import run
+from midalign.train.recipe import load
 from midalign.train.stream import check_roles
 
 SMALL = [
@@ -59,6 +60,78 @@ def test_recipes_share_a_baseline_where_the_task_side_is_the_same():
     assert [("baseline" in point.recipe.arms) for point in points] == [True, True, False, False]
     assert points[3].against is points[1].recipe
     assert points[3].recipe.aligned == ["de", "tr"]
+
+
+def test_a_nested_change_is_the_same_as_a_dotted_one():
+    """And leaves a section's other keys as they are: on dev, with the recipe's own pairs."""
+    nested = Grid(
+        name="g",
+        recipe="mini",
+        changes={"evaluation": {"limit": 100}, "align": {"pairs_per_update": 8}},
+        grid={"align": [{"layer": 2}, {"layer": 3, "weight": 0.5}]},
+        points=[{"lora": {"r": 4}}],
+    )
+    dotted = Grid(
+        name="g",
+        recipe="mini",
+        changes={"evaluation.limit": 100, "align.pairs_per_update": 8},
+        points=[{"align.layer": 2}, {"align.layer": 3, "align.weight": 0.5}, {"lora.r": 4}],
+    )
+    points = sweep.plan(nested)
+    assert points == sweep.plan(dotted)
+    assert [point.label for point in points] == ["layer=2", "layer=3,weight=0.5", "r=4"]
+    (evaluation, align), mini = (points[0].recipe.evaluation, points[0].recipe.align), load("mini").align
+    assert (evaluation.split, evaluation.base, evaluation.limit) == ("validation", False, 100)
+    assert align == mini.model_copy(update={"pairs_per_update": 8})
+    assert points[2].recipe.lora == load("mini").lora.model_copy(update={"r": 4})
+    overridden = sweep.plan(nested, ["evaluation={limit: 3}"])[0].recipe.evaluation
+    assert (overridden.split, overridden.limit) == ("validation", 3)
+
+
+def test_labels_tell_points_apart():
+    grid = Grid(
+        name="g",
+        recipe="mini",
+        grid={"align.pairs": ["news/{language}.tsv", "web/{language}.tsv"]},
+        points=[
+            {"base": "Qwen/Qwen2.5-3B"},
+            {"base": "Qwen/Qwen2.5-7B"},
+            {"aligned": ["de"], "align.layer": 1},
+        ],
+    )
+    assert [point.label for point in sweep.plan(grid)] == [
+        "pairs=news_{language}",
+        "pairs=web_{language}",
+        "base=Qwen_Qwen2.5-3B",
+        "base=Qwen_Qwen2.5-7B",
+        "aligned=de, layer=1",
+    ]
+    twice = grid.model_copy(update={"points": [{"updates": 5}, {"updates": 5}]})
+    assert [point.label for point in sweep.plan(twice)][2:] == ["updates=5"]
+    alike = grid.model_copy(update={"points": [{"system_instruction": "是"}, {"system_instruction": "否"}]})
+    with pytest.raises(
+        RecipeError, match=r"'是'.* and .*'否'.* would both be called g-system_instruction=--"
+    ):
+        sweep.plan(alike)
+
+
+@pytest.mark.parametrize(
+    ("values", "overrides", "message"),
+    [
+        ({"grid": {"updates": [100, 200]}}, ["updates=50"], r"updates=\.\.\. touches updates"),
+        ({"grid": {"lora.r": [4, 8]}}, ["lora={r: 2}"], r"lora=\.\.\. touches lora\.r"),
+        ({"grid": {"updates": [1]}}, ["name=other"], "name cannot be set"),
+        ({"grid": {"updates": [1]}, "changes": {"arms": {"x": {}}}}, [], "arms cannot be set"),
+        ({"points": [{"arms": {"x": {"layer": 1}}}]}, [], r"arms\.x cannot be set"),
+        ({"grid": {"evaluation.limit": [20, 40]}}, [], r"evaluation\.limit cannot differ between points"),
+        ({"points": [{"output": "there"}]}, [], "output cannot differ between points"),
+        ({"grid": {"updates": [1]}}, ["seeds=[1, 1]"], "seeds 1, 1: one stands twice"),
+        ({"grid": {"updates": [1]}}, ["seeds=[1"], r"'seeds=\[1': what stands after = is not YAML"),
+    ],
+)
+def test_what_would_make_points_other_than_their_labels_is_refused(values, overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        sweep.plan(Grid(name="g", recipe="mini", **values), overrides)
 
 
 def test_a_sweep_that_grows_keeps_what_is_trained():

@@ -175,6 +175,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one stands twice")
         both = sorted(set(self.supervised) & set(self.aligned))
         if both:
             raise ValueError(f"{', '.join(both)} cannot be both supervised and aligned")
@@ -296,7 +298,7 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _set(values: dict[str, Any], override: str) -> None:
-    """Apply `key=value` in place; dots descend, the value is YAML."""
+    """Apply `key=value` in place; dots descend, the value is YAML, a mapping adds to what is there."""
     key, found, text = override.partition("=")
     if not found:
         raise RecipeError(f"{override!r} is not an override; expected key=value, such as updates=100")
@@ -305,7 +307,12 @@ def _set(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise RecipeError(f"{override!r}: {parent} has no keys below it")
-    values[last] = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{override!r}: what stands after = is not YAML: {reason}") from None
+    values.update(_merge(values, {last: value}))
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

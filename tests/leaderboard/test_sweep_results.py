@@ -43,6 +43,59 @@ def test_merged_points_are_held_against_the_baseline_that_they_were_merged_into(
     assert found["aligned=de"].change["aligned"].value == pytest.approx(4 / N)
 
 
+def test_directions_have_the_roles_that_the_board_gives_them(tmp_path):
+    points = sweep.plan(Grid(name="g", recipe="mini", points=[{}]), ["task=midalign_mini_mt", "seeds=[1]"])
+    right = {"en-es": (20, 24), "de-en": (4, 8), "en-de": (4, 10), "en-ja": (4, 2)}
+    for place, arm in enumerate(("baseline", "aligned")):
+        by_direction = {code: share(N, of[place]) for code, of in right.items()}
+        write(tmp_path, arm, arm, by_direction, recipe="g", seed=1)
+    (found,) = sweep.results(points, tmp_path)
+    assert {role: change.value for role, change in found.change.items()} == pytest.approx(
+        {"supervised": 4 / N, "aligned": 5 / N, "unseen": -2 / N}
+    )
+
+
+def test_tasks_as_points_are_each_held_against_their_own_baseline(tmp_path):
+    grid = Grid(name="g", recipe="mini", grid={"task": ["midalign_mini_slot", "midalign_slot"]})
+    points = sweep.plan(grid, ["seeds=[1]"])
+    for task, right in (("midalign_mini_slot", 8), ("midalign_slot", 10)):
+        for arm, of in (("baseline", 4), ("aligned", right)):
+            by_language = {code: share(N, of) for code in LANGUAGES}
+            write(tmp_path, f"{task}-{arm}", arm, by_language, recipe=f"g-task={task}", seed=1, group=task)
+    found = sweep.results(points, tmp_path)
+    assert {(one.group, one.label): one.change["aligned"].value for one in found} == pytest.approx(
+        {
+            ("midalign_mini_slot", "task=midalign_mini_slot"): 4 / N,
+            ("midalign_slot", "task=midalign_slot"): 6 / N,
+        }
+    )
+    for file in tmp_path.glob("midalign_slot-*"):
+        file.unlink()
+    with pytest.raises(
+        RecordError, match="No record of midalign_slot for arm aligned of g-task=midalign_slot"
+    ):
+        sweep.results(points, tmp_path)
+
+
+def test_records_of_an_earlier_form_of_the_sweep_are_left_aside(tmp_path):
+    points = sweep.plan(Grid(name="g", recipe="mini", grid={"aligned": [["de"]]}), ["seeds=[1]"])
+    scored(tmp_path, "baseline", "baseline", "g-aligned=de", 1, (20, 4, 4, 4, 4))
+    scored(tmp_path, "one", "aligned", "g-aligned=de", 1, (20, 8, 4, 4, 4))
+    before = sweep.results(points, tmp_path)
+    write(tmp_path, "a", "aligned", {"en": share(9, 1)}, recipe="g-aligned=tr", seed=1)
+    assert sweep.results(points, tmp_path) == before
+    write(
+        tmp_path,
+        "one-seed1",
+        "aligned",
+        {code: share(N + 1, 4) for code in LANGUAGES},
+        recipe="g-aligned=de",
+        seed=1,
+    )
+    with pytest.raises(RecordError, match=r"baseline-seed1\.json and one-seed1\.json have other items"):
+        sweep.results(points, tmp_path)
+
+
 def test_a_point_that_leaves_no_language_unseen_has_its_place_in_table_and_plot(tmp_path):
     grid = Grid(name="g", recipe="mini", grid={"aligned": [["de", "tr", "hi", "ja"], ["de"]]})
     points = sweep.plan(grid, ["seeds=[1]"])
