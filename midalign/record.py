@@ -285,7 +285,7 @@ def read(path: str | Path) -> Record:
         where = ".".join(map(str, problem["loc"])) or "the file"
         raise RecordError(
             f"{path} is not a record of schema version 1: {where}: {problem['msg']}. "
-            f"Restore it, or evaluate the model again with midalign eval"
+            f"Restore it, or remove it and evaluate the model again with midalign eval"
         ) from None
 
 
@@ -309,7 +309,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     if found != file.sha256:
         raise RecordError(
             f"{beside} is not the file that {path.name} was written with: sha256 {found[:12]}, expected "
-            f"{file.sha256[:12]}. Restore it, or evaluate the model again with midalign eval"
+            f"{file.sha256[:12]}. Restore it, or remove both and evaluate the model again with midalign "
+            f"eval"
         )
     text = zstandard.ZstdDecompressor().decompress(packed).decode()
     items = {}

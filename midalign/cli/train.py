@@ -72,7 +72,7 @@ def train(
     if dry_run:
         from midalign.train.preview import preview
 
-        for line in preview(settings):
+        for line in preview(settings, arm):
             print(line, flush=True)
         return
     console.print(
@@ -86,8 +86,7 @@ def train(
         print(adapter)
     if settings.lora is None:
         print(f"All weights were trained; to score: midalign eval --base FOLDER --tasks {settings.task}")
-        return
-    if settings.evaluate:
+    elif settings.evaluate:
         evaluate(settings, adapters)
         _write_scores(adapters, settings.output / "results")
     if push_to_hub:

@@ -1,5 +1,7 @@
 """Sentence pairs with English, the raw material of alignment."""
 
+import hashlib
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -39,6 +41,17 @@ def pairs(source: str, language: str) -> list[tuple[str, str]]:
             f"of lines foreign TAB English with {{language}} in it, such as pairs/{{language}}.tsv"
         )
     return list(dict.fromkeys(found))
+
+
+def identity(source: str, languages: Sequence[str]) -> str:
+    """What tells a source's pairs of these languages from others: its name, or its files' sha256."""
+    if "{language}" not in source:
+        return source
+    found = hashlib.sha256()
+    for language in languages:
+        for foreign, english in pairs(source, language):
+            found.update(f"{language}\t{foreign}\t{english}\n".encode())
+    return found.hexdigest()
 
 
 def items(source: str, language: str, split: str) -> list[Item]:

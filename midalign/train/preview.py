@@ -8,13 +8,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midalign import harness
 from midalign.train.recipe import Recipe
+from midalign.train.run import runs
 
 if TYPE_CHECKING:
     from midalign.train.build import Arm
@@ -26,12 +27,15 @@ SHOWN = 3
 """Rendered samples."""
 
 
-def preview(recipe: Recipe) -> Iterator[str]:
-    """Lines to print. Loads the base, trains each arm for a few updates and keeps nothing."""
+def preview(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[str]:
+    """Lines to print. Loads the base, trains these arms, None for all, for a few updates and keeps nothing.
+
+    Raises RecipeError for an arm that the recipe lacks.
+    """
     from midalign.train.stream import check_roles
 
     check_roles(recipe)
-    for number, arm in enumerate(recipe.arms):
+    for number, arm in enumerate(dict.fromkeys(arm for arm, _, _ in runs(recipe, arms))):
         with tempfile.TemporaryDirectory() as folder:
             yield from _arm(recipe, arm, Path(folder), samples=number == 0)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from midalign import harness
 from midalign.adapter import RecipeRef
+from midalign.data import pairs
 from midalign.errors import RecipeError, nearest
 
 
@@ -229,6 +230,7 @@ class Recipe(Section):
         decides["base"] = self.base_name
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
+            decides["align"]["pairs"] = pairs.identity(align.pairs, self.aligned)
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

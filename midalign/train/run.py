@@ -109,7 +109,7 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
             f"recipe {recipe.name}: the training text holds what is evaluated.\n"
             f"{guard.described(worst)}\n{more}"
             f"Train or evaluate on something else (supervised, align.pairs, task, evaluation.languages), or "
-            f"accept it with --allow-overlap: the records then say so, and the leaderboard marks them"
+            f"accept it with allow_overlap=true: the records then say so, and the leaderboard marks them"
         )
     return found
 
@@ -227,19 +227,22 @@ def memory_named(recipe: Recipe) -> Iterator[None]:
 
 
 def _claim(work: Path, recipe: Recipe, arm: str) -> None:
-    """Mark an arm's checkpoint folder with the recipe; refuse one with checkpoints of another recipe."""
-    work.mkdir(parents=True, exist_ok=True)
+    """Mark an arm's checkpoint folder with the recipe; refuse one with checkpoints of another recipe, and
+    empty one of another that had not come so far."""
     mark = work / "recipe.json"
-    current = recipe.model_dump(mode="json")
-    if mark.is_file() and any(work.glob("checkpoint-*")):
-        begun = json.loads(mark.read_text("utf-8"))
-        if Recipe.model_validate(begun).digest(arm) != recipe.digest(arm):
-            changed = [key for key in current if begun.get(key) != current[key]]
-            raise RecipeError(
-                f"{work} was begun with other settings ({', '.join(changed)}). "
-                f"Go on with the old recipe, remove that folder, or train elsewhere: output=OTHER"
-            )
+    current = {"digest": recipe.digest(arm), "recipe": recipe.model_dump(mode="json")}
+    begun = json.loads(mark.read_text("utf-8")) if mark.is_file() else {}
+    if begun.get("digest") == current["digest"]:
         return
+    if any(work.glob("checkpoint-*")):
+        before = begun.get("recipe", {})
+        changed = [key for key, value in current["recipe"].items() if before.get(key) != value]
+        raise RecipeError(
+            f"{work} was begun with other settings ({', '.join(changed) or 'other files of align.pairs'}). "
+            f"Go on with the old recipe, remove that folder, or train elsewhere: output=OTHER"
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
     partial = mark.with_suffix(".partial")
     partial.write_text(json.dumps(current, indent=1), "utf-8")
     os.replace(partial, mark)
@@ -266,11 +269,9 @@ def _step(checkpoint: str | None) -> int:
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
     """Write the adapter whole, then give it its name and drop the checkpoints."""
     trainer = ready.trainer
-    finished, best = work / "adapter", work / "best"
-    if best.is_dir():
-        if trainer.is_world_process_zero():
-            os.replace(best, finished)
-    else:
+    best = work / "best"
+    finished = best if best.is_dir() else work / "adapter"
+    if finished != best:
         trainer.save_model(str(finished))
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():

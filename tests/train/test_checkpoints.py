@@ -33,10 +33,38 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
 
 
 def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path):
-    run._claim(tmp_path, recipes.load("mini", ["updates=7"]))  # of which nothing was kept
-    run._claim(tmp_path, recipes.load("mini"))
-    (tmp_path / "checkpoint-1").mkdir()
-    run._claim(tmp_path, recipes.load("mini", ["save_every=7"]))  # does not decide the weights
+    work = tmp_path / "work"
+    run._claim(work, recipes.load("mini", ["updates=7"]), "aligned")
+    (work / "best").mkdir()  # measured, before a checkpoint was kept
+    run._claim(work, recipes.load("mini"), "aligned")
+    assert [path.name for path in work.iterdir()] == ["recipe.json"]
+    (work / "checkpoint-1").mkdir()
+    run._claim(work, recipes.load("mini", ["save_every=7"]), "aligned")  # does not decide the weights
     with pytest.raises(RecipeError, match=r"begun with other settings \(updates\)"):
-        run._claim(tmp_path, recipes.load("mini", ["updates=7"]))
-    assert json.loads((tmp_path / "recipe.json").read_text())["updates"] == recipes.load("mini").updates
+        run._claim(work, recipes.load("mini", ["updates=7"]), "aligned")
+    kept = json.loads((work / "recipe.json").read_text())
+    assert kept["recipe"]["updates"] == recipes.load("mini").updates
+
+
+def test_pairs_files_decide_by_what_they_hold(tmp_path):
+    def load(folder, text):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "de.tsv").write_text(text)
+        pairs = f"align.pairs={tmp_path}/{folder}/{{language}}.tsv"
+        return recipes.load("mini", [pairs, "aligned=[de]"])
+
+    first = load("a", "eins\tone\n")
+    known = first.digest("aligned")
+    run._claim(tmp_path / "work", first, "aligned")
+    (tmp_path / "work" / "checkpoint-1").mkdir()
+    moved = load("b", "eins\tone\n")
+    assert moved.digest("aligned") == known
+    run._claim(tmp_path / "work", moved, "aligned")
+    changed = load("b", "eins\tONE\n")
+    assert changed.digest("aligned") != known
+    assert changed.digest("baseline") == first.digest("baseline")
+    with pytest.raises(RecipeError, match="begun with other settings"):
+        run._claim(tmp_path / "work", changed, "aligned")
+    load("a", "eins\tONE\n")
+    with pytest.raises(RecipeError, match=r"other settings \(other files of align\.pairs\)"):
+        run._claim(tmp_path / "work", first, "aligned")

@@ -1,5 +1,6 @@
 """Measuring while training: what is written, what ends an arm, and that watching changes nothing."""
 
+import errno
 import json
 
 import pytest
@@ -11,8 +12,8 @@ from midalign import bases
 from midalign.align.retrieval import accuracy
 from midalign.data import mini
 from midalign.errors import RecipeError
+from midalign.train import card, run
 from midalign.train import recipe as recipes
-from midalign.train import run
 from midalign.train.monitor import Log, best_update, cosine, pair_retrieval
 from midalign.train.stream import Pair, Tokens
 
@@ -65,6 +66,28 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
     measured = Log.measures(folder / run.LOG)
     assert [update for update, _ in measured] == [0, 1, 2]
     assert json.loads((folder / "midalign.json").read_text())["updates"] == 2
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert all(weight.abs().sum() == 0 for name, weight in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_the_best_adapter_stays_the_best_one_where_publishing_it_failed(tmp_path, monkeypatch):
+    changes = [
+        "updates=4",
+        "save_every=2",
+        "arms={baseline: null}",
+        "learning_rate=100.0",
+        "monitor={every: 1, samples: 4, stop_on: task_loss/supervised, patience: 9}",
+    ]
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(tmp_path, *changes)
+    (folder,) = train(tmp_path, *changes)
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(weight.abs().sum() == 0 for name, weight in weights.items() if "lora_B" in name)
 

@@ -46,7 +46,7 @@ def test_a_run_is_stopped_before_training(stolen: str, tmp_path: Path) -> None:
     assert "the training text holds what is evaluated" in done.stderr
     assert "300 of 300 texts of mini test, en (midalign_mini_mt_de-en and 1 more)" in done.stderr
     assert any(item.utterance in done.stderr for item in mini.items("en", "test"))
-    assert "--allow-overlap" in done.stderr
+    assert "allow_overlap=true" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) < 24
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from midalign.errors import RecipeError
+from midalign.train import recipe as recipes
+from midalign.train.preview import preview
+
 COMMAND = [sys.executable, "-c", "from midalign.cli.train import main; main()"]
 
 
@@ -26,6 +30,15 @@ def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
     assert "pairs to train on: de 1,500, tr 1,500, hi 1,500" in shown
     assert shown.count("GB measured") == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_arms_are_those_asked_for():
+    small = recipes.load("mini", ["samples_per_update=4", "align.pairs_per_update=4", "updates=2"])
+    shown = "\n".join(preview(small, ["aligned"]))
+    assert "arm aligned: 2 updates" in shown
+    assert "arm baseline" not in shown
+    with pytest.raises(RecipeError, match=r"no arm 'alinged'. Did you mean aligned"):
+        next(preview(small, ["alinged"]))
 
 
 @pytest.mark.exhaustive
