@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from midalign import adapter, bases
+from midalign import adapter, bases, record
 from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
+from midalign.metrics import scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,17 @@ if TYPE_CHECKING:
     from midalign.evaluate.run import Report
 
 Method = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
+SPARSE = ("ties", "dare_linear", "dare_ties")
+CHOOSE_RANK = ("svd", *SPARSE)
+NAME = 80
+"""Characters of a merged adapter's name, which files are called by."""
 PREFIX = "base_model.model."
+DENSITY = 0.5
 PROBES = 8
 """Random inputs of a module on which a merge is held against the weighted sum of the changes."""
 
+SAME = 1e-3
+"""Logits of base and adapter and of both in one, at most so far apart, as a share of the largest."""
 PLAIN_START = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 """Of `init_lora_weights`: what leaves the base's own weights as they are."""
 
@@ -45,10 +53,10 @@ class Weights:
 
     def of(self, module: str) -> tuple[float, ...]:
         """Those of a module, by the number of its block."""
-        block = re.search(r"\.(\d+)\.", f".{module}.")
+        block = _block(module)
         chosen = self.everywhere
         for blocks, weights in self.in_blocks:
-            if block and int(block[1]) in blocks:
+            if block in blocks:
                 chosen = weights
         return chosen
 
@@ -58,9 +66,24 @@ class Weights:
         return ", ".join(parts)
 
 
+def _block(module: str) -> int | None:
+    """Number of a module's block, from 0."""
+    found = re.search(r"\.(\d+)\.", f".{module}.")
+    return int(found[1]) if found else None
+
+
 def file_name(text: str) -> str:
     """Text as a part of a file's name."""
     return re.sub(r"[^\w.+-]+", "_", text)
+
+
+def _shortened(name: str) -> str:
+    """A name that files can have: of a long one the beginning, and a digest of all of it."""
+    return name if len(name) <= NAME else f"{name[: NAME - 9]}-{_sha256(name)[:8]}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _ratio(weights: Sequence[float]) -> str:
@@ -130,6 +153,12 @@ class Source:
                 f"{self.folder} is a DoRA adapter: it scales the base's weights too, which does not "
                 f"add up with another adapter. Train with plain LoRA, or merge_and_unload it by peft"
             )
+        if self.config.get("target_parameters"):
+            raise AdapterError(
+                f"{self.folder} changes parameters that are no module of their own (target_parameters: "
+                f"{', '.join(self.config['target_parameters'])}), such as all experts of a layer at once: "
+                f"their factors do not stand side by side. Train with target_modules alone"
+            )
         start = self.config.get("init_lora_weights")
         if start not in PLAIN_START:
             raise AdapterError(
@@ -159,7 +188,7 @@ def merge(
     *,
     method: Method = "cat",
     rank: int | None = None,
-    density: float = 0.5,
+    density: float | None = None,
     seed: int = 0,
 ) -> Merged:
     """Write the adapters' weighted sum to `output`.
@@ -167,19 +196,22 @@ def merge(
     cat: the factors side by side, exact, of as many ranks as all have together. svd: the nearest sum of
     `rank` (the largest source's without one). linear: the factors added, as peft does it; its products of one
     adapter's factor with another's are an error that `Merged.error` states. ties, dare_linear, dare_ties: as
-    svd after entries were dropped down to `density`, by peft's functions (arXiv 2306.01708, 2311.03099).
+    svd after entries were dropped down to `density` (half without one), by peft's functions (arXiv
+    2306.01708, 2311.03099).
 
-    Raises AdapterError for adapters that do not belong together or are not plain LoRA.
+    Raises AdapterError for adapters that do not belong together or are not plain LoRA, for what a method does
+    not have, weights that leave nothing, and numbers that are not finite.
     """
     import torch
 
+    refuse_existing(output)
     _check_bases(sources)
-    if output.exists():
-        raise AdapterError(f"{output} is there already. Write elsewhere: --output OTHER")
+    _check_choices(weights, method, rank, density)
     torch.manual_seed(seed)
     with ExitStack() as files, _beside(output) as partial:
         opened = [Source(folder, files) for folder in sources]
         _check_shapes(opened)
+        _check_blocks(opened, weights)
         error, merged = 0.0, dict[str, Change]()
         for module in sorted({module for source in opened for module in source.keys}):
             # A module that an adapter leaves alone is changed by the others' part.
@@ -188,11 +220,16 @@ def merge(
                 for source, weight in zip(opened, weights.of(module), strict=True)
                 if module in source.keys
             ]
-            merged[module] = _combine(module, own, method, rank, density)
-            error = max(error, _error(own, merged[module]))
+            merged[module] = _combine(module, own, method, rank, density or DENSITY)
+            own_error = _error(own, merged[module])
+            if not math.isfinite(own_error):
+                raise AdapterError(
+                    f"{module} of these adapters, so weighted, is not finite. Has one's training diverged?"
+                )
+            error = max(error, own_error)
         widest = max(len(change.a) for change in merged.values())
         _write(opened, merged, widest, partial)
-        manifest = _manifest(sources, weights, method)
+        manifest = _manifest(sources, described(weights, method, rank, density))
         if manifest:
             (partial / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     return Merged(output, widest, len(merged), error)
@@ -208,6 +245,47 @@ def _beside(output: Path) -> Iterator[Path]:
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise AdapterError where something of this name is there."""
+    if output.exists():
+        raise AdapterError(f"{output} is there already. Write elsewhere: --output OTHER")
+
+
+def _check_choices(weights: Weights, method: Method, rank: int | None, density: float | None) -> None:
+    """Raise AdapterError for what the method does not have, and for weights without an effect."""
+    if rank is not None and method not in CHOOSE_RANK:
+        raise AdapterError(f"{method} has the rank that it has; one is chosen with {', '.join(CHOOSE_RANK)}")
+    if density is not None and method not in SPARSE:
+        raise AdapterError(f"{method} keeps all entries; a density is for {', '.join(SPARSE)}")
+    every = [
+        weight for several in (weights.everywhere, *(w for _, w in weights.in_blocks)) for weight in several
+    ]
+    if not all(map(math.isfinite, every)):
+        raise AdapterError(f"weights {weights}: expected finite numbers, such as 1,0.5")
+    if not any(every):
+        raise AdapterError(f"weights {weights} leave nothing of any adapter; give one another weight than 0")
+
+
+def _check_blocks(sources: Sequence[Source], weights: Weights) -> None:
+    """Raise AdapterError where weights are for blocks that no adapter changes."""
+    there = {block for source in sources for module in source.keys if (block := _block(module)) is not None}
+    for blocks, _ in weights.in_blocks:
+        if not there & set(blocks):
+            raise AdapterError(
+                f"--in-blocks {blocks.start}-{blocks.stop - 1}: the adapters change nothing there, but in "
+                f"blocks {min(there)} to {max(there)}"
+                if there
+                else f"--in-blocks {blocks.start}-{blocks.stop - 1}: the adapters change no block by number"
+            )
+
+
+def described(weights: Weights, method: Method, rank: int | None, density: float | None) -> str:
+    """How adapters were merged, such as `1:0.5` (by cat) or `ties 1:0.5 rank 8 density 0.2`."""
+    how = str(weights) if method == "cat" else f"{method} {weights}"
+    how += f" rank {rank}" if rank is not None else ""
+    return f"{how} density {density:g}" if density is not None else how
 
 
 def _check_bases(sources: Sequence[Path]) -> None:
@@ -329,29 +407,38 @@ def _targets(sources: Sequence[Source], merged: Mapping[str, Change]) -> list[st
     return sorted(merged if full else {module.rpartition(".")[2] for module in merged})
 
 
-def _manifest(sources: Sequence[Path], weights: Weights, method: Method) -> Manifest | None:
-    """What is known of the parents together; None where one of them has none."""
+def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
+    """What is known of the parents together; None where one of them has none.
+
+    The first is the task's. Languages of others are supervised where these were trained on a task as well,
+    and aligned where they were aligned.
+    """
     known = [adapter.read_manifest(folder) for folder in sources]
     parents = [manifest for manifest in known if manifest is not None]
     if len(parents) != len(sources):
         return None
     task, *others = parents
-    aligned = next((one for one in others if one.layer is not None), task)
+    of_task = [task, *(one for one in others if "task" in one.training or one.parents)]
+    of_alignment = [one for one in parents if one.layer is not None]
+    supervised = dict.fromkeys(code for one in of_task for code in one.supervised)
+    aligned = dict.fromkeys(code for one in of_alignment or [task] for code in one.aligned)
+    first = next(iter(of_alignment), task)
     overlap = [one for parent in parents for one in parent.overlap or []]
     recipe = RecipeRef(
         name=task.recipe.name,
-        digest=hashlib.sha256(" ".join(parent.recipe.digest for parent in parents).encode()).hexdigest(),
+        digest=_sha256(" ".join(parent.recipe.digest for parent in parents)),
         baseline=task.recipe.baseline or task.recipe.digest,
     )
-    how = str(weights) if method == "cat" else f"{method} {weights}"
     return task.model_copy(
         update={
-            "name": "+".join(parent.name for parent in parents) + f"@{file_name(how)}",
+            "name": _shortened("+".join(parent.name for parent in parents) + f"@{file_name(how)}"),
             "arm": f"merged {how}",
             "recipe": recipe,
-            "aligned": aligned.aligned,
-            "layer": aligned.layer,
-            "pairs": aligned.pairs,
+            "supervised": list(supervised),
+            "aligned": [code for code in aligned if code not in supervised],
+            "unseen": [code for code in task.unseen if code not in {**supervised, **aligned}],
+            "layer": first.layer,
+            "pairs": first.pairs,
             "updates": sum(parent.updates for parent in parents),
             "tokens": sum(parent.tokens for parent in parents),
             "seconds": sum(parent.seconds for parent in parents),
@@ -367,17 +454,28 @@ def _manifest(sources: Sequence[Path], weights: Weights, method: Method) -> Mani
 
 
 def into_base(merged: Path, base: str, output: Path) -> None:
-    """Write `base` with a merged adapter in its weights, fp32, and its tokenizer, to `output`."""
+    """Write `base` with a merged adapter in its weights, fp32, and its tokenizer, to `output`.
+
+    Raises AdapterError where that is another model than base and adapter: peft adds a change of the
+    embeddings to weights that the output layer may share.
+    """
     from midalign.evaluate import live
 
-    if output.exists():
-        raise AdapterError(f"{output} is there already. Write elsewhere: --output OTHER")
+    refuse_existing(output)
     source = str(bases.resolve(base))
     adapter.check(merged, source)
     model, tokenizer = live.load(source, {"merged": merged}, "float32")
     live.switch(model, "merged")
+    expected = live.probe_logits(model, tokenizer)
+    whole = model.merge_and_unload()
+    apart = float((live.probe_logits(whole, tokenizer) - expected).abs().max() / expected.abs().max())
+    if not apart < SAME:
+        raise AdapterError(
+            f"In one with {base}, the merged adapter is another model: logits on a probe are {apart:.0%} "
+            f"apart. It changes embeddings that the output layer shares. Keep it apart: leave out --into-base"
+        )
     with _beside(output) as partial:
-        model.merge_and_unload().save_pretrained(partial)
+        whole.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
 
@@ -388,7 +486,7 @@ class Candidate:
     weights: Weights
     folder: Path
     score: float
-    """Mean of the tasks' headline metrics on the validation split."""
+    """Mean of the tasks' headline metrics on the validation split, as a share."""
 
 
 def search(
@@ -400,32 +498,45 @@ def search(
     tasks: Sequence[str],
     limit: int | None,
     report: "Report",
-    **how: Any,
+    method: Method = "cat",
+    rank: int | None = None,
+    density: float | None = None,
 ) -> list[Candidate]:
-    """Merge by each of some weights and score on the validation split, the best first; `how` goes to `merge`.
+    """Merge by each of some weights and score on the validation split, the best first.
 
-    Candidates and their records stay in `folder`: a search that was cut off goes on from there.
+    Candidates and their records stay in `folder`, named by all that decides them: a search that was cut off
+    goes on from there, and one of other adapters or tasks does not take them for its own.
     """
-    from midalign import record
     from midalign.evaluate import run
 
-    folders = [folder / file_name(str(one)) for one in weights]
-    for one, candidate in zip(weights, folders, strict=True):
-        if not candidate.exists():
-            merge(sources, one, candidate, **how)
-    results = folder / "results"
+    parents = [adapter.digest(one) for one in sources]
+    tried = list(dict.fromkeys(weights))
+    for one in tried:
+        _check_choices(one, method, rank, density)
+    folders = []
+    for one in tried:
+        how = described(one, method, rank, density)
+        folders.append(folder / _sha256(json.dumps([parents, how]))[:12])
+        if not folders[-1].exists():
+            merge(sources, one, folders[-1], method=method, rank=rank, density=density)
     settings = run.Settings(
         base=base,
         tasks=tuple(tasks),
-        output=results,
+        output=folder / f"results-{_sha256(json.dumps(sorted(tasks)))[:12]}",
         adapters=tuple(folders),
         adapters_only=True,
         split="validation",
         limit=limit,
     )
-    scores = []
-    for path in run.evaluate(settings, report):
-        of_tasks = record.read(path).tasks.values()
-        scores.append(sum(next(iter(one.metrics.values())).value for one in of_tasks) / len(of_tasks))
-    found = [Candidate(*one) for one in zip(weights, folders, scores, strict=True)]
+    scores = [_score(record.read(path)) for path in run.evaluate(settings, report)]
+    found = [Candidate(*one) for one in zip(tried, folders, scores, strict=True)]
     return sorted(found, key=lambda one: -one.score)
+
+
+def _score(entry: record.Record) -> float:
+    """`Candidate.score`; of a metric in per cent its hundredth."""
+    shares = []
+    for task in entry.tasks.values():
+        name, headline = next(iter(task.metrics.items()))
+        shares.append(headline.value / (100 if name in scorer(task.family).PERCENT else 1))
+    return sum(shares) / len(shares)

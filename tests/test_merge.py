@@ -1,8 +1,11 @@
 """Merging against what peft makes of the same adapters: deltas, not our own arithmetic."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -20,7 +23,7 @@ from transformers import (
 
 from midalign import adapter, bases
 from midalign.errors import AdapterError
-from midalign.merge import Weights, into_base, merge
+from midalign.merge import Weights, _score, into_base, merge
 
 SIZES = {
     "vocab_size": 60,
@@ -110,10 +113,10 @@ def test_cat_is_the_weighted_sum_of_peft_s_deltas(tmp_path, kind):
 def test_other_methods_are_peft_s(tmp_path, method, of_peft):
     options = {"lora_alpha": 8, "target_modules": ["q_proj", "up_proj"]}
     folders = [saved(tmp_path / str(seed), seed, r=4, **options) for seed in (1, 2)]
-    found = merge(folders, Weights((0.7, 0.4)), tmp_path / "merged", method=method, density=0.5)
+    extra = {"density": 0.5} if method == "ties" else {}
+    found = merge(folders, Weights((0.7, 0.4)), tmp_path / "merged", method=method, **extra)
     model = peft.PeftModel.from_pretrained(base_of(), folders[0], adapter_name="0")
     model.load_adapter(folders[1], adapter_name="1")
-    extra = {"density": 0.5} if method == "ties" else {}
     model.add_weighted_adapter(["0", "1"], [0.7, 0.4], "both", combination_type=of_peft, **extra)
     (whole,) = deltas([tmp_path / "merged"])
     assert found.rank == 4
@@ -170,6 +173,22 @@ def test_into_base_gives_the_logits_of_base_and_both(tmp_path):
     expected = both.eval()(ids).logits
     assert (whole(ids).logits - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (tmp_path / "whole" / "tokenizer.json").is_file()
+
+
+def test_into_base_refuses_a_change_of_embeddings_that_the_output_layer_shares(tmp_path):
+    base = bases.resolve("mini")
+    for seed, targets in enumerate((["q_proj"], ["q_proj", "embed_tokens"])):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets))
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "lora_embedding_A" in name:  # what begins as zero
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(tmp_path / str(seed))
+    merge([tmp_path / "0", tmp_path / "1"], Weights((1.0, 1.0)), tmp_path / "merged")
+    with pytest.raises(AdapterError, match=r"is another model: logits .* that the output layer shares"):
+        into_base(tmp_path / "merged", "mini", tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
 
 
 def manifest(folder, **values):
@@ -229,6 +248,85 @@ def test_merges_with_different_alignments_are_different_models_beside_one_baseli
     assert adapter.read_manifest(tmp_path / "old").recipe.baseline == "before"
 
 
+def test_a_merged_adapter_has_the_languages_of_all_its_parents(tmp_path):
+    """A baseline names its recipe's aligned languages without having been aligned, an adapter of alignment
+    alone its supervised ones."""
+    known = {
+        "task": {"supervised": ["en"], "aligned": ["tr"], "unseen": ["de", "hi", "ja"]},
+        "second": {"supervised": ["es"], "aligned": ["hi"], "layer": 2},
+        "align": {"supervised": ["ru"], "aligned": ["de", "es"], "layer": 3, "training": {"alignment": 1.0}},
+    }
+    for name, values in known.items():
+        manifest(saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]), **values)
+    merge([tmp_path / name for name in known], Weights((1.0, 0.5, 1.0)), tmp_path / "merged")
+    found = adapter.read_manifest(tmp_path / "merged")
+    assert (found.supervised, found.aligned, found.unseen) == (["en", "es"], ["hi", "de"], ["ja"])
+    assert found.layer == 2
+
+
+def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):
+    folders = [saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "align")]
+    for folder in folders:
+        manifest(folder)
+    names = set()
+    blocks = tuple((range(1, 2), (0.5, weight / 64)) for weight in range(40))
+    for number, (weights, how) in enumerate(
+        [
+            (Weights((1.0, 1.0)), {"method": "svd", "rank": 1}),
+            (Weights((1.0, 1.0)), {"method": "svd", "rank": 2}),
+            (Weights((1.0, 1.0)), {"method": "ties", "density": 0.2}),
+            (Weights((1.0, 1.0)), {"method": "ties", "density": 0.8}),
+            (Weights((1.0, 1.0), blocks), {}),
+            (Weights((1.0, 1.0), blocks[:-1]), {}),
+        ]
+    ):
+        merge(folders, weights, tmp_path / str(number), **how)
+        found = adapter.read_manifest(tmp_path / str(number))
+        assert len(found.name) <= 80
+        names.add((found.name, found.arm))
+    assert len({name for name, _ in names}) == len({arm for _, arm in names}) == 6
+    assert ("task+align@ties_1_1_density_0.2", "merged ties 1:1 density 0.2") in names
+
+
+@pytest.mark.parametrize(
+    ("weights", "how", "message"),
+    [
+        (Weights((math.nan, 1.0)), {}, "weights nan:1: expected finite numbers"),
+        (Weights((0.0, 0.0)), {}, "weights 0:0 leave nothing of any adapter"),
+        (Weights((1.0, 1.0)), {"rank": 2}, "cat has the rank that it has; one is chosen with svd, ties"),
+        (
+            Weights((1.0, 1.0)),
+            {"method": "svd", "density": 0.2},
+            "svd keeps all entries; a density is for ties",
+        ),
+        (Weights((1.0, 1.0), ((range(7, 9), (0.0, 1.0)),)), {}, "in-blocks 7-8: .* but in blocks 0 to 2"),
+        (Weights((1.0, 1.0), ((range(2, 1), (0.0, 1.0)),)), {}, "in-blocks 2-0: .* change nothing there"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(tmp_path, weights, how, message):
+    folders = [saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two")]
+    with pytest.raises(AdapterError, match=message):
+        merge(folders, weights, tmp_path / "merged", **how)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_an_adapter_that_diverged_is_named_by_its_module(tmp_path):
+    one, two = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two"))
+    tensors = load_file(two / adapter.WEIGHTS)
+    next(tensor for name, tensor in tensors.items() if "layers.1" in name)[0] = math.inf
+    save_file(tensors, two / adapter.WEIGHTS)
+    with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.q_proj of these adapters, .* not finite"):
+        merge([one, two], Weights((1.0, 1.0)), tmp_path / "merged")
+
+
+def test_a_score_is_a_share_in_every_family():
+    def task(family, name, value):
+        return SimpleNamespace(family=family, metrics={name: SimpleNamespace(value=value)})
+
+    entry = SimpleNamespace(tasks={"a": task("slot", "slot_f1", 0.5), "b": task("translation", "chrf", 30.0)})
+    assert _score(entry) == pytest.approx(0.4)
+
+
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     options = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
     plain = saved(tmp_path / "plain", 1, **options)
@@ -238,6 +336,7 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
         "takes 32 and gives": saved(tmp_path / "shape", 1, **options),
         "begun by pissa": saved(tmp_path / "pissa", 1, **options),
         "half of a change": saved(tmp_path / "half", 1, **options),
+        r"target_parameters: mlp\.experts\.up_proj\), such as": saved(tmp_path / "experts", 1, **options),
     }
     folder = tmp_path / "shape"
     tensors = load_file(folder / adapter.WEIGHTS)
@@ -248,6 +347,8 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     save_file(half, tmp_path / "half" / adapter.WEIGHTS)
     config = json.loads((tmp_path / "pissa" / adapter.CONFIG).read_text())
     (tmp_path / "pissa" / adapter.CONFIG).write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+    config = {**config, "target_parameters": ["mlp.experts.up_proj"]}
+    (tmp_path / "experts" / adapter.CONFIG).write_text(json.dumps(config))
     before = sorted(tmp_path.iterdir())
     for message, other in wrong.items():
         with pytest.raises(AdapterError, match=message):
@@ -277,6 +378,7 @@ def test_the_command_merges_and_refuses(tmp_path):
         ((one, two, "--output", tmp_path / "both"), "is there already"),
         ((one, two, "--output", "x", "--into-base"), "--base MODEL"),
         ((one, "--output", "x"), "two adapters or more"),
+        ((one, two, "--output", "x", "--limit", "3"), "--limit is for --search"),
     ):
         done = midalign(*words, check=False)
         assert done.returncode
@@ -302,7 +404,18 @@ def test_a_search_scores_every_candidate_on_dev_and_writes_the_best(tmp_path):
     ranked = [line.split() for line in done.stdout.splitlines()[:2]]
     assert sorted(weights for _, weights in ranked) == ["1:0.5", "1:2"]
     assert float(ranked[0][0]) >= float(ranked[1][0])
-    records = list((tmp_path / "best.search" / "results").glob("*.json"))
+    records = list((tmp_path / "best.search").glob("results-*/*.json"))
     assert len(records) == 2
     assert {json.loads(path.read_text())["sample"]["split"] for path in records} == {"validation"}
     assert adapter.read_manifest(tmp_path / "best").arm == f"merged {ranked[0][1]}"
+
+    # The same weights by another method, and tasks, are other candidates and scores.
+    candidates = {path.name for path in (tmp_path / "best.search").iterdir()}
+    shutil.rmtree(tmp_path / "best")
+    words[words.index("--search") + 1] = "midalign_mini_mt_en-de"
+    done = midalign(*words, "--method", "svd", "--weights", "1.0,2.0")
+    ranked = [line.split() for line in done.stdout.splitlines() if line[:1] == " "]
+    assert sorted(weights for _, weights in ranked) == ["1:0.5", "1:2"]
+    assert all(float(score) < 100 for score, _ in ranked)
+    assert len(list((tmp_path / "best.search").iterdir())) == 2 * len(candidates)
+    assert adapter.read_manifest(tmp_path / "best").arm == f"merged svd {ranked[0][1]}"

@@ -26,10 +26,12 @@ def merge(
         Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"],
         typer.Option(help="cat is the exact weighted sum; see README."),
     ] = "cat",
-    rank: Annotated[int | None, typer.Option(min=1, help="Of svd and the sparse methods.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Of svd, ties and dare. Default: the largest.")
+    ] = None,
     density: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of entries that sparse methods keep.")
-    ] = 0.5,
+        float | None, typer.Option(min=0.01, max=0.99, help="Of ties and dare: entries kept. Default: 0.5.")
+    ] = None,
     search: Annotated[
         str | None, typer.Option(metavar="TASKS", help="Choose among --weights by these tasks' dev split.")
     ] = None,
@@ -50,12 +52,14 @@ def merge(
         raise typer.BadParameter("merging takes two adapters or more: midalign merge TASK ALIGN --output DIR")
     if (search or into_base) and not base:
         raise typer.BadParameter("--search and --into-base load the base: --base MODEL")
+    if limit and not search:
+        raise typer.BadParameter("--limit is for --search")
+    merging.refuse_existing(output)
     blocks = tuple(_blocks(text, len(adapters)) for text in in_blocks or ())
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
     candidates = [merging.Weights(one, blocks) for one in given]
     if len(candidates) > 1 and not search:
         raise typer.BadParameter("several --weights are to be chosen among: --search TASKS --base MODEL")
-    how = {"method": method, "rank": rank, "density": density}
     chosen = candidates[0]
     if search:
         console = Console(stderr=True)
@@ -67,14 +71,23 @@ def merge(
         folder = output.with_name(f"{output.name}.search")
         tasks = [name.strip() for name in search.split(",")]
         ranking = merging.search(
-            adapters, candidates, folder, base=base, tasks=tasks, limit=limit, report=report, **how
+            adapters,
+            candidates,
+            folder,
+            base=base,
+            tasks=tasks,
+            limit=limit,
+            report=report,
+            method=method,
+            rank=rank,
+            density=density,
         )
         for one in ranking:
             print(f"{100 * one.score:6.2f}  {one.weights}")
         chosen = ranking[0].weights
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / output.name if into_base else output
-        found = merging.merge(adapters, chosen, target, **how)  # type: ignore[arg-type]
+        found = merging.merge(adapters, chosen, target, method=method, rank=rank, density=density)
         if into_base:
             merging.into_base(target, base, output)
     print(
