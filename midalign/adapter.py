@@ -167,6 +167,21 @@ def base_folder(base: str) -> Path:
         ) from None
 
 
+def base_config(base: str) -> Any:
+    """transformers' configuration of a base, by folder or hub id; raises BaseModelError for a model that it
+    does not know."""
+    from transformers import AutoConfig
+
+    folder = base_folder(base)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(
+            f"{folder / 'config.json'} is not of a model that transformers knows: {reason}"
+        ) from None
+
+
 def check(folder: str | Path, base: str) -> None:
     """Refuse an adapter that is not safe to load or was not made for `base` (a folder or hub id).
 
@@ -182,7 +197,7 @@ def check(folder: str | Path, base: str) -> None:
         raise AdapterError(
             f"The adapter {folder} was trained on {manifest.base} (digest {manifest.base_digest[:12]}); "
             f"{base} has the same shapes but other weights or configuration (digest {found[:12]}). "
-            f"Evaluate it on the base it was trained on: --base {manifest.base}"
+            f"Use it with the base it was trained on, {manifest.base}"
         )
 
 
@@ -233,9 +248,9 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
     """Compare every LoRA matrix with the module that it changes."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(base_folder(base))
+    config = base_config(base)
     with torch.device("meta"):  # names and shapes as peft will see them, without memory
         modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
     for name, shape in shapes(folder / WEIGHTS).items():
@@ -247,14 +262,16 @@ def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
         if module is None:
             raise AdapterError(
                 f"The adapter {folder} (trained on {trained_on}) changes {target}, which {base} lacks "
-                f"({_size(config)}). Evaluate it on the base it was trained on: --base {trained_on}"
+                f"({_size(config)}). Use it with the base it was trained on"
             )
+        if not hasattr(module, "weight"):
+            continue  # of a parameter that is no module of its own: peft itself refuses what does not fit
         expected = _width(module, side)
         if wanted != expected:
             raise AdapterError(
                 f"The adapter {folder} was trained on {trained_on}, not on {base}: its {target} {side} "
                 f"{wanted} numbers, that of {base} {expected} ({_size(config)}). "
-                f"Evaluate it on the base it was trained on: --base {trained_on}"
+                f"Use it with the base it was trained on"
             )
 
 

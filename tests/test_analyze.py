@@ -169,10 +169,10 @@ def test_layers_and_their_means():
     matrix[0, 1:], matrix[1:, 0] = [0.9, 0.1, 0.5, 0.6], [0.7, 0.3, 0.5, 0.4]
     np.fill_diagonal(matrix, np.nan)
     better, worse = ({name: matrix + more for name in pairs.MEASURES} for more in (0.1, 0))
-    layers = report.by_layer({1: worse, 2: better, 3: better})
+    layers = report.by_layer({0: better, 1: worse, 2: better, 3: better})
     assert report.recommended(layers) == 2
-    assert layers[0].with_english["margin"] == pytest.approx(0.5)
-    assert layers[0].all_pairs["mexa"] == pytest.approx((8 * 0.5 + 12 * 0.2) / 20)
+    assert layers[1].with_english["margin"] == pytest.approx(0.5)
+    assert layers[1].all_pairs["mexa"] == pytest.approx((8 * 0.5 + 12 * 0.2) / 20)
     with_english = report.of_english(worse[report.HEADLINE], codes)
     assert with_english == pytest.approx({"de": 0.8, "sw": 0.2, "hi": 0.5, "tr": 0.5})
 
@@ -185,8 +185,11 @@ def test_an_analysis_is_read_back_for_the_same_sentences_alone(tmp_path):
         found[layer] = {name: random.random((3, 3), np.float32) for name in pairs.MEASURES}
         for matrix in found[layer].values():
             np.fill_diagonal(matrix, np.nan)
-    report.write(tmp_path, report.describe(pairs.table(found, list(texts)), "some base", texts), {})
-    again = report.read(tmp_path, texts)
+    described = report.describe(pairs.table(found, list(texts)), "some base", ("b", None), texts)
+    report.write(tmp_path, described, {report.CHANGES: b"of an earlier time"})
+    report.write(tmp_path, described, {})
+    assert not (tmp_path / report.CHANGES).exists()
+    again = report.read(tmp_path, texts, [4, 5])
     assert (again.model, list(again.headline)) == ("some base", [0, 4])
     np.testing.assert_array_equal(again.headline[4], found[4][report.HEADLINE])
     others = [
@@ -197,7 +200,17 @@ def test_an_analysis_is_read_back_for_the_same_sentences_alone(tmp_path):
     ]
     for other in others:
         with pytest.raises(DataError, match="has 3 languages and 20 sentences of each, not those asked for"):
-            report.read(tmp_path, other)
+            report.read(tmp_path, other, [4])
+    with pytest.raises(DataError, match="has layers 0, 4, none of those asked for here"):
+        report.read(tmp_path, texts, [5])
+    report.check_output(tmp_path, "some base", ("b", None))
+    with pytest.raises(
+        DataError, match="has the analysis of some base, and some base with A is another model"
+    ):
+        report.check_output(tmp_path, "some base with A", ("b", "a"))
+    (tmp_path / report.TABLE).write_bytes(b"PAR1 cut off")
+    with pytest.raises(DataError, match=r"alignment\.parquet cannot be read"):
+        report.read(tmp_path, texts, [4])
 
 
 def files(folder, **texts):
@@ -290,13 +303,16 @@ def test_a_killed_analysis_goes_on(tmp_path):
     assert sum(line[0] in codes[1:] for line in lines) == 4
     assert (tmp_path / "two" / "changes.png").is_file()
     assert [line[1:] for line in lines if line[1:2] == ["midalign_mini_slot,"]] == [
-        ["midalign_mini_slot,", "mini-baseline-seed1,", "4", "languages"]
+        ["midalign_mini_slot,", "test,", "free,", "4", "languages", "mini-baseline-seed1.json"]
     ]
     with pytest.raises(DataError, match="has no layer 77: it has 8 blocks"):
         pairs.layers("mini", "2,77")
     with pytest.raises(DataError, match="Analyse the other model first"):
-        report.read(tmp_path / "nothing", {})
+        report.read(tmp_path / "nothing", {}, [])
     with pytest.raises(BaseModelError, match=r"has no config\.json"):
+        pairs.layers(str(tmp_path), "")
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(BaseModelError, match=r"config\.json is not of a model that transformers knows"):
         pairs.layers(str(tmp_path), "")
 
 
@@ -309,10 +325,10 @@ def ntrex_cache(shared_data, tmp_path, monkeypatch):
 @pytest.mark.data
 def test_sentences_of_ntrex_are_those_published(ntrex_cache, shared_data):
     texts = states.parallel("ntrex", ["sw", "en", "cy"], 40)
-    assert list(texts) == ["en", "sw", "cy"]
+    assert list(texts) == ["en", "cy", "sw"]
     with tarfile.open(shared_data / "ntrex" / "ntrex-128.tar.xz") as archive:
         files = {Path(member.name).name: member for member in archive.getmembers()}
-        names = ("newstest2019-src.eng.txt", "newstest2019-ref.swa.txt", "newstest2019-ref.cym.txt")
+        names = ("newstest2019-src.eng.txt", "newstest2019-ref.cym.txt", "newstest2019-ref.swa.txt")
         published = [archive.extractfile(files[name]).read().decode().splitlines() for name in names]
     rows = {lines: number for number, lines in enumerate(zip(*published, strict=True))}
     places = [rows[lines] for lines in zip(*texts.values(), strict=True)]

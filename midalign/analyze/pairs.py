@@ -33,10 +33,7 @@ def layers(base: str, asked: str) -> list[int]:
 
     Raises DataError for what is no layer of the base, BaseModelError.
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(adapters.base_folder(bases.resolve(base)))
-    depth = config.get_text_config().num_hidden_layers
+    depth = adapters.base_config(bases.resolve(base)).get_text_config().num_hidden_layers
     numbers = [one.strip() for one in asked.split(",") if one.strip()]
     wrong = next((one for one in numbers if not one.isdecimal() or int(one) > depth), None)
     if wrong is not None:

@@ -25,6 +25,8 @@ SPREAD = (10, 90)
 """Percentiles over pairs."""
 INCH = 0.155
 """Height of a language in a heat map, so that its code can be read."""
+CHANGES = "changes.png"
+TABLE = "alignment.parquet"
 ABOUT = b"midalign"
 """Key of the parquet file's metadata under which stands what it was made of."""
 
@@ -55,8 +57,9 @@ def by_layer(found: dict[int, Matrices]) -> list[Layer]:
 
 
 def recommended(layers: Sequence[Layer]) -> int:
-    """Where most translations are found, the lowest of equals."""
-    return max(layers, key=lambda one: (one.all_pairs[HEADLINE], -one.layer)).layer
+    """Where most translations are found, the lowest of equals; embeddings, where nothing can be aligned, only
+    if there is no other layer."""
+    return max(layers, key=lambda one: (one.layer > 0, one.all_pairs[HEADLINE], -one.layer)).layer
 
 
 def of_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
@@ -69,8 +72,11 @@ def of_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
 class Correlation:
     """Of languages' alignment with their scores in one group of a record's tasks."""
 
-    name: str
+    file: str
+    """Of the record."""
     group: str
+    evaluated: str
+    """Split, sample and regime."""
     pearson: float
     languages: int
 
@@ -107,13 +113,18 @@ def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correla
         values = np.array([[aligned[code], scores[code]] for code in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
             r = float(np.corrcoef(values.T)[0, 1])
-            found.append(Correlation(run.record.name, run.group, r, len(shared)))
+            found.append(Correlation(run.file, run.group, _evaluated(run.record), r, len(shared)))
     if not found:
         raise RecordError(
             f"This model's scores vary over fewer than {FEWEST} of the analysed languages in each of its "
             f"{len(runs)} groups of tasks. Analyse more languages, or score more: midalign eval"
         )
     return found
+
+
+def _evaluated(entry: record.Record) -> str:
+    of = f"{entry.sample.limit} of {entry.sample.split}" if entry.sample.limit else entry.sample.split
+    return f"{of}, {entry.decoding.get('regime', 'free')}"
 
 
 def _scores(run: Run) -> dict[str, float]:
@@ -137,34 +148,70 @@ class Analysis:
     """By layer, as in Matrices."""
 
 
-def read(folder: Path, texts: Mapping[str, Sequence[str]]) -> Analysis:
-    """The analysis in a folder; raises DataError where there is none, or one of other sentences."""
+def _about(path: Path) -> dict[str, Any]:
+    """What an analysis's table was made of; raises DataError where it is not one of ours."""
+    import pyarrow
     import pyarrow.parquet
 
-    path = folder / "alignment.parquet"
+    try:
+        about = (pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Remove it, and analyse the model again") from None
+    if about is None:
+        raise DataError(f"{path} is not of midalign analyze")
+    return dict(json.loads(about))
+
+
+def check_output(folder: Path, model: str, digests: tuple[str, str | None]) -> None:
+    """Raise DataError where a folder has another model's analysis, which would be written over."""
+    path = folder / TABLE
+    if not path.is_file():
+        return
+    about = _about(path)
+    if about.get("digests") != list(digests):
+        raise DataError(
+            f"{folder} has the analysis of {about['model']}, and {model} is another model. "
+            f"Write elsewhere: --output OTHER"
+        )
+
+
+def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
+    """The analysis in a folder; raises DataError where there is none, or one of other sentences or layers."""
+    import pyarrow.parquet
+
+    path = folder / TABLE
     if not path.is_file():
         raise DataError(f"No {path}. Analyse the other model first: midalign analyze MODEL --output {folder}")
+    about = _about(path)
     table = pyarrow.parquet.read_table(path, columns=["layer", HEADLINE])
-    about = json.loads((table.schema.metadata or {}).get(ABOUT, b"{}"))
+    there = table["layer"].unique().to_pylist()
+    if not set(there) & set(layers):
+        raise DataError(
+            f"{folder} has layers {', '.join(map(str, there))}, none of those asked for here. "
+            f"Give both analyses the same --layers"
+        )
     if about.get("sentences") != digest(texts):
         raise DataError(
             f"{folder} has {len(about.get('languages', []))} languages and {about.get('count')} sentences of "
             f"each, not those asked for here ({len(texts)} and {len(texts[PIVOT])}), or other texts: give "
             f"both analyses the same --sentences, --languages and --count"
         )
-    layers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
+    numbers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
     apart = ~np.eye(len(texts), dtype=bool)
     headline = {}
-    for layer in np.unique(layers):
+    for layer in np.unique(numbers):
         headline[int(layer)] = np.full(apart.shape, np.nan, np.float32)
-        headline[int(layer)][apart] = values[layers == layer]
+        headline[int(layer)][apart] = values[numbers == layer]
     return Analysis(about["model"], headline)
 
 
-def describe(table: Any, model: str, texts: Mapping[str, Sequence[str]]) -> Any:
-    """The table with what it was made of, for `read`."""
+def describe(
+    table: Any, model: str, digests: tuple[str, str | None], texts: Mapping[str, Sequence[str]]
+) -> Any:
+    """The table with what it was made of, for `read` and `check_output`; digests of base and adapter."""
     about = {
         "model": model,
+        "digests": digests,
         "languages": list(texts),
         "count": len(texts[PIVOT]),
         "sentences": digest(texts),
@@ -262,20 +309,22 @@ def _png(figure: "Figure") -> bytes:
 
 
 def write(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Path]:
-    """`alignment.parquet`, `alignment.csv` and the plots."""
+    """`alignment.parquet`, `alignment.csv` and the plots; one of changes that is not made now goes."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
     contents = {}
     for name, save in (
-        ("alignment.parquet", pyarrow.parquet.write_table),
+        (TABLE, pyarrow.parquet.write_table),
         ("alignment.csv", pyarrow.csv.write_csv),
     ):
         sink = pyarrow.BufferOutputStream()
         save(table, sink)
         contents[name] = sink.getvalue().to_pybytes()
     folder.mkdir(parents=True, exist_ok=True)
+    if CHANGES not in plots:
+        (folder / CHANGES).unlink(missing_ok=True)
     for name, content in {**contents, **plots}.items():
         record.write_atomically(folder / name, content)
     return [folder / name for name in (*contents, *plots)]

@@ -26,7 +26,7 @@ FEWEST = 20
 
 def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
     """The same sentences in every language, English first: a seeded sample of `count`, or all where there are
-    fewer. `languages` None: all that the source has.
+    fewer. `languages` None: all that the source has; otherwise sorted, whatever their order here.
 
     `source` is `ntrex`, or a folder with a text file a language (`de.txt`), one sentence a line, parallel by
     line. Raises DataError for files of different lengths, empty lines, fewer than FEWEST sentences and
@@ -57,7 +57,7 @@ def _of_ntrex(languages: Sequence[str] | None) -> dict[str, list[str]]:
     every = sorted({side for direction in ntrex.directions() for side in direction.split("-")} - {PIVOT})
     for code in languages or ():
         known(code)
-    wanted = every if languages is None else [code for code in languages if code != PIVOT]
+    wanted = every if languages is None else sorted({*languages} - {PIVOT})
     pairs = {code: ntrex.pairs(code) for code in wanted}
     english = ntrex.pairs(every[0])
     return {
@@ -68,7 +68,7 @@ def _of_ntrex(languages: Sequence[str] | None) -> dict[str, list[str]]:
 
 def _of_folder(folder: Path, languages: Sequence[str] | None) -> dict[str, list[str]]:
     there = sorted(file.stem for file in folder.glob("*.txt"))
-    wanted = [code for code in languages or there if code != PIVOT]
+    wanted = sorted({*(languages or there)} - {PIVOT})
     missing = [code for code in (PIVOT, *wanted) if code not in there]
     if missing:
         raise DataError(

@@ -30,7 +30,10 @@ def analyze(
     records: Annotated[
         Path | None, typer.Option(help="Folder of records: scores beside languages' alignment.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for table, plots and states.")] = Path("analysis"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for table, plots and states. Default: analysis/MODEL or analysis/ADAPTER."),
+    ] = None,
 ) -> None:
     """Where in a model languages meet: retrieval between all of them, at every layer."""
     import os
@@ -51,8 +54,11 @@ def analyze(
     chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
-    other = report.read(against, texts) if against else None
     digests = adapters.base_digest(bases.resolve(model)), adapters.digest(adapter) if adapter else None
+    name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
+    output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name
+    report.check_output(output, name, digests)
+    other = report.read(against, texts, wanted) if against else None
     runs = report.of_model(load(records), *digests) if records else []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
@@ -62,7 +68,6 @@ def analyze(
         found = pairs.by_layer(store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1))
     by_layer = report.by_layer(found)
     best, codes = report.recommended(by_layer), list(texts)
-    name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     title = f"{name}, {len(codes)} languages, {len(texts[codes[0]])} sentences"
     headline = found[best][report.HEADLINE]
     plots = {
@@ -72,18 +77,20 @@ def analyze(
     earlier = other.headline.get(best) if other else None
     if other and earlier is not None:
         heading = f"{name} minus {other.model}, after block {best}"
-        plots["changes.png"] = report.heat_map(headline - earlier, codes, heading, change=True)
-    paths = report.write(output, report.describe(pairs.table(found, codes), name, texts), plots)
+        plots[report.CHANGES] = report.heat_map(headline - earlier, codes, heading, change=True)
+    paths = report.write(output, report.describe(pairs.table(found, codes), name, digests, texts), plots)
     screen = Console(highlight=False)
     screen.print(_by_layer(by_layer, best, title, other))
     screen.print(_by_language(headline, codes, best, other))
-    screen.print(f"Most translations are found after block {best}: align.layer={best}")
+    if best:
+        screen.print(f"Most translations are found after block {best}: align.layer={best}")
     for path in paths:
         print(path)
     if records:
         screen.print("Pearson's r of languages' alignment with English and their scores:")
         for entry in report.correlations(report.of_english(headline, codes), runs):
-            line = f"  {entry.pearson:+.2f}  {entry.group}, {entry.name}, {entry.languages} languages"
+            of = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
+            line = f"  {entry.pearson:+.2f}  {of}  {entry.file}"
             screen.print(line, soft_wrap=True)
 
 
