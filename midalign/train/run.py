@@ -230,13 +230,13 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> None:
     """Mark an arm's checkpoint folder with the recipe; refuse one with checkpoints of another recipe, and
     empty one of another that had not come so far."""
     mark = work / "recipe.json"
-    current = {"digest": recipe.digest(arm), "recipe": recipe.model_dump(mode="json")}
+    digest, settings = recipe.digest(arm), recipe.model_dump(mode="json")
     begun = json.loads(mark.read_text("utf-8")) if mark.is_file() else {}
-    if begun.get("digest") == current["digest"]:
+    if begun.get("digest") == digest:
         return
     if any(work.glob("checkpoint-*")):
         before = begun.get("recipe", {})
-        changed = [key for key, value in current["recipe"].items() if before.get(key) != value]
+        changed = [key for key, value in settings.items() if before.get(key) != value]
         raise RecipeError(
             f"{work} was begun with other settings ({', '.join(changed) or 'other files of align.pairs'}). "
             f"Go on with the old recipe, remove that folder, or train elsewhere: output=OTHER"
@@ -244,7 +244,7 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps(current, indent=1), "utf-8")
+    partial.write_text(json.dumps({"digest": digest, "recipe": settings}, indent=1), "utf-8")
     os.replace(partial, mark)
 
 
