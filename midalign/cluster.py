@@ -134,7 +134,19 @@ def _absolute(recipe: Recipe) -> Recipe:
     bases.resolve(recipe.base)
     is_folder = recipe.base not in bases.NAMES and Path(recipe.base).expanduser().is_dir()
     base = str(Path(recipe.base).expanduser().absolute()) if is_folder else recipe.base
-    return recipe.model_copy(update={"output": recipe.output.absolute(), "base": base})
+    align = recipe.align.model_copy(update={"pairs": _absolute_pairs(recipe.align.pairs)})
+    arms = {
+        arm: {**changes, "pairs": _absolute_pairs(changes["pairs"])}
+        if changes and "pairs" in changes
+        else changes
+        for arm, changes in recipe.arms.items()
+    }
+    absolute = {"output": recipe.output.absolute(), "base": base, "align": align, "arms": arms}
+    return recipe.model_copy(update=absolute)
+
+
+def _absolute_pairs(source: str) -> str:
+    return str(Path(source).absolute()) if "{language}" in source else source
 
 
 def _drive(

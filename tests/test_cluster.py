@@ -17,6 +17,7 @@ import pytest
 
 from midalign import cluster, record
 from midalign.errors import ClusterError
+from midalign.train import recipe as recipes
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -227,6 +228,19 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
             assert f"midalign: The Ray cluster at {nodes.address} went away. What is finished stays" in said
             assert "give the same command again" in said
             assert "Traceback" not in said
+
+
+def test_files_of_a_recipe_are_found_from_other_folders(tmp_path, monkeypatch):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "de.tsv").write_text("eins\tone\n")
+    monkeypatch.chdir(tmp_path)
+    arms = 'arms={baseline: null, aligned: {}, other: {pairs: "pairs/{language}.tsv"}, far: {pairs: tatoeba}}'
+    given = recipes.load("mini", ["align.pairs=pairs/{language}.tsv", "aligned=[de]", arms, "output=out"])
+    known = {arm: given.digest(arm) for arm in given.arms}
+    sent = cluster._absolute(given)
+    monkeypatch.chdir("/")
+    assert {arm: sent.digest(arm) for arm in sent.arms} == known
+    assert sent.output == tmp_path / "out"
 
 
 def test_where_nothing_answers_it_says_so_at_once(tmp_path):
