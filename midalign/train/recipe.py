@@ -224,13 +224,16 @@ class Recipe(Section):
     def _digest_with(self, align: Align | None) -> str:
         others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap", "report_to"}
         others |= {"arms", "align"}
-        if self.monitor is None or self.monitor.stop_on is None:
+        stops = self.monitor is not None and self.monitor.stop_on is not None
+        if not stops:
             others.add("monitor")
         decides = self.model_dump(mode="json", exclude=others | _unset(self))
         decides["base"] = self.base_name
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
             decides["align"]["pairs"] = pairs.identity(align.pairs, self.aligned)
+        elif stops:  # by what is measured on pairs that are held out, perhaps
+            decides["held_out"] = pairs.identity(self.align.pairs, self.aligned), self.align.held_out
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

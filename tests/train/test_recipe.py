@@ -91,6 +91,9 @@ def test_digest_is_of_one_arm():
     assert more["deep"] == digests("align.layer=6")["aligned"]
     assert digests("align.layer=6")["baseline"] == plain["baseline"]
     assert digests("updates=3")["baseline"] != plain["baseline"]
+    stopped = "monitor={every: 5, samples: 4, stop_on: retrieval/aligned}", "align.held_out=9"
+    assert digests(*stopped)["baseline"] != digests(*stopped, "align.held_out=8")["baseline"]
+    assert digests(*stopped)["baseline"] == digests(*stopped, "align.weight=0.5")["baseline"]
 
 
 def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
