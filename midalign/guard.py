@@ -23,7 +23,7 @@ FIELDS = ("source", "target", "utterance", "text")
 
 def scored(tasks: Sequence[str], split: str) -> list[Text]:
     """The texts of a split of tasks or groups, both sides of a direction, each text once."""
-    return _of_tasks(harness.expand(tasks), split)
+    return _of_tasks(harness.expand(tasks, split), split)
 
 
 def supervised(tasks: Sequence[str]) -> list[Text]:

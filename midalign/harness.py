@@ -98,16 +98,31 @@ def stock_task(name: str, language: str) -> str:
     return name.replace("{language}", f"{{{language}}}")
 
 
-def expand(names: Sequence[str]) -> list[str]:
-    """Task names with groups replaced by their tasks, each once; raises TaskError with the nearest names."""
+def expand(names: Sequence[str], split: str | None = None) -> list[str]:
+    """Task names with groups replaced by their tasks, each once; raises TaskError with the nearest names.
+
+    For a split, a group of a user's own data is the languages that have it, where any has.
+    """
     found: dict[str, None] = {}
     for name in map(group_name, names):
         if is_stock(name):
             found[name] = None
             continue
         content = _file(name)
-        found.update(dict.fromkeys(expand(content["task"]) if "group" in content else [name]))
+        if "group" not in content:
+            found[name] = None
+            continue
+        leaves = expand(content["task"])
+        found.update(dict.fromkeys([leaf for leaf in leaves if _has_split(leaf, split)] or leaves))
     return list(found)
+
+
+def _has_split(name: str, split: str | None) -> bool:
+    """Whether a task has a split; those of the data sets have what they are asked for."""
+    if split is None or not own.is_own(name):
+        return True
+    group, language = own.split_name(name)
+    return split in own.Source(group).splits(language)
 
 
 def metadata(name: str) -> dict[str, Any]:

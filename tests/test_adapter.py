@@ -127,6 +127,23 @@ def test_digests(copy: Path, base: Path) -> None:
     assert len(adapter.base_digest(str(base))) == 64
 
 
+def test_a_base_s_tokenizer_has_a_digest_of_its_own(base: Path, tmp_path: Path) -> None:
+    """Another chat template or end of an answer is no other base, but answers are others."""
+    digests = [adapter.tokenizer_digest(str(base))]
+    for name, values in (
+        ("tokenizer_config.json", {"chat_template": "{{ x }}"}),
+        ("generation_config.json", {}),
+    ):
+        changed = tmp_path / name
+        shutil.copytree(base, changed)
+        file = changed / name
+        before = json.loads(file.read_text()) if file.is_file() else {}
+        file.write_text(json.dumps({**before, **values, "eos_token_id": [7]}))
+        assert adapter.base_digest(str(changed)) == adapter.base_digest(str(base))
+        digests.append(adapter.tokenizer_digest(str(changed)))
+    assert len(set(digests)) == 3
+
+
 def test_bases_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BaseModelError, match="No folder"):
         adapter.base_folder(str(tmp_path / "nowhere"))

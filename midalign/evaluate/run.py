@@ -124,7 +124,7 @@ def answer_ahead(settings: Settings, report: Report) -> None:
 
 
 def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> list[Path]:
-    names = harness.expand(settings.tasks)
+    names = harness.expand(settings.tasks, settings.split)
     if settings.comet is not None:  # whatever is wrong there is said before hours of generation
         comet.directions(settings.tasks, warn=True)
         comet.check(settings.comet)
@@ -248,9 +248,20 @@ def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles
     if settings.log_samples or not path.is_file():
         return False
     entry = record.read(path)
-    said = (entry.packages, entry.base.note, entry.adapter and (entry.adapter.manifest, entry.roles))
-    now = (adapters.package_versions(), settings.note, model.folder and (model.manifest, roles))
-    return entry.run == run and said == now
+    said = (entry.packages, entry.base.note, entry.adapter and entry.adapter.manifest)
+    now = (adapters.package_versions(), settings.note, model.folder and model.manifest)
+    if model.folder or not settings.adapters:
+        said, now = (*said, entry.roles), (*now, roles)
+    return entry.run == run and said == now and _has_items(path)
+
+
+def _has_items(path: Path) -> bool:
+    """Whether the record's counts per item are there as they were written."""
+    try:
+        record.read_items(path)
+    except RecordError:
+        return False
+    return True
 
 
 def _record_path(settings: Settings, model: Model) -> Path:
@@ -297,6 +308,7 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
     """All that decides what a model's tasks give, apart from the tasks themselves."""
     return {
         "base": adapters.base_digest(base),
+        "tokenizer": adapters.tokenizer_digest(base),
         "adapter": model.digest,
         "engine": engine,
         "dtype": _dtype(),
@@ -381,7 +393,7 @@ def _engine(
             live.switch(model, name)
             logits[name] = live.probe_logits(model, tokenizer)
     live.cast(model, _dtype())
-    _measure_retrieval(model, tokenizer, models, stores, names, settings.split)
+    _measure_retrieval(model, tokenizer, models, stores, names, settings)
     if engine == "hf":
         from midalign.evaluate.hf import MidalignHF
 
@@ -448,7 +460,7 @@ def _measure_retrieval(
     models: Sequence[Model],
     stores: Mapping[str, Store],
     names: Sequence[str],
-    split: Split,
+    settings: Settings,
 ) -> None:
     """Retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
     from midalign.align.trunk import depth, layer_index
@@ -456,9 +468,10 @@ def _measure_retrieval(
     if _retrieval_is_there(stores, names):
         return
     source, wanted = _source_and_languages(names)
-    pairs = retrieval.held_out(source, wanted, split)
+    pairs = retrieval.held_out(source, wanted, settings.split)
     own = {one.name: one.manifest.layer if one.manifest else None for one in models}
-    aligned = {layer for layer in own.values() if layer is not None}
+    manifests = map(adapters.read_manifest, settings.adapters)  # of those that are finished too
+    aligned = {manifest.layer for manifest in manifests if manifest and manifest.layer is not None}
     # Models that were not aligned are read where the aligned ones of this run were.
     usual = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(model))
     before: dict[int, dict[str, float]] = {}

@@ -136,7 +136,15 @@ def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) 
     metadata = harness.metadata(task)
     by_comet = None
     if items.comet is not None:
-        said = next(one.comet for one in parts if one.comet is not None)
+        said, *others = (one.comet for one in parts if one.comet is not None)
+        other = next(
+            (one for one in others if (one.digest, one.version) != (said.digest, said.version)), None
+        )
+        if other:
+            raise RecordError(
+                f"{task} was scored by {said.name} ({said.digest[:12]}, unbabel-comet {said.version}) in one "
+                f"shard, by {other.name} ({other.digest[:12]}, {other.version}) in another. Score all by one"
+            )
         model = comet.Model(said.name, said.digest, said.version)
         by_comet = comet.pooled(model, items.comet.tolist())
     return parts[0].model_copy(

@@ -153,9 +153,19 @@ def _conditions(run: Run) -> tuple[str, ...]:
         sample.split,
         str(sample.limit),
         str(sample.seed),
-        json.dumps(_decoding(run), sort_keys=True),
+        json.dumps(_alike(run), sort_keys=True),
         *tasks,
     )
+
+
+def _alike(run: Run) -> dict[str, Any]:
+    """What of decoding two records share that compare. A limit on answers is the task's, as is the prompt: a
+    record of several tasks names only one that they share."""
+    decoding = _decoding(run)
+    generation = {
+        key: value for key, value in decoding.get("generation", {}).items() if key != "max_gen_toks"
+    }
+    return {**decoding, "generation": generation}
 
 
 def _decoding(run: Run) -> dict[str, Any]:

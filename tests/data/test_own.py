@@ -165,6 +165,18 @@ def test_a_recipe_is_named_by_what_the_file_holds(kept: Callable[..., str], tmp_
     assert {other.digest("aligned")} != digests
 
 
+def test_a_group_is_evaluated_in_the_languages_that_have_the_split(kept: Callable[..., str]) -> None:
+    spec = kept("slot", {**SLOT, "language": "en", "split": "train"}, SLOT)
+    every, tested = harness.expand([spec]), harness.expand([spec], "test")
+    assert [name.rpartition("_")[2] for name in every] == ["en", "de"]
+    assert tested == every[1:]
+    assert [text.language for text in guard.scored([spec], "test")] == ["de"]
+    with pytest.raises(TaskError, match="no rows in en for validation, only for train"):
+        guard.scored([spec], "validation")
+    with pytest.raises(TaskError, match="no rows in en for test"):
+        guard.scored(every[:1], "test")
+
+
 @pytest.mark.parametrize("form", ["utf-8-sig", "crlf", "blank lines"])
 def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, form: str) -> None:
     plain = harness.expand([kept("slot", SLOT, {**SLOT, "id": "b"}, name="one.jsonl")])

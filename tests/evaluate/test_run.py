@@ -217,6 +217,10 @@ def test_a_killed_evaluation_goes_on_where_it_was(base: Path, adapter: Path, tmp
     assert "midalign_mini_slot" not in done.stderr  # finished models are not asked again
     assert len(done.stdout.splitlines()) == 2
     assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == written
+    items = results / record.read(results / "tiny.json").items.file
+    items.unlink()
+    midalign(*arguments, "--output", results)  # what a record counts by item belongs to it
+    assert items.is_file()
     arguments = (*arguments[:-1], 12, "--note", "dequantised")
     midalign(*arguments, "--output", results)
     assert {record.read(path).sample.limit for path in results.glob("*.json")} == {12}

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,3 +201,14 @@ def test_shards_are_even_and_share_all(sizes: list[int], of: int) -> None:
         itertools.chain.from_iterable(((n, i) for i in own) for n, own in positions.items())
     )
     assert all(items for part in parts for items in part.values())
+
+
+def test_shards_that_different_comet_models_scored_are_refused() -> None:
+    def part(digest: str) -> Any:
+        return SimpleNamespace(
+            comet=record.Comet(name="mine", digest=digest * 64, version="2.2.7", value=0.5, stderr=0.1, n=1)
+        )
+
+    items: Any = SimpleNamespace(comet=np.array([1, 2]))
+    with pytest.raises(RecordError, match=r"scored by mine \(aaaaaaaaaaaa.* by mine \(bbbbbbbbbbbb"):
+        shards._pooled("midalign_mini_mt_en-de", [part("a"), part("b")], items)

@@ -57,6 +57,15 @@ def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
     )
 
 
+def test_a_record_of_more_tasks_stands_beside_one_of_the_same_task_alone(tmp_path):
+    """All tasks of a record have to share a limit on answers for the record to name it."""
+    alone = {"generation": {"do_sample": False, "max_gen_toks": 128}}
+    write(tmp_path, "one", "baseline", SCORES, seed=1, decoding=alone)
+    write(tmp_path, "two", "aligned", SCORES, seed=1, decoding={"generation": {"do_sample": False}})
+    write(tmp_path, "sampled", "aligned", SCORES, seed=1, decoding={"generation": {"do_sample": True}})
+    assert sorted(map(labels, sections(load(tmp_path)))) == [["aligned"], ["baseline", "aligned"]]
+
+
 def test_the_two_regimes_never_stand_together(tmp_path):
     """Records from before there were two are free ones; one model may have a record of each."""
     write(tmp_path, "old", "baseline", SCORES, seed=1)
