@@ -255,7 +255,7 @@ def command(*words):
 def test_a_killed_analysis_goes_on(tmp_path):
     from midalign.data import mini
 
-    codes = ["en", "de", "tr", "hi", "es"]
+    codes = ["en", "de", "tr", "hi", "fr"]
     by_code = {code: {item.id: item.utterance for item in mini.items(code, "test")} for code in codes}
     shared = sorted(set.intersection(*(set(items) for items in by_code.values())))
     folder = files(tmp_path / "texts", **{code: [by_code[code][i] for i in shared] for code in codes})

@@ -101,7 +101,8 @@ def of_model(runs: Sequence[Run], base: str, adapter: str | None) -> list[Run]:
 
 
 def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
-    """Pearson's r of `of_english` with the scores of `of_model`, over the languages of both.
+    """Pearson's r of `of_english` with the scores of `of_model`, over the languages of both that had no task
+    data: what these score is transferred, of the others it is learned (Liu and Niehues 2025).
 
     A translation direction with English counts for its other language, the mean where there are both.
     Raises RecordError where no run has enough languages.
@@ -109,15 +110,16 @@ def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correla
     found = []
     for run in runs:
         scores = _scores(run)
-        shared = [code for code in aligned if code in scores]
+        supervised = run.record.roles.supervised
+        shared = [code for code in aligned if code in scores and code not in supervised]
         values = np.array([[aligned[code], scores[code]] for code in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
             r = float(np.corrcoef(values.T)[0, 1])
             found.append(Correlation(run.file, run.group, _evaluated(run.record), r, len(shared)))
     if not found:
         raise RecordError(
-            f"This model's scores vary over fewer than {FEWEST} of the analysed languages in each of its "
-            f"{len(runs)} groups of tasks. Analyse more languages, or score more: midalign eval"
+            f"This model's scores vary over fewer than {FEWEST} of the analysed languages without task data "
+            f"in each of its {len(runs)} groups of tasks. Analyse or score more languages: midalign eval"
         )
     return found
 

@@ -87,7 +87,7 @@ def analyze(
     for path in paths:
         print(path)
     if records:
-        screen.print("Pearson's r of languages' alignment with English and their scores:")
+        screen.print("Pearson's r of alignment with English and scores, over languages without task data:")
         for entry in report.correlations(report.of_english(headline, codes), runs):
             of = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
             line = f"  {entry.pearson:+.2f}  {of}  {entry.file}"

@@ -107,19 +107,18 @@ def _table(group: str, found: "list[Result]") -> "Table":
     from rich import box
     from rich.table import Table
 
-    from midalign.sweep import roles
+    from midalign.sweep import roles, said
 
-    table = Table(
-        box=box.SIMPLE, title=f"{group}, minus baseline in points, 95% intervals", title_justify="left"
-    )
+    seeds = said(found[0].seeds)
+    title = f"{group}, {seeds}, minus baseline in points, 95% intervals"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
     table.add_column("point")
-    table.add_column("seeds", justify="right")
     shown = roles(found)
     for role in shown:
         table.add_column(role, justify="right")
     for one in found:
         cells = [_cell(one.change[role]) if role in one.change else "" for role in shown]
-        table.add_row(one.label, str(len(one.seeds)), *cells)
+        table.add_row(one.label, *cells)
     return table
 
 

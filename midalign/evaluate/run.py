@@ -248,10 +248,10 @@ def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles
     if settings.log_samples or not path.is_file():
         return False
     entry = record.read(path)
-    said = (entry.packages, entry.base.note, entry.adapter and entry.adapter.manifest)
-    now = (adapters.package_versions(), settings.note, model.folder and model.manifest)
-    if model.folder or not settings.adapters:
-        said, now = (*said, entry.roles), (*now, roles)
+    any_roles = model.folder is None and bool(settings.adapters)
+    manifest = entry.adapter.manifest if entry.adapter else None
+    said = (entry.packages, entry.base.note, manifest, any_roles or entry.roles)
+    now = (adapters.package_versions(), settings.note, model.manifest, any_roles or roles)
     return entry.run == run and said == now and _has_items(path)
 
 

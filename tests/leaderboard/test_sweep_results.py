@@ -106,7 +106,7 @@ def test_a_point_that_leaves_no_language_unseen_has_its_place_in_table_and_plot(
     assert [list(one.change)[2:] for one in found] == [[], ["unseen"]]
     written = {path.suffix: path.read_bytes() for path in sweep.write(found, tmp_path)}
     assert written[".png"].startswith(b"\x89PNG")
-    assert [[cell[:5] for cell in column._cells] for column in _table("g", found).columns[2:]] == [
+    assert [[cell[:5] for cell in column._cells] for column in _table("g", found).columns[1:]] == [
         ["+0.0 ", "+0.0 "],
         ["+10.0", "+5.0 "],
         ["", "+0.0 "],
