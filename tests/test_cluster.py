@@ -87,6 +87,7 @@ def manifests(folder: Path) -> dict[Path, int]:
 def cluster_of(*cpus: int) -> Iterator[object]:
     """A head that runs no tasks and nodes with so many CPUs, whose processes all end with the test."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow no long paths
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # Ray notes the address there, and wants it there
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
