@@ -508,6 +508,7 @@ def search(
     goes on from there, and one of other adapters or tasks does not take them for its own.
     """
     from midalign.evaluate import run
+    from midalign.leaderboard.load import verified
 
     parents = [adapter.digest(one) for one in sources]
     tried = list(dict.fromkeys(weights))
@@ -528,7 +529,7 @@ def search(
         split="validation",
         limit=limit,
     )
-    scores = [_score(record.read(path)) for path in run.evaluate(settings, report)]
+    scores = [_score(verified(path)) for path in run.evaluate(settings, report)]
     found = [Candidate(*one) for one in zip(tried, folders, scores, strict=True)]
     return sorted(found, key=lambda one: -one.score)
 

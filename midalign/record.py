@@ -24,7 +24,17 @@ from midalign.errors import RecordError
 SUFFIX = ".json"
 ITEMS_SUFFIX = ".items.jsonl.zst"
 
+LARGEST_COUNT = 2**31 - 1
+"""Largest count and document number in a record."""
+LARGEST_COMET = 2**53
+"""Largest COMET score in millionths, by absolute value."""
+
+_AGAIN = "Restore it, or remove it with its record and evaluate the model again with midalign eval"
+
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST_COUNT)]
+Total = Annotated[int, Field(strict=True, ge=0)]
+"""A sum of counts."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -82,7 +92,7 @@ class Metric(Section):
 
     value: Annotated[float, Field(ge=0)]
     stderr: Annotated[float, Field(ge=0)]
-    n: int
+    n: Count
 
 
 class Comet(Section):
@@ -96,7 +106,7 @@ class Comet(Section):
     """Of unbabel-comet."""
     value: float
     stderr: Annotated[float, Field(ge=0)]
-    n: int
+    n: Count
 
 
 class TaskResult(Section):
@@ -105,27 +115,27 @@ class TaskResult(Section):
     language: str
     family: str
     version: float
-    n: int
-    counts: dict[str, int]
+    n: Count
+    counts: dict[str, Total]
     """The family's columns, summed over the items."""
     metrics: dict[str, Metric]
     data_digest: str
     """The data set's own digest of the split."""
     prompt_digest: Digest | None
     """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
-    repeated: int | None = None
+    repeated: Count | None = None
     """Items that stand word for word in the same data set's training split; None where nobody looked."""
     without_repeated: dict[str, float] = Field(default_factory=dict)
     """The metrics' values without these items; empty where there are none, or no others."""
-    cut_off: int | None = None
+    cut_off: Count | None = None
     """Outputs that reached the token limit; None where that is not known."""
-    prompts_cut: int | None = None
+    prompts_cut: Count | None = None
     """Prompts that lost their beginning, since the base has no room for them and for as long an answer as the
     task allows; None where that is not known."""
     comet: Comet | None = None
     """None where COMET was not asked for, or does not know the languages."""
     seconds: float
-    tokens: int
+    tokens: Total
     """Prompt and output tokens."""
 
 
@@ -134,7 +144,7 @@ class Retrieval(Section):
 
     layer: int
     """Blocks below the state."""
-    candidates: int
+    candidates: Count
     candidates_digest: Digest | None = None
     """sha256 over the lines "<language> <item id>", so that records with the same candidates are known."""
     pooling: str
@@ -163,6 +173,17 @@ class ItemsFile(Section):
     sha256: Digest
 
 
+class ItemsLine(Section):
+    """One line of the items file: the counts per item of one task, column by column."""
+
+    task: str
+    doc_ids: list[Count]
+    counts: dict[str, list[Count]]
+    comet: list[Annotated[int, Field(strict=True, ge=-LARGEST_COMET, le=LARGEST_COMET)]] | None = None
+    repeated: list[Count] = Field(default_factory=list)
+    prompts: list[str] | None = None
+
+
 class Record(Section):
     """One evaluated model."""
 
@@ -184,7 +205,7 @@ class Record(Section):
     retrieval: Retrieval | None
     packages: dict[str, str]
     seconds: float
-    tokens: int
+    tokens: Total
     items: ItemsFile | None = None
     """Filled in by `write`."""
     run: Digest | None = None
@@ -293,7 +314,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     """The counts per item of the record at `path`, by task; columns in the order of the task's
     counts in the record.
 
-    Raises RecordError when the file is missing or is not the one that the record was written with.
+    Raises RecordError when the file is missing, is not the one that the record was written with, or holds
+    anything but one line per task with whole numbers from 0 to LARGEST_COUNT.
     """
     path = Path(path)
     entry = read(path)
@@ -312,16 +334,56 @@ def read_items(path: str | Path) -> dict[str, Items]:
             f"{file.sha256[:12]}. Restore it, or remove both and evaluate the model again with midalign "
             f"eval"
         )
-    text = zstandard.ZstdDecompressor().decompress(packed).decode()
-    items = {}
-    for line in map(json.loads, text.splitlines()):
-        names = entry.tasks[line["task"]].counts
-        counts = np.array([line["counts"][name] for name in names], np.int64).T
-        comet = np.array(line["comet"], np.int64) if "comet" in line else None
-        repeated = np.array(line.get("repeated", []), np.int64)
-        doc_ids = np.array(line["doc_ids"], np.int64)
-        items[line["task"]] = Items(doc_ids, counts, repeated, comet, line.get("prompts"))
+    return _unpacked(beside, packed, entry)
+
+
+def _unpacked(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
+    """Return the items by task; raises RecordError unless each task of the record has one sound line."""
+    try:
+        lines = zstandard.ZstdDecompressor().decompress(packed).decode().splitlines()
+    except (zstandard.ZstdError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file} is not zstd-compressed text ({error}). {_AGAIN}") from None
+    items: dict[str, Items] = {}
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = ItemsLine.model_validate_json(text)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"])) or "the line"
+            found = f", found {problem['input']!r}" if isinstance(problem["input"], int | float) else ""
+            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{found}. {_AGAIN}") from None
+        if line.task not in entry.tasks:
+            raise RecordError(f"{file}, line {number}: the record has no task {line.task}. {_AGAIN}")
+        if line.task in items:
+            raise RecordError(f"{file}, line {number}: duplicate task {line.task}. {_AGAIN}")
+        items[line.task] = _items(f"{file}, line {number}", line, list(entry.tasks[line.task].counts))
+    missing = [task for task in entry.tasks if task not in items]
+    if missing:
+        raise RecordError(f"{file} has no line for task {missing[0]}. {_AGAIN}")
     return items
+
+
+def _items(place: str, line: ItemsLine, columns: Sequence[str]) -> Items:
+    """Return a line's items with `columns` in this order; raises RecordError where its lists do not fit."""
+    if set(line.counts) != set(columns):
+        raise RecordError(
+            f"{place}: counts of {', '.join(line.counts)}, but the record has {', '.join(columns)}. {_AGAIN}"
+        )
+    lengths = {name: len(column) for name, column in line.counts.items()}
+    if line.comet is not None:
+        lengths["comet"] = len(line.comet)
+    for name, length in lengths.items():
+        if length != len(line.doc_ids):
+            raise RecordError(f"{place}: {length} of {name} for {len(line.doc_ids)} doc_ids. {_AGAIN}")
+    if len(set(line.repeated)) < len(line.repeated) or not set(line.repeated) <= set(line.doc_ids):
+        raise RecordError(f"{place}: repeated items that are not among the doc_ids. {_AGAIN}")
+    return Items(
+        np.array(line.doc_ids, np.int64),
+        np.array([line.counts[name] for name in columns], np.int64).T,
+        np.array(line.repeated, np.int64),
+        None if line.comet is None else np.array(line.comet, np.int64),
+        line.prompts,
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
