@@ -69,6 +69,14 @@ class Roles(Section):
     aligned: list[str]
     unseen: list[str]
 
+    def of(self, language: str) -> str:
+        """Return the role of a language, or of a direction: that of its least known side but English."""
+        sides = language.split("-")
+        known = [side for side in sides if side != "en" or len(sides) == 1]
+        if all(side in self.supervised for side in known):
+            return "supervised"
+        return "aligned" if all(side in (*self.supervised, *self.aligned) for side in known) else "unseen"
+
 
 class Engine(Section):
     """What generated: `hf`, `vllm`, or `external` for outputs made elsewhere."""

@@ -284,8 +284,14 @@ def results(points: Sequence[Point], folder: Path) -> list[Result]:
     by_group: dict[str, dict[tuple[str, str, int | None], Run]] = {}
     for run in load(folder):
         name = (run.record.recipe.name if run.record.recipe else "", run.record.arm, run.record.seed)
-        if name in wanted:  # and not of an earlier form of the sweep
-            by_group.setdefault(run.group, {})[name] = run
+        constrained = run.record.decoding.get("regime", "free") != "free"  # which no sweep asks for
+        if name in wanted and not constrained:  # and not of an earlier form of the sweep
+            known = by_group.setdefault(run.group, {}).setdefault(name, run)
+            if known is not run:
+                raise RecordError(
+                    f"{known.file} and {run.file} in {folder} are two records of arm {name[1]} of {name[0]}, "
+                    f"seed {name[2]}. Remove one, and give the same sweep once more"
+                )
     found = [one for group, runs in by_group.items() for one in _of_group(points, group, runs)]
     for point in points:
         if point.label not in {one.label for one in found}:
