@@ -520,10 +520,11 @@ def search(
         folders.append(folder / _sha256(json.dumps([parents, how]))[:12])
         if not folders[-1].exists():
             merge(sources, one, folders[-1], method=method, rank=rank, density=density)
+    scored = [sorted(tasks), limit, adapter.base_digest(bases.resolve(base))]
     settings = run.Settings(
         base=base,
         tasks=tuple(tasks),
-        output=folder / f"results-{_sha256(json.dumps(sorted(tasks)))[:12]}",
+        output=folder / f"results-{_sha256(json.dumps(scored))[:12]}",
         adapters=tuple(folders),
         adapters_only=True,
         split="validation",

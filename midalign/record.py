@@ -7,8 +7,10 @@ in the package is the JSON Schema of `Record`; scripts/write_schema.py writes it
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +30,12 @@ LARGEST_COUNT = 2**31 - 1
 """Largest count and document number in a record."""
 LARGEST_COMET = 2**53
 """Largest COMET score in millionths, by absolute value."""
+
+SHOWN = 4
+"""Differences in one message."""
+TOKENIZER = "tokenizer, chat template or generation settings"
+PROMPTS = "prompts"
+SHARDS = "run of the shards"
 
 _AGAIN = "Restore it, or remove it with its record and evaluate the model again with midalign eval"
 
@@ -50,6 +58,8 @@ class Base(Section):
     name: str
     digest: Digest | None
     """None where only outputs were scored."""
+    tokenizer: Digest | None = None
+    """Digest of tokenizer, chat template and generation settings; None in older records and of outputs."""
     note: str = ""
     """What a reader must know of it, such as `dequantised`."""
 
@@ -250,6 +260,115 @@ def without_repeated(items: Items, metrics: Mapping[str, Callable[..., Any]]) ->
     return {name: float(metric(others.sum(0))) for name, metric in metrics.items()}
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What a result must have in common with an older one of its name in order to replace it."""
+
+    shared: Mapping[str, JsonValue]
+    """Conditions of the whole record, by the name that messages use."""
+    tasks: Mapping[str, Mapping[str, JsonValue]]
+    """Conditions by task."""
+    retrieval: bool
+    """Whether pair retrieval is measured."""
+
+
+def shared_conditions(
+    base: Base, adapter: str | None, engine: Engine, sample: Sample, decoding: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    """Return the shared conditions of a result; `adapter` is the adapter's digest."""
+    return {
+        # Outputs made elsewhere have no digest of a model. Their note has the digest of the outputs.
+        "base": base.digest or f"{base.name}, {base.note}",
+        TOKENIZER: base.tokenizer,
+        "adapter": adapter,
+        "engine": engine.name,
+        "dtype": engine.dtype,
+        "split": sample.split,
+        "limit": sample.limit,
+        "sampling seed": sample.seed,
+        "regime": "free",
+        # Not the tasks' generation settings: a record of more tasks names only those that all of them share.
+        **{name: value for name, value in decoding.items() if name != "generation"},
+    }
+
+
+def conditions_of(record: Record) -> Conditions:
+    """Return the conditions of a finished result."""
+    digest = record.adapter.digest if record.adapter else None
+    shared = shared_conditions(record.base, digest, record.engine, record.sample, record.decoding)
+    if record.shard:  # a shard of more tasks has other items of each
+        shared[SHARDS] = record.shard.run
+    tasks = {
+        name: task_conditions(
+            task.version,
+            task.data_digest,
+            f"{task.comet.digest} {task.comet.version}" if task.comet else None,
+            task.prompt_digest,
+        )
+        for name, task in record.tasks.items()
+    }
+    return Conditions(shared, tasks, record.retrieval is not None)
+
+
+def task_conditions(
+    version: float, data: str, comet: str | None, prompts: str | None = None
+) -> dict[str, JsonValue]:
+    """Return the conditions of a task.
+
+    Args:
+        version: the task's version.
+        data: digest of its data.
+        comet: digest and version of the COMET model, None without one.
+        prompts: digest of the rendered prompts, None before they are rendered.
+    """
+    return {"version": version, "data": data, "COMET": comet, PROMPTS: prompts}
+
+
+def refuse_to_replace(path: Path, planned: Conditions) -> None:
+    """Raise RecordError where `path` is a record that a planned result may not replace.
+
+    It may replace an older result of the same model under the same conditions, if it has all of its tasks
+    and all that is known of them.
+    """
+    if not path.is_file():
+        return
+    there = conditions_of(read(path))
+    remedy = (
+        f"It is not replaced. Write elsewhere (--output OTHER, or output=OTHER for midalign-train), "
+        f"or remove it first: rm '{path}'"
+    )
+    if not set(there.tasks) <= set(planned.tasks):
+        others = ", ".join(sorted(there.tasks)[:2])
+        raise RecordError(f"{path} is a record of other tasks ({others}, ...). {remedy}")
+    differences = list(_differences(there, planned))
+    if differences:
+        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise RecordError(
+            f"{path} is a result under other conditions: {'; '.join(differences[:SHOWN])}{more}. {remedy}"
+        )
+
+
+def _differences(there: Conditions, planned: Conditions) -> Iterator[str]:
+    """Yield in words what the planned result would change or lose."""
+    for name in {**there.shared, **planned.shared}:
+        before, now = there.shared.get(name) or None, planned.shared.get(name) or None
+        unknown = name in (TOKENIZER, SHARDS) and None in (before, now)
+        if before != now and not unknown:
+            yield f"{name} {_short(before)}, now {_short(now)}"
+    if there.retrieval and not planned.retrieval:
+        yield "retrieval measured, now not (its sentences are those of the first task)"
+    for task, conditions in there.tasks.items():
+        for name, before in conditions.items():
+            now = planned.tasks[task][name]
+            if before not in (None, now) and not (name == PROMPTS and now is None):
+                yield f"{name} of {task} {_short(before)}, now {_short(now)}"
+
+
+def _short(value: JsonValue) -> str:
+    """Return a value for a message, digests with their first 12 digits."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a record."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
@@ -259,8 +378,16 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the former's path.
 
     Each file appears whole or not at all; a record whose items are not its own is caught by the digest.
-    Raises RecordError when the items are not those of the record's tasks.
+    Raises RecordError when the items are not those of the record's tasks, and where the record of that name
+    is newer or may not be replaced by this one.
     """
+    path = folder / (record.name + SUFFIX)
+    refuse_to_replace(path, conditions_of(record))
+    if path.is_file() and read(path).created > record.created:
+        raise RecordError(
+            f"{path} is newer than what would replace it. Write elsewhere (--output OTHER), or remove it "
+            f"first: rm '{path}'"
+        )
     if set(items) != set(record.tasks):
         raise RecordError(f"Items of {sorted(items)} for a record of {sorted(record.tasks)}")
     packed = pack(items, {task: list(result.counts) for task, result in record.tasks.items()})
@@ -269,15 +396,19 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     text = record.model_copy(update={"items": file}).model_dump_json(indent=1) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / name, packed)
-    path = folder / (record.name + SUFFIX)
     write_atomically(path, text.encode())
     return path
 
 
 def file_name(name: str) -> str:
-    """A model's name in the characters that a record's name may have; a hub id keeps both its parts."""
+    """Return a model's name in the characters that a record's name may have; a hub id keeps both its parts.
+
+    A digest keeps names apart that differ only in letters outside ASCII.
+    """
+    name = unicodedata.normalize("NFC", name)
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._@=+-") else "-" for c in name)
-    return kept.lstrip("._@=+-") or "unnamed"
+    plain = kept.lstrip("._@=+-") or "unnamed"
+    return plain if name.isascii() else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def pack(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> bytes:

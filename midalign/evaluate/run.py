@@ -125,13 +125,16 @@ def answer_ahead(settings: Settings, report: Report) -> None:
 
 def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> list[Path]:
     names = harness.expand(settings.tasks, settings.split)
+    scored_by = None
     if settings.comet is not None:  # whatever is wrong there is said before hours of generation
         comet.directions(settings.tasks, warn=True)
-        comet.check(settings.comet)
+        scored_by = comet.check(settings.comet)
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
-    _refuse_to_replace(settings, models, names)
+    for model in models:
+        planned = _conditions(settings, engine, model, names, scored_by)
+        record.refuse_to_replace(_record_path(settings, model), planned)
     roles = _roles(settings, models, names)
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
@@ -229,17 +232,61 @@ def _models(settings: Settings, base: str) -> list[Model]:
     return models[1:] if settings.adapters_only else models
 
 
-def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> None:
-    """Raise RecordError where a model's record of other tasks would be written over."""
-    for model in models:
-        path = _record_path(settings, model)
-        there = set(record.read(path).tasks) if path.is_file() else set()
-        if not there <= set(names):
-            others = ", ".join(sorted(there)[:2])
-            raise RecordError(
-                f"{path} is a record of other tasks ({others}, ...) and would be written over; choose "
-                f"another --output. A board is built of a folder and the folders in it"
-            )
+def _conditions(
+    settings: Settings,
+    engine: str,
+    model: Model,
+    names: Sequence[str],
+    scored_by: comet.Model | None,
+) -> record.Conditions:
+    """Return the conditions that the model's record will have, as far as they are known beforehand."""
+    shared = record.shared_conditions(
+        _record_base(settings),
+        model.digest,
+        _record_engine(engine),
+        _record_sample(settings),
+        _decoding(settings),
+    )
+    by_comet = f"{scored_by.digest} {scored_by.version}" if scored_by else None
+    directions = set(comet.directions(settings.tasks)) if scored_by else set()
+    tasks = {}
+    for name in names:
+        metadata = harness.metadata(name)
+        data = family(metadata["family"]).data_digest(metadata, settings.split)
+        tasks[name] = record.task_conditions(
+            metadata["version"], data, by_comet if name in directions else None
+        )
+    return record.Conditions(shared, tasks, bool(_source_and_languages(names)[1]))
+
+
+def _record_base(settings: Settings) -> record.Base:
+    base = bases.resolve(settings.base)
+    return record.Base(
+        name=_base_name(settings.base),
+        digest=adapters.base_digest(base),
+        tokenizer=adapters.tokenizer_digest(base),
+        note=settings.note,
+    )
+
+
+def _record_engine(engine: str) -> record.Engine:
+    from midalign.device import device
+
+    return record.Engine(name=engine, dtype=_dtype(), device=device())
+
+
+def _record_sample(settings: Settings) -> record.Sample:
+    return record.Sample(split=settings.split, limit=settings.limit, seed=SEED)
+
+
+def _decoding(settings: Settings) -> dict[str, Any]:
+    """Return how outputs are decoded, apart from the tasks' own generation settings."""
+    return {
+        "regime": settings.regime,
+        "num_fewshot": settings.num_fewshot,
+        "apply_chat_template": settings.apply_chat_template,
+        "system_instruction": settings.system_instruction,
+    }
 
 
 def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles) -> bool:
@@ -706,8 +753,6 @@ def _publish(
     run: str,
 ) -> None:
     """Write a model's record out of its finished parts."""
-    from midalign.device import device
-
     results = {name: part.result for name, part in parts.items()}
     manifest = model.manifest
     file = _record_name(settings, model)
@@ -717,24 +762,17 @@ def _publish(
         arm="base" if model.folder is None else manifest.arm if manifest else "adapter",
         seed=manifest.seed if manifest else None,
         recipe=manifest.recipe if manifest else None,
-        base=record.Base(
-            name=_base_name(settings.base),
-            digest=adapters.base_digest(bases.resolve(settings.base)),
-            note=settings.note,
-        ),
+        base=_record_base(settings),
         adapter=record.Adapter(name=model.name, digest=model.digest, manifest=manifest)
         if model.digest
         else None,
         roles=roles[model.name],
-        engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
+        engine=_record_engine(engine),
         decoding={
-            "regime": settings.regime,
+            **_decoding(settings),
             "generation": shards.in_common([tasks[name].config.generation_kwargs for name in parts]),
-            "num_fewshot": settings.num_fewshot,
-            "apply_chat_template": settings.apply_chat_template,
-            "system_instruction": settings.system_instruction,
         },
-        sample=record.Sample(split=settings.split, limit=settings.limit, seed=SEED),
+        sample=_record_sample(settings),
         tasks=results,
         retrieval=store.read("retrieval", record.Retrieval),
         packages=adapters.package_versions(),
@@ -755,15 +793,14 @@ def _publish(
         )
         for name, part in parts.items()
     }
+    record.write(entry, items, settings.output)
     if settings.log_samples:
         lines = (
             json.dumps({"task": name, **output.model_dump()}, ensure_ascii=False) + "\n"
             for name, part in parts.items()
             for output in part.outputs or []
         )
-        settings.output.mkdir(parents=True, exist_ok=True)
         record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
-    record.write(entry, items, settings.output)
 
 
 def _base_name(base: str) -> str:

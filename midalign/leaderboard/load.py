@@ -167,10 +167,11 @@ def _check_relations(file: Path, task: str, family: str, ids: np.ndarray, counts
 def _check_languages(file: Path, entry: Record) -> None:
     """Raise RecordError for a language that midalign does not know."""
     roles, retrieval = entry.roles, entry.retrieval
-    codes = [side for task in entry.tasks.values() for side in task.language.split("-")]
+    codes = [task.language for task in entry.tasks.values()]
     codes += [*roles.supervised, *roles.aligned, *roles.unseen]
     codes += [*retrieval.accuracy, *retrieval.base_accuracy] if retrieval else []
-    unknown = next((code for code in codes if code not in languages()), None)
+    sides = (side for code in codes for side in code.split("-"))  # a direction has two
+    unknown = next((side for side in sides if side not in languages()), None)
     if unknown is not None:
         raise RecordError(
             f"{file}: unknown language {unknown!r}.{nearest(unknown, languages())} "
