@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from midalign import adapter, bases, record
 from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
+from midalign.locks import locked
 from midalign.metrics import scorer
 
 if TYPE_CHECKING:
@@ -518,8 +519,9 @@ def search(
     for one in tried:
         how = described(one, method, rank, density)
         folders.append(folder / _sha256(json.dumps([parents, how]))[:12])
-        if not folders[-1].exists():
-            merge(sources, one, folders[-1], method=method, rank=rank, density=density)
+        with locked(folders[-1]):
+            if not folders[-1].exists():
+                merge(sources, one, folders[-1], method=method, rank=rank, density=density)
     scored = [sorted(tasks), limit, adapter.base_digest(bases.resolve(base))]
     settings = run.Settings(
         base=base,

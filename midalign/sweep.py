@@ -25,6 +25,7 @@ from midalign.errors import RecipeError, RecordError, nearest
 from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
 from midalign.leaderboard.load import Run, load
 from midalign.leaderboard.sections import ROLES, Row, Section
+from midalign.locks import locked
 from midalign.merge import Weights, file_name, merge
 from midalign.record import write_atomically
 from midalign.train import recipe as recipes
@@ -265,11 +266,12 @@ def _merged(point: Point, seed: int) -> Path:
     }
     parents = [folders[BASELINE, seed], folders[ALONE, seed]]
     folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
-    manifest = adapter.read_manifest(folder)
-    known = [parent.digest for parent in manifest.parents or ()] if manifest else []
-    if known != [adapter.digest(parent) for parent in parents]:
-        shutil.rmtree(folder, ignore_errors=True)
-        merge(parents, point.weights, folder)
+    with locked(folder):
+        manifest = adapter.read_manifest(folder)
+        known = [parent.digest for parent in manifest.parents or ()] if manifest else []
+        if known != [adapter.digest(parent) for parent in parents]:
+            shutil.rmtree(folder, ignore_errors=True)
+            merge(parents, point.weights, folder)
     return folder
 
 

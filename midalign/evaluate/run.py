@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from midalign import adapter as adapters
-from midalign import bases, guard, harness, record
+from midalign import bases, guard, harness, locks, record
 from midalign.errors import AdapterError, RecordError, TaskError
 from midalign.evaluate import constrain, install, live, retrieval, shards
 from midalign.evaluate.comet import scores as comet
@@ -132,17 +132,18 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
+    conditions = {model.name: _conditions(settings, engine, model, names, scored_by) for model in models}
     for model in models:
-        planned = _conditions(settings, engine, model, names, scored_by)
-        record.refuse_to_replace(_record_path(settings, model), planned)
+        record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
     roles = _roles(settings, models, names)
-    stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
     _configure(tasks, settings)
     runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
-    unfinished = [
-        model for model in models if not _is_finished(settings, model, runs[model.name], roles[model.name])
-    ]
+
+    def is_finished(model: Model) -> bool:
+        return _is_finished(settings, model, runs[model.name], roles[model.name])
+
+    wanted = [model for model in models if not is_finished(model)]
     samples = _samples(tasks, settings)
     tasks = {name: tasks[name] for name in samples}
     if settings.constrained:
@@ -151,21 +152,41 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     measured = names if settings.shard is None or settings.shard[0] == 1 else []
     if ahead:
         measured = []
-        unfinished = [model for model in unfinished if model.folder is not None or not settings.adapters]
-    if unfinished:
-        _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
-    if ahead:
-        return []
-    parts = {model.name: _parts(model, stores[model.name], list(tasks)) for model in unfinished}
-    if settings.comet is not None:
-        _free_memory()
-        _score_by_comet(parts, tasks, settings, report)
-    for model in unfinished:
-        own = parts[model.name]
-        _publish(settings, engine, model, stores[model.name], own, tasks, roles, runs[model.name])
-    for store in stores.values():
-        store.remove()
+        wanted = [model for model in wanted if model.folder is not None or not settings.adapters]
+    with _locks(settings, wanted):
+        for model in wanted:  # which another process may have written since
+            record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
+        unfinished = [model for model in wanted if not is_finished(model)]
+        stores = {model.name: _store(settings, base, engine, model) for model in wanted}
+        if unfinished:
+            _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
+        if ahead:
+            return []
+        parts = {model.name: _parts(model, stores[model.name], list(tasks), measured) for model in unfinished}
+        if settings.comet is not None:
+            _free_memory()
+            _score_by_comet(parts, tasks, settings, report)
+        for model in unfinished:
+            own = parts[model.name]
+            _publish(settings, engine, model, stores[model.name], own, tasks, roles, runs[model.name])
+        for store in stores.values():
+            store.remove()
     return [_record_path(settings, model) for model in models]
+
+
+@contextmanager
+def _locks(settings: Settings, models: Sequence[Model]) -> Iterator[None]:
+    """Hold the locks of the models' records, taken in one order so that no two processes block each other."""
+    with ExitStack() as held:
+        for path in sorted(_record_path(settings, model) for model in models):
+            held.enter_context(locks.locked(path))
+        yield
+
+
+def _store(settings: Settings, base: str, engine: str, model: Model) -> Store:
+    """Return the model's finished parts, which belong to its record: another name has parts of its own."""
+    decides = _decides(settings, base, engine, model)
+    return Store(settings.output, {**decides, "record": _record_name(settings, model)})
 
 
 def _generate(
@@ -704,17 +725,17 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     )
 
 
-def _parts(model: Model, store: Store, names: Sequence[str]) -> dict[str, Part]:
-    """All finished parts of a model."""
-    parts: dict[str, Part] = {}
-    for name in names:
-        part = store.read(name, Part)
-        if part is None:
-            raise TaskError(
-                f"{name} of {model.name} vanished from {store.folder}; run the same command again"
-            )
-        parts[name] = part
-    return parts
+def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[str]) -> dict[str, Part]:
+    """Return all finished parts of a model; raises TaskError where one of them is missing."""
+    parts = {name: store.read(name, Part) for name in names}
+    missing = [name for name, part in parts.items() if part is None]
+    if _source_and_languages(measured)[1] and store.read("retrieval", record.Retrieval) is None:
+        missing.append("retrieval")
+    if missing:
+        raise TaskError(
+            f"{missing[0]} of {model.name} vanished from {store.folder}; run the same command again"
+        )
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _score_by_comet(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from midalign import adapter, guard, harness, record
+from midalign import adapter, guard, harness, locks, record
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
@@ -95,7 +95,8 @@ def score(
         seconds=0.0,
         tokens=0,
     )
-    return entry, record.write(entry, {task: items}, folder)
+    with locks.locked(folder / f"{entry.name}{record.SUFFIX}"):
+        return entry, record.write(entry, {task: items}, folder)
 
 
 def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:

@@ -1,6 +1,5 @@
 """The model card of an adapter: what it was trained on and what it scores, from its manifest and record."""
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,7 @@ def write(folder: Path, records: Sequence[record.Record] = ()) -> None:
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(f"{folder} has no {adapter.MANIFEST}: it is not from midalign-train")
-    partial = folder / f"{CARD}.partial"
-    partial.write_text(text(manifest, records), "utf-8")
-    os.replace(partial, folder / CARD)
+    record.write_atomically(folder / CARD, text(manifest, records).encode())
 
 
 def text(manifest: Manifest, records: Sequence[record.Record]) -> str:

@@ -21,6 +21,7 @@ from midalign.data import mini
 from midalign.errors import RecordError
 from midalign.evaluate import retrieval, run
 from midalign.families import slot
+from midalign.locks import locked
 from midalign.metrics import bootstrap
 from midalign.metrics.slot import COLUMNS, METRICS, parse
 from midalign.tasks import tasks_dir
@@ -229,6 +230,30 @@ def test_a_killed_evaluation_goes_on_where_it_was(base: Path, adapter: Path, tmp
     assert "adapter-a.json is a result under other conditions: limit 16, now 12" in refused.stderr.replace(
         "\n", ""
     )
+
+
+@pytest.mark.slow
+def test_two_evaluations_at_once_wait_for_each_other(base: Path, adapter: Path, tmp_path: Path) -> None:
+    arguments = ("eval", "--base", base, "--adapter", adapter, "--tasks", f"{EN},{DE}", "--limit", 4)
+    with locked(tmp_path / "adapter-a.json"):  # until both are there
+        processes = [start(*arguments, "--output", tmp_path) for _ in range(2)]
+        for process in processes:
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if "Waiting" in line)
+            assert f"Waiting for process {os.getpid()} on " in said
+            assert "adapter-a.json" in said
+    answered = 0
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert len(out.splitlines()) == 2
+        answered += err.count("midalign_mini_slot")
+    assert answered == 2 * 2  # by one of them, and the other finds it done
+    for name in ("tiny", "adapter-a"):
+        entry = record.read(tmp_path / f"{name}.json")
+        assert entry.retrieval is not None
+        assert list(record.read_items(tmp_path / f"{name}.json")) == [EN, DE]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".zst"}
 
 
 @pytest.mark.slow
