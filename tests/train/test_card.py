@@ -177,8 +177,8 @@ def test_the_card_of_other_weights_has_no_scores(trained, tmp_path):
 
 
 def test_the_card_takes_no_impossible_scores(trained, tmp_path):
-    path = scored(tmp_path / "results", "mini-aligned-seed1", 3, adapter.digest(trained))
-    write(tmp_path / "results", "mini-aligned-seed1", "aligned", {"de": counts([3], [3], [1])}, seed=1)
+    impossible = {"de": counts([3], [3], [1])}
+    path = write(tmp_path / "results", "mini-aligned-seed1", "aligned", impossible, seed=1)
     content = json.loads(path.read_text())
     content["adapter"]["digest"] = adapter.digest(trained)
     path.write_text(json.dumps(content))
