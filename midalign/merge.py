@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from midalign import adapter, bases, record
 from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
+from midalign.locks import locked
 from midalign.metrics import scorer
 
 if TYPE_CHECKING:
@@ -508,6 +509,7 @@ def search(
     goes on from there, and one of other adapters or tasks does not take them for its own.
     """
     from midalign.evaluate import run
+    from midalign.leaderboard.load import verified
 
     parents = [adapter.digest(one) for one in sources]
     tried = list(dict.fromkeys(weights))
@@ -517,18 +519,20 @@ def search(
     for one in tried:
         how = described(one, method, rank, density)
         folders.append(folder / _sha256(json.dumps([parents, how]))[:12])
-        if not folders[-1].exists():
-            merge(sources, one, folders[-1], method=method, rank=rank, density=density)
+        with locked(folders[-1]):
+            if not folders[-1].exists():
+                merge(sources, one, folders[-1], method=method, rank=rank, density=density)
+    scored = [sorted(tasks), limit, adapter.base_digest(bases.resolve(base))]
     settings = run.Settings(
         base=base,
         tasks=tuple(tasks),
-        output=folder / f"results-{_sha256(json.dumps(sorted(tasks)))[:12]}",
+        output=folder / f"results-{_sha256(json.dumps(scored))[:12]}",
         adapters=tuple(folders),
         adapters_only=True,
         split="validation",
         limit=limit,
     )
-    scores = [_score(record.read(path)) for path in run.evaluate(settings, report)]
+    scores = [_score(verified(path)) for path in run.evaluate(settings, report)]
     found = [Candidate(*one) for one in zip(tried, folders, scores, strict=True)]
     return sorted(found, key=lambda one: -one.score)
 

@@ -7,8 +7,10 @@ in the package is the JSON Schema of `Record`; scripts/write_schema.py writes it
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +26,23 @@ from midalign.errors import RecordError
 SUFFIX = ".json"
 ITEMS_SUFFIX = ".items.jsonl.zst"
 
+LARGEST_COUNT = 2**31 - 1
+"""Largest count and document number in a record."""
+LARGEST_COMET = 2**53
+"""Largest COMET score in millionths, by absolute value."""
+
+SHOWN = 4
+"""Differences in one message."""
+TOKENIZER = "tokenizer, chat template or generation settings"
+PROMPTS = "prompts"
+SHARDS = "run of the shards"
+
+_AGAIN = "Restore it, or remove it with its record and evaluate the model again with midalign eval"
+
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST_COUNT)]
+Total = Annotated[int, Field(strict=True, ge=0)]
+"""A sum of counts."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -40,6 +58,8 @@ class Base(Section):
     name: str
     digest: Digest | None
     """None where only outputs were scored."""
+    tokenizer: Digest | None = None
+    """Digest of tokenizer, chat template and generation settings; None in older records and of outputs."""
     note: str = ""
     """What a reader must know of it, such as `dequantised`."""
 
@@ -58,6 +78,14 @@ class Roles(Section):
     supervised: list[str]
     aligned: list[str]
     unseen: list[str]
+
+    def of(self, language: str) -> str:
+        """Return the role of a language, or of a direction: that of its least known side but English."""
+        sides = language.split("-")
+        known = [side for side in sides if side != "en" or len(sides) == 1]
+        if all(side in self.supervised for side in known):
+            return "supervised"
+        return "aligned" if all(side in (*self.supervised, *self.aligned) for side in known) else "unseen"
 
 
 class Engine(Section):
@@ -82,7 +110,7 @@ class Metric(Section):
 
     value: Annotated[float, Field(ge=0)]
     stderr: Annotated[float, Field(ge=0)]
-    n: int
+    n: Count
 
 
 class Comet(Section):
@@ -96,7 +124,7 @@ class Comet(Section):
     """Of unbabel-comet."""
     value: float
     stderr: Annotated[float, Field(ge=0)]
-    n: int
+    n: Count
 
 
 class TaskResult(Section):
@@ -105,27 +133,27 @@ class TaskResult(Section):
     language: str
     family: str
     version: float
-    n: int
-    counts: dict[str, int]
+    n: Count
+    counts: dict[str, Total]
     """The family's columns, summed over the items."""
     metrics: dict[str, Metric]
     data_digest: str
     """The data set's own digest of the split."""
     prompt_digest: Digest | None
     """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
-    repeated: int | None = None
+    repeated: Count | None = None
     """Items that stand word for word in the same data set's training split; None where nobody looked."""
     without_repeated: dict[str, float] = Field(default_factory=dict)
     """The metrics' values without these items; empty where there are none, or no others."""
-    cut_off: int | None = None
+    cut_off: Count | None = None
     """Outputs that reached the token limit; None where that is not known."""
-    prompts_cut: int | None = None
+    prompts_cut: Count | None = None
     """Prompts that lost their beginning, since the base has no room for them and for as long an answer as the
     task allows; None where that is not known."""
     comet: Comet | None = None
     """None where COMET was not asked for, or does not know the languages."""
     seconds: float
-    tokens: int
+    tokens: Total
     """Prompt and output tokens."""
 
 
@@ -134,7 +162,7 @@ class Retrieval(Section):
 
     layer: int
     """Blocks below the state."""
-    candidates: int
+    candidates: Count
     candidates_digest: Digest | None = None
     """sha256 over the lines "<language> <item id>", so that records with the same candidates are known."""
     pooling: str
@@ -163,6 +191,17 @@ class ItemsFile(Section):
     sha256: Digest
 
 
+class ItemsLine(Section):
+    """One line of the items file: the counts per item of one task, column by column."""
+
+    task: str
+    doc_ids: list[Count]
+    counts: dict[str, list[Count]]
+    comet: list[Annotated[int, Field(strict=True, ge=-LARGEST_COMET, le=LARGEST_COMET)]] | None = None
+    repeated: list[Count] = Field(default_factory=list)
+    prompts: list[str] | None = None
+
+
 class Record(Section):
     """One evaluated model."""
 
@@ -184,7 +223,7 @@ class Record(Section):
     retrieval: Retrieval | None
     packages: dict[str, str]
     seconds: float
-    tokens: int
+    tokens: Total
     items: ItemsFile | None = None
     """Filled in by `write`."""
     run: Digest | None = None
@@ -221,6 +260,115 @@ def without_repeated(items: Items, metrics: Mapping[str, Callable[..., Any]]) ->
     return {name: float(metric(others.sum(0))) for name, metric in metrics.items()}
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What a result must have in common with an older one of its name in order to replace it."""
+
+    shared: Mapping[str, JsonValue]
+    """Conditions of the whole record, by the name that messages use."""
+    tasks: Mapping[str, Mapping[str, JsonValue]]
+    """Conditions by task."""
+    retrieval: bool
+    """Whether pair retrieval is measured."""
+
+
+def shared_conditions(
+    base: Base, adapter: str | None, engine: Engine, sample: Sample, decoding: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    """Return the shared conditions of a result; `adapter` is the adapter's digest."""
+    return {
+        # Outputs made elsewhere have no digest of a model. Their note has the digest of the outputs.
+        "base": base.digest or f"{base.name}, {base.note}",
+        TOKENIZER: base.tokenizer,
+        "adapter": adapter,
+        "engine": engine.name,
+        "dtype": engine.dtype,
+        "split": sample.split,
+        "limit": sample.limit,
+        "sampling seed": sample.seed,
+        "regime": "free",
+        # Not the tasks' generation settings: a record of more tasks names only those that all of them share.
+        **{name: value for name, value in decoding.items() if name != "generation"},
+    }
+
+
+def conditions_of(record: Record) -> Conditions:
+    """Return the conditions of a finished result."""
+    digest = record.adapter.digest if record.adapter else None
+    shared = shared_conditions(record.base, digest, record.engine, record.sample, record.decoding)
+    if record.shard:  # a shard of more tasks has other items of each
+        shared[SHARDS] = record.shard.run
+    tasks = {
+        name: task_conditions(
+            task.version,
+            task.data_digest,
+            f"{task.comet.digest} {task.comet.version}" if task.comet else None,
+            task.prompt_digest,
+        )
+        for name, task in record.tasks.items()
+    }
+    return Conditions(shared, tasks, record.retrieval is not None)
+
+
+def task_conditions(
+    version: float, data: str, comet: str | None, prompts: str | None = None
+) -> dict[str, JsonValue]:
+    """Return the conditions of a task.
+
+    Args:
+        version: the task's version.
+        data: digest of its data.
+        comet: digest and version of the COMET model, None without one.
+        prompts: digest of the rendered prompts, None before they are rendered.
+    """
+    return {"version": version, "data": data, "COMET": comet, PROMPTS: prompts}
+
+
+def refuse_to_replace(path: Path, planned: Conditions) -> None:
+    """Raise RecordError where `path` is a record that a planned result may not replace.
+
+    It may replace an older result of the same model under the same conditions, if it has all of its tasks
+    and all that is known of them.
+    """
+    if not path.is_file():
+        return
+    there = conditions_of(read(path))
+    remedy = (
+        f"It is not replaced. Write elsewhere (--output OTHER, or output=OTHER for midalign-train), "
+        f"or remove it first: rm '{path}'"
+    )
+    if not set(there.tasks) <= set(planned.tasks):
+        others = ", ".join(sorted(there.tasks)[:2])
+        raise RecordError(f"{path} is a record of other tasks ({others}, ...). {remedy}")
+    differences = list(_differences(there, planned))
+    if differences:
+        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise RecordError(
+            f"{path} is a result under other conditions: {'; '.join(differences[:SHOWN])}{more}. {remedy}"
+        )
+
+
+def _differences(there: Conditions, planned: Conditions) -> Iterator[str]:
+    """Yield in words what the planned result would change or lose."""
+    for name in {**there.shared, **planned.shared}:
+        before, now = there.shared.get(name) or None, planned.shared.get(name) or None
+        unknown = name in (TOKENIZER, SHARDS) and None in (before, now)
+        if before != now and not unknown:
+            yield f"{name} {_short(before)}, now {_short(now)}"
+    if there.retrieval and not planned.retrieval:
+        yield "retrieval measured, now not (its sentences are those of the first task)"
+    for task, conditions in there.tasks.items():
+        for name, before in conditions.items():
+            now = planned.tasks[task][name]
+            if before not in (None, now) and not (name == PROMPTS and now is None):
+                yield f"{name} of {task} {_short(before)}, now {_short(now)}"
+
+
+def _short(value: JsonValue) -> str:
+    """Return a value for a message, digests with their first 12 digits."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a record."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
@@ -230,8 +378,16 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the former's path.
 
     Each file appears whole or not at all; a record whose items are not its own is caught by the digest.
-    Raises RecordError when the items are not those of the record's tasks.
+    Raises RecordError when the items are not those of the record's tasks, and where the record of that name
+    is newer or may not be replaced by this one.
     """
+    path = folder / (record.name + SUFFIX)
+    refuse_to_replace(path, conditions_of(record))
+    if path.is_file() and read(path).created > record.created:
+        raise RecordError(
+            f"{path} is newer than what would replace it. Write elsewhere (--output OTHER), or remove it "
+            f"first: rm '{path}'"
+        )
     if set(items) != set(record.tasks):
         raise RecordError(f"Items of {sorted(items)} for a record of {sorted(record.tasks)}")
     packed = pack(items, {task: list(result.counts) for task, result in record.tasks.items()})
@@ -240,15 +396,19 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     text = record.model_copy(update={"items": file}).model_dump_json(indent=1) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / name, packed)
-    path = folder / (record.name + SUFFIX)
     write_atomically(path, text.encode())
     return path
 
 
 def file_name(name: str) -> str:
-    """A model's name in the characters that a record's name may have; a hub id keeps both its parts."""
+    """Return a model's name in the characters that a record's name may have; a hub id keeps both its parts.
+
+    A digest keeps names apart that differ only in letters outside ASCII.
+    """
+    name = unicodedata.normalize("NFC", name)
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._@=+-") else "-" for c in name)
-    return kept.lstrip("._@=+-") or "unnamed"
+    plain = kept.lstrip("._@=+-") or "unnamed"
+    return plain if name.isascii() else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def pack(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> bytes:
@@ -293,7 +453,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     """The counts per item of the record at `path`, by task; columns in the order of the task's
     counts in the record.
 
-    Raises RecordError when the file is missing or is not the one that the record was written with.
+    Raises RecordError when the file is missing, is not the one that the record was written with, or holds
+    anything but one line per task with whole numbers from 0 to LARGEST_COUNT.
     """
     path = Path(path)
     entry = read(path)
@@ -312,16 +473,56 @@ def read_items(path: str | Path) -> dict[str, Items]:
             f"{file.sha256[:12]}. Restore it, or remove both and evaluate the model again with midalign "
             f"eval"
         )
-    text = zstandard.ZstdDecompressor().decompress(packed).decode()
-    items = {}
-    for line in map(json.loads, text.splitlines()):
-        names = entry.tasks[line["task"]].counts
-        counts = np.array([line["counts"][name] for name in names], np.int64).T
-        comet = np.array(line["comet"], np.int64) if "comet" in line else None
-        repeated = np.array(line.get("repeated", []), np.int64)
-        doc_ids = np.array(line["doc_ids"], np.int64)
-        items[line["task"]] = Items(doc_ids, counts, repeated, comet, line.get("prompts"))
+    return _unpacked(beside, packed, entry)
+
+
+def _unpacked(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
+    """Return the items by task; raises RecordError unless each task of the record has one sound line."""
+    try:
+        lines = zstandard.ZstdDecompressor().decompress(packed).decode().splitlines()
+    except (zstandard.ZstdError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file} is not zstd-compressed text ({error}). {_AGAIN}") from None
+    items: dict[str, Items] = {}
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = ItemsLine.model_validate_json(text)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"])) or "the line"
+            found = f", found {problem['input']!r}" if isinstance(problem["input"], int | float) else ""
+            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{found}. {_AGAIN}") from None
+        if line.task not in entry.tasks:
+            raise RecordError(f"{file}, line {number}: the record has no task {line.task}. {_AGAIN}")
+        if line.task in items:
+            raise RecordError(f"{file}, line {number}: duplicate task {line.task}. {_AGAIN}")
+        items[line.task] = _items(f"{file}, line {number}", line, list(entry.tasks[line.task].counts))
+    missing = [task for task in entry.tasks if task not in items]
+    if missing:
+        raise RecordError(f"{file} has no line for task {missing[0]}. {_AGAIN}")
     return items
+
+
+def _items(place: str, line: ItemsLine, columns: Sequence[str]) -> Items:
+    """Return a line's items with `columns` in this order; raises RecordError where its lists do not fit."""
+    if set(line.counts) != set(columns):
+        raise RecordError(
+            f"{place}: counts of {', '.join(line.counts)}, but the record has {', '.join(columns)}. {_AGAIN}"
+        )
+    lengths = {name: len(column) for name, column in line.counts.items()}
+    if line.comet is not None:
+        lengths["comet"] = len(line.comet)
+    for name, length in lengths.items():
+        if length != len(line.doc_ids):
+            raise RecordError(f"{place}: {length} of {name} for {len(line.doc_ids)} doc_ids. {_AGAIN}")
+    if len(set(line.repeated)) < len(line.repeated) or not set(line.repeated) <= set(line.doc_ids):
+        raise RecordError(f"{place}: repeated items that are not among the doc_ids. {_AGAIN}")
+    return Items(
+        np.array(line.doc_ids, np.int64),
+        np.array([line.counts[name] for name in columns], np.int64).T,
+        np.array(line.repeated, np.int64),
+        None if line.comet is None else np.array(line.comet, np.int64),
+        line.prompts,
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

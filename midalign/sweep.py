@@ -25,6 +25,7 @@ from midalign.errors import RecipeError, RecordError, nearest
 from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
 from midalign.leaderboard.load import Run, load
 from midalign.leaderboard.sections import ROLES, Row, Section
+from midalign.locks import locked
 from midalign.merge import Weights, file_name, merge
 from midalign.record import write_atomically
 from midalign.train import recipe as recipes
@@ -265,11 +266,12 @@ def _merged(point: Point, seed: int) -> Path:
     }
     parents = [folders[BASELINE, seed], folders[ALONE, seed]]
     folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
-    manifest = adapter.read_manifest(folder)
-    known = [parent.digest for parent in manifest.parents or ()] if manifest else []
-    if known != [adapter.digest(parent) for parent in parents]:
-        shutil.rmtree(folder, ignore_errors=True)
-        merge(parents, point.weights, folder)
+    with locked(folder):
+        manifest = adapter.read_manifest(folder)
+        known = [parent.digest for parent in manifest.parents or ()] if manifest else []
+        if known != [adapter.digest(parent) for parent in parents]:
+            shutil.rmtree(folder, ignore_errors=True)
+            merge(parents, point.weights, folder)
     return folder
 
 
@@ -284,8 +286,14 @@ def results(points: Sequence[Point], folder: Path) -> list[Result]:
     by_group: dict[str, dict[tuple[str, str, int | None], Run]] = {}
     for run in load(folder):
         name = (run.record.recipe.name if run.record.recipe else "", run.record.arm, run.record.seed)
-        if name in wanted:  # and not of an earlier form of the sweep
-            by_group.setdefault(run.group, {})[name] = run
+        constrained = run.record.decoding.get("regime", "free") != "free"  # which no sweep asks for
+        if name in wanted and not constrained:  # and not of an earlier form of the sweep
+            known = by_group.setdefault(run.group, {}).setdefault(name, run)
+            if known is not run:
+                raise RecordError(
+                    f"{known.file} and {run.file} in {folder} are two records of arm {name[1]} of {name[0]}, "
+                    f"seed {name[2]}. Remove one, and give the same sweep once more"
+                )
     found = [one for group, runs in by_group.items() for one in _of_group(points, group, runs)]
     for point in points:
         if point.label not in {one.label for one in found}:

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import re
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -190,7 +193,142 @@ def test_a_full_disk_leaves_the_old_record(
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("google/gemma-3-270m", "google-gemma-3-270m"), (".hidden", "hidden"), ("ü", "unnamed")],
+    [
+        ("google/gemma-3-270m", "google-gemma-3-270m"),
+        (".hidden", "hidden"),
+        ("?", "unnamed"),
+        ("languages-aligned=de+fr-seed1", "languages-aligned=de+fr-seed1"),
+    ],
 )
 def test_file_names(name: str, expected: str) -> None:
     assert record.file_name(name) == expected
+
+
+def test_names_outside_ascii_have_files_of_their_own() -> None:
+    names = ["ü", "ö", "ответы", "выходы", "modèle", "modéle", "modele", "模型", "模式"]
+    files = [record.file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    for file in files:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@=+-]*", file)
+    # A name is the same on file systems that decompose its letters.
+    assert record.file_name(unicodedata.normalize("NFD", "modèle")) == record.file_name("modèle")
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "limit": ({"sample": {"split": "test", "limit": 8, "seed": 0}}, "limit None, now 8"),
+    "split": ({"sample": {"split": "validation", "limit": None, "seed": 0}}, "split test, now validation"),
+    "engine": ({"engine": {"name": "vllm", "dtype": "float32", "device": "cpu"}}, "engine hf, now vllm"),
+    "dtype": (
+        {"engine": {"name": "hf", "dtype": "bfloat16", "device": "cpu"}},
+        "dtype float32, now bfloat16",
+    ),
+    "shots": ({"decoding": {"num_fewshot": 3}}, "num_fewshot None, now 3"),
+    "template": ({"decoding": {"apply_chat_template": True}}, "apply_chat_template None, now True"),
+    "instruction": (
+        {"decoding": {"system_instruction": "Be brief."}},
+        "system_instruction None, now Be brief",
+    ),
+    "regime": ({"decoding": {"regime": "constrained"}}, "regime free, now constrained"),
+    "base": ({"base": {"name": "tiny", "digest": "3" * 64}}, "base 222222222222, now 333333333333"),
+    "adapter": (
+        {"adapter": {"name": "tiny", "digest": "4" * 64, "manifest": None}},
+        "adapter None, now 444444444444",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_record_under_other_conditions_is_not_replaced(
+    tmp_path: Path, items: dict[str, record.Items], change: str
+) -> None:
+    path = record.write(make(items), items, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    fields, message = CHANGES[change]
+    other = record.Record.model_validate({**make(items).model_dump(), **fields})
+    with pytest.raises(RecordError, match=message) as error:
+        record.write(other, items, tmp_path)
+    assert str(path) in str(error.value)
+    assert "--output OTHER" in str(error.value)
+    assert f"rm '{path}'" in str(error.value)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def changed(entry: record.Record, **fields: Any) -> record.Record:
+    """The record with other fields in each of its tasks."""
+    tasks = {name: task.model_copy(update=fields) for name, task in entry.tasks.items()}
+    return entry.model_copy(update={"tasks": tasks})
+
+
+COMET = {"name": "mine", "version": "2.2.7", "value": 0.5, "stderr": 0.1, "n": 50}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({}, {"version": 2.0}, "version of midalign_slot_en 1.0, now 2.0"),
+        ({}, {"data_digest": "5" * 64}, "data of midalign_slot_en 000000000000, now 555555555555"),
+        ({}, {"prompt_digest": "5" * 64}, "prompts of midalign_slot_en 111111111111, now 555555555555"),
+        (
+            {"comet": record.Comet(digest="6" * 64, **COMET)},
+            {},
+            "COMET of midalign_slot_en 666666666666 2.2.7, now None",
+        ),
+        (
+            {"comet": record.Comet(digest="6" * 64, **COMET)},
+            {"comet": record.Comet(digest="7" * 64, **COMET)},
+            "COMET of midalign_slot_en 666666666666 2.2.7, now 777777777777",
+        ),
+    ],
+)
+def test_a_task_under_other_conditions_is_not_replaced(
+    tmp_path: Path, items: dict[str, record.Items], before: dict[str, Any], now: dict[str, Any], message: str
+) -> None:
+    record.write(changed(make(items), **before), items, tmp_path)
+    with pytest.raises(RecordError, match=message):
+        record.write(changed(make(items), **now), items, tmp_path)
+
+
+def test_a_newer_result_of_more_tasks_replaces_a_record(
+    tmp_path: Path, items: dict[str, record.Items]
+) -> None:
+    english = {"midalign_slot_en": items["midalign_slot_en"]}
+    path = record.write(make(english), english, tmp_path)
+    newer = make(items).model_copy(
+        update={
+            "created": datetime(2026, 11, 24, tzinfo=UTC),
+            "packages": {"torch": "2.14.0"},
+            "base": record.Base(name="tiny", digest="2" * 64, tokenizer="8" * 64, note="said later"),
+        }
+    )
+    record.write(newer, items, tmp_path)
+    assert list(record.read(path).tasks) == list(items)
+    with pytest.raises(RecordError, match="a record of other tasks"):
+        record.write(make(english), english, tmp_path)
+    with pytest.raises(RecordError, match="is newer than what would replace it"):
+        record.write(make(items), items, tmp_path)
+    other = newer.model_copy(update={"base": newer.base.model_copy(update={"tokenizer": "9" * 64})})
+    with pytest.raises(RecordError, match="generation settings 888888888888, now 999999999999"):
+        record.write(other, items, tmp_path)
+
+
+def test_retrieval_is_not_lost(tmp_path: Path, items: dict[str, record.Items]) -> None:
+    measured = record.Retrieval(layer=2, candidates=3, pooling="mean", accuracy={"de": 0.5})
+    record.write(make(items).model_copy(update={"retrieval": measured}), items, tmp_path)
+    with pytest.raises(RecordError, match="retrieval measured, now not"):
+        record.write(make(items), items, tmp_path)
+
+
+def test_a_shard_of_another_run_is_not_replaced(tmp_path: Path, items: dict[str, record.Items]) -> None:
+    """A run of more tasks has other shards, with other items."""
+    shards = [record.Shard(number=1, of=2, run=digit * 64) for digit in "ab"]
+    for entry in (make(items).model_copy(update={"shard": shards[0]}),) * 2:
+        record.write(entry, items, tmp_path)
+    with pytest.raises(RecordError, match="run of the shards aaaaaaaaaaaa, now bbbbbbbbbbbb"):
+        record.write(make(items).model_copy(update={"shard": shards[1]}), items, tmp_path)
+
+
+def test_what_is_no_record_is_not_replaced(tmp_path: Path, items: dict[str, record.Items]) -> None:
+    (tmp_path / "tiny.json").write_text("notes")
+    with pytest.raises(RecordError, match=r"tiny\.json is not a record"):
+        record.write(make(items), items, tmp_path)
+    assert (tmp_path / "tiny.json").read_text() == "notes"

@@ -46,6 +46,7 @@ def analyze(
     from midalign import adapter as adapters
     from midalign import bases
     from midalign.analyze import pairs, report, states
+    from midalign.cli.table_printing import print_table
     from midalign.device import devices
     from midalign.leaderboard.load import load
 
@@ -79,9 +80,9 @@ def analyze(
         heading = f"{name} minus {other.model}, after block {best}"
         plots[report.CHANGES] = report.heat_map(headline - earlier, codes, heading, change=True)
     paths = report.write(output, report.describe(pairs.table(found, codes), name, digests, texts), plots)
-    screen = Console(highlight=False)
-    screen.print(_by_layer(by_layer, best, title, other))
-    screen.print(_by_language(headline, codes, best, other))
+    screen = Console(highlight=False, markup=False)
+    print_table(screen, _by_layer(by_layer, best, title, other))
+    print_table(screen, _by_language(headline, codes, best, other))
     if best:
         screen.print(f"Most translations are found after block {best}: align.layer={best}")
     for path in paths:

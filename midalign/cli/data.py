@@ -70,16 +70,15 @@ def _print_languages(rows: "list[Language]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from midalign.cli.table_printing import print_table
     from midalign.languages import RESOURCE_SOURCE, SETS
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("code", "language", "script", "branch", "class"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("data sets")
-    for heading in ("comet", "identifier"):
-        table.add_column(heading, no_wrap=True)
+    for heading in ("code", "language", "script", "branch", "class", "data sets", "comet", "identifier"):
+        foldable = heading in ("language", "branch", "data sets")
+        table.add_column(heading, no_wrap=not foldable, overflow="fold" if foldable else "ellipsis")
     for row in rows:
         table.add_row(
             row.code,
@@ -91,7 +90,7 @@ def _print_languages(rows: "list[Language]") -> None:
             "yes" if row.comet else "",
             row.identifier,
         )
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"\n{len(rows)} languages. class: {RESOURCE_SOURCE}; 4 and 5 are high, 3 is mid, 0 to 2 and what the "
         "list lacks (-) are low. comet: XLM-R, the encoder of COMET's models, was pretrained on it. "

@@ -33,21 +33,21 @@ def build(
     """Build README.md, leaderboard.json and plots from records, and print the table."""
     from rich.console import Console
 
+    from midalign.cli.table_printing import print_table
     from midalign.leaderboard.build import build as write_board
     from midalign.leaderboard.tables import sentences
 
     folder = output or results.parent
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
     for part in write_board(results, folder):
-        console.print(table(part))
+        print_table(console, table(part))
         for line in sentences(part):
-            console.print(line.replace("**", ""), markup=False)
+            console.print(line.replace("**", ""))
         console.print()
     console.print(
         f"Tables: {folder / 'README.md'}, figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
-        markup=False,
         soft_wrap=True,
     )
 

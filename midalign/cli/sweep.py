@@ -36,6 +36,7 @@ def sweep(
     from rich.console import Console
 
     from midalign import sweep as sweeping
+    from midalign.cli.table_printing import print_table
     from midalign.train import run
     from midalign.train.stream import check_roles
 
@@ -58,9 +59,9 @@ def sweep(
         with _tasks_bar(console) as report:
             cluster.sweep(ray, groups, points, folder, report)
     found = sweeping.results(points, folder / "results")
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, markup=False)
     for group in dict.fromkeys(one.group for one in found):
-        screen.print(_table(group, [one for one in found if one.group == group]))
+        print_table(screen, _table(group, [one for one in found if one.group == group]))
     for path in sweeping.write(found, folder):
         print(path)
 

@@ -97,17 +97,19 @@ def train(
 
 
 def _write_scores(adapters: list[Path], results: Path) -> None:
-    """Put the scores into the adapters' cards."""
+    """Put the scores into the adapters' cards: those of every whole record of these very weights."""
     from midalign import record
-    from midalign.adapter import read_manifest
+    from midalign.adapter import digest
+    from midalign.leaderboard.load import verified
     from midalign.train import card
 
-    records = [record.read(path) for path in results.glob(f"*{record.SUFFIX}")]
-    of_adapter = {one.adapter.name: one for one in records if one.adapter}
+    records_by_digest: dict[str, list[record.Record]] = {}
+    for path in sorted(results.glob(f"*{record.SUFFIX}"), key=lambda path: path.stem):
+        entry = record.read(path)
+        if entry.adapter and entry.shard is None:
+            records_by_digest.setdefault(entry.adapter.digest, []).append(verified(path))
     for folder in adapters:
-        manifest = read_manifest(folder)
-        if manifest and manifest.name in of_adapter:
-            card.write(folder, of_adapter[manifest.name])
+        card.write(folder, records_by_digest.get(digest(folder), []))
 
 
 def settle_environment() -> None:

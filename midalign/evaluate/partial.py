@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +58,9 @@ class Store:
 
     def write(self, name: str, part: BaseModel) -> None:
         """Keep a part; it appears whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        while not self.folder.is_dir():
+            with suppress(FileNotFoundError):  # another run has removed the empty parent in between
+                self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / f"{name}.json", part.model_dump_json().encode())
 
     def remove(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from midalign import adapter as adapters
-from midalign import bases, guard, harness, record
+from midalign import bases, guard, harness, locks, record
 from midalign.errors import AdapterError, RecordError, TaskError
 from midalign.evaluate import constrain, install, live, retrieval, shards
 from midalign.evaluate.comet import scores as comet
@@ -125,21 +125,25 @@ def answer_ahead(settings: Settings, report: Report) -> None:
 
 def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> list[Path]:
     names = harness.expand(settings.tasks, settings.split)
+    scored_by = None
     if settings.comet is not None:  # whatever is wrong there is said before hours of generation
         comet.directions(settings.tasks, warn=True)
-        comet.check(settings.comet)
+        scored_by = comet.check(settings.comet)
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
-    _refuse_to_replace(settings, models, names)
+    conditions = {model.name: _conditions(settings, engine, model, names, scored_by) for model in models}
+    for model in models:
+        record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
     roles = _roles(settings, models, names)
-    stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
     tasks = harness.load(names)
     _configure(tasks, settings)
     runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
-    unfinished = [
-        model for model in models if not _is_finished(settings, model, runs[model.name], roles[model.name])
-    ]
+
+    def is_finished(model: Model) -> bool:
+        return _is_finished(settings, model, runs[model.name], roles[model.name])
+
+    wanted = [model for model in models if not is_finished(model)]
     samples = _samples(tasks, settings)
     tasks = {name: tasks[name] for name in samples}
     if settings.constrained:
@@ -148,21 +152,41 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     measured = names if settings.shard is None or settings.shard[0] == 1 else []
     if ahead:
         measured = []
-        unfinished = [model for model in unfinished if model.folder is not None or not settings.adapters]
-    if unfinished:
-        _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
-    if ahead:
-        return []
-    parts = {model.name: _parts(model, stores[model.name], list(tasks)) for model in unfinished}
-    if settings.comet is not None:
-        _free_memory()
-        _score_by_comet(parts, tasks, settings, report)
-    for model in unfinished:
-        own = parts[model.name]
-        _publish(settings, engine, model, stores[model.name], own, tasks, roles, runs[model.name])
-    for store in stores.values():
-        store.remove()
+        wanted = [model for model in wanted if model.folder is not None or not settings.adapters]
+    with _locks(settings, wanted):
+        for model in wanted:  # which another process may have written since
+            record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
+        unfinished = [model for model in wanted if not is_finished(model)]
+        stores = {model.name: _store(settings, base, engine, model) for model in wanted}
+        if unfinished:
+            _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
+        if ahead:
+            return []
+        parts = {model.name: _parts(model, stores[model.name], list(tasks), measured) for model in unfinished}
+        if settings.comet is not None:
+            _free_memory()
+            _score_by_comet(parts, tasks, settings, report)
+        for model in unfinished:
+            own = parts[model.name]
+            _publish(settings, engine, model, stores[model.name], own, tasks, roles, runs[model.name])
+        for store in stores.values():
+            store.remove()
     return [_record_path(settings, model) for model in models]
+
+
+@contextmanager
+def _locks(settings: Settings, models: Sequence[Model]) -> Iterator[None]:
+    """Hold the locks of the models' records, taken in one order so that no two processes block each other."""
+    with ExitStack() as held:
+        for path in sorted(_record_path(settings, model) for model in models):
+            held.enter_context(locks.locked(path))
+        yield
+
+
+def _store(settings: Settings, base: str, engine: str, model: Model) -> Store:
+    """Return the model's finished parts, which belong to its record: another name has parts of its own."""
+    decides = _decides(settings, base, engine, model)
+    return Store(settings.output, {**decides, "record": _record_name(settings, model)})
 
 
 def _generate(
@@ -229,17 +253,61 @@ def _models(settings: Settings, base: str) -> list[Model]:
     return models[1:] if settings.adapters_only else models
 
 
-def _refuse_to_replace(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> None:
-    """Raise RecordError where a model's record of other tasks would be written over."""
-    for model in models:
-        path = _record_path(settings, model)
-        there = set(record.read(path).tasks) if path.is_file() else set()
-        if not there <= set(names):
-            others = ", ".join(sorted(there)[:2])
-            raise RecordError(
-                f"{path} is a record of other tasks ({others}, ...) and would be written over; choose "
-                f"another --output. A board is built of a folder and the folders in it"
-            )
+def _conditions(
+    settings: Settings,
+    engine: str,
+    model: Model,
+    names: Sequence[str],
+    scored_by: comet.Model | None,
+) -> record.Conditions:
+    """Return the conditions that the model's record will have, as far as they are known beforehand."""
+    shared = record.shared_conditions(
+        _record_base(settings),
+        model.digest,
+        _record_engine(engine),
+        _record_sample(settings),
+        _decoding(settings),
+    )
+    by_comet = f"{scored_by.digest} {scored_by.version}" if scored_by else None
+    directions = set(comet.directions(settings.tasks)) if scored_by else set()
+    tasks = {}
+    for name in names:
+        metadata = harness.metadata(name)
+        data = family(metadata["family"]).data_digest(metadata, settings.split)
+        tasks[name] = record.task_conditions(
+            metadata["version"], data, by_comet if name in directions else None
+        )
+    return record.Conditions(shared, tasks, bool(_source_and_languages(names)[1]))
+
+
+def _record_base(settings: Settings) -> record.Base:
+    base = bases.resolve(settings.base)
+    return record.Base(
+        name=_base_name(settings.base),
+        digest=adapters.base_digest(base),
+        tokenizer=adapters.tokenizer_digest(base),
+        note=settings.note,
+    )
+
+
+def _record_engine(engine: str) -> record.Engine:
+    from midalign.device import device
+
+    return record.Engine(name=engine, dtype=_dtype(), device=device())
+
+
+def _record_sample(settings: Settings) -> record.Sample:
+    return record.Sample(split=settings.split, limit=settings.limit, seed=SEED)
+
+
+def _decoding(settings: Settings) -> dict[str, Any]:
+    """Return how outputs are decoded, apart from the tasks' own generation settings."""
+    return {
+        "regime": settings.regime,
+        "num_fewshot": settings.num_fewshot,
+        "apply_chat_template": settings.apply_chat_template,
+        "system_instruction": settings.system_instruction,
+    }
 
 
 def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles) -> bool:
@@ -657,17 +725,17 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     )
 
 
-def _parts(model: Model, store: Store, names: Sequence[str]) -> dict[str, Part]:
-    """All finished parts of a model."""
-    parts: dict[str, Part] = {}
-    for name in names:
-        part = store.read(name, Part)
-        if part is None:
-            raise TaskError(
-                f"{name} of {model.name} vanished from {store.folder}; run the same command again"
-            )
-        parts[name] = part
-    return parts
+def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[str]) -> dict[str, Part]:
+    """Return all finished parts of a model; raises TaskError where one of them is missing."""
+    parts = {name: store.read(name, Part) for name in names}
+    missing = [name for name, part in parts.items() if part is None]
+    if _source_and_languages(measured)[1] and store.read("retrieval", record.Retrieval) is None:
+        missing.append("retrieval")
+    if missing:
+        raise TaskError(
+            f"{missing[0]} of {model.name} vanished from {store.folder}; run the same command again"
+        )
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _score_by_comet(
@@ -706,8 +774,6 @@ def _publish(
     run: str,
 ) -> None:
     """Write a model's record out of its finished parts."""
-    from midalign.device import device
-
     results = {name: part.result for name, part in parts.items()}
     manifest = model.manifest
     file = _record_name(settings, model)
@@ -717,24 +783,17 @@ def _publish(
         arm="base" if model.folder is None else manifest.arm if manifest else "adapter",
         seed=manifest.seed if manifest else None,
         recipe=manifest.recipe if manifest else None,
-        base=record.Base(
-            name=_base_name(settings.base),
-            digest=adapters.base_digest(bases.resolve(settings.base)),
-            note=settings.note,
-        ),
+        base=_record_base(settings),
         adapter=record.Adapter(name=model.name, digest=model.digest, manifest=manifest)
         if model.digest
         else None,
         roles=roles[model.name],
-        engine=record.Engine(name=engine, dtype=_dtype(), device=device()),
+        engine=_record_engine(engine),
         decoding={
-            "regime": settings.regime,
+            **_decoding(settings),
             "generation": shards.in_common([tasks[name].config.generation_kwargs for name in parts]),
-            "num_fewshot": settings.num_fewshot,
-            "apply_chat_template": settings.apply_chat_template,
-            "system_instruction": settings.system_instruction,
         },
-        sample=record.Sample(split=settings.split, limit=settings.limit, seed=SEED),
+        sample=_record_sample(settings),
         tasks=results,
         retrieval=store.read("retrieval", record.Retrieval),
         packages=adapters.package_versions(),
@@ -755,15 +814,14 @@ def _publish(
         )
         for name, part in parts.items()
     }
+    record.write(entry, items, settings.output)
     if settings.log_samples:
         lines = (
             json.dumps({"task": name, **output.model_dump()}, ensure_ascii=False) + "\n"
             for name, part in parts.items()
             for output in part.outputs or []
         )
-        settings.output.mkdir(parents=True, exist_ok=True)
         record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
-    record.write(entry, items, settings.output)
 
 
 def _base_name(base: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from midalign import adapter, guard, harness, record
+from midalign import adapter, guard, harness, locks, record
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
@@ -33,7 +33,8 @@ def score(
     `outputs` has a line {"doc_id": 0, "output": "..."} for each document of the split, in any order, `doc_id`
     being its position; `comet` names a COMET model, whose progress goes to `report`. Raises TaskError for an
     unknown task or split, or one that COMET does not score, DataError (file and line) for a malformed file or
-    one whose documents are not those of the split, EngineError where COMET is not there.
+    one whose documents are not those of the split, EngineError where COMET is not there, RecordError where a
+    record of other outputs has the name that this one would have.
     """
     names = harness.expand([task])
     if len(names) > 1:
@@ -75,8 +76,9 @@ def score(
         tokens=0,
     )
     digest = hashlib.sha256(outputs.read_bytes()).hexdigest()
+    of_split = "" if split == "test" else f"-{split}"
     entry = record.Record(
-        name=record.file_name(f"{outputs.stem}-{task}"),
+        name=record.file_name(f"{outputs.stem}-{task}{of_split}"),
         created=datetime.now(UTC),
         arm="external",
         seed=None,
@@ -93,7 +95,8 @@ def score(
         seconds=0.0,
         tokens=0,
     )
-    return entry, record.write(entry, {task: items}, folder)
+    with locks.locked(folder / f"{entry.name}{record.SUFFIX}"):
+        return entry, record.write(entry, {task: items}, folder)
 
 
 def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from midalign import harness, record
+from midalign import harness, locks, record
 from midalign.errors import RecordError
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.score import rates
@@ -53,7 +53,11 @@ def merge(folders: Sequence[Path], output: Path) -> list[Path]:
             f"they are written by midalign eval --shard I/N"
         )
     merged = {name: _merged(name, files) for name, files in shards.items()}
-    return [record.write(entry, items, output) for entry, items in merged.values()]
+    paths = []
+    for entry, items in merged.values():
+        with locks.locked(output / f"{entry.name}{record.SUFFIX}"):
+            paths.append(record.write(entry, items, output))
+    return paths
 
 
 def _merged(name: str, files: Sequence[Path]) -> tuple[record.Record, dict[str, record.Items]]:

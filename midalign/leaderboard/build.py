@@ -71,7 +71,7 @@ def _section(part: Part) -> dict[str, Any]:
     return {
         "group": section.group,
         "headline": section.scorer.HEADLINE,
-        "base": entry.base.model_dump(),
+        "base": entry.base.model_dump(exclude={"tokenizer"}),
         "sample": entry.sample.model_dump(),
         "decoding": entry.decoding,
         "sets": language_sets(section),

@@ -9,12 +9,13 @@ import numpy as np
 
 from midalign import record
 from midalign.data.uner import treebanks
-from midalign.errors import RecordError
+from midalign.errors import RecordError, nearest
 from midalign.languages import languages
 from midalign.metrics import FAMILIES, scorer
 from midalign.record import Items, Record, TaskResult
 
 TOLERANCE = 1e-6  # a record's metrics are JSON numbers of the same counts
+_AGAIN = "Restore the record, or evaluate the model again with midalign eval"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ def load(folder: Path) -> list[Run]:
     return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
 
 
+def verified(file: Path) -> Record:
+    """Return a whole record; raises RecordError where `load` would."""
+    *_, run = _runs(file, file.name)
+    return run.record
+
+
 def _runs(file: Path, shown: str) -> Iterator[Run]:
     entry = record.read(file)
     if entry.shard:
@@ -74,6 +81,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
             f"midalign leaderboard merge {file.parent} --output FOLDER"
         )
     items = record.read_items(file)
+    _check_languages(file, entry)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
         place = _place(name, task.language)
@@ -119,8 +127,6 @@ def _counts(
 ) -> tuple[np.ndarray, str, np.ndarray]:
     """(items, columns) counts of a task by ascending document id, the digest of these ids, and the counts of
     those that are not repeated."""
-    if task not in items:
-        raise RecordError(f"{file}: no counts per item of {task} in its items file; evaluate the model again")
     columns = list(entry.tasks[task].counts)
     wanted = scorer(entry.tasks[task].family).COLUMNS
     missing = [column for column in wanted if column not in columns]
@@ -134,9 +140,43 @@ def _counts(
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
     chosen = [columns.index(column) for column in wanted]
-    counts = items[task].counts[order][:, chosen].astype(np.int32)
+    counts = items[task].counts[order][:, chosen].astype(np.int32)  # read_items lets no larger ones through
+    _check_relations(file, task, entry.tasks[task].family, ids, counts)
     digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
     return counts, digest, items[task].unrepeated[:, chosen]
+
+
+def _check_relations(file: Path, task: str, family: str, ids: np.ndarray, counts: np.ndarray) -> None:
+    """Raise RecordError for the first item whose counts cannot be, by the family's AT_MOST."""
+    columns = scorer(family).COLUMNS
+    by_name = {name: counts[:, i].astype(np.int64) for i, name in enumerate(columns)}
+    if (by_name["n"] != 1).any():
+        i = int(np.argmax(by_name["n"] != 1))
+        raise RecordError(f"{file}: {task}, document {ids[i]}: n {by_name['n'][i]}, expected 1. {_AGAIN}")
+    for *parts, whole in scorer(family).AT_MOST:
+        total = np.sum([by_name[part] for part in parts], axis=0)
+        wrong = np.flatnonzero(total > by_name[whole])
+        if len(wrong):
+            i = int(wrong[0])
+            raise RecordError(
+                f"{file}: {task}, document {ids[i]}: {' + '.join(parts)} {total[i]}, "
+                f"expected at most {whole} {by_name[whole][i]}. {_AGAIN}"
+            )
+
+
+def _check_languages(file: Path, entry: Record) -> None:
+    """Raise RecordError for a language that midalign does not know."""
+    roles, retrieval = entry.roles, entry.retrieval
+    codes = [task.language for task in entry.tasks.values()]
+    codes += [*roles.supervised, *roles.aligned, *roles.unseen]
+    codes += [*retrieval.accuracy, *retrieval.base_accuracy] if retrieval else []
+    sides = (side for code in codes for side in code.split("-"))  # a direction has two
+    unknown = next((side for side in sides if side not in languages()), None)
+    if unknown is not None:
+        raise RecordError(
+            f"{file}: unknown language {unknown!r}.{nearest(unknown, languages())} "
+            f"All codes: midalign data languages"
+        )
 
 
 def _comet(file: Path, task: TaskResult, items: dict[str, Items], name: str) -> np.ndarray | None:
@@ -164,9 +204,16 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None
     said: dict[str, float] = {**task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
         raise RecordError(f"{file}: {name} has no {family.HEADLINE}; evaluate the model again")
-    for metric, rate in family.METRICS.items():
-        if metric in task.metrics:  # a task may lack some of its family's: entities have no intent
-            found[metric], said[metric] = float(rate(pooled)), task.metrics[metric].value
+    for metric, entry in task.metrics.items():  # may lack some of the family's: entities have no intent
+        if metric not in family.METRICS:
+            raise RecordError(f"{file}: {name} has an unknown metric {metric!r}. {_AGAIN}")
+        found[metric], said[metric] = float(family.METRICS[metric](pooled)), entry.value
+        found[f"n of {metric}"], said[f"n of {metric}"] = len(counts), entry.n
+    for figure in ("cut_off", "prompts_cut"):
+        if (getattr(task, figure) or 0) > task.n:
+            raise RecordError(
+                f"{file}: {name} has {figure} {getattr(task, figure)} of {task.n} items. {_AGAIN}"
+            )
     for figure, value in found.items():
         if abs(value - said[figure]) > TOLERANCE:
             raise RecordError(
@@ -181,7 +228,7 @@ def _verify_repeated(file: Path, name: str, task: TaskResult, unrepeated: np.nda
         return
     pooled, family = unrepeated.sum(axis=0, dtype=np.int64), scorer(task.family)
     same = task.n - task.repeated == len(unrepeated) and all(
-        abs(float(family.METRICS[metric](pooled)) - said) <= TOLERANCE
+        metric in family.METRICS and abs(float(family.METRICS[metric](pooled)) - said) <= TOLERANCE
         for metric, said in task.without_repeated.items()
     )
     if not same:

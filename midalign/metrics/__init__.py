@@ -15,6 +15,9 @@ class Scorer(Protocol):
 
     COLUMNS: tuple[str, ...]
     """The counts of an item, the first of them `n`, which is 1."""
+    AT_MOST: tuple[tuple[str, ...], ...]
+    """Relations that hold for each item: the columns before the last one add up to at most the last one. With
+    them every metric that is a share or a per cent lies between 0 and its largest value."""
     HEADLINE: str
     """The first of METRICS."""
     METRICS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]

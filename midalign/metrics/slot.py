@@ -37,6 +37,21 @@ COLUMNS = (
 labels and of values apart (predicted and gold are those of the pairs); predicted values that do not stand in
 the utterance; whether all pairs are right; whether the output keeps to the format."""
 
+AT_MOST = (
+    ("slot_tp", "label_tp"),
+    ("slot_tp", "value_tp"),
+    ("label_tp", "slot_pred"),
+    ("label_tp", "slot_gold"),
+    ("value_tp", "slot_pred"),
+    ("value_tp", "slot_gold"),
+    ("ref_tp", "ref_pred"),
+    ("ref_tp", "ref_gold"),
+    ("values_outside", "slot_pred"),
+    ("exact", "n"),
+    ("well_formed", "n"),
+)
+"""Columns of an item that add up to at most the last one named."""
+
 HEADLINE = "slot_f1"
 
 NOTHING = "None"

@@ -29,6 +29,15 @@ COLUMNS = (*_PAIRS, "strict_tp", "loose_tp_pred", "loose_tp_gold")
 that gold has too; predicted spans that touch a gold one of their label; gold spans that touch a predicted one
 of their label. There are as many predicted and gold spans as pairs."""
 
+AT_MOST = (
+    *(relation for relation in slot.AT_MOST if set(relation) <= set(_PAIRS)),
+    ("strict_tp", "loose_tp_pred"),
+    ("strict_tp", "loose_tp_gold"),
+    ("loose_tp_pred", "slot_pred"),
+    ("loose_tp_gold", "slot_gold"),
+)
+"""Columns of an item that add up to at most the last one named."""
+
 HEADLINE = "slot_f1"
 
 

@@ -39,6 +39,22 @@ COLUMNS = (
 predicted and gold spans; gold spans again if the output parses; true positives by place; predicted texts that
 stand in the source; whether all is right; whether the intent is right; whether there is one to get right."""
 
+AT_MOST = (
+    ("parses", "n"),
+    ("complies", "parses"),
+    ("span_tp", "span_pred"),
+    ("span_tp", "parsed_gold"),
+    ("parsed_gold", "span_gold"),
+    ("located_tp", "span_pred"),
+    ("located_tp", "span_gold"),
+    ("in_source", "span_pred"),
+    ("exact", "complies"),
+    ("intent", "parses"),
+    ("intent", "calls"),
+    ("calls", "n"),
+)
+"""Columns of an item that add up to at most the last one named."""
+
 HEADLINE = "span_f1"
 
 LONGEST = 100_000

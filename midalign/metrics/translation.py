@@ -37,6 +37,21 @@ COLUMNS = (
 reference and their matches for each order of chrF++; characters but for white space; whether the output is in
 another language, whether that cannot be told, whether it is the source again, whether it is empty."""
 
+AT_MOST = (
+    *((f"bleu_correct_{n}", f"bleu_total_{n}") for n in range(1, BLEU_ORDER + 1)),
+    ("bleu_total_1", "bleu_output"),
+    *((f"bleu_total_{n + 1}", f"bleu_total_{n}") for n in range(1, BLEU_ORDER)),
+    ("bleu_correct_1", "bleu_reference"),
+    *(
+        (f"chrf_match_{n}", f"chrf_{side}_{n}")
+        for n in range(1, CHRF_ORDERS + 1)
+        for side in ("output", "reference")
+    ),
+    ("off_target", "unidentified", "n"),
+    ("copied", "empty", "n"),
+)
+"""Columns of a segment that add up to at most the last one named."""
+
 HEADLINE = "chrf"
 
 UNSEGMENTED = ("Thai", "Laoo", "Khmr", "Mymr", "Tibt")

@@ -1,7 +1,7 @@
 """The model card of an adapter: what it was trained on and what it scores, from its manifest and record."""
 
-import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -13,18 +13,16 @@ from midalign.errors import AdapterError
 CARD = "README.md"
 
 
-def write(folder: Path, scored: record.Record | None = None) -> None:
-    """Put the card beside an adapter's weights, with scores where there is a record of them."""
+def write(folder: Path, records: Sequence[record.Record] = ()) -> None:
+    """Put the card beside an adapter's weights, with the scores of each of its records."""
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(f"{folder} has no {adapter.MANIFEST}: it is not from midalign-train")
-    partial = folder / f"{CARD}.partial"
-    partial.write_text(text(manifest, scored), "utf-8")
-    os.replace(partial, folder / CARD)
+    record.write_atomically(folder / CARD, text(manifest, records).encode())
 
 
-def text(manifest: Manifest, scored: record.Record | None) -> str:
-    """The card in Markdown, with the front matter that model hubs read."""
+def text(manifest: Manifest, records: Sequence[record.Record]) -> str:
+    """Return the card in Markdown, with the front matter that model hubs read."""
     front = {
         "base_model": manifest.base,
         "library_name": "peft",
@@ -54,7 +52,8 @@ def text(manifest: Manifest, scored: record.Record | None) -> str:
         f"| recipe | {manifest.recipe.name}, digest `{manifest.recipe.digest[:12]}` |",
         f"| base, sha256 | `{manifest.base_digest[:12]}` |",
         "",
-        *_scores(scored),
+        *(line for entry in records for line in _scores(entry)),
+        *([] if records else ["Not scored yet: `midalign eval`.", ""]),
         "## Use",
         "```python",
         "from peft import PeftModel",
@@ -67,26 +66,28 @@ def text(manifest: Manifest, scored: record.Record | None) -> str:
     return "\n".join(lines)
 
 
-def _scores(scored: record.Record | None) -> list[str]:
-    if scored is None:
-        return ["Not scored yet: `midalign eval`.", ""]
-    role_of = {code: role for role, codes in scored.roles.model_dump().items() for code in codes}
-    names = list(next(iter(scored.tasks.values())).metrics)
-    sample = f"{scored.sample.limit} items a language" if scored.sample.limit else "all items"
+def _scores(scored: record.Record) -> list[str]:
+    """Return the lines of one record: a table per set of metrics, as it may hold several families."""
+    sample = f"{scored.sample.limit} items per language" if scored.sample.limit else "all items"
+    regime = scored.decoding.get("regime", "free")
     lines = [
-        f"## Scores on {scored.sample.split}, {sample}",
+        f"## Scores on {scored.sample.split}, {sample}, {regime} decoding",
         "",
-        f"| task | role | {' | '.join(names)} |",
-        f"| --- | --- |{' --- |' * len(names)}",
+        f"Record `{scored.name}`. Value ± bootstrap standard error.",
+        "",
     ]
+    tasks_by_metrics = defaultdict(list)
     for task, result in scored.tasks.items():
-        values = (_value(result.metrics, name) for name in names)
-        lines.append(f"| {task} | {role_of.get(result.language, 'unseen')} | {' | '.join(values)} |")
-    return [*lines, "", "Value ± bootstrap standard error.", ""]
-
-
-def _value(metrics: Mapping[str, record.Metric], name: str) -> str:
-    return f"{metrics[name].value:.3f} ± {metrics[name].stderr:.3f}" if name in metrics else ""
+        tasks_by_metrics[tuple(result.metrics)].append((task, result))
+    for names, tasks in tasks_by_metrics.items():
+        lines += [f"| task | role | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
+        for task, result in tasks:
+            values = (
+                f"{result.metrics[name].value:.3f} ± {result.metrics[name].stderr:.3f}" for name in names
+            )
+            lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
+        lines.append("")
+    return lines
 
 
 def push(folder: Path, namespace: str) -> str:

@@ -16,6 +16,7 @@ from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
+from midalign.locks import locked
 from midalign.train import card
 from midalign.train.recipe import Recipe
 
@@ -79,7 +80,9 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     found = overlaps(recipe, {arm for arm, _, _ in wanted})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
-        samples = _train_arm(recipe, arm, seed, folder, found[arm], report, samples)
+        with _run_lock(folder):
+            if not finished(folder, recipe, arm):  # by another process, while this one waited
+                samples = _train_arm(recipe, arm, seed, folder, found[arm], report, samples)
     return [folder for _, _, folder in runs(recipe, arms)]
 
 
@@ -128,6 +131,21 @@ def finished(folder: Path, recipe: Recipe, arm: str) -> bool:
     # Of a run that was killed between its adapter's last byte and its checkpoints' removal.
     shutil.rmtree(_work(folder), ignore_errors=True)
     return True
+
+
+@contextmanager
+def _run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a training run. Of processes that train together the main one holds it."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if not state.is_main_process:
+        state.wait_for_everyone()
+        yield
+        return
+    with locked(folder):
+        state.wait_for_everyone()
+        yield
 
 
 def _work(folder: Path) -> Path:
@@ -285,7 +303,7 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
     shutil.copyfile(work / LOG, finished / LOG)
     card.write(finished)
     os.replace(finished, folder)
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)  # a command that finds the adapter removes it too
 
 
 def _sort_targets(config: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from tiny_models import make_adapter
 from midalign import adapter as adapters
 from midalign import harness, record
 from midalign.data import mini
+from midalign.errors import RecordError
 from midalign.evaluate import retrieval, run
 from midalign.families import slot
+from midalign.locks import locked
 from midalign.metrics import bootstrap
 from midalign.metrics.slot import COLUMNS, METRICS, parse
 from midalign.tasks import tasks_dir
@@ -221,9 +224,34 @@ def test_a_killed_evaluation_goes_on_where_it_was(base: Path, adapter: Path, tmp
     items.unlink()
     midalign(*arguments, "--output", results)  # what a record counts by item belongs to it
     assert items.is_file()
-    arguments = (*arguments[:-1], 12, "--note", "dequantised")
-    midalign(*arguments, "--output", results)
-    assert {record.read(path).sample.limit for path in results.glob("*.json")} == {12}
+    midalign(*arguments, "--note", "dequantised", "--output", results)
+    assert {record.read(path).base.note for path in results.glob("*.json")} == {"dequantised"}
+    refused = midalign(*arguments[:-1], 12, "--output", results, status=1)
+    assert "tiny.json is a result under other conditions: limit 16, now 12" in refused.stderr
+
+
+@pytest.mark.slow
+def test_two_evaluations_at_once_wait_for_each_other(base: Path, adapter: Path, tmp_path: Path) -> None:
+    arguments = ("eval", "--base", base, "--adapter", adapter, "--tasks", f"{EN},{DE}", "--limit", 4)
+    with locked(tmp_path / "adapter-a.json"):  # until both are there
+        processes = [start(*arguments, "--output", tmp_path) for _ in range(2)]
+        for process in processes:
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if "Waiting" in line)
+            assert f"Waiting for process {os.getpid()} on " in said
+            assert "adapter-a.json" in said
+    answered = 0
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert len(out.splitlines()) == 2
+        answered += err.count("midalign_mini_slot")
+    assert answered == 2 * 2  # by one of them, and the other finds it done
+    for name in ("tiny", "adapter-a"):
+        entry = record.read(tmp_path / f"{name}.json")
+        assert entry.retrieval is not None
+        assert list(record.read_items(tmp_path / f"{name}.json")) == [EN, DE]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".zst"}
 
 
 @pytest.mark.slow
@@ -323,12 +351,94 @@ def test_what_is_wrong_is_one_screen(
 def test_a_record_of_other_tasks_is_not_written_over(finished: Path, base: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "results")
     before = (tmp_path / "results" / "tiny.json").read_bytes()
-    command = ("eval", "--base", base, "--limit", 2, "--output", tmp_path / "results", "--tasks")
+    command = ("eval", "--base", base, "--limit", 8, "--output", tmp_path / "results", "--tasks")
     done = midalign(*command, f"{DE},midalign_mini_slot_fr", status=1)
     assert f"tiny.json is a record of other tasks ({DE}" in done.stderr
     assert (tmp_path / "results" / "tiny.json").read_bytes() == before
     midalign(*command, f"{DE},{EN},midalign_mini_slot_fr")
     assert len(record.read(tmp_path / "results" / "tiny.json").tasks) == 3
+
+
+@pytest.fixture(scope="module")
+def two_adapters_of_one_name(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    first, second = (make_adapter(folder / name / "adapter", base, seed=s) for s, name in enumerate("ab"))
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def settings(
+    base: Path, two_adapters_of_one_name: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> run.Settings:
+    """Those of a finished evaluation of a base and an adapter."""
+    results = tmp_path_factory.mktemp("finished")
+    done = run.Settings(
+        base=str(base),
+        tasks=(EN,),
+        output=results,
+        adapters=two_adapters_of_one_name[:1],
+        engine="hf",
+        limit=2,
+    )
+    run.evaluate(done, lambda _: None)
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit": 3}, "limit 2, now 3"),
+        ({"limit": None}, "limit 2, now None"),
+        ({"split": "validation"}, "split test, now validation"),
+        ({"num_fewshot": 1}, "num_fewshot None, now 1"),
+        ({"apply_chat_template": True}, "apply_chat_template None, now True"),
+        ({"system_instruction": "Be brief."}, "system_instruction None, now Be brief."),
+        ({"tasks": (DE,)}, "a record of other tasks"),
+    ],
+)
+def test_a_finished_record_is_not_replaced_under_other_conditions(
+    settings: run.Settings, change: dict[str, Any], message: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in settings.output.iterdir()}
+    with pytest.raises(RecordError, match=message):
+        run.evaluate(replace(settings, **change), lambda _: None)
+    assert {path.name: path.read_bytes() for path in settings.output.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_another_adapter_of_the_same_name_does_not_take_its_record(
+    settings: run.Settings, two_adapters_of_one_name: tuple[Path, Path]
+) -> None:
+    first, second = (adapters.digest(folder)[:12] for folder in two_adapters_of_one_name)
+    with pytest.raises(RecordError, match=rf"adapter\.json is .* adapter {first}, now {second}.*rm '"):
+        run.evaluate(replace(settings, adapters=two_adapters_of_one_name[1:]), lambda _: None)
+
+
+@pytest.mark.slow
+def test_a_base_that_changed_does_not_take_the_record(
+    settings: run.Settings, base: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(base, tmp_path / base.name)
+    config = tmp_path / base.name / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "surprise": 1}))
+    changed = replace(settings, base=str(tmp_path / base.name), adapters=())
+    with pytest.raises(RecordError, match=r"tiny\.json is a result under other conditions: base "):
+        run.evaluate(changed, lambda _: None)
+    shutil.copy(base / "config.json", config)
+    (tmp_path / base.name / "generation_config.json").write_text('{"repetition_penalty": 2.0}')
+    adapters.base_digest.cache_clear()
+    adapters.tokenizer_digest.cache_clear()
+    with pytest.raises(RecordError, match="chat template or generation settings"):
+        run.evaluate(changed, lambda _: None)
+
+
+@pytest.mark.slow
+def test_a_superset_of_tasks_replaces_a_record(settings: run.Settings, tmp_path: Path) -> None:
+    shutil.copytree(settings.output, tmp_path / "results")
+    both = replace(settings, tasks=(EN, DE), output=tmp_path / "results")
+    for path in run.evaluate(both, lambda _: None):
+        assert list(record.read(path).tasks) == [EN, DE]
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from midalign import record
+from midalign import harness, record
 from midalign.data import mini
-from midalign.errors import DataError, TaskError
+from midalign.errors import DataError, RecordError, TaskError
 from midalign.evaluate.score import score
-from midalign.families import slot
+from midalign.families import slot, translation
+from midalign.leaderboard.load import load
 from midalign.metrics.slot import METRICS
 
 TASK = "midalign_mini_slot_fr"
@@ -40,6 +41,36 @@ def test_right_answers_have_the_best_scores(tmp_path: Path, targets: list[str]) 
     assert (back.arm, back.engine.name, back.base.digest) == ("external", "external", None)
     assert back.tasks[TASK].data_digest == mini.digest("fr", "test")
     assert record.read_items(path)[TASK].counts.shape[0] == len(targets) == 300
+
+
+def test_outputs_of_other_names_folders_and_splits_keep_their_records(
+    tmp_path: Path, targets: list[str]
+) -> None:
+    results = tmp_path / "out"
+    answers = [slot.target(item.slots) for item in mini.items("fr", "validation")]
+    named = [tmp_path / name for name in ("ответы.jsonl", "выходы.jsonl", "api.jsonl")]
+    paths = [score(TASK, write(path, targets), "test", results)[1] for path in named]
+    paths.append(score(TASK, write(tmp_path / "api.jsonl", answers), "validation", results)[1])
+    assert len(set(paths)) == len(list(results.glob("*.json"))) == 4
+    assert paths[2].name == f"api-{TASK}.json"
+    (tmp_path / "other").mkdir()
+    before = paths[2].read_bytes()
+    with pytest.raises(
+        RecordError, match=r"api-midalign_mini_slot_fr\.json is a result under other.*sha256.*rm "
+    ):
+        score(TASK, write(tmp_path / "other" / "api.jsonl", ["junk", *targets[1:]]), "test", results)
+    assert paths[2].read_bytes() == before
+    # The same outputs once more are a newer result of the same model.
+    assert score(TASK, write(tmp_path / "other" / "api.jsonl", targets), "test", results)[1] == paths[2]
+    assert paths[2].read_bytes() != before
+
+
+def test_a_scored_translation_is_read_by_the_board(tmp_path: Path) -> None:
+    """Its role is that of a direction."""
+    task = "midalign_mini_mt_en-fr"
+    docs = translation.dataset(**harness.metadata(task))["test"]
+    _, path = score(task, write(tmp_path / "api.jsonl", [doc["target"] for doc in docs]), "test", tmp_path)
+    assert load(path.parent)[0].languages == ["en-fr"]
 
 
 def test_other_splits(tmp_path: Path) -> None:

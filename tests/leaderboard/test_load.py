@@ -1,12 +1,17 @@
 """What the leaderboard believes of a record, and what it refuses."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from synthetic_records import share, write
+import zstandard
+from synthetic_records import counts, share, write
 
 from midalign.errors import RecordError
+from midalign.leaderboard.build import build
 from midalign.leaderboard.load import load
 
 
@@ -142,3 +147,129 @@ def test_a_record_that_knows_of_no_repetition_is_read(path):
     edit(path, forget)
     (run,) = load(path.parent)
     assert run.unrepeated == {}
+
+
+def edit_items(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change a record's items file, and the digest in the record so that it fits."""
+    file = path.with_name(f"{path.stem}.items.jsonl.zst")
+    text = zstandard.ZstdDecompressor().decompress(file.read_bytes()).decode()
+    lines = [json.loads(line) for line in text.splitlines()]
+    change(lines)
+    packed = zstandard.ZstdCompressor().compress("".join(f"{json.dumps(line)}\n" for line in lines).encode())
+    file.write_bytes(packed)
+    edit(path, lambda content: content["items"].update(sha256=hashlib.sha256(packed).hexdigest()))
+
+
+def test_true_positives_above_gold_never_reach_the_board(tmp_path):
+    """Record, items and digest agree, and the score would be 264.4%."""
+    impossible = counts([3] * 10, [3] * 10, [1] * 10)
+    path = write(tmp_path / "results", "a", "baseline", {"en": impossible}, seed=1)
+    with pytest.raises(
+        RecordError, match=r"a\.json: midalign_mini_slot_en, document 0: label_tp 3, expected "
+    ):
+        build(path.parent, tmp_path / "board")
+    assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("slot_tp", 2, "slot_tp 2, expected at most label_tp 1"),
+        ("values_outside", 2, "values_outside 2, expected at most slot_pred 1"),
+        ("exact", 3, "exact 3, expected at most n 1"),
+        ("n", 2, "n 2, expected 1"),
+    ],
+)
+def test_an_item_whose_counts_cannot_be(tmp_path, column, value, message):
+    from midalign.metrics.slot import COLUMNS
+
+    table = share(4, 2)
+    table[1, COLUMNS.index(column)] = value
+    write(tmp_path, "a", "baseline", {"en": table}, seed=1, doc_ids={"en": [7, 5, 6, 8]})
+    with pytest.raises(RecordError, match=f"a\\.json: midalign_mini_slot_en, document 5: {message}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [2.9, 1.0, True, "1", None, -1, 4294967298, 2**31])
+def test_a_count_is_a_whole_number_of_its_range(path, value):
+    edit_items(path, lambda lines: lines[0]["counts"]["slot_gold"].__setitem__(3, value))
+    with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst, line 1: counts\.slot_gold\.3: "):
+        load(path.parent)
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 2**31])
+def test_a_document_has_a_whole_number(path, value):
+    edit_items(path, lambda lines: lines[0]["doc_ids"].__setitem__(0, value))
+    with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst, line 1: doc_ids\.0: "):
+        load(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines.append(lines[0]), "line 3: duplicate task midalign_mini_slot_en"),
+        (lambda lines: lines.pop(), "no line for task midalign_mini_slot_de"),
+        (lambda lines: lines[0].update(task="other_en"), "line 1: the record has no task other_en"),
+        (lambda lines: lines[0].update(surprise=1), "line 1: surprise: Extra inputs"),
+        (lambda lines: lines[0]["counts"].pop("exact"), "line 1: counts of slot_tp|line 1: counts of n"),
+        (lambda lines: lines[0]["counts"]["exact"].pop(), "line 1: 9 of exact for 10 doc_ids"),
+        (lambda lines: lines[0].update(repeated=[99]), "line 1: repeated items that are not among"),
+        (lambda lines: lines.__setitem__(0, []), "line 1: the line: "),
+    ],
+)
+def test_one_sound_line_per_task(path, change, message):
+    edit_items(path, change)
+    with pytest.raises(RecordError, match=message):
+        load(path.parent)
+
+
+def test_items_that_are_not_compressed(path):
+    file = path.with_name("one.items.jsonl.zst")
+    file.write_bytes(b"plain")
+    digest = hashlib.sha256(b"plain").hexdigest()
+    edit(path, lambda content: content["items"].update(sha256=digest))
+    with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst is not zstd-compressed text"):
+        load(path.parent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["tasks"]["midalign_mini_slot_en"].update(language="xx"),
+        lambda content: content["tasks"]["midalign_mini_slot_en"].update(language="en-xx"),
+        lambda content: content["roles"]["aligned"].append("xx"),
+        lambda content: content["retrieval"]["accuracy"].update(xx=0.5),
+    ],
+)
+def test_all_languages_exist(tmp_path, change):
+    path = write(tmp_path, "a", "baseline", {"en": share(4, 2)}, seed=1, retrieval={"de": 0.5})
+    edit(path, change)
+    with pytest.raises(RecordError, match=r"a\.json: unknown language 'xx'.*midalign data languages"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["n", "repeated", "cut_off", "prompts_cut"])
+@pytest.mark.parametrize("value", [-1, 1.5, 2.0])
+def test_figures_of_a_task_are_whole_numbers(path, key, value):
+    edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update({key: value}))
+    with pytest.raises(RecordError, match=rf"one\.json is not a record .*midalign_mini_slot_en\.{key}"):
+        load(path.parent)
+
+
+def test_more_outputs_cut_off_than_items(path):
+    edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update(cut_off=11))
+    with pytest.raises(RecordError, match="cut_off 11 of 10 items"):
+        load(path.parent)
+
+
+def test_a_metric_that_the_family_does_not_have(path):
+    metric = {"value": 2.5, "stderr": 0.1, "n": 10}
+    edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"]["metrics"].update(accuracy=metric))
+    with pytest.raises(RecordError, match="midalign_mini_slot_en has an unknown metric 'accuracy'"):
+        load(path.parent)
+
+
+def test_the_n_of_a_metric_is_the_task_s(path):
+    edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"]["metrics"]["slot_f1"].update(n=900))
+    with pytest.raises(RecordError, match="says n of slot_f1 900, its items give 10"):
+        load(path.parent)

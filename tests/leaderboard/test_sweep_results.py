@@ -96,6 +96,22 @@ def test_records_of_an_earlier_form_of_the_sweep_are_left_aside(tmp_path):
         sweep.results(points, tmp_path)
 
 
+def test_constrained_records_do_not_take_the_place_of_free_ones(tmp_path):
+    points = sweep.plan(Grid(name="g", recipe="mini", grid={"aligned": [["de"]]}), ["seeds=[1]"])
+    scored(tmp_path, "baseline", "baseline", "g-aligned=de", 1, (20, 4, 4, 4, 4))
+    scored(tmp_path, "one", "aligned", "g-aligned=de", 1, (20, 8, 4, 4, 4))
+    before = sweep.results(points, tmp_path)
+    perfect = {code: share(N, N) for code in LANGUAGES}
+    key = {"recipe": "g-aligned=de", "seed": 1}
+    write(tmp_path, "one-seed1-constrained", "aligned", perfect, **key, decoding={"regime": "constrained"})
+    assert sweep.results(points, tmp_path) == before
+    write(tmp_path, "two-seed1", "aligned", perfect, **key)
+    with pytest.raises(
+        RecordError, match=r"one-seed1\.json and two-seed1\.json .* two records of arm aligned"
+    ):
+        sweep.results(points, tmp_path)
+
+
 def test_a_point_that_leaves_no_language_unseen_has_its_place_in_table_and_plot(tmp_path):
     grid = Grid(name="g", recipe="mini", grid={"aligned": [["de", "tr", "hi", "ja"], ["de"]]})
     points = sweep.plan(grid, ["seeds=[1]"])

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from midalign import adapter
+from midalign.locks import locked
 
 COMMAND = [sys.executable, "-c", "from midalign.cli.train import main; main()"]
 SMALL = [
@@ -133,3 +134,25 @@ def test_mistakes_end_on_one_screen(tmp_path, override, message):
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("adapters/*-seed*"))
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_train_one_adapter(tmp_path):
+    folder = tmp_path / "adapters" / "baseline-seed1"
+    command = [*COMMAND, *SMALL, "updates=2", f"output={tmp_path}", "--arm", "baseline"]
+    with locked(folder):  # until both are there
+        processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        for process in processes:
+            said = next(line for line in process.stderr if "Waiting" in line)
+            assert f"Waiting for process {os.getpid()} on " in said
+            assert str(folder) in said
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert out.splitlines() == [str(folder)]
+    lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines if "losses" in line] == [1, 2]
+    assert [path.name for path in folder.parent.iterdir()] == ["baseline-seed1"]

@@ -96,13 +96,14 @@ def segment(doc: Mapping[str, Any], output: str) -> Segment:
     return Segment(doc["source"], answer(output), doc["target"])
 
 
-def check(name: str) -> None:
-    """Load the model and let it score something; a hub id is downloaded.
+def check(name: str) -> Model:
+    """Load the model, let it score something and return what it is; a hub id is downloaded.
 
     Raises EngineError where there is no such model, it does not load, or COMET has no environment.
     """
     with Worker(name) as worker:
         worker.score([Segment("a", "b", "c")])
+        return worker.model
 
 
 def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[Model, list[int]]:

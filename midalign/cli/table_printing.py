@@ -1,0 +1,37 @@
+"""Print tables on terminals of any width without cutting a figure."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+ELLIPSIS = "…"
+"""What rich puts in place of text that does not fit its column."""
+
+
+def print_table(console: "Console", table: "Table") -> None:
+    """Print `table`, or a block of lines per row where the console is too narrow for it."""
+    for column in table.columns:
+        column.no_wrap = column.no_wrap or column.justify == "right"  # an interval stays on one line
+    if _fits(console, table):
+        console.print(table)
+        return
+    if table.title:
+        console.print(f"\n{table.title}")
+    headers = [str(column.header) for column in table.columns]
+    width = max(map(len, headers[1:]), default=0)
+    for heading, *cells in zip(*(map(str, column.cells) for column in table.columns), strict=True):
+        console.print(f"\n{heading}", soft_wrap=True)
+        for header, cell in zip(headers[1:], cells, strict=True):
+            if cell:
+                console.print(f"  {header:{width}}  {cell}" if width else f"  {cell}", soft_wrap=True)
+    console.print()
+
+
+def _fits(console: "Console", table: "Table") -> bool:
+    """Return whether no cell loses text at the console's width."""
+    from rich.cells import cell_len
+
+    text = "".join(segment.text for segment in console.render(table))
+    return ELLIPSIS not in text and max(map(cell_len, text.splitlines())) <= console.width
