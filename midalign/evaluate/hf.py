@@ -44,9 +44,8 @@ class MidalignHF(HFLM):
         `constrained` lets outputs only be what their tasks' grammars allow.
         """
         super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
-        # The last position of every row is a slice, and its product takes torch hundreds of times as long as
-        # that of a contiguous copy: scripts/benchmarks/head_slice.py.
-        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+        self.contiguous_heads: set[torch.nn.Module] = set()
+        self._make_head_contiguous()
         self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         """Called with the number of answers that have just been finished; None shows a bar of tqdm."""
@@ -56,6 +55,18 @@ class MidalignHF(HFLM):
     def use(self, adapter: str | None) -> None:
         """Answer with the adapter of that name, or as the base."""
         switch(self.model, adapter)
+        self._make_head_contiguous()
+
+    def _make_head_contiguous(self) -> None:
+        """Give the head, which may be the adapter's own, contiguous copies of its inputs.
+
+        The last position of every row is a slice, and its product takes torch hundreds of times as long:
+        scripts/benchmarks/head_slice.py.
+        """
+        head = self.model.get_output_embeddings()
+        if head not in self.contiguous_heads:
+            head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+            self.contiguous_heads.add(head)
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of the requests; those that are not greedy go to lm-eval's own loop."""

@@ -219,7 +219,8 @@ def _models(settings: Settings, base: str) -> list[Model]:
         adapters.check(folder, base)
         manifest = adapters.read_manifest(folder)
         name = record.file_name(manifest.name if manifest else folder.resolve().name)
-        clash = next((model for model in models if model.name == name), None)
+        # Some file systems do not tell upper from lower case.
+        clash = next((model for model in models if model.name.casefold() == name.casefold()), None)
         if clash:
             raise AdapterError(
                 f"Two models would write {name}.json: {clash.folder or settings.base} and {folder}. Rename "
@@ -381,17 +382,15 @@ def _engine(
 
     Pair retrieval is measured on the way, while the base and its adapters are in memory.
     """
-    import torch
-
     folders = {model.name: model.folder for model in models if model.folder is not None}
     # fp32 for the proof; without adapters there is nothing to prove.
     model, tokenizer = live.load(base, folders, "float32" if folders else _dtype())
     live.prove_each_acts(model, tokenizer, folders)
     logits = {}
     if engine == "vllm" and model.device.type == "cpu":
-        for name in folders:
+        for name, adapter in folders.items():
             live.switch(model, name)
-            logits[name] = live.probe_logits(model, tokenizer)
+            logits[name] = live.probe_logits(model, tokenizer, adapter)
     live.cast(model, _dtype())
     _measure_retrieval(model, tokenizer, models, stores, names, settings)
     if engine == "hf":
@@ -403,8 +402,7 @@ def _engine(
         return
     on_cpu = model.device.type == "cpu"
     del model
-    if not on_cpu:
-        torch.cuda.empty_cache()
+    _free_memory()
     with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
         from midalign.evaluate.merge import merged_copies
         from midalign.evaluate.vllm import MidalignVLLM
