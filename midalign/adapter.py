@@ -296,6 +296,22 @@ def may_change_base(folder: Path) -> bool:
     return not matrices_alone or settings.get("init_lora_weights") not in PLAIN_STARTS
 
 
+def beyond_plain_lora(folder: Path) -> str | None:
+    """Return what makes an adapter more than matrices of one rank and scaling, None if nothing does.
+
+    vLLM serves no other adapters beside an untouched base, in some versions without saying so.
+    """
+    settings = config(folder)
+    if settings["peft_type"] != "LORA":
+        return f"peft_type {settings['peft_type']}"
+    if settings.get("init_lora_weights") not in PLAIN_STARTS:
+        return f"init_lora_weights {settings['init_lora_weights']}"
+    for field in ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "target_parameters"):
+        if settings.get(field):
+            return field
+    return next((name for name in shapes(folder / WEIGHTS) if ".lora_" not in name), None)
+
+
 def trained_tokens(folder: Path) -> list[int]:
     """Return the ids of the tokens whose embeddings the adapter trains by themselves, at most 64 of them."""
     settings = config(folder)

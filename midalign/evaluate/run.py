@@ -17,7 +17,7 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases, guard, harness, record
-from midalign.errors import AdapterError, RecordError, TaskError
+from midalign.errors import AdapterError, EngineError, RecordError, TaskError
 from midalign.evaluate import constrain, install, live, retrieval, shards
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
@@ -131,6 +131,7 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
+    engine = _engine_for(settings, engine, models)
     _refuse_to_replace(settings, models, names)
     roles = _roles(settings, models, names)
     stores = {model.name: Store(settings.output, _decides(settings, base, engine, model)) for model in models}
@@ -208,6 +209,28 @@ def _engine_name(wanted: EngineName) -> str:
     if wanted == "vllm":
         install.require_vllm()
     return wanted
+
+
+def _engine_for(settings: Settings, engine: str, models: Sequence[Model]) -> str:
+    """Return the engine, or Hugging Face in place of an unasked vLLM that would not serve all adapters live.
+
+    Raises EngineError where vLLM was asked for.
+    """
+    from midalign.device import device
+
+    if engine != "vllm" or device() == "cpu":  # there vLLM gets merged copies, proved equal
+        return engine
+    for model in models:
+        problem = model.folder and adapters.beyond_plain_lora(model.folder)
+        if problem and settings.engine == "auto":
+            log.warning("%s has %s, which vLLM does not serve: the engine is hf", model.folder, problem)
+            return "hf"
+        if problem:
+            raise EngineError(
+                f"{model.folder} has {problem}, which vLLM does not serve: it takes plain LoRA of one rank. "
+                f"Use the other engine: --engine hf"
+            )
+    return engine
 
 
 def _models(settings: Settings, base: str) -> list[Model]:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_adapter, make_base
+from tiny_models import make_adapter, make_adapter_of, make_base
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.errors import AdapterError
-from midalign.evaluate import live
+from midalign.errors import AdapterError, EngineError
+from midalign.evaluate import live, run
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]
@@ -79,23 +80,6 @@ KINDS: dict[str, Callable[[list[str]], peft.PeftConfig]] = {
 }
 
 
-def make(folder: Path, base: str, config: peft.PeftConfig, *, converted: bool = False) -> Path:
-    """An adapter whose trained weights, among them biases and whole modules, are moved by random numbers."""
-    torch.manual_seed(0)
-    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
-    initial = folder.with_name(f"{folder.name} initial")
-    if converted:
-        model.peft_config["default"].init_lora_weights = True
-        model.save_pretrained(initial)
-        model.peft_config["default"].init_lora_weights = config.init_lora_weights
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    extra = {"path_initial_model_for_weight_conversion": str(initial)} if converted else {}
-    model.save_pretrained(folder, save_embedding_layers=False, **extra)
-    return folder
-
-
 def make_other_base(folder: Path, architecture: str) -> Path:
     """A tiny random base with biases that are not zero. Qwen2's embeddings are tied."""
     make_base(folder)
@@ -131,10 +115,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def folders(base: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     targets = TARGETS[AutoConfig.from_pretrained(base).model_type]
     folder = tmp_path_factory.mktemp("kinds")
-    return {
-        kind: make(folder / kind, base, config(targets), converted=kind.endswith("converted"))
-        for kind, config in KINDS.items()
-    }
+    return {kind: make_adapter_of(folder / kind, base, config(targets)) for kind, config in KINDS.items()}
 
 
 def logits(model: Any, tokenizer: Any) -> list[torch.Tensor]:
@@ -167,7 +148,7 @@ def test_base_and_adapters_answer_together_as_alone(base: str, folders: dict[str
 def test_casting_reaches_adapters_that_do_not_act_at_that_moment(tmp_path: Path) -> None:
     base = str(make_other_base(tmp_path / "base", "qwen2"))
     kinds = ("lora", "dora", "head saved", "tokens", "pissa", "all biases", "BOFT")
-    folders = {kind: make(tmp_path / kind, base, KINDS[kind](TARGETS["qwen2"])) for kind in kinds}
+    folders = {kind: make_adapter_of(tmp_path / kind, base, KINDS[kind](TARGETS["qwen2"])) for kind in kinds}
     model, tokenizer = live.load(base, folders, "float32")
     live.cast(model, "bfloat16")
     for kind in kinds:
@@ -190,7 +171,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def headed(tiny: Path) -> Path:
     """An adapter with a saved module, which has no matrices in the file."""
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"])
-    return make(tiny.with_name("headed"), str(tiny), config)
+    return make_adapter_of(tiny.with_name("headed"), str(tiny), config)
 
 
 def test_names_that_peft_could_not_tell_apart(tiny: Path, tmp_path: Path) -> None:
@@ -244,7 +225,7 @@ def test_adapters_that_would_act_in_part_are_rejected(
 def test_a_missing_bias_is_noticed(tmp_path: Path) -> None:
     """Biases are the base's own parameters, which peft writes over without saying which it lacks."""
     base = str(make_other_base(tmp_path / "base", "qwen2"))
-    folder = make(tmp_path / "biases", base, KINDS["all biases"](TARGETS["qwen2"]))
+    folder = make_adapter_of(tmp_path / "biases", base, KINDS["all biases"](TARGETS["qwen2"]))
     live.load(base, {"biases": folder}, "float32")
     save_file(
         without("layers.1.self_attn.k_proj.base_layer.bias")(load_file(folder / adapters.WEIGHTS)),
@@ -287,7 +268,7 @@ def test_a_base_that_an_adapter_changed_is_noticed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights="pissa")
-    pissa = make(tmp_path / "pissa", str(tiny), config)
+    pissa = make_adapter_of(tmp_path / "pissa", str(tiny), config)
     monkeypatch.setattr(adapters, "may_change_base", lambda folder: False)
     with pytest.raises(AdapterError, match="changed the base"):
         live.load(str(tiny), {"pissa": pissa}, "float32")
@@ -301,3 +282,32 @@ def test_an_adapter_that_depends_on_another_is_noticed(
     monkeypatch.setattr(live, "switch", lambda model, name: switch(model, name and "2"))
     with pytest.raises(AdapterError, match="1 does not answer beside 1 others as it does alone"):
         live.load(str(tiny), folders, "float32")
+
+
+def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU vLLM gets the adapters as they are: another kind would be another model there."""
+    targets = TARGETS["llama"]
+    folders = {
+        kind: make_adapter_of(tmp_path / kind, str(tiny), config(targets)) for kind, config in KINDS.items()
+    }
+    plain = {kind for kind, folder in folders.items() if adapters.beyond_plain_lora(folder) is None}
+    assert plain == {
+        "lora",
+        "rslora",
+        "gaussian",
+        "orthogonal",
+        "mica",
+        "some layers",
+        "olora converted",
+        "pissa_niter_4 converted",
+        "all biases",
+        "biases of targets",
+    }
+    monkeypatch.setattr("midalign.device.device", lambda: "cuda")
+    model = run.Model("pissa", folders["pissa"], "0", None)
+    base = run.Model("tiny", None, None, None)
+    asked = run.Settings(base=str(tiny), tasks=(), output=tmp_path, engine="vllm")
+    with pytest.raises(EngineError, match=r"init_lora_weights pissa.*--engine hf"):
+        run._engine_for(asked, "vllm", [base, model])
+    assert run._engine_for(replace(asked, engine="auto"), "vllm", [base, model]) == "hf"
+    assert run._engine_for(asked, "vllm", [base]) == "vllm"
