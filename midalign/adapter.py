@@ -259,17 +259,19 @@ def config(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
-    kind = found.get("peft_type") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise AdapterError(f"{path} is no object of JSON. Save the adapter again with peft")
+    check_kind(folder, found)
+    return found
+
+
+def check_kind(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Raise AdapterError for an adapter, by its configuration, that the Hugging Face engine does not run."""
+    kind = settings.get("peft_type")
     if kind not in KINDS:
         raise AdapterError(
             f"{folder} is of peft_type {kind}, which midalign does not run. Expected {', '.join(KINDS)}"
         )
-    _check_form(folder, found)
-    return dict(found)
-
-
-def _check_form(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise AdapterError for a form of LoRA that depends on more than its weights and the base's."""
     form = next((field for field in OTHER_FORMS if settings.get(field)), None)
     if form is not None:
         raise AdapterError(

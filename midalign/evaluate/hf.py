@@ -7,6 +7,7 @@ lm-eval as `--model midalign-hf`.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +15,11 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
+from midalign.adapter import WEIGHTS, check_kind
 from midalign.device import has_bf16
 from midalign.evaluate import constrain
 from midalign.evaluate.decode import continue_greedily
-from midalign.evaluate.live import switch
+from midalign.evaluate.live import refuse_partial, switch
 from midalign.evaluate.requests import Finish, Generated, Greedy, cut, fit, greedy
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
 def default_dtype() -> str:
     """`bfloat16` where the device multiplies it in hardware, else `float32`."""
     return "bfloat16" if has_bf16() else "float32"
+
+
+def _check_attached(model: Any, folder: Path) -> None:
+    """Raise AdapterError for an adapter, attached by lm-eval, that acts in part or not on modules alone."""
+    for name, settings in model.peft_config.items():
+        check_kind(folder, {**settings.to_dict(), "peft_type": settings.peft_type.value})
+        if (folder / WEIGHTS).is_file():
+            own = {key: weight for key, weight in model.named_parameters() if name in key.split(".")}
+            refuse_partial(model, folder, name, own)
 
 
 class MidalignHF(HFLM):
@@ -44,6 +55,8 @@ class MidalignHF(HFLM):
         `constrained` lets outputs only be what their tasks' grammars allow.
         """
         super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
+        if kwargs.get("peft"):
+            _check_attached(self.model, Path(kwargs["peft"]))
         self.contiguous_heads: set[torch.nn.Module] = set()
         self._make_head_contiguous()
         self.constrained = constrained

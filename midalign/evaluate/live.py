@@ -122,7 +122,8 @@ def _attach_to_bare(model: Any, tokenizer: Any, folder: Path) -> "tuple[Attached
         peft_model = peft.PeftModel.from_pretrained(
             model, str(folder), adapter_name=PEFT_NAME, autocast_adapter_dtype=False
         )
-        _refuse_partial(peft_model, folder, base)
+        weights = {name: weight for name, weight in peft_model.named_parameters() if weight not in base}
+        refuse_partial(peft_model, folder, PEFT_NAME, weights)
     except KeyError as error:  # of a module that the adapter replaces as a whole
         raise _acts_in_part(folder, f"lacks {error.args[0]}") from error
     except (RuntimeError, ValueError, TypeError) as error:
@@ -148,10 +149,16 @@ def _isolated(contents: "Contents", originals: "Mapping[nn.Parameter, Tensor]") 
     }
 
 
-def _refuse_partial(peft_model: Any, folder: Path, base: "set[nn.Parameter]") -> None:
+def refuse_partial(
+    peft_model: Any, folder: Path, adapter: str, weights: "Mapping[str, nn.Parameter]"
+) -> None:
     """Raise AdapterError unless the adapter's file has all of its weights, finite, and nothing else.
 
     The file is loaded once more over weights that are no numbers: those that it lacks stay so.
+
+    Args:
+        adapter: peft's name of it.
+        weights: the parameters that peft has added to the base's, by name.
     """
     import peft
     import torch
@@ -164,13 +171,12 @@ def _refuse_partial(peft_model: Any, folder: Path, base: "set[nn.Parameter]") ->
             f"The adapter {folder} holds numbers that are not finite ({_some(diverged)}): its training "
             f"diverged. Train it again with a lower learning rate, or leave it out"
         )
-    weights = {name: weight for name, weight in peft_model.named_parameters() if weight not in base}
     for weight in weights.values():
         weight.data.fill_(torch.nan)
-    unknown = peft_model.load_adapter(str(folder), PEFT_NAME, autocast_adapter_dtype=False).unexpected_keys
+    unknown = peft_model.load_adapter(str(folder), adapter, autocast_adapter_dtype=False).unexpected_keys
     missing = [name for name, weight in weights.items() if not weight.isfinite().all()]
     # Biases are the base's parameters, in which peft keeps the adapter's.
-    expected = peft.get_peft_model_state_dict(peft_model, adapter_name=PEFT_NAME, save_embedding_layers=False)
+    expected = peft.get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
     missing += [name for name in expected if name.endswith(".bias") and name not in stored]
     if missing or unknown:
         problems = [f"lacks {_some(missing)}"] if missing else []

@@ -19,6 +19,8 @@ from midalign import adapter as adapters
 from midalign import bases
 from midalign.errors import AdapterError, EngineError
 from midalign.evaluate import live, run
+from midalign.evaluate.hf import MidalignHF
+from midalign.evaluate.merge import merged_copies
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]
@@ -220,6 +222,38 @@ def test_adapters_that_would_act_in_part_are_rejected(
     save_file(change(load_file(copy / adapters.WEIGHTS)), copy / adapters.WEIGHTS)
     with pytest.raises(AdapterError, match=message):
         live.load(str(tiny), {"copy": copy}, "float32")
+
+
+def test_lm_eval_rejects_them_too(tiny: Path, tmp_path: Path) -> None:
+    """`lm_eval --model midalign-hf --model_args pretrained=BASE,peft=ADAPTER` attaches adapters by itself."""
+    copy = make_adapter(tmp_path / "copy", tiny)
+    MidalignHF(pretrained=str(tiny), peft=str(copy), device="cpu", dtype="float32")
+    save_file(renamed(load_file(copy / adapters.WEIGHTS)), copy / adapters.WEIGHTS)
+    with pytest.raises(AdapterError, match=r"would act in part: .*layers\.2\..*lora_B"):
+        MidalignHF(pretrained=str(tiny), peft=str(copy), device="cpu", dtype="float32")
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    prefix = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config)
+    prefix.save_pretrained(tmp_path / "prefix")
+    with pytest.raises(AdapterError, match="peft_type PREFIX_TUNING"):
+        MidalignHF(pretrained=str(tiny), peft=str(tmp_path / "prefix"), device="cpu", dtype="float32")
+
+
+def test_merged_copies_are_those_of_the_untouched_base(tmp_path: Path) -> None:
+    """vLLM on a CPU answers with one copy at a time."""
+    base = str(make_other_base(tmp_path / "base", "gpt_neox"))
+    kinds = ("lora", "dora", "pissa", "olora", "all biases", "LOHA", "head saved")
+    folders = {
+        kind: make_adapter_of(tmp_path / kind, base, KINDS[kind](TARGETS["gpt_neox"])) for kind in kinds
+    }
+    model, tokenizer = live.load(base, folders, "float32")
+    alone = {}
+    for kind in kinds:
+        live.switch(model, kind)
+        alone[kind] = live.probe_logits(model, tokenizer)
+    copies = merged_copies(base, folders, alone, tmp_path / "merged")
+    for kind, copy in copies.items():
+        whole = AutoModelForCausalLM.from_pretrained(copy, dtype=torch.float32).eval()
+        torch.testing.assert_close(live.probe_logits(whole, tokenizer), alone[kind], rtol=1e-4, atol=1e-4)
 
 
 def test_a_missing_bias_is_noticed(tmp_path: Path) -> None:
