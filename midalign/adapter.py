@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,27 @@ from midalign.errors import AdapterError, BaseModelError
 MANIFEST = "midalign.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+KINDS = (
+    *("LORA", "TRAINABLE_TOKENS", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "MISS", "LN_TUNING"),
+    "FOURIERFT",
+)
+"""Values of `peft_type` that the Hugging Face engine runs: midalign/evaluate/README.md."""
+
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+"""Values of `init_lora_weights` that leave the base's weights as they are."""
+
+REPEATABLE_STARTS = ("pissa", "olora")
+"""Values of `init_lora_weights` that take a part out of the base's weights, always the same one.
+
+What other values take out depends on random numbers, data or a quantised base.
+"""
+
+OTHER_FORMS = (
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config"),
+    *("monteclora_config", "use_bdlora", "use_qalora"),
+)
+"""Fields of LoraConfig that make an adapter depend on more than its weights and the base's modules."""
 
 PACKAGES = (
     "lm-eval",
@@ -216,7 +237,10 @@ def check(folder: str | Path, base: str) -> None:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` of a LoRA adapter with safe weights; raises AdapterError for anything else."""
+    """Return `adapter_config.json` of an adapter that the Hugging Face engine can run, with safe weights.
+
+    Raises AdapterError for anything else.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise AdapterError(
@@ -235,10 +259,67 @@ def config(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
-    kind = found.get("peft_type") if isinstance(found, dict) else None
-    if kind != "LORA":
-        raise AdapterError(f"{folder} is of peft_type {kind}; expected LORA, which all engines can run")
-    return dict(found)
+    if not isinstance(found, dict):
+        raise AdapterError(f"{path} is no object of JSON. Save the adapter again with peft")
+    check_kind(folder, found)
+    return found
+
+
+def check_kind(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Raise AdapterError for an adapter, by its configuration, that the Hugging Face engine does not run."""
+    kind = settings.get("peft_type")
+    if kind not in KINDS:
+        raise AdapterError(
+            f"{folder} is of peft_type {kind}, which midalign does not run. Expected {', '.join(KINDS)}"
+        )
+    form = next((field for field in OTHER_FORMS if settings.get(field)), None)
+    if form is not None:
+        raise AdapterError(
+            f"{folder} has {form} set, a form of LoRA that midalign does not run. Train with plain LoRA, or "
+            f"merge_and_unload the adapter by peft and give the result as --base"
+        )
+    start = settings.get("init_lora_weights")
+    if start not in (*PLAIN_STARTS, *REPEATABLE_STARTS):
+        raise AdapterError(
+            f"{folder} has init_lora_weights {start}, which takes a part out of the base's weights that "
+            f"depends on random numbers, data or a quantised base: attached here, it would be another model. "
+            f"Convert it to plain LoRA where it was trained: "
+            f"save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL_ADAPTER)"
+        )
+
+
+def may_change_base(folder: Path) -> bool:
+    """Return whether peft may write into the base's own weights when it attaches the adapter.
+
+    It does not for matrices that are added to the base's output, unless they start as a part of its weights.
+    """
+    settings = config(folder)
+    matrices_alone = all(".lora_" in name for name in shapes(folder / WEIGHTS))
+    return not matrices_alone or settings.get("init_lora_weights") not in PLAIN_STARTS
+
+
+def beyond_plain_lora(folder: Path) -> str | None:
+    """Return what makes an adapter more than matrices of one rank and scaling, None if nothing does.
+
+    vLLM serves no other adapters beside an untouched base, in some versions without saying so.
+    """
+    settings = config(folder)
+    if settings["peft_type"] != "LORA":
+        return f"peft_type {settings['peft_type']}"
+    if settings.get("init_lora_weights") not in PLAIN_STARTS:
+        return f"init_lora_weights {settings['init_lora_weights']}"
+    for field in ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "target_parameters"):
+        if settings.get(field):
+            return field
+    return next((name for name in shapes(folder / WEIGHTS) if ".lora_" not in name), None)
+
+
+def trained_tokens(folder: Path) -> list[int]:
+    """Return the ids of the tokens whose embeddings the adapter trains by themselves, at most 64 of them."""
+    settings = config(folder)
+    chosen = settings.get("trainable_token_indices") or settings.get("token_indices") or []
+    several = chosen.values() if isinstance(chosen, dict) else [chosen]
+    return sorted({token for tokens in several for token in tokens})[:64]
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -40,8 +40,6 @@ PROBES = 8
 
 SAME = 1e-3
 """Logits of base and adapter and of both in one, at most so far apart, as a share of the largest."""
-PLAIN_START = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
-"""Of `init_lora_weights`: what leaves the base's own weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +147,8 @@ class Source:
 
     def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise AdapterError for what is more than a product of two matrices added to a base's weights."""
+        if self.config["peft_type"] != "LORA":
+            raise AdapterError(f"{self.folder} is of peft_type {self.config['peft_type']}. Only LORA merges")
         if self.config.get("use_dora"):
             raise AdapterError(
                 f"{self.folder} is a DoRA adapter: it scales the base's weights too, which does not "
@@ -161,7 +161,7 @@ class Source:
                 f"their factors do not stand side by side. Train with target_modules alone"
             )
         start = self.config.get("init_lora_weights")
-        if start not in PLAIN_START:
+        if start not in adapter.PLAIN_STARTS:
             raise AdapterError(
                 f"{self.folder} was begun by {start}, which changes the base's weights as well. "
                 f"Save it as plain LoRA first (save_pretrained, path_initial_model_for_weight_conversion)"
@@ -468,7 +468,7 @@ def into_base(merged: Path, base: str, output: Path) -> None:
     model, tokenizer = live.load(source, {"merged": merged}, "float32")
     live.switch(model, "merged")
     expected = live.probe_logits(model, tokenizer)
-    whole = model.merge_and_unload()
+    whole = live.merged(model, "merged")
     apart = float((live.probe_logits(whole, tokenizer) - expected).abs().max() / expected.abs().max())
     if not apart < SAME:
         raise AdapterError(

@@ -7,6 +7,7 @@ lm-eval as `--model midalign-hf`.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +15,11 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
+from midalign.adapter import WEIGHTS, check_kind
 from midalign.device import has_bf16
 from midalign.evaluate import constrain
 from midalign.evaluate.decode import continue_greedily
-from midalign.evaluate.live import switch
+from midalign.evaluate.live import refuse_partial, switch
 from midalign.evaluate.requests import Finish, Generated, Greedy, cut, fit, greedy
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
 def default_dtype() -> str:
     """`bfloat16` where the device multiplies it in hardware, else `float32`."""
     return "bfloat16" if has_bf16() else "float32"
+
+
+def _check_attached(model: Any, folder: Path) -> None:
+    """Raise AdapterError for an adapter, attached by lm-eval, that acts in part or not on modules alone."""
+    for name, settings in model.peft_config.items():
+        check_kind(folder, {**settings.to_dict(), "peft_type": settings.peft_type.value})
+        if (folder / WEIGHTS).is_file():
+            own = {key: weight for key, weight in model.named_parameters() if name in key.split(".")}
+            refuse_partial(model, folder, name, own)
 
 
 class MidalignHF(HFLM):
@@ -44,9 +55,10 @@ class MidalignHF(HFLM):
         `constrained` lets outputs only be what their tasks' grammars allow.
         """
         super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
-        # The last position of every row is a slice, and its product takes torch hundreds of times as long as
-        # that of a contiguous copy: scripts/benchmarks/head_slice.py.
-        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+        if kwargs.get("peft"):
+            _check_attached(self.model, Path(kwargs["peft"]))
+        self.contiguous_heads: set[torch.nn.Module] = set()
+        self._make_head_contiguous()
         self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         """Called with the number of answers that have just been finished; None shows a bar of tqdm."""
@@ -56,6 +68,18 @@ class MidalignHF(HFLM):
     def use(self, adapter: str | None) -> None:
         """Answer with the adapter of that name, or as the base."""
         switch(self.model, adapter)
+        self._make_head_contiguous()
+
+    def _make_head_contiguous(self) -> None:
+        """Give the head, which may be the adapter's own, contiguous copies of its inputs.
+
+        The last position of every row is a slice, and its product takes torch hundreds of times as long:
+        scripts/benchmarks/head_slice.py.
+        """
+        head = self.model.get_output_embeddings()
+        if head not in self.contiguous_heads:
+            head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+            self.contiguous_heads.add(head)
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of the requests; those that are not greedy go to lm-eval's own loop."""

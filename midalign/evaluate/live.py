@@ -1,11 +1,21 @@
-"""A base in memory with its adapters, and the proof that each of them acts."""
+"""A base in memory with its adapters, each attached to the bare base, and the proof that they do not mix."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from midalign import adapter as adapter_files
 from midalign.errors import AdapterError, BaseModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Contents = Mapping[nn.Module, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]
+    """Children, parameters and buffers of modules, by reference."""
 
 PROBE = "Utterance: wake me up at nine am on friday\nSlots:"
 """A prompt like the tasks'; what matters is only that models differ on it."""
@@ -13,11 +23,22 @@ PROBE = "Utterance: wake me up at nine am on friday\nSlots:"
 SILENT = 1e-6
 """Logits that differ by less than this share of their largest are the same: fp32 has 2^-23."""
 
+PEFT_NAME = "adapter"
+"""peft's name of every adapter. None of them shares a model with another."""
+
+
+@dataclass(frozen=True)
+class AttachedAdapter:
+    """An adapter with all modules, parameters and buffers of the model that it is attached to."""
+
+    contents: "Contents"
+    peft_model: Any
+
 
 def load(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]:
-    """Model on this machine's device and tokenizer, the adapters attached under their names, none active.
+    """Load a base on this machine's device, and its tokenizer, with adapters that `switch` finds by name.
 
-    Weights are as transformers loads them in `dtype` ("float32", "bfloat16").
+    No adapter acts yet. Weights are as transformers loads them in `dtype` ("float32", "bfloat16").
     Raises BaseModelError or AdapterError.
     """
     import torch
@@ -36,74 +57,223 @@ def load(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]
             f"The base {base} cannot be loaded: {reason} "
             f"Give a folder with config.json, weights and tokenizer, a hub id, or mini for the bundled base"
         ) from None
-    model = attach(model, adapters)
-    switch(model, None)
-    return model.to(device()).eval(), tokenizer
+    model = model.to(device()).eval()
+    attach(model, tokenizer, adapters)
+    return model, tokenizer
 
 
-def attach(model: Any, adapters: Mapping[str, Path]) -> Any:
-    """The model with peft adapters under their names, in its own dtype; itself where there are none."""
-    import peft
+def attach(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
+    """Attach each adapter to the bare base, and prove that base and adapters answer as they do alone.
 
+    What `switch` exchanges later are references to modules and weights. The proof: the sha256 of the base's
+    weights and its logits on the probe are the same before the first adapter and after the last, and each
+    adapter's logits are those that peft gave while nothing else was attached, within SILENT. It takes two
+    digests of the weights, and two forward passes for each model.
+
+    Raises AdapterError for what peft cannot attach, or attaches in part, and where the proof fails.
+    """
+    if not adapters:
+        return
+    digest, logits = weights_digest(model), probe_logits(model, tokenizer)
+    model.bare_contents, model.attached_adapters = _contents(model), {}
+    alone = {}
     for name, folder in adapters.items():
-        settings: dict[str, Any] = {"adapter_name": _module_name(name), "autocast_adapter_dtype": False}
-        try:
-            if isinstance(model, peft.PeftModel):
-                model.load_adapter(str(folder), **settings)
-            else:
-                model = peft.PeftModel.from_pretrained(model, str(folder), **settings)
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise AdapterError(f"peft cannot attach {folder}: {reason[:500]}") from None
-    return model
+        model.attached_adapters[name], alone[name] = _attach_to_bare(model, tokenizer, folder)
+        switch(model, None)
+    for name, folder in adapters.items():
+        switch(model, name)
+        if not _same(probe_logits(model, tokenizer, folder), alone[name]):
+            raise AdapterError(
+                f"The adapter {folder} does not answer beside {len(adapters) - 1} others as it does alone: "
+                f"its logits on a probe differ. It acts on more than the base's modules. Leave it out"
+            )
+    switch(model, None)
+    if weights_digest(model) != digest or not _same(probe_logits(model, tokenizer), logits):
+        raise AdapterError(
+            f"Attaching {', '.join(map(str, adapters.values()))} changed the base: its weights or its logits "
+            f"on a probe are no longer what they were. Evaluate each adapter alone to find which did it"
+        )
 
 
 def switch(model: Any, adapter: str | None) -> None:
-    """Let one adapter act, or none."""
-    if adapter is None:
-        if hasattr(model, "peft_config"):
-            model.base_model.disable_adapter_layers()
-    else:
-        model.base_model.enable_adapter_layers()
-        model.set_adapter(_module_name(adapter))
+    """Let one of the attached adapters act, or none."""
+    if not hasattr(model, "attached_adapters"):
+        return
+    _put(model.bare_contents)
+    if adapter is not None:
+        _put(model.attached_adapters[adapter].contents)
 
 
-def _module_name(adapter: str) -> str:
-    """The name under which peft keeps an adapter's modules: torch allows no point in it."""
-    return adapter.replace(".", "_")
+def merged(model: Any, adapter: str) -> Any:
+    """Return the base with an adapter merged into its weights. `model` itself is spent."""
+    switch(model, adapter)
+    return model.attached_adapters[adapter].peft_model.merge_and_unload()
+
+
+def _attach_to_bare(model: Any, tokenizer: Any, folder: Path) -> "tuple[AttachedAdapter, Tensor]":
+    """Attach an adapter as peft does, take its logits, and restore weights of the base that peft changed."""
+    import peft
+
+    base = set(model.parameters())
+    originals = {}
+    if adapter_files.may_change_base(folder):
+        originals = {weight: weight.data.clone() for weight in base}
+    try:
+        peft_model = peft.PeftModel.from_pretrained(
+            model, str(folder), adapter_name=PEFT_NAME, autocast_adapter_dtype=False
+        )
+        weights = {name: weight for name, weight in peft_model.named_parameters() if weight not in base}
+        refuse_partial(peft_model, folder, PEFT_NAME, weights)
+    except KeyError as error:  # of a module that the adapter replaces as a whole
+        raise _acts_in_part(folder, f"lacks {error.args[0]}") from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise AdapterError(f"peft cannot attach {folder}: {reason[:500]}") from error
+    del model.peft_config  # peft takes an adapter that finds it for one more of several
+    logits = probe_logits(peft_model, tokenizer, folder)
+    return AttachedAdapter(_isolated(_contents(model), originals), peft_model), logits
+
+
+def _isolated(contents: "Contents", originals: "Mapping[nn.Parameter, Tensor]") -> "Contents":
+    """Restore the weights that peft changed, and return `contents` with the changed ones in their place."""
+    import torch
+
+    changed = {}
+    for weight, value in originals.items():
+        if not torch.equal(weight.data, value):
+            changed[weight] = torch.nn.Parameter(weight.data, requires_grad=False)
+            weight.data = value
+    return {
+        module: (children, {name: changed.get(p, p) for name, p in parameters.items()}, buffers)
+        for module, (children, parameters, buffers) in contents.items()
+    }
+
+
+def refuse_partial(
+    peft_model: Any, folder: Path, adapter: str, weights: "Mapping[str, nn.Parameter]"
+) -> None:
+    """Raise AdapterError unless the adapter's file has all of its weights, finite, and nothing else.
+
+    The file is loaded once more over weights that are no numbers: those that it lacks stay so.
+
+    Args:
+        adapter: peft's name of it.
+        weights: the parameters that peft has added to the base's, by name.
+    """
+    import peft
+    import torch
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / adapter_files.WEIGHTS)
+    diverged = [name for name, weight in stored.items() if not weight.isfinite().all()]
+    if diverged:
+        raise AdapterError(
+            f"The adapter {folder} holds numbers that are not finite ({_some(diverged)}): its training "
+            f"diverged. Train it again with a lower learning rate, or leave it out"
+        )
+    for weight in weights.values():
+        weight.data.fill_(torch.nan)
+    unknown = peft_model.load_adapter(str(folder), adapter, autocast_adapter_dtype=False).unexpected_keys
+    missing = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    # Biases are the base's parameters, in which peft keeps the adapter's.
+    expected = peft.get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
+    missing += [name for name in expected if name.endswith(".bias") and name not in stored]
+    if missing or unknown:
+        problems = [f"lacks {_some(missing)}"] if missing else []
+        problems += [f"holds {_some(unknown)}, which its configuration does not name"] if unknown else []
+        raise _acts_in_part(folder, " and ".join(problems))
+
+
+def _acts_in_part(folder: Path, problem: str) -> AdapterError:
+    return AdapterError(
+        f"The adapter {folder} would act in part: {adapter_files.WEIGHTS} {problem}. "
+        f"Copy or save the adapter again"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
+
+
+def _contents(model: Any) -> "Contents":
+    """Return what every module of the model holds now."""
+    return {
+        module: (dict(module._modules), dict(module._parameters), dict(module._buffers))
+        for module in model.modules()
+    }
+
+
+def _put(contents: "Contents") -> None:
+    """Let modules hold what they held when `contents` was taken."""
+    for module, held in contents.items():
+        children, parameters, buffers = held
+        module._modules.clear()
+        module._modules.update(children)
+        module._parameters.clear()
+        module._parameters.update(parameters)
+        module._buffers.clear()
+        module._buffers.update(buffers)
+
+
+def weights_digest(model: Any) -> str:
+    """Return the sha256 of all parameters and buffers, with their names. It takes every core."""
+    with ThreadPoolExecutor() as threads:
+        named = [*model.named_parameters(), *model.named_buffers()]
+        digests = threads.map(lambda weight: _tensor_digest(weight[1]), named)
+        lines = [f"{digest}  {name}\n" for digest, (name, _) in zip(digests, named, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _tensor_digest(weight: "Tensor") -> str:
+    import torch
+
+    flat = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def cast(model: Any, dtype: str) -> None:
     """Turn parameters to `dtype` in place, and leave buffers as they are, as loading in that dtype does.
 
-    `model.to(dtype)` would round the frequencies of rotary embeddings as well.
+    `model.to(dtype)` would round the frequencies of rotary embeddings as well. No adapter acts afterwards.
     """
     import torch
 
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(getattr(torch, dtype))
+    for adapter in (*getattr(model, "attached_adapters", {}), None):
+        switch(model, adapter)
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(getattr(torch, dtype))
 
 
-def probe_logits(model: Any, tokenizer: Any) -> Any:
-    """Logits of the probe, (tokens, vocabulary) fp32 on the CPU."""
+def probe_logits(model: Any, tokenizer: Any, adapter: Path | None = None) -> "Tensor":
+    """Return the logits of the probe, (tokens, vocabulary) fp32 on the CPU.
+
+    The tokens that `adapter` trains by themselves follow the probe.
+    """
     import torch
 
-    ids = tokenizer(PROBE, return_tensors="pt")["input_ids"].to(model.device)
+    ids = [*tokenizer(PROBE)["input_ids"], *(adapter_files.trained_tokens(adapter) if adapter else ())]
     with torch.inference_mode():
-        return model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+        outputs = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    logits: Tensor = outputs.logits[0].float().cpu()
+    return logits
+
+
+def _same(logits: "Tensor", expected: "Tensor") -> bool:
+    return float((logits - expected).abs().max()) <= SILENT * float(expected.abs().max())
 
 
 def prove_each_acts(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
-    """Compare each adapter's fp32 logits on the probe with the base's; raises AdapterError if they are equal.
+    """Raise AdapterError for an adapter whose fp32 logits on the probe equal the base's.
 
     `model` is in fp32: rounding to bf16 could hide a weak adapter, or make a difference of its own.
     """
-    switch(model, None)
-    base = probe_logits(model, tokenizer)
     for name, folder in adapters.items():
+        switch(model, None)
+        base = probe_logits(model, tokenizer, folder)
         switch(model, name)
-        difference = float((probe_logits(model, tokenizer) - base).abs().max())
+        difference = float((probe_logits(model, tokenizer, folder) - base).abs().max())
         if not difference > SILENT * float(base.abs().max()):
             raise AdapterError(
                 f"The adapter {folder} does nothing: its logits on a probe are the base's (difference "

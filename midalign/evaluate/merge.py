@@ -27,8 +27,7 @@ def merged_copies(
     for number, (name, adapter) in enumerate(adapters.items()):
         model, tokenizer = live.load(base, {name: adapter}, "float32")
         copy = folder / str(number)
-        live.switch(model, name)
-        model.merge_and_unload().save_pretrained(copy)
+        live.merged(model, name).save_pretrained(copy)
         tokenizer.save_pretrained(copy)
         _prove_equal(copy, adapter, logits[name])
         copies[name] = copy
@@ -37,7 +36,7 @@ def merged_copies(
 
 def _prove_equal(copy: Path, adapter: Path, expected: Any) -> None:
     model, tokenizer = live.load(str(copy), {}, "float32")
-    difference = float((live.probe_logits(model, tokenizer) - expected).abs().max())
+    difference = float((live.probe_logits(model, tokenizer, adapter) - expected).abs().max())
     allowed = TOLERANCE * float(expected.abs().max())
     if not difference <= allowed:
         shutil.rmtree(copy)

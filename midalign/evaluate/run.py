@@ -17,7 +17,7 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases, guard, harness, locks, record
-from midalign.errors import AdapterError, RecordError, TaskError
+from midalign.errors import AdapterError, EngineError, RecordError, TaskError
 from midalign.evaluate import constrain, install, live, retrieval, shards
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
@@ -132,6 +132,7 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
     models = _models(settings, base)
+    engine = _engine_for(settings, engine, models)
     conditions = {model.name: _conditions(settings, engine, model, names, scored_by) for model in models}
     for model in models:
         record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
@@ -234,6 +235,28 @@ def _engine_name(wanted: EngineName) -> str:
     return wanted
 
 
+def _engine_for(settings: Settings, engine: str, models: Sequence[Model]) -> str:
+    """Return the engine, or Hugging Face in place of an unasked vLLM that would not serve all adapters live.
+
+    Raises EngineError where vLLM was asked for.
+    """
+    from midalign.device import device
+
+    if engine != "vllm" or device() == "cpu":  # there vLLM gets merged copies, proved equal
+        return engine
+    for model in models:
+        problem = model.folder and adapters.beyond_plain_lora(model.folder)
+        if problem and settings.engine == "auto":
+            log.warning("%s has %s, which vLLM does not serve: the engine is hf", model.folder, problem)
+            return "hf"
+        if problem:
+            raise EngineError(
+                f"{model.folder} has {problem}, which vLLM does not serve: it takes plain LoRA of one rank. "
+                f"Use the other engine: --engine hf"
+            )
+    return engine
+
+
 def _models(settings: Settings, base: str) -> list[Model]:
     """The base, then the adapters, each checked against the base before anything is loaded."""
     if settings.adapters_only and not settings.adapters:
@@ -243,7 +266,8 @@ def _models(settings: Settings, base: str) -> list[Model]:
         adapters.check(folder, base)
         manifest = adapters.read_manifest(folder)
         name = record.file_name(manifest.name if manifest else folder.resolve().name)
-        clash = next((model for model in models if model.name == name), None)
+        # Some file systems do not tell upper from lower case.
+        clash = next((model for model in models if model.name.casefold() == name.casefold()), None)
         if clash:
             raise AdapterError(
                 f"Two models would write {name}.json: {clash.folder or settings.base} and {folder}. Rename "
@@ -449,17 +473,15 @@ def _engine(
 
     Pair retrieval is measured on the way, while the base and its adapters are in memory.
     """
-    import torch
-
     folders = {model.name: model.folder for model in models if model.folder is not None}
     # fp32 for the proof; without adapters there is nothing to prove.
     model, tokenizer = live.load(base, folders, "float32" if folders else _dtype())
     live.prove_each_acts(model, tokenizer, folders)
     logits = {}
     if engine == "vllm" and model.device.type == "cpu":
-        for name in folders:
+        for name, adapter in folders.items():
             live.switch(model, name)
-            logits[name] = live.probe_logits(model, tokenizer)
+            logits[name] = live.probe_logits(model, tokenizer, adapter)
     live.cast(model, _dtype())
     _measure_retrieval(model, tokenizer, models, stores, names, settings)
     if engine == "hf":
@@ -471,8 +493,7 @@ def _engine(
         return
     on_cpu = model.device.type == "cpu"
     del model
-    if not on_cpu:
-        torch.cuda.empty_cache()
+    _free_memory()
     with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
         from midalign.evaluate.merge import merged_copies
         from midalign.evaluate.vllm import MidalignVLLM

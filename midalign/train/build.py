@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midalign import bases
+from midalign import adapter, bases
 from midalign.errors import BaseModelError, RecipeError, nearest
 from midalign.train.recipe import Align, Lora, Recipe
 
@@ -207,8 +207,17 @@ def _check_sharded(recipe: Recipe, processes: int) -> None:
         )
     elif any(one.learn_temperature for one in aligns):
         problem = "align.learn_temperature is no weight of the model: leave it out"
+    elif any(align.preservation for align in aligns) and _trains_base(recipe.lora):
+        problem = "token preservation needs a base that lora.init_lora_weights and lora.bias leave as it is"
     if problem is not None:
         raise RecipeError(f"{processes} processes train sharded (FSDP or DeepSpeed). {problem}")
+
+
+def _trains_base(lora: Lora | None) -> bool:
+    """Return whether the adapter changes the base's own weights while it trains."""
+    extra = (lora.model_extra if lora else None) or {}
+    start, bias = extra.get("init_lora_weights", True), extra.get("bias", "none")
+    return start not in adapter.PLAIN_STARTS or bias != "none"
 
 
 def check_bos(name: str, base: Any, tokenizer: Any) -> None:
@@ -253,13 +262,15 @@ def halve_linears(model: Any) -> None:
 def with_adapter(base: Any, lora: Lora | None) -> Any:
     """The base under a fresh LoRA adapter, or itself where all weights train.
 
-    Raises RecipeError for a field that LoraConfig lacks and for targets that this base lacks.
+    Raises RecipeError for a field that LoraConfig lacks, a form of LoRA that `midalign eval` does not run and
+    for targets that this base lacks.
     """
     import peft
 
     if lora is None:
         return base
     extra = lora.model_extra or {}
+    _check_form(extra)
     for name in extra:
         fields = peft.LoraConfig.__dataclass_fields__
         if name not in fields:
@@ -280,6 +291,24 @@ def with_adapter(base: Any, lora: Lora | None) -> Any:
             f"Its linear layers: {', '.join(sorted(linear))}; or targets: all-linear"
         )
     return peft.get_peft_model(base, config)
+
+
+def _check_form(extra: Mapping[str, Any]) -> None:
+    """Raise RecipeError for forms of LoRA that cannot be trained here, or not be evaluated afterwards."""
+    form = next((field for field in adapter.OTHER_FORMS if extra.get(field)), None)
+    if form is not None:
+        raise RecipeError(f"lora.{form} makes a form of LoRA that midalign eval does not run: leave it out")
+    start = extra.get("init_lora_weights", True)
+    if start == "eva" or start not in (*adapter.PLAIN_STARTS, *adapter.REPEATABLE_STARTS):
+        raise RecipeError(
+            f"lora.init_lora_weights={start} depends on random numbers, data or a quantised base, so that a "
+            f"run could not be resumed. Expected true, gaussian, orthogonal, mica, olora or pissa"
+        )
+    if start not in adapter.PLAIN_STARTS and extra.get("use_dora"):
+        raise RecipeError(
+            f"lora.use_dora with init_lora_weights={start} cannot be written as an adapter of the base as it "
+            f"is: leave one of them out"
+        )
 
 
 def _takes_lora(module: Any) -> bool:

@@ -286,6 +286,9 @@ def _step(checkpoint: str | None) -> int:
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
     """Write the adapter whole, then give it its name and drop the checkpoints."""
+    from midalign.train.plain import plain_copy
+    from midalign.train.trainer import starts_in_base
+
     trainer = ready.trainer
     best = work / "best"
     finished = best if best.is_dir() else work / "adapter"
@@ -294,6 +297,8 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
+    if starts_in_base(trainer.model):
+        finished = plain_copy(finished, work / "plain", trainer.initial_by_name())
     if ready.recipe.lora is None:  # a model to load by itself
         ready.tokens.tokenizer.save_pretrained(finished)
     else:

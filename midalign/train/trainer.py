@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
+from midalign.adapter import PLAIN_STARTS
 from midalign.align.head import IGNORED, frozen_head, label_losses
 from midalign.align.objective import token_deviation
 from midalign.align.packing import attention_windows, model_inputs
@@ -60,6 +61,7 @@ class AlignmentTrainer(Trainer):
         self.head = head.to(torch.bfloat16) if head is not None and self.args.bf16 else head
         self.windows = attention_windows(model) if packed else None
         self.dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
+        self.initial = initial_weights(model)
         if align is not None:
             hidden = model.config.get_text_config().hidden_size
             self.alignment = Alignment(align, len(layers), languages, hidden).to(self.args.device)
@@ -179,8 +181,17 @@ class AlignmentTrainer(Trainer):
         assert self.align is not None
         if not self.align.preservation:
             return None
-        with torch.no_grad(), without_adapter(model):
+        with torch.no_grad(), as_base(model, self.initial):
             return states_at_each(model, self.inputs_of(rows), self.layers)
+
+    def initial_by_name(self) -> dict[str, Tensor]:
+        """Return `initial` under the names that peft writes to disk."""
+        names = self.model.named_parameters()
+        return {
+            name.replace(".default", ""): self.initial[weight]
+            for name, weight in names
+            if weight in self.initial
+        }
 
     def inputs_of(self, rows: Mapping[str, Tensor]) -> dict[str, object]:
         """What the model's forward takes for rows."""
@@ -277,16 +288,47 @@ class AlignmentTrainer(Trainer):
         return 0
 
 
+def starts_in_base(model: nn.Module) -> bool:
+    """Return whether the adapter starts as a part of the base's weights, which peft takes out of them."""
+    configs = getattr(model, "peft_config", {})
+    return any(config.init_lora_weights not in PLAIN_STARTS for config in configs.values())
+
+
+def initial_weights(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Return copies of the trained weights, where the base needs them to answer as it did.
+
+    It does if the adapter starts as a part of its weights, or if its biases are trained.
+    """
+    configs = getattr(model, "peft_config", {})
+    if not starts_in_base(model) and all(config.bias == "none" for config in configs.values()):
+        return {}
+    return {weight: weight.detach().clone() for weight in model.parameters() if weight.requires_grad}
+
+
 @contextmanager
-def without_adapter(model: nn.Module) -> Iterator[None]:
-    """peft's `disable_adapter`, which also turns `requires_grad` off and on: of weights that are gathered for
-    the moment, while those that stay would be left without."""
+def as_base(model: nn.Module, initial: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Let the model answer as its base: with `initial` weights, and without an adapter that is no part of it.
+
+    peft's `disable_adapter` also turns `requires_grad` off and on. FSDP would toggle the gathered weights and
+    leave the sharded ones frozen.
+    """
     layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    dropouts = [d for layer in layers for d in getattr(layer, "lora_dropout", nn.ModuleDict()).values()]
+    trained = {weight: weight.data for weight in initial}
+    training = [dropout.training for dropout in dropouts]
+    for weight, value in initial.items():
+        weight.data = value
+    for dropout in dropouts:
+        dropout.eval()
     for layer in layers:
-        layer._disable_adapters = True
+        layer._disable_adapters = not starts_in_base(model)
     try:
         yield
     finally:
+        for weight, value in trained.items():
+            weight.data = value
+        for dropout, trains in zip(dropouts, training, strict=True):
+            dropout.train(trains)
         for layer in layers:
             layer._disable_adapters = False
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import make_adapter
+from tiny_models import make_adapter, make_adapter_of
 
 from midalign import adapter as adapters
 from midalign import harness, record
@@ -439,6 +439,31 @@ def test_a_superset_of_tasks_replaces_a_record(settings: run.Settings, tmp_path:
     both = replace(settings, tasks=(EN, DE), output=tmp_path / "results")
     for path in run.evaluate(both, lambda _: None):
         assert list(record.read(path).tasks) == [EN, DE]
+
+
+@pytest.mark.slow
+def test_a_comparison_answers_as_each_model_does_alone(base: Path, tmp_path: Path) -> None:
+    """PiSSA takes a part out of the base's weights; torch would write both of the other names in one way."""
+    import peft
+
+    pissa = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights="pissa")
+    adapters = [
+        make_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate(["lr0.5", "lr0_5"])
+    ]
+    adapters.append(make_adapter_of(tmp_path / "pissa", str(base), pissa))
+    asked = run.Settings(
+        base=str(base), tasks=(EN,), output=tmp_path / "all", engine="hf", limit=4, log_samples=True
+    )
+    run.evaluate(replace(asked, adapters=tuple(adapters)), lambda progress: None)
+    run.evaluate(replace(asked, output=tmp_path / "alone"), lambda progress: None)
+    for folder in adapters:
+        alone = replace(asked, output=tmp_path / "alone", adapters=(folder,), adapters_only=True)
+        run.evaluate(alone, lambda progress: None)
+    answers = {}
+    for name in ("tiny", "lr0.5", "lr0_5", "pissa"):
+        answers[name] = (tmp_path / "all" / f"{name}.outputs.jsonl").read_text()
+        assert answers[name] == (tmp_path / "alone" / f"{name}.outputs.jsonl").read_text()
+    assert len(set(answers.values())) == 4
 
 
 @pytest.mark.slow

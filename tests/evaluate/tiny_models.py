@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from tokenizers import Tokenizer
 
 TEXT = [
@@ -95,4 +96,29 @@ def make_adapter(folder: Path, base: Path, *, seed: int = 1, trained: bool = Tru
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
     wrapped.save_pretrained(folder)
+    return folder
+
+
+def make_adapter_of(folder: Path, base: str, config: "PeftConfig") -> Path:
+    """An adapter whose trained weights, among them biases and whole modules, are moved by random numbers.
+
+    One whose folder's name ends with "converted" is saved as plain LoRA.
+    """
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    converted = folder.name.endswith("converted")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    initial = folder.with_name(f"{folder.name} initial")
+    if converted:
+        model.peft_config["default"].init_lora_weights = True
+        model.save_pretrained(initial)
+        model.peft_config["default"].init_lora_weights = config.init_lora_weights
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    extra = {"path_initial_model_for_weight_conversion": str(initial)} if converted else {}
+    model.save_pretrained(folder, save_embedding_layers=False, **extra)
     return folder
