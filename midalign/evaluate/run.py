@@ -376,6 +376,7 @@ def _engine(
     stores: Mapping[str, Store],
     names: Sequence[str],
     settings: Settings,
+        task.fewshot_cfg.split = settings.split  # no item sees its own text among the examples
 ) -> Iterator[Any]:
     """An lm-eval model that answers as each of `models`, after the proof that each adapter acts.
 
