@@ -97,8 +97,13 @@ def continue_greedily(
 
 
 def takes_cache(model: Any) -> bool:
-    """Return whether the architecture takes transformers' cache; Mamba and RWKV have states of other kinds."""
+    """Return whether batches can share transformers' cache.
+
+    Mamba and RWKV take states of other kinds. RecurrentGemma keeps its own, and takes padding for text.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if base.config.model_type == "recurrent_gemma":
+        return False
     return "past_key_values" in inspect.signature(type(base).forward).parameters
 
 

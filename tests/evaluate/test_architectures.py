@@ -54,6 +54,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8, "time_step_rank": 4},
     "mamba2": {"state_size": 8, "head_dim": 8, "num_heads": 8, "n_groups": 2, "expand": 2},
     "rwkv": {"attention_hidden_size": 32, "context_length": 1024},
+    "recurrent_gemma": HEADS | {"attention_window_size": 24, "lru_width": 32},
     "qwen3_next": HEADS
     | EXPERTS
     | {
