@@ -55,6 +55,7 @@ def _own(name: str) -> dict[str, Any]:
         "training_split": "train" if "train" in splits else None,
         "validation_split": "validation" if "validation" in splits else None,
         "test_split": splits[-1],  # lm-eval wants one; what is evaluated is another's choice
+        "fewshot_split": splits[-1],
         "generation_kwargs": {
             "until": ["\n"],
             "do_sample": False,

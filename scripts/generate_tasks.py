@@ -176,8 +176,11 @@ def shared(group: Group) -> str:
     )
     return (
         HEADER + f"custom_dataset: !function {module}.dataset\n"
-        "training_split: train\nvalidation_split: validation\ntest_split: test\nfewshot_split: shots\n"
-        "fewshot_config:\n  sampler: first_n\n"
+        "training_split: train\nvalidation_split: validation\ntest_split: test\n"
+        # The split that is evaluated, so that lm-eval tells the sampler for which document it draws.
+        "fewshot_split: test\n"
+        "fewshot_config:\n  process_docs: !function midalign.families.shots.pool\n"
+        "  sampler: !function midalign.few_shots.OtherTexts\n"
         "output_type: generate_until\n" + group.prompt + 'doc_to_target: "{{target}}"\n'
         f"process_results: !function {module}.process_results\n"
         f"{generation(group, group.languages()[0]) if alike(group) else ''}"

@@ -1,4 +1,4 @@
-"""What the start-up file calls: hooks onto two modules of lm-eval, should anybody ever import them.
+"""What the start-up file calls: hooks onto three modules of lm-eval, should anybody ever import them.
 
 lm-eval 0.4.13 lets nobody outside declare tasks. So a finder at the front of `sys.meta_path` lets the other
 finders answer for `lm_eval.tasks` and `lm_eval.models` and runs our part around the real loader's. A Python
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-HOOKED = ("lm_eval.tasks", "lm_eval.models")
+HOOKED = ("lm_eval.tasks", "lm_eval.models", "lm_eval.evaluator")
 
 
 def install() -> None:
@@ -26,7 +26,7 @@ def install() -> None:
 
 
 class Finder:
-    """Finds what the other finders find, with a hook in the loader of the two modules."""
+    """Finds what the other finders find, with a hook in the loader of the three modules."""
 
     def __init__(self) -> None:
         self.asking: set[str] = set()

@@ -1,12 +1,17 @@
-"""Our part in lm-eval: the tasks folder in every TaskManager, two models in the registry."""
+"""Our part in lm-eval: the tasks folder in every TaskManager, two models in the registry, and a word about
+settings by which another model changes what our tasks ask or score."""
 
 import inspect
-from collections.abc import Callable
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from midalign_lm_eval.autoload import warn
+
+log = logging.getLogger(__name__)
 
 MODELS = {
     "midalign-hf": "midalign.evaluate.hf:MidalignHF",
@@ -68,8 +73,94 @@ def present_vllm_cpu() -> None:
     install.present_vllm_cpu()
 
 
+def add_warnings() -> None:
+    """Let lm-eval's `evaluate` warn of what another model would change about our tasks."""
+    from lm_eval import evaluator
+
+    original = evaluator.evaluate
+    if hasattr(original, "midalign"):  # lm_eval.evaluator was reloaded
+        return
+
+    @wraps(original)
+    def with_warnings(*args: Any, **kwargs: Any) -> Any:
+        try:
+            call = inspect.signature(original).bind(*args, **kwargs).arguments
+            if _is_asked_for_ours(call["task_dict"]):
+                warn_of_the_model(call["lm"], bool(call.get("apply_chat_template")))
+        except Exception as error:
+            warn("evaluate", error)
+        return original(*args, **kwargs)
+
+    with_warnings.midalign = True  # type: ignore[attr-defined]
+    evaluator.evaluate = with_warnings
+
+
+def _is_asked_for_ours(task_dict: Any) -> bool:
+    return any(str(name).startswith("midalign_") for name in _names(task_dict))
+
+
+def _names(task_dict: Any) -> Iterator[Any]:
+    """Names at all depths of what `evaluate` takes: tasks, groups, or both."""
+    if isinstance(task_dict, Mapping):
+        for name, content in task_dict.items():
+            yield name
+            yield from _names(content)
+
+
+def warn_of_the_model(lm: Any, apply_chat_template: bool) -> None:
+    """Log what a model that is not ours would do to our tasks: lose their instruction, or penalise tokens."""
+    if hasattr(lm, "generated"):
+        return
+    from midalign import chat
+    from midalign.evaluate import generation
+
+    if apply_chat_template and chat.MARKER not in _rendered(lm, chat.MARKER):
+        log.warning(
+            "The chat template shows no system turn, in which the tasks' instruction is sent: the model will "
+            "not see it. --model midalign-hf puts it into the first user turn, as midalign eval does"
+        )
+    config = getattr(getattr(lm, "model", None), "generation_config", None)
+    acting = generation.acting(config) if hasattr(config, "to_diff_dict") else {}
+    if acting:
+        log.warning(
+            "The model's generation_config sets %s, which changes its answers here. --model midalign-hf "
+            "ignores it, as midalign eval does, and scores of the two do not compare",
+            ", ".join(f"{key}={value}" for key, value in acting.items()),
+        )
+
+
+def _rendered(lm: Any, marker: str) -> str:
+    turns = [{"role": "system", "content": marker}, {"role": "user", "content": "question"}]
+    return str(lm.apply_chat_template(turns))
+
+
+def show_errors_in_one_line() -> None:
+    """Print errors that people meet without their traceback, where lm-eval's command line is what runs."""
+    command = Path(sys.argv[0])
+    if command.name not in ("lm_eval", "lm-eval") and command.parent.name != "lm_eval":
+        return
+    usual = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        from midalign.errors import MidalignError
+
+        if isinstance(error, MidalignError):
+            print(f"midalign: {error}", file=sys.stderr)
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = show
+
+
+def after_models() -> None:
+    """Add our models, and show their errors as midalign's own commands do."""
+    add_models()
+    show_errors_in_one_line()
+
+
 AT: dict[str, Callable[[], None]] = {
     "after lm_eval.tasks": add_tasks,
     "before lm_eval.models": present_vllm_cpu,
-    "after lm_eval.models": add_models,
+    "after lm_eval.models": after_models,
+    "after lm_eval.evaluator": add_warnings,
 }

@@ -43,7 +43,20 @@ def evaluate(
     apply_chat_template: Annotated[
         bool, typer.Option("--apply-chat-template", help="Wrap prompts as the base's tokenizer says.")
     ] = False,
-    system_instruction: Annotated[str | None, typer.Option(help="Text of the system turn.")] = None,
+    system_instruction: Annotated[
+        str | None,
+        typer.Option(help="Text of the system turn; of the first user turn where the template has no other."),
+    ] = None,
+    think_end_token: Annotated[
+        str | None, typer.Option(help="Text that ends a reasoning model's thoughts: </think>. They are cut.")
+    ] = None,
+    max_thinking_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens per item for thoughts, before those of the answer.")
+    ] = 2048,
+    enable_thinking: Annotated[
+        bool | None,
+        typer.Option("--enable-thinking/--no-enable-thinking", help="What the chat template is told."),
+    ] = None,
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Let outputs only be what the tasks' grammars allow.")
     ] = False,
@@ -80,6 +93,9 @@ def evaluate(
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,
+        think_end_token=think_end_token,
+        max_thinking_tokens=max_thinking_tokens,
+        enable_thinking=enable_thinking,
         constrained=constrained,
         shard=_shard(shard),
         tensor_parallel=tensor_parallel,

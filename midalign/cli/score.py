@@ -14,6 +14,9 @@ def score(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("results"),
+    think_end_token: Annotated[
+        str | None, typer.Option(help="Text that ends a reasoning model's thoughts: </think>. They are cut.")
+    ] = None,
     comet: Annotated[
         str | None, typer.Option(help="COMET too: a checkpoint, its folder or a hub id. Translation only.")
     ] = None,
@@ -21,7 +24,7 @@ def score(
     """Score outputs that were made elsewhere, with the same code and into the same record."""
     from midalign.evaluate import score as scoring
 
-    entry, path = scoring.score(task, outputs, split, output, comet, _report)
+    entry, path = scoring.score(task, outputs, split, output, comet, _report, think_end_token)
     ((task, result),) = entry.tasks.items()
     metrics = {name: {"value": m.value, "stderr": m.stderr} for name, m in result.metrics.items()}
     if result.comet:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 SEPARATORS = (", ", ": ")
 """Of json.dumps, which wrote the targets."""
 
+BLANK = '" "?'
+BREAKS = r'"\n"? "\n"? " "?'
+"""What may stand before an answer, and before one that follows thoughts."""
+
 CACHE = 256 * 2**20
 """Bytes of compiled grammars that are kept; that of an utterance has half a megabyte for 262,144 tokens."""
 
@@ -46,10 +50,11 @@ def constraint_of(task: str, doc: Mapping[str, Any]) -> dict[str, Any] | str:
     return family(metadata["family"]).constraint(doc, metadata)
 
 
-def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str]) -> str:
+def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoughts: bool = False) -> str:
     """The grammar of a document's output in xgrammar's EBNF.
 
-    Raises TaskError for a task without constraint, or whose schema or grammar does not compile.
+    Answers after thoughts may begin with line breaks, which part the two. Raises TaskError for a task without
+    constraint, or whose schema or grammar does not compile.
     """
     import xgrammar
 
@@ -60,7 +65,7 @@ def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str]) -> str:
             if isinstance(constraint, str)
             else _of_schema(json.dumps(constraint, ensure_ascii=False))
         )
-        before = xgrammar.Grammar.from_ebnf('root ::= " "?')
+        before = xgrammar.Grammar.from_ebnf(f"root ::= {BREAKS if after_thoughts else BLANK}")
         stops = " | ".join(quoted(stop) for stop in until if stop)
         after = xgrammar.Grammar.from_ebnf(f"root ::= ({stops})*" if stops else 'root ::= ""')
         return _text(xgrammar.Grammar.concat(before, xgrammar.Grammar.from_ebnf(answer), after))

@@ -1,11 +1,12 @@
 """The Hugging Face engine's greedy loop: what prompts share is computed once, and rows leave as they end."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from midalign.evaluate import constrain
@@ -40,6 +41,11 @@ def continue_greedily(
         For each prompt its continuation, the ending token included, and whether it came to an end.
     """
     device = ends.device
+    if not takes_cache(model):
+        return [
+            _continue_alone(model, prompt, row, max_new, ends, said, pad, constraints)
+            for row, prompt in enumerate(prompts)
+        ]
     cache, whole = _cache(model.config.get_text_config(decoder=True), max(map(len, prompts)) + STEP + max_new)
     shared = common_prefix(prompts) if whole else []
     if len(shared) >= STEP and len(prompts) > 1:
@@ -88,6 +94,59 @@ def continue_greedily(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         positions = positions[:, -1:] + 1
     return list(zip(said_so_far, finished, strict=True))
+
+
+def takes_cache(model: Any) -> bool:
+    """Return whether batches can share transformers' cache.
+
+    Mamba and RWKV take states of other kinds. RecurrentGemma keeps its own, and takes padding for text.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if base.config.model_type == "recurrent_gemma":
+        return False
+    return "past_key_values" in inspect.signature(type(base).forward).parameters
+
+
+def _continue_alone(
+    model: Any,
+    prompt: list[int],
+    row: int,
+    max_new: int,
+    ends: Tensor,
+    said: Callable[[list[int]], bool] | None,
+    pad: int,
+    constraints: constrain.Constraints | None,
+) -> tuple[list[int], bool]:
+    """Continue one prompt in transformers' loop, which carries the state of every architecture.
+
+    The prompt is not padded: a recurrent state would take the padding for text.
+    """
+    answer: list[int] = []
+    finished = False
+
+    def constrained(_: Tensor, logits: Tensor) -> Tensor:
+        if constraints:
+            constraints.apply(logits, [row])
+        return logits
+
+    def stop(ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        nonlocal finished
+        token = int(ids[0, -1])
+        answer.append(token)
+        if constraints:
+            constraints.accept(row, token)
+        finished = bool(ends[token]) or (said is not None and said(answer))
+        return torch.tensor([finished], device=ids.device)
+
+    ids = torch.tensor([prompt], device=ends.device)
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=GenerationConfig(max_new_tokens=max_new, do_sample=False, pad_token_id=pad),
+        logits_processor=LogitsProcessorList([constrained]),
+        stopping_criteria=StoppingCriteriaList([stop]),
+    )
+    return answer, finished
 
 
 def _rows_to_keep(finished: list[bool]) -> list[int]:

@@ -15,12 +15,15 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
+from midalign import chat
 from midalign.adapter import WEIGHTS, check_kind
 from midalign.device import has_bf16
-from midalign.evaluate import constrain
+from midalign.errors import EngineError
+from midalign.evaluate import constrain, generation, tokenizers
 from midalign.evaluate.decode import continue_greedily
 from midalign.evaluate.live import refuse_partial, switch
-from midalign.evaluate.requests import Finish, Generated, Greedy, cut, fit, greedy
+from midalign.evaluate.requests import Finish, Generated, Greedy, cut, greedy, report_cut, room
+from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, refuse_sampling
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -48,22 +51,60 @@ class MidalignHF(HFLM):
     prompts of like length."""
 
     def __init__(
-        self, pretrained: Any, dtype: str = "auto", constrained: bool = False, **kwargs: Any
+        self,
+        pretrained: Any,
+        dtype: str = "auto",
+        constrained: bool = False,
+        think_end_token: str | int | None = None,
+        max_thinking_tokens: int = BUDGET,
+        enable_thinking: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         """As HFLM; `dtype` "auto" is bf16 where the device has it. `pretrained` may be a loaded model.
 
-        `constrained` lets outputs only be what their tasks' grammars allow.
+        `constrained` lets outputs only be what their tasks' grammars allow. Thoughts end with
+        `think_end_token`, have `max_thinking_tokens` of their own, and are cut.
         """
-        super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
-        if kwargs.get("peft"):
-            _check_attached(self.model, Path(kwargs["peft"]))
+        self.thinking = Thinking.of(think_end_token, max_thinking_tokens, enable_thinking)
+        adapter = kwargs.get("peft")
+        if adapter and isinstance(pretrained, str) and Path(adapter).is_dir():
+            tokenizers.check(Path(adapter), pretrained, chat=True)
+        super().__init__(
+            pretrained=pretrained,
+            dtype=default_dtype() if dtype == "auto" else dtype,
+            think_end_token=think_end_token,
+            enable_thinking=enable_thinking,
+            **kwargs,
+        )
+        if self.backend != "causal":
+            raise EngineError("midalign-hf runs decoders alone. Score encoder-decoders with --model hf")
+        if adapter:
+            _check_attached(self.model, Path(adapter))
         self.contiguous_heads: set[torch.nn.Module] = set()
         self._make_head_contiguous()
+        self.end_ids = self._end_ids()
+        self.ignored = generation.neutralize(self.model)
+        """Generation settings of the base that would change greedy answers."""
         self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         """Called with the number of answers that have just been finished; None shows a bar of tqdm."""
         self.generated: dict[tuple[str, int], Generated] = {}
         """The answers of the last call, by task name and position."""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a conversation as training does; a template without a system role loses nothing."""
+        return chat.render(
+            self.tokenizer,
+            chat_history,
+            add_generation_prompt=add_generation_prompt,
+            **self.chat_template_args,
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """As HFLM, and the generation settings that are ignored."""
+        return {**super().get_model_info(), "generation_config_ignored": self.ignored}
 
     def use(self, adapter: str | None) -> None:
         """Answer with the adapter of that name, or as the base."""
@@ -90,6 +131,8 @@ class MidalignHF(HFLM):
             if settings is None:
                 if self.constrained:
                     raise constrain.refuse_sampling()
+                if self.thinking:
+                    raise refuse_sampling()
                 return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
             groups[settings].append(index)
         answers: list[str] = [""] * len(requests)
@@ -100,8 +143,7 @@ class MidalignHF(HFLM):
                 indices.sort(key=lambda i: -len(prompts[i]))
                 for start in range(0, len(indices), self._rows()):
                     batch = indices[start : start + self._rows()]
-                    constraints = self._constraints([requests[i] for i in batch], settings)
-                    found = self._answer([prompts[i] for i in batch], settings, constraints)
+                    found = self._answer([prompts[i] for i in batch], settings, [requests[i] for i in batch])
                     for i, answer in zip(batch, found, strict=True):
                         answers[i] = answer.text
                         self.generated[requests[i].task_name, requests[i].doc_id] = answer
@@ -109,6 +151,8 @@ class MidalignHF(HFLM):
                     bar.update(len(batch))
                     if self.on_output:
                         self.on_output(len(batch))
+        done = [self.generated[request.task_name, request.doc_id] for request in requests]
+        report_cut([str(request.task_name) for request in requests], done, self.max_length)
         return answers
 
     def _rows(self) -> int:
@@ -118,28 +162,92 @@ class MidalignHF(HFLM):
         if not self.constrained:
             return None
         return self.compiler.constraints(
-            [constrain.grammar(one.task_name, one.doc, settings.until) for one in requests]
+            [
+                constrain.grammar(one.task_name, one.doc, settings.until, self.thinking is not None)
+                for one in requests
+            ]
         )
 
     def _answer(
-        self, prompts: Sequence[list[int]], settings: Greedy, constraints: constrain.Constraints | None
+        self, prompts: Sequence[list[int]], settings: Greedy, requests: "Sequence[Instance]"
     ) -> list[Generated]:
-        fitting = [fit(prompt, settings, self.max_length) for prompt in prompts]
-        rows = continue_greedily(
+        budget = self.thinking.budget if self.thinking else 0
+        fitting = [prompt[-room(settings, self.max_length, budget) :] for prompt in prompts]
+        thoughts = self._think(fitting)
+        # A model that answered at once has answered, unless its answer was to be constrained.
+        starts = {
+            i: sent + one.ids if one.ended else sent
+            for i, (sent, one) in enumerate(zip(fitting, thoughts, strict=True))
+            if one.ended or (one.stopped and self.constrained)
+        }
+        rows = dict(
+            zip(
+                starts,
+                self._continue(list(starts.values()), settings, [requests[i] for i in starts]),
+                strict=True,
+            )
+        )
+        answers = []
+        for i, (prompt, sent, one) in enumerate(zip(prompts, fitting, thoughts, strict=True)):
+            ids, finished = rows.get(i, ([], one.stopped))
+            at_once = one.stopped and i not in rows
+            text = self._text(one.ids if at_once else ids, settings.until)
+            finish: Finish = "stop" if finished else "length"
+            tokens = len(one.ids) + len(ids)
+            answers.append(Generated(text, finish, len(sent), tokens, len(sent) < len(prompt)))
+        return answers
+
+    def _text(self, ids: list[int], until: tuple[str, ...]) -> str:
+        text = self.tok_decode(ids)
+        return cut(text.lstrip() if self.thinking else text, until)
+
+    def _think(self, prompts: Sequence[list[int]]) -> list[Thoughts]:
+        """Let a model that thinks do so; for other models, and after prompts that have ended the thoughts
+        themselves, an answer follows at once."""
+        thinking = self.thinking
+        thoughts = [Thoughts([], ended=True) for _ in prompts]
+        if thinking is None:
+            return thoughts
+        open_ = [i for i, prompt in enumerate(prompts) if not thinking.is_closed(self.tokenizer, prompt)]
+        rows = self._greedily(
+            [prompts[i] for i in open_],
+            thinking.budget,
+            self._ends(()),
+            lambda ids: thinking.is_over(self.tokenizer, ids),
+        )
+        for i, (ids, finished) in zip(open_, rows, strict=True):
+            ended = thinking.is_over(self.tokenizer, ids)
+            thoughts[i] = Thoughts(ids, ended, stopped=finished and not ended)
+        return thoughts
+
+    def _continue(
+        self, prompts: Sequence[list[int]], settings: Greedy, requests: "Sequence[Instance]"
+    ) -> list[tuple[list[int], bool]]:
+        """Return each prompt's answer, and whether it came to an end."""
+        ends, said = self._ends(settings.until), self._said(settings.until)
+        if self.thinking:
+            ends, said = self._ends(()), self._said_after_breaks(settings.until)
+        return self._greedily(prompts, settings.max_new, ends, said, self._constraints(requests, settings))
+
+    def _greedily(
+        self,
+        prompts: Sequence[list[int]],
+        max_new: int,
+        ends: Tensor,
+        said: Callable[[list[int]], bool] | None,
+        constraints: constrain.Constraints | None = None,
+    ) -> list[tuple[list[int], bool]]:
+        if not prompts:
+            return []
+        return continue_greedily(
             self.model,
-            fitting,
-            max_new=settings.max_new,
-            ends=self._ends(settings.until),
-            said=self._said(settings.until),
+            prompts,
+            max_new=max_new,
+            ends=ends,
+            said=said,
             pad=self.tokenizer.pad_token_id,
             constraints=constraints,
         )
-        answers = []
-        for prompt, sent, (ids, finished) in zip(prompts, fitting, rows, strict=True):
-            text = cut(self.tok_decode(ids), settings.until)
-            finish: Finish = "stop" if finished else "length"
-            answers.append(Generated(text, finish, len(sent), len(ids), len(sent) < len(prompt)))
-        return answers
 
     def _ends(self, until: tuple[str, ...]) -> Tensor:
         """(vocabulary,) bool: tokens that end an answer: ends of sequence, and those with a stop string."""
@@ -149,14 +257,14 @@ class MidalignHF(HFLM):
             texts = self.tokenizer.batch_decode([[i] for i in range(min(size, len(self.tokenizer)))])
             ends = torch.zeros(size, dtype=torch.bool)
             ends[[i for i, text in enumerate(texts) if any(stop in text for stop in until if stop)]] = True
-            ends[list(self._end_ids())] = True
+            ends[list(self.end_ids)] = True
             cached[until] = ends.to(self.device)
         return cached[until]
 
     @cached_property
     def compiler(self) -> constrain.Compiler:
         """Of the tasks' grammars, for this model's vocabulary."""
-        return constrain.Compiler(self.tokenizer, self._vocabulary(), self._end_ids())
+        return constrain.Compiler(self.tokenizer, self._vocabulary(), self.end_ids)
 
     def _vocabulary(self) -> int:
         """Logits a token: at least the tokenizer's entries."""
@@ -175,3 +283,7 @@ class MidalignHF(HFLM):
             return None
         tail = max(len(stop.encode()) for stop in longer)
         return lambda ids: any(stop in self.tok_decode(ids[-tail:]) for stop in longer)
+
+    def _said_after_breaks(self, until: tuple[str, ...]) -> Callable[[list[int]], bool]:
+        """Return a test for stop strings in an answer. Line breaks between thoughts and answer are none."""
+        return lambda ids: any(stop in self.tok_decode(ids).lstrip() for stop in until if stop)

@@ -1,10 +1,14 @@
 """What lm-eval asks of an engine, and what an engine answers, in one form for both engines."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from midalign.errors import EngineError
+
+log = logging.getLogger(__name__)
 
 Finish = Literal["stop", "length"]
 
@@ -43,18 +47,38 @@ def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
     return Greedy(tuple([until] if isinstance(until, str) else until), length)
 
 
-def fit(prompt: list[int], settings: Greedy, context: int) -> list[int]:
-    """A prompt's end that leaves room for the answer in a base of `context` tokens, as lm-eval cuts it.
+def room(settings: Greedy, context: int, thoughts: int = 0) -> int:
+    """Tokens that a prompt may have, so that the answer has room in a base of `context` tokens.
 
-    Raises EngineError where the answer alone may be as long as that.
+    `thoughts` are tokens before the answer. Raises EngineError where thoughts and answer alone may be as long
+    as the context.
     """
-    room = context - settings.max_new
-    if room <= 0:
+    left = context - thoughts - settings.max_new
+    if left > 0:
+        return left
+    said = f"The base takes {context} tokens, prompt included, and an answer may have {settings.max_new}"
+    remedy = "Take a base with a longer context, or leave out the task"
+    if thoughts:
         raise EngineError(
-            f"The base takes {context} tokens, prompt included, and an answer may have {settings.max_new}. "
-            f"Take a base with a longer context, or leave out the task"
+            f"{said} after {thoughts} of thoughts. {remedy}, or let it think less: --max-thinking-tokens "
+            f"(max_thinking_tokens=)"
         )
-    return prompt[-room:]
+    raise EngineError(f"{said}. {remedy}")
+
+
+def report_cut(tasks: Iterable[str], answers: Iterable[Generated], context: int) -> None:
+    """Warn of prompts that lost their beginning, by task."""
+    counts = Counter[str]()
+    totals = Counter[str]()
+    for task, answer in zip(tasks, answers, strict=True):
+        totals[task] += 1
+        counts[task] += answer.prompt_cut
+    for task, count in counts.items():
+        if count:
+            log.warning(
+                "%s: %d of %d prompts truncated on the left, to fit prompt and answer into %d tokens",
+                *(task, count, totals[task], context),
+            )
 
 
 def cut(text: str, until: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from midalign import adapter as adapters
-from midalign import bases, guard, harness, locks, record
+from midalign import bases, chat, guard, harness, locks, record
 from midalign.errors import AdapterError, EngineError, RecordError, TaskError
-from midalign.evaluate import constrain, install, live, retrieval, shards
+from midalign.evaluate import constrain, generation, install, live, retrieval, shards, tokenizers
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
+from midalign.evaluate.thoughts import BUDGET, Thinking
 from midalign.families import family
 from midalign.languages import language as known_language
 from midalign.languages import languages
@@ -56,6 +58,11 @@ class Settings:
     num_fewshot: int = 0
     apply_chat_template: bool = False
     system_instruction: str | None = None
+    think_end_token: str | None = None
+    """The end of a reasoning model's thoughts, which are cut; None for models without."""
+    max_thinking_tokens: int = BUDGET
+    enable_thinking: bool | None = None
+    """What the chat template is told; None leaves it to the template."""
     constrained: bool = False
     shard: tuple[int, int] | None = None
     """(I, N): the I-th of N parts of the items."""
@@ -131,6 +138,7 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
         scored_by = comet.check(settings.comet)
     engine = _engine_name(settings.engine)
     base = bases.resolve(settings.base)
+    _check_prompting(settings, base)
     models = _models(settings, base)
     engine = _engine_for(settings, engine, models)
     conditions = {model.name: _conditions(settings, engine, model, names, scored_by) for model in models}
@@ -257,6 +265,35 @@ def _engine_for(settings: Settings, engine: str, models: Sequence[Model]) -> str
     return engine
 
 
+def _check_prompting(settings: Settings, base: str) -> None:
+    """Raise MidalignError, before anything is loaded, where the base cannot be prompted as asked."""
+    Thinking.of(settings.think_end_token, settings.max_thinking_tokens, settings.enable_thinking)
+    if settings.apply_chat_template:
+        chat.require_template(_tokenizer(base), settings.base)
+    elif settings.enable_thinking is not None:
+        raise EngineError("Whether to think is told to the chat template: add --apply-chat-template")
+
+
+@cache
+def _tokenizer(base: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(adapters.base_folder(base))
+
+
+def _prompting(settings: Settings, base: str) -> dict[str, Any]:
+    """Return what else decides prompts and answers, by the names of the record; only what is not usual."""
+    found: dict[str, Any] = {}
+    if settings.think_end_token is not None:
+        found["think_end_token"] = settings.think_end_token
+        found["max_thinking_tokens"] = settings.max_thinking_tokens
+    if settings.enable_thinking is not None:
+        found["enable_thinking"] = settings.enable_thinking
+    if settings.apply_chat_template and not chat.has_system_role(_tokenizer(base)):
+        found["system_turn"] = chat.MERGED
+    return found
+
+
 def _models(settings: Settings, base: str) -> list[Model]:
     """The base, then the adapters, each checked against the base before anything is loaded."""
     if settings.adapters_only and not settings.adapters:
@@ -264,6 +301,7 @@ def _models(settings: Settings, base: str) -> list[Model]:
     models = [Model(record.file_name(_base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
         adapters.check(folder, base)
+        tokenizers.check(folder, base, chat=settings.apply_chat_template)
         manifest = adapters.read_manifest(folder)
         name = record.file_name(manifest.name if manifest else folder.resolve().name)
         # Some file systems do not tell upper from lower case.
@@ -325,12 +363,19 @@ def _record_sample(settings: Settings) -> record.Sample:
 
 
 def _decoding(settings: Settings) -> dict[str, Any]:
-    """Return how outputs are decoded, apart from the tasks' own generation settings."""
+    """Return how outputs are prompted and decoded, apart from the tasks' own generation settings.
+
+    Unusual keys are present where they act.
+    """
+    base = bases.resolve(settings.base)
+    ignored = generation.acting(generation.of_base(base))
     return {
         "regime": settings.regime,
         "num_fewshot": settings.num_fewshot,
         "apply_chat_template": settings.apply_chat_template,
         "system_instruction": settings.system_instruction,
+        **_prompting(settings, base),
+        **({"generation_config_ignored": ignored} if ignored else {}),
     }
 
 
@@ -411,6 +456,8 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
         "regime": settings.regime,
         "prompt": [settings.num_fewshot, settings.apply_chat_template, settings.system_instruction],
         "packages": adapters.package_versions(),
+        **_prompting(settings, base),
+        **({"shots": "of other texts"} if settings.num_fewshot else {}),
     }
 
 
@@ -430,6 +477,7 @@ def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
                 f"Those of translation are ALMA's, where it has the direction: midalign data add alma PATH"
             )
         task.set_config(key="test_split", value=settings.split)
+        task.fewshot_cfg.split = settings.split  # no item sees its own text among the examples
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
         task.set_fewshot_seed(seed=1234)
 
@@ -484,12 +532,16 @@ def _engine(
             logits[name] = live.probe_logits(model, tokenizer, adapter)
     live.cast(model, _dtype())
     _measure_retrieval(model, tokenizer, models, stores, names, settings)
+    answering: dict[str, Any] = {
+        "constrained": settings.constrained,
+        "think_end_token": settings.think_end_token,
+        "max_thinking_tokens": settings.max_thinking_tokens,
+        "enable_thinking": settings.enable_thinking,
+    }
     if engine == "hf":
         from midalign.evaluate.hf import MidalignHF
 
-        yield MidalignHF(
-            pretrained=model, tokenizer=tokenizer, batch_size=BATCH, constrained=settings.constrained
-        )
+        yield MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, **answering)
         return
     on_cpu = model.device.type == "cpu"
     del model
@@ -500,14 +552,14 @@ def _engine(
 
         if on_cpu:
             copies = merged_copies(base, folders, logits, Path(folder))
-            yield MidalignVLLM(base, merged=copies, dtype=_dtype(), constrained=settings.constrained)
+            yield MidalignVLLM(base, merged=copies, dtype=_dtype(), **answering)
         else:
             yield MidalignVLLM(
                 base,
                 adapters=folders,
                 dtype=_dtype(),
-                constrained=settings.constrained,
                 tensor_parallel_size=settings.tensor_parallel,
+                **answering,
             )
 
 

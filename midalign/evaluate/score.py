@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,15 @@ from midalign import adapter, guard, harness, locks, record
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
+from midalign.evaluate.thoughts import answer_of
 from midalign.families import family
 from midalign.metrics import scorer
 from midalign.metrics.bootstrap import stderr
+
+log = logging.getLogger(__name__)
+
+THOUGHTS = "</think>"
+"""What most reasoning models end their thoughts with."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,14 +34,16 @@ def score(
     folder: Path,
     comet: str | None = None,
     report: scores.Report = lambda done, total: None,
+    think_end_token: str | None = None,
 ) -> tuple[record.Record, Path]:
     """Score `outputs` on a split of a language task, and write the record into `folder`.
 
     `outputs` has a line {"doc_id": 0, "output": "..."} for each document of the split, in any order, `doc_id`
-    being its position; `comet` names a COMET model, whose progress goes to `report`. Raises TaskError for an
-    unknown task or split, or one that COMET does not score, DataError (file and line) for a malformed file or
-    one whose documents are not those of the split, EngineError where COMET is not there, RecordError where a
-    record of other outputs has the name that this one would have.
+    being its position; `comet` names a COMET model, whose progress goes to `report`. Thoughts up to the last
+    `think_end_token` of an output are cut. Raises TaskError for an unknown task or split, or one that COMET
+    does not score, DataError (file and line) for a malformed file or one whose documents are not those of the
+    split, EngineError where COMET is not there, RecordError where a record of other outputs has the name that
+    this one would have.
     """
     names = harness.expand([task])
     if len(names) > 1:
@@ -50,6 +59,14 @@ def score(
     tasks, scored = family(metadata["family"]), scorer(metadata["family"])
     docs = tasks.dataset(**metadata)[split]
     texts = read_outputs(outputs, len(docs))
+    if think_end_token is not None:
+        texts = [answer_of(text, think_end_token) for text in texts]
+    elif thinking := sum(THOUGHTS in text for text in texts):
+        log.warning(
+            "%d of %d outputs hold %s and are scored as they are. To score what follows it: "
+            "--think-end-token '%s'",
+            *(thinking, len(texts), THOUGHTS, THOUGHTS),
+        )
     counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
     repeated = np.array(guard.repeated_items(task, split), np.int64)
@@ -87,7 +104,7 @@ def score(
         adapter=None,
         roles=record.Roles(supervised=[], aligned=[], unseen=[language]),
         engine=record.Engine(name="external", dtype="", device=""),
-        decoding={},
+        decoding={} if think_end_token is None else {"think_end_token": think_end_token},
         sample=record.Sample(split=split, limit=None, seed=0),
         tasks={task: result},
         retrieval=None,

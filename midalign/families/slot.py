@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.families import slot_grammar
 from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.shots import with_pool
 from midalign.metrics.slot import METRICS, count, target
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ class Splits(dict[str, "datasets.Dataset"]):
         import datasets
 
         items = self._shots() if split == "shots" else self._items(split)
-        self[split] = datasets.Dataset.from_list(
+        documents = datasets.Dataset.from_list(
             [self.document(item, self.source, self.language) for item in items]
         )
+        self[split] = with_pool(documents, partial(self.__getitem__, "shots"))
         return self[split]
 
     def _items(self, split: str) -> "list[Item]":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.errors import DataError
 from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.shots import with_pool
 from midalign.metrics.structured import METRICS, Tagged, call, count, entities
 from midalign.tasks import tasks_dir
 
@@ -35,7 +36,8 @@ class Splits(dict[str, "datasets.Dataset"]):
     def __missing__(self, split: str) -> "datasets.Dataset":
         import datasets
 
-        self[split] = datasets.Dataset.from_list(self.read(split))
+        documents = datasets.Dataset.from_list(self.read(split))
+        self[split] = with_pool(documents, partial(self.__getitem__, "shots"))
         return self[split]
 
 

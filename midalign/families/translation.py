@@ -1,6 +1,7 @@
 """Translation for lm-eval: the segments of a direction, and the score of one."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.data import own
@@ -8,6 +9,7 @@ from midalign.data.overlap import Text
 from midalign.data.segments import sides
 from midalign.errors import TaskError
 from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.shots import with_pool
 from midalign.languages import language
 from midalign.metrics.translation import METRICS, count, tokenizer
 
@@ -42,7 +44,8 @@ class Splits(dict[str, "datasets.Dataset"]):
         import datasets
 
         segments = self._shots() if split == "shots" else self._segments(split)
-        self[split] = datasets.Dataset.from_list([document(one, self.direction) for one in segments])
+        documents = datasets.Dataset.from_list([document(one, self.direction) for one in segments])
+        self[split] = with_pool(documents, partial(self.__getitem__, "shots"))
         return self[split]
 
     def _segments(self, split: str) -> "list[Segment]":

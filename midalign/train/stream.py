@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from midalign import harness
+from midalign import chat, harness
 from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out
 from midalign.data import pairs
@@ -225,16 +225,7 @@ class TaskSamples:
         if not self.recipe.chat_template:
             return None
 
-        def render(chat: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            text: str = self.tokens.tokenizer.apply_chat_template(
-                chat,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-            return text
-
-        return render
+        return partial(chat.render, self.tokens.tokenizer)
 
     def samples(self, seed: int, batch: int) -> list[Sample]:
         """The samples of one batch, the same in every arm of a recipe."""

@@ -49,7 +49,9 @@ def test_finish_reason_and_tokens(base: Path) -> None:
     assert engine.generated["task", 0].prompt_tokens == len(tokenizer(PROMPTS[0])["input_ids"])
 
 
-def test_prompts_without_room_are_cut_as_lm_eval_does_and_counted(base: Path) -> None:
+def test_prompts_without_room_are_cut_as_lm_eval_does_and_counted(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ours, theirs = (
         kind(pretrained=str(base), dtype="float32", device="cpu", batch_size=64, max_length=32)
         for kind in (MidalignHF, HFLM)
@@ -60,6 +62,8 @@ def test_prompts_without_room_are_cut_as_lm_eval_does_and_counted(base: Path) ->
     assert found == theirs.generate_until(requests(["\n"], length=20), disable_tqdm=True)
     assert [ours.generated["task", i].prompt_cut for i in range(len(PROMPTS))] == [n > 12 for n in lengths]
     assert max(one.prompt_tokens for one in ours.generated.values()) == 12
+    cut = sum(n > 12 for n in lengths)
+    assert f"task: {cut} of {len(PROMPTS)} prompts truncated on the left, to fit" in caplog.text
     with pytest.raises(EngineError, match="takes 32 tokens, prompt included, and an answer may have 64"):
         ours.generate_until(requests(["\n"], length=64), disable_tqdm=True)
 

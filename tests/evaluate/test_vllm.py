@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import jsonschema
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from tiny_models import TEXT
+from tiny_models import ANSWER, BREAK, END, SYSTEM_IGNORED, SYSTEM_REJECTED, TEXT, THOUGHT, make_thinker
+from transformers import GenerationConfig
 
 from midalign.errors import EngineError
 from midalign.evaluate import constrain, install, live
@@ -42,8 +45,17 @@ def folders(adapter: Path, other_adapter: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def hf(base: Path, folders: dict[str, Path]) -> MidalignHF:
-    model, tokenizer = live.load(str(base), folders, "float32")
+def penalised(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with a generation config that would change greedy answers."""
+    folder = tmp_path_factory.mktemp("penalised") / "tiny"
+    shutil.copytree(base, folder)
+    GenerationConfig(eos_token_id=2, pad_token_id=0, repetition_penalty=5.0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hf(penalised: Path, folders: dict[str, Path]) -> MidalignHF:
+    model, tokenizer = live.load(str(penalised), folders, "float32")
     return MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=16)
 
 
@@ -57,15 +69,16 @@ def live_logits(hf: MidalignHF, names: Any) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def engine(
-    base: Path, folders: dict[str, Path], hf: MidalignHF, tmp_path_factory: pytest.TempPathFactory
+    penalised: Path, folders: dict[str, Path], hf: MidalignHF, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
     from midalign.evaluate.vllm import MidalignVLLM
 
     if torch.cuda.is_available():
-        yield MidalignVLLM(str(base), adapters=folders, dtype="float32")
+        yield MidalignVLLM(str(penalised), adapters=folders, dtype="float32")
         return
-    copies = merged_copies(str(base), folders, live_logits(hf, folders), tmp_path_factory.mktemp("merged"))
-    yield MidalignVLLM(str(base), merged=copies, dtype="float32")
+    logits = live_logits(hf, folders)
+    copies = merged_copies(str(penalised), folders, logits, tmp_path_factory.mktemp("merged"))
+    yield MidalignVLLM(str(penalised), merged=copies, dtype="float32")
 
 
 @pytest.mark.slow
@@ -84,6 +97,7 @@ def test_answers_are_those_of_transformers(engine: Any, hf: MidalignHF) -> None:
             assert engine.generated == hf.generated  # finish reasons and token counts too
         seen[name] = tuple(found)
     assert len(set(seen.values())) == 3
+    assert engine.ignored == hf.ignored == {"repetition_penalty": 5.0}
 
 
 CALL = {
@@ -168,6 +182,57 @@ def test_prompt_ids_are_the_tokenizers(engine: Any, monkeypatch: pytest.MonkeyPa
     assert received[:3] == [engine.tokenizer(prompt)["input_ids"] for prompt in both[:3]]
     assert received[3] == engine.tokenizer(chat, add_special_tokens=False)["input_ids"]
     assert [ids.count(1) for ids in received] == [1, 1, 1, 1]
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_chat_prompts_are_those_of_transformers(
+    engine: Any, hf: MidalignHF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{"role": "system", "content": "List the slots."}, {"role": "user", "content": "wake me"}]
+    for template in (None, SYSTEM_REJECTED, SYSTEM_IGNORED):
+        if template:
+            monkeypatch.setattr(engine.tokenizer, "chat_template", template)
+            monkeypatch.setattr(hf.tokenizer, "chat_template", template)
+        prompt = engine.apply_chat_template(turns)
+        assert prompt == hf.apply_chat_template(turns)
+        assert "List the slots." in prompt
+        assert engine.tok_encode(prompt) == hf.tok_encode(prompt)
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_thoughts_are_cut_as_under_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a context as lm-eval's vLLM takes it, and stop strings among thoughts and after them."""
+    from midalign.evaluate.vllm import MidalignVLLM
+
+    folder = make_thinker(tmp_path / "thinker")
+    doc = slot.dataset(source="mini", language="en")["test"][0]
+    prompts = ["Slots:", f"Slots:{END}{BREAK}", f"{THOUGHT} Slots:"]
+
+    def asked(length: int) -> list[Instance]:
+        settings = {"until": ["\n"], "max_gen_toks": length}
+        return [
+            Instance("generate_until", doc, (p, settings), i, metadata=("midalign_mini_slot_en", i, 1))
+            for i, p in enumerate(prompts)
+        ]
+
+    thinking = {"dtype": "float32", "think_end_token": END, "max_thinking_tokens": 16}
+    ours = MidalignVLLM(str(folder), max_model_len=128, **thinking)
+    theirs = MidalignHF(str(folder), device="cpu", max_length=128, batch_size=4, **thinking)
+    assert ours.max_length == 128
+    for constrained in (False, True):
+        monkeypatch.setattr(ours, "constrained", constrained)
+        monkeypatch.setattr(theirs, "constrained", constrained)
+        for length in (2, 8):
+            answers = ours.generate_until(asked(length), disable_tqdm=True)
+            assert answers == theirs.generate_until(asked(length), disable_tqdm=True) == [ANSWER] * 3
+    for engine in (ours, theirs):
+        monkeypatch.setattr(engine, "thinking", replace(engine.thinking, budget=1))
+        answers = engine.generate_until(asked(8), disable_tqdm=True)
+        assert answers == ["", ANSWER, ""]
+        finishes = [engine.generated["midalign_mini_slot_en", i].finish for i in range(3)]
+        assert finishes == ["length", "stop", "length"]
 
 
 def test_a_merge_that_changes_something_is_refused(

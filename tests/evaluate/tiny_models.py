@@ -121,4 +121,50 @@ def make_adapter_of(folder: Path, base: str, config: "PeftConfig") -> Path:
             parameter.data += 0.05 * torch.randn_like(parameter)
     extra = {"path_initial_model_for_weight_conversion": str(initial)} if converted else {}
     model.save_pretrained(folder, save_embedding_layers=False, **extra)
+
+
+THOUGHT, END, BREAK, ANSWER, MORE = "is it\nSlots: no\n", "</think>", "\n\n", "None", "\nUtterance"
+"""What a thinker says in a row, a token each: thoughts, their end, the answer, and the next line."""
+
+SYSTEM_REJECTED = (
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>:{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}</think>\n\n{% endif %}"
+)
+"""A chat template of Gemma 2's kind, which can also be told not to think."""
+
+SYSTEM_IGNORED = SYSTEM_REJECTED.replace("{{ raise_exception('no system role') }}", "").replace(
+    "{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"
+)
+
+
+def make_thinker(folder: Path, chain: "tuple[str, ...]" = (THOUGHT, END, BREAK, ANSWER, MORE)) -> Path:
+    """A model that says the chain after a colon and repeats its last token: every token follows from the one
+    before it."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    make_base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([THOUGHT, END, BREAK, ANSWER, MORE])
+    tokenizer.chat_template = SYSTEM_REJECTED
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.hidden_size, config.num_hidden_layers = 384, 1
+    config.num_attention_heads = config.num_key_value_heads = 12
+    config.head_dim = 32
+    config.max_position_embeddings = 4096
+    config.tie_word_embeddings = False
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.model.norm.weight.fill_(1.0)
+        model.model.embed_tokens.weight.copy_(torch.eye(384))
+        ids = tokenizer.convert_tokens_to_ids([":", *chain])
+        for before, after in zip(ids, [*ids[1:], ids[-1]], strict=True):
+            model.lm_head.weight[after, before] = 1.0
+    model.save_pretrained(folder)
     return folder

@@ -214,3 +214,37 @@ def test_lm_eval_lists_our_tasks(run: Run) -> None:
     listed = {line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("|")}
     assert {"midalign_slot", "midalign_slot_en", "midalign_slot_zh_tw", "midalign_mini_slot_ja"} <= listed
     assert "hellaswag" in listed
+
+
+# An environment without vLLM, and lm-eval's command line in it.
+WITHOUT_VLLM = """
+import importlib.machinery as machinery
+find = machinery.PathFinder.find_spec
+machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, path=None, target=None:
+    None if name.partition(".")[0] == "vllm" else find(name, path, target)
+)
+sys.argv = ["lm_eval", "run", "--model", "midalign-vllm", "--model_args", "pretrained=x"]
+sys.argv += ["--tasks", "midalign_mini_slot_en"]
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+def test_without_vllm_lm_eval_says_in_one_line_what_to_type(run: Run, quick: str) -> None:
+    done = run("-c", quick + WITHOUT_VLLM)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("midalign: vLLM is not installed here.")
+    assert "pip install 'midalign[vllm]'" in last
+
+
+def test_evaluate_says_what_other_models_change(run: Run) -> None:
+    code = (
+        "import lm_eval, lm_eval.evaluator as evaluator; first = lm_eval.evaluate; "
+        "import importlib; importlib.reload(evaluator); "
+        "print(hasattr(first, 'midalign'), hasattr(evaluator.evaluate, 'midalign'))"
+    )
+    done = run("-c", code)
+    assert done.stdout.split() == ["True", "True"], done.stderr

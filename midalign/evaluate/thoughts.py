@@ -1,0 +1,73 @@
+"""What a reasoning model says before its answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from midalign.errors import EngineError
+
+BUDGET = 2048
+"""Tokens that thoughts may take unless somebody says otherwise."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """Where thoughts end, as text or as a token id, and how many tokens they may take."""
+
+    end: str | int
+    budget: int
+
+    @classmethod
+    def of(cls, end: str | int | None, budget: int, enable: bool | None) -> "Thinking | None":
+        """Return the settings, None where the model does not think.
+
+        Raises EngineError where a model is asked to think and nothing says where its thoughts end.
+        """
+        if end is None:
+            if enable:
+                raise EngineError(
+                    "Thoughts are part of the answer unless their end is known: --think-end-token '</think>' "
+                    "(think_end_token=</think>)"
+                )
+            return None
+        return cls(int(end) if isinstance(end, str) and end.isdigit() else end, int(budget))
+
+    def marker(self, tokenizer: Any) -> str:
+        """Return the end as text."""
+        return self.end if isinstance(self.end, str) else str(tokenizer.decode([self.end]))
+
+    def is_closed(self, tokenizer: Any, prompt: Sequence[int]) -> bool:
+        """Return whether the prompt ends the thoughts, as templates do that are told not to think."""
+        marker = self.marker(tokenizer)
+        tail = tokenizer.decode(prompt[-len(marker.encode()) - 8 :])
+        return bool(tail.rstrip().endswith(marker.strip()))
+
+    def is_over(self, tokenizer: Any, thoughts: Sequence[int]) -> bool:
+        """Return whether the end stands in the last tokens of the thoughts."""
+        if isinstance(self.end, int):
+            return thoughts[-1:] == [self.end]
+        return self.end in tokenizer.decode(thoughts[-len(self.end.encode()) :])
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """Tokens of the thoughts, and what comes after them."""
+
+    ids: list[int]
+    ended: bool
+    """An answer follows. Without this, the model ended its output or reached the budget."""
+    stopped: bool = False
+    """The model ended its output without ending any thoughts: it answered at once."""
+
+
+def answer_of(output: str, end: str) -> str:
+    """Return what stands after the last end of thoughts, the whole output where there is none."""
+    return output.rpartition(end)[2].lstrip() if end in output else output
+
+
+def refuse_sampling() -> EngineError:
+    """Requests that go to lm-eval's own loop would stop within the thoughts."""
+    return EngineError(
+        "Thoughts are cut in greedy decoding alone, and a task asks for sampling or beams. Leave out "
+        "temperature, do_sample and num_beams in --gen_kwargs, or think_end_token"
+    )

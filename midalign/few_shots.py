@@ -1,0 +1,38 @@
+"""The sampler of few-shot examples that the task files name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.samplers import ContextSampler
+
+from midalign.errors import TaskError
+from midalign.families.shots import texts
+
+
+class OtherTexts(ContextSampler):
+    """Draws the first examples of the pool whose text is not the item's.
+
+    They are the same for all items, so that engines compute them once, but for items that stand in the pool.
+    """
+
+    def sample(
+        self,
+        n: int,
+        eval_doc: dict[str, Any] | None = None,
+        df: Sequence[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]]:
+        """Return n examples; raises TaskError where the pool has fewer."""
+        own = texts(eval_doc) if eval_doc else set[str]()
+        examples: list[dict[str, Any]] = []
+        for doc in df or self.df:
+            if len(examples) == n:
+                break
+            if own.isdisjoint(texts(doc)):
+                examples.append(doc)
+        if len(examples) < n:
+            raise TaskError(
+                f"An item has {len(examples)} few-shot examples that are not its own text; {n} are wanted. "
+                f"Take fewer: --num-fewshot {len(examples)} (num_fewshot={len(examples)})"
+            )
+        return examples
