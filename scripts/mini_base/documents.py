@@ -8,8 +8,8 @@ from .texts import LANGUAGES, Corpus, Meaning
 SHARD_DOCUMENTS = 40_000
 SHARES = {"sentences": 0.30, "translations": 0.35, "exercises": 0.33, "few_shot": 0.02}
 """Relative frequency of the kinds of documents."""
-REQUEST_SHARE = 0.6
-"""Share of plain sentences that are requests: utterances of MASSIVE and of the mini benchmark."""
+SOURCES = {"mini": 0.35, "massive": 0.35, "all": 0.30}
+"""Relative frequency of the sentences' sources: the mini benchmark, MASSIVE, every source."""
 LONGEST_EXERCISE = 160
 """Longest sentence that an exercise is made from, in UTF-8 bytes."""
 
@@ -33,11 +33,11 @@ class DocumentStream:
             language: [text for text in corpus.sentences[language] if len(text.encode()) <= LONGEST_EXERCISE]
             for language in LANGUAGES
         }
-        # Sentence pairs of all languages, so that every language has a turn however many meanings it has.
-        self.meanings = {
-            language: [meaning for meaning in corpus.meanings if language in meaning]
-            for language in LANGUAGES
-        }
+        # Meanings per language, so that every language has its turn however many meanings it has.
+        self.meanings, self.mini_meanings = (
+            {language: [meaning for meaning in meanings if language in meaning] for language in LANGUAGES}
+            for meanings in (corpus.meanings, corpus.mini_meanings)
+        )
 
     def shard(self, number: int) -> list[str]:
         """Return the documents of one shard in random order."""
@@ -52,22 +52,28 @@ class DocumentStream:
         return [makers[kind](draw) for kind in kinds]
 
     def _sentences(self, draw: random.Random) -> str:
-        """Return one to four sentences of one language, a line each."""
-        language = draw.choice(LANGUAGES)
-        texts = self.corpus.requests if draw.random() < REQUEST_SHARE else self.corpus.sentences
-        return "\n".join(draw.choice(texts[language]) for _ in range(draw.choice((1, 1, 2, 3, 4))))
+        """Return one to four sentences of one language, one per line."""
+        count = draw.choice((1, 1, 2, 3, 4))
+        return "\n".join(self._draw(self.corpus.sentences, draw.choice(LANGUAGES), count, draw))
+
+    def _draw(self, every: dict[str, list[str]], language: str, count: int, draw: random.Random) -> list[str]:
+        """Draw sentences of one source and language; `every` holds those of the source "all"."""
+        (source,) = draw.choices(list(SOURCES), list(SOURCES.values()))
+        texts = {"mini": self.corpus.mini, "massive": self.corpus.massive, "all": every}[source]
+        return draw.choices(texts[language], k=count)
 
     def _translations(self, draw: random.Random) -> str:
         """Return pairs of two languages, or one sentence in several languages."""
         source = draw.choice(LANGUAGES)
-        meaning = draw.choice(self.meanings[source])
+        pool = (self.mini_meanings if draw.random() < SOURCES["mini"] else self.meanings)[source]
+        meaning = draw.choice(pool)
         target = draw.choice([language for language in meaning if language != source])
         form = draw.random()
         if form < 0.35:
             return self._many_languages(meaning, draw)
         meanings = [meaning] + [
             other
-            for other in draw.choices(self.meanings[source], k=draw.choice((0, 1, 2, 3)))
+            for other in draw.choices(pool, k=draw.choice((0, 1, 2, 3)))
             if target in other and other is not meaning
         ]
         pairs = [(meaning[source], meaning[target]) for meaning in meanings]
@@ -93,14 +99,13 @@ class DocumentStream:
         )
 
     def _exercise(self, draw: random.Random) -> str:
-        """Return one exercise on a short sentence, half of the time on a request."""
+        """Return one exercise on short sentences of one language."""
         language = draw.choice(LANGUAGES)
-        texts = self.corpus.requests if draw.random() < 0.5 else self.short
+        first, second = self._draw(self.short, language, 2, draw)
         (exercise,) = draw.choices(list(EXERCISES), list(EXERCISES.values()))
-        return exercise(draw.choice(texts[language]), draw.choice(texts[language]), language, draw)
+        return exercise(first, second, language, draw)
 
     def _few_shot(self, draw: random.Random) -> str:
         """Return two to eight sentences of one language with JSON of one shape."""
         language = draw.choice(LANGUAGES)
-        texts = self.corpus.requests if draw.random() < 0.7 else self.short
-        return json_few_shot(draw.choices(texts[language], k=draw.randint(2, 8)), language, draw)
+        return json_few_shot(self._draw(self.short, language, draw.randint(2, 8), draw), language, draw)

@@ -37,9 +37,13 @@ class Corpus:
     """Training text per language, and sentences that exist in several languages."""
 
     sentences: dict[str, list[str]]
-    requests: dict[str, list[str]]
-    """Utterances of MASSIVE and of the mini benchmark, part of `sentences`."""
+    massive: dict[str, list[str]]
+    """Utterances of MASSIVE's training partition, part of `sentences`."""
+    mini: dict[str, list[str]]
+    """Utterances of the mini benchmark's training split, part of `sentences`."""
     meanings: list[Meaning]
+    mini_meanings: list[Meaning]
+    """Those of the mini benchmark, part of `meanings`."""
     counts: dict[str, dict[str, int]]
     """Sentences per source and language, in the order of the model card."""
     excluded: int
@@ -145,14 +149,19 @@ def read_corpus(data: Path) -> Corpus:
              for language in LANGUAGES}  # fmt: skip
     read = {language: {text for source in sources.values() for text in source[language]}
             for language in LANGUAGES}  # fmt: skip
-    clean = [
-        {language: text for language, text in meaning.items() if text and text_key(text) not in held_out}
-        for meaning in meanings.values()
-    ]
+    clean = {
+        name: {
+            language: text for language, text in meaning.items() if text and text_key(text) not in held_out
+        }
+        for name, meaning in meanings.items()
+    }
+    clean = {name: meaning for name, meaning in clean.items() if len(meaning) > 1}
     return Corpus(
         sentences=every,
-        requests={language: allowed(massive[language] + mini[language]) for language in LANGUAGES},
-        meanings=[meaning for meaning in clean if len(meaning) > 1],
+        massive={language: allowed(massive[language]) for language in LANGUAGES},
+        mini={language: allowed(mini[language]) for language in LANGUAGES},
+        meanings=list(clean.values()),
+        mini_meanings=[meaning for name, meaning in clean.items() if name.startswith("mini ")],
         counts={name: {language: len(texts) for language, texts in by_language.items()}
                 for name, by_language in kept.items()},
         excluded=sum(len(read[language]) - len(every[language]) for language in LANGUAGES),

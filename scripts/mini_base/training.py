@@ -52,7 +52,7 @@ class Settings:
     """Budget in training tokens."""
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     """Tokens per update."""
     seed: int = 0
 

@@ -23,7 +23,7 @@ def corpus():
     """Return a corpus of the mini benchmark's training split alone."""
     sentences = {language: texts.mini_utterances(language, "train")[:60] for language in texts.LANGUAGES}
     meanings = [dict(zip(sentences, row, strict=True)) for row in zip(*sentences.values(), strict=True)]
-    return texts.Corpus(sentences, sentences, meanings, counts={}, excluded=0)
+    return texts.Corpus(sentences, sentences, sentences, meanings, meanings, counts={}, excluded=0)
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ def test_no_development_or_test_text_is_trained_on(shared_data):
     trained = [text for language in texts.LANGUAGES for text in corpus.sentences[language]]
     trained += [text for meaning in corpus.meanings for text in meaning.values()]
     assert not [text for text in trained if texts.text_key(text) in held_out]
-    assert {text for requests in corpus.requests.values() for text in requests} <= set(trained)
+    utterances = [*corpus.massive.values(), *corpus.mini.values()]
+    assert {text for lines in utterances for text in lines} <= set(trained)
 
 
 @pytest.fixture
