@@ -108,9 +108,11 @@ def test_labels_tell_points_apart():
     ]
     twice = grid.model_copy(update={"points": [{"updates": 5}, {"updates": 5}]})
     assert [point.label for point in sweep.plan(twice)][2:] == ["updates=5"]
-    alike = grid.model_copy(update={"points": [{"system_instruction": "是"}, {"system_instruction": "否"}]})
+    chinese = grid.model_copy(update={"points": [{"system_instruction": "是"}, {"system_instruction": "否"}]})
+    assert len({record.file_name(f"g-{point.label}") for point in sweep.plan(chinese)}) == 4
+    alike = grid.model_copy(update={"points": [{"system_instruction": "a b"}, {"system_instruction": "a?b"}]})
     with pytest.raises(
-        RecipeError, match=r"'是'.* and .*'否'.* would both be called g-system_instruction=--"
+        RecipeError, match=r"'a b'.* and .*'a\?b'.* would both be called g-system_instruction=a-b"
     ):
         sweep.plan(alike)
 

@@ -11,6 +11,10 @@ MARGIN_NEIGHBOURS = 4
 CSLS_NEIGHBOURS = 10
 """As Conneau et al. (2018, arXiv 1710.04087) do."""
 
+TIE = 1e-12
+"""Scores that differ by less are tied: some processors' matrix kernels round the products of equal sentences
+differently by position."""
+
 RETRIEVALS = ("accuracy", "margin", "csls", "centred")
 """Measures from a language to another, which have a `_back`."""
 SYMMETRIC = ("pair_cosine", "other_cosine", "centred_pair_cosine", "centred_other_cosine", "mexa")
@@ -81,6 +85,6 @@ def _found(scores: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = scores.diagonal(dim1=1, dim2=2)
     own = diagonal.clone()
     diagonal.fill_(-torch.inf)  # in place, and put back: a masked copy takes as long as the rest
-    found = own > scores.amax(2), own > scores.amax(1)
+    found = own > scores.amax(2) + TIE, own > scores.amax(1) + TIE
     diagonal.copy_(own)
     return found

@@ -12,8 +12,12 @@ ELLIPSIS = "…"
 
 def print_table(console: "Console", table: "Table") -> None:
     """Print `table`, or a block of lines per row where the console is too narrow for it."""
+    from rich.cells import cell_len
+
     for column in table.columns:
-        column.no_wrap = column.no_wrap or column.justify == "right"  # an interval stays on one line
+        if column.justify == "right":  # a heading may wrap, an interval stays on one line
+            words = [*str(column.header).split(), *map(str, column.cells)]
+            column.min_width = max(map(cell_len, words), default=0)
     if _fits(console, table):
         console.print(table)
         return
