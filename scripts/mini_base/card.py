@@ -156,11 +156,12 @@ Runs of 700,000 tokens, one thread on a busy machine, mean bits per byte of ten 
 | --- | --- | --- | --- |
 {trials}
 
-A run of 20.0 million tokens in 4,883 updates of 4,096 (Muon, 6e-3, one request in eight from the mini benchmark)
-reached 0.755 bits per byte, copied 76% of the sentences and 31% of the spans, wrote valid JSON in 95% of
-few-shot answers and found 32% of the translations. The base that it was to replace had seen 11.1 million tokens
-in 5,434 updates of 2,048, with more requests from the mini benchmark, and reached 0.594 bits per byte and 98% of
-the sentences. So updates are smaller now, and the mini benchmark's share is larger.
+A run of 20.0 million tokens in 4,883 updates of 4,096 (Muon, 6e-3, one request in eight from the mini
+benchmark) reached 0.755 bits per byte, copied 76% of the sentences and 31% of the spans, wrote valid
+JSON in 95% of few-shot answers and found 32% of the translations. The base that it was to replace had
+seen 11.1 million tokens in 5,434 updates of 2,048, with more requests from the mini benchmark, and
+reached 0.594 bits per byte and 98% of the sentences. So updates are smaller now, and the mini
+benchmark's share is larger.
 """
 
 
