@@ -276,9 +276,7 @@ def _check_prompting(settings: Settings, base: str) -> None:
 
 @cache
 def _tokenizer(base: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(adapters.base_folder(base))
+    return tokenizers.load(str(adapters.base_folder(base)))
 
 
 def _prompting(settings: Settings, base: str) -> dict[str, Any]:
