@@ -21,7 +21,8 @@ class Thinking:
     def of(cls, end: str | int | None, budget: int, enable: bool | None) -> "Thinking | None":
         """Return the settings, None where the model does not think.
 
-        Raises EngineError where a model is asked to think and nothing says where its thoughts end.
+        Raises EngineError for an empty end or budget, and where a model is asked to think and nothing says
+        where its thoughts end.
         """
         if end is None:
             if enable:
@@ -30,6 +31,12 @@ class Thinking:
                     "(think_end_token=</think>)"
                 )
             return None
+        check_end(end)
+        if int(budget) < 1:
+            raise EngineError(
+                f"Found {budget} tokens for thoughts, expected at least 1: --max-thinking-tokens 2048 "
+                f"(max_thinking_tokens=2048)"
+            )
         return cls(int(end) if isinstance(end, str) and end.isdigit() else end, int(budget))
 
     def marker(self, tokenizer: Any) -> str:
@@ -58,6 +65,15 @@ class Thoughts:
     """An answer follows. Without this, the model ended its output or reached the budget."""
     stopped: bool = False
     """The model ended its output without ending any thoughts: it answered at once."""
+
+
+def check_end(end: str | int) -> None:
+    """Raise EngineError for an empty end of thoughts, which every text holds."""
+    if isinstance(end, str) and not end.strip():
+        raise EngineError(
+            f"Found the end of thoughts {end!r}, expected text: --think-end-token '</think>' "
+            f"(think_end_token=</think>)"
+        )
 
 
 def answer_of(output: str, end: str) -> str:
