@@ -121,6 +121,7 @@ def make_adapter_of(folder: Path, base: str, config: "PeftConfig") -> Path:
             parameter.data += 0.05 * torch.randn_like(parameter)
     extra = {"path_initial_model_for_weight_conversion": str(initial)} if converted else {}
     model.save_pretrained(folder, save_embedding_layers=False, **extra)
+    return folder
 
 
 THOUGHT, END, BREAK, ANSWER, MORE = "is it\nSlots: no\n", "</think>", "\n\n", "None", "\nUtterance"
