@@ -141,13 +141,16 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     _check_prompting(settings, base)
     models = _models(settings, base)
     engine = _engine_for(settings, engine, models)
-    conditions = {model.name: _conditions(settings, engine, model, names, scored_by) for model in models}
-    for model in models:
-        record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
     roles = _roles(settings, models, names)
     tasks = harness.load(names)
     _configure(tasks, settings)
     runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
+    conditions = {
+        model.name: _conditions(settings, engine, model, names, scored_by, runs[model.name])
+        for model in models
+    }
+    for model in models:
+        record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
 
     def is_finished(model: Model) -> bool:
         return _is_finished(settings, model, runs[model.name], roles[model.name])
@@ -319,6 +322,7 @@ def _conditions(
     model: Model,
     names: Sequence[str],
     scored_by: comet.Model | None,
+    run: str,
 ) -> record.Conditions:
     """Return the conditions that the model's record will have, as far as they are known beforehand."""
     shared = record.shared_conditions(
@@ -328,6 +332,8 @@ def _conditions(
         _record_sample(settings),
         _decoding(settings),
     )
+    if settings.shard:
+        shared[record.SHARDS] = run
     by_comet = f"{scored_by.digest} {scored_by.version}" if scored_by else None
     directions = set(comet.directions(settings.tasks)) if scored_by else set()
     tasks = {}
