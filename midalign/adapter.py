@@ -261,7 +261,7 @@ def config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
     if not isinstance(found, dict):
-        raise AdapterError(f"{path} is no object of JSON. Save the adapter again with peft")
+        raise AdapterError(f"{path} is not a JSON object. Save the adapter again with peft")
     check_kind(folder, found)
     return found
 

@@ -62,7 +62,7 @@ class Settings:
     """The end of a reasoning model's thoughts, which are cut; None for models without."""
     max_thinking_tokens: int = BUDGET
     enable_thinking: bool | None = None
-    """What the chat template is told; None leaves it to the template."""
+    """Value that is passed to the chat template; None leaves it to the template."""
     constrained: bool = False
     shard: tuple[int, int] | None = None
     """(I, N): the I-th of N parts of the items."""
@@ -274,7 +274,10 @@ def _check_prompting(settings: Settings, base: str) -> None:
     if settings.apply_chat_template:
         chat.require_template(_tokenizer(base), settings.base)
     elif settings.enable_thinking is not None:
-        raise EngineError("Whether to think is told to the chat template: add --apply-chat-template")
+        raise EngineError(
+            "--enable-thinking and --no-enable-thinking are passed to the chat template: add "
+            "--apply-chat-template"
+        )
 
 
 @cache

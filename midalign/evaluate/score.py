@@ -22,7 +22,7 @@ from midalign.metrics.bootstrap import stderr
 log = logging.getLogger(__name__)
 
 THOUGHTS = "</think>"
-"""What most reasoning models end their thoughts with."""
+"""End of the thoughts of most reasoning models."""
 
 SPLITS = ("train", "validation", "test")
 

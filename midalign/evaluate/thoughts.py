@@ -1,4 +1,4 @@
-"""What a reasoning model says before its answer."""
+"""Thoughts of a reasoning model: their end, their budget, and the answer after them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from midalign.errors import EngineError
 
 BUDGET = 2048
-"""Tokens that thoughts may take unless somebody says otherwise."""
+"""Default limit of tokens for thoughts."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Thinking:
         return bool(tail.rstrip().endswith(marker.strip()))
 
     def is_over(self, tokenizer: Any, thoughts: Sequence[int]) -> bool:
-        """Return whether the end stands in the last tokens of the thoughts."""
+        """Return whether the last tokens of the thoughts contain the end."""
         if isinstance(self.end, int):
             return thoughts[-1:] == [self.end]
         return self.end in tokenizer.decode(thoughts[-len(self.end.encode()) :])
@@ -77,12 +77,12 @@ def check_end(end: str | int) -> None:
 
 
 def answer_of(output: str, end: str) -> str:
-    """Return what stands after the last end of thoughts, the whole output where there is none."""
+    """Return the text after the last end of thoughts, the whole output if there is none."""
     return output.rpartition(end)[2].lstrip() if end in output else output
 
 
 def refuse_sampling() -> EngineError:
-    """Requests that go to lm-eval's own loop would stop within the thoughts."""
+    """Return the error for requests that go to lm-eval's own loop, which would stop within the thoughts."""
     return EngineError(
         "Thoughts are cut in greedy decoding alone, and a task asks for sampling or beams. Leave out "
         "temperature, do_sample and num_beams in --gen_kwargs, or think_end_token"
