@@ -20,6 +20,9 @@ MANIFEST = "midalign.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
+FILES_OF_A_BASE = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+"""Patterns of what is downloaded of a base: configuration, weights, tokenizer and chat template."""
+
 KINDS = (
     *("LORA", "TRAINABLE_TOKENS", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "MISS", "LN_TUNING"),
     "FOURIERFT",
@@ -192,9 +195,7 @@ def base_folder(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.model"])
-        )
+        return Path(snapshot_download(base, allow_patterns=list(FILES_OF_A_BASE)))
     except Exception as error:  # the hub's client has a dozen kinds, from requests' to its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
@@ -260,7 +261,7 @@ def config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
     if not isinstance(found, dict):
-        raise AdapterError(f"{path} is no object of JSON. Save the adapter again with peft")
+        raise AdapterError(f"{path} is not a JSON object. Save the adapter again with peft")
     check_kind(folder, found)
     return found
 

@@ -36,6 +36,8 @@ SHOWN = 4
 TOKENIZER = "tokenizer, chat template or generation settings"
 PROMPTS = "prompts"
 SHARDS = "run of the shards"
+USUAL: dict[str, JsonValue] = {"num_fewshot": 0, "apply_chat_template": False, "system_instruction": ""}
+"""Values of conditions that mean the same as not stating them."""
 
 _AGAIN = "Restore it, or remove it with its record and evaluate the model again with midalign eval"
 
@@ -351,7 +353,7 @@ def refuse_to_replace(path: Path, planned: Conditions) -> None:
 def _differences(there: Conditions, planned: Conditions) -> Iterator[str]:
     """Yield in words what the planned result would change or lose."""
     for name in {**there.shared, **planned.shared}:
-        before, now = there.shared.get(name) or None, planned.shared.get(name) or None
+        before, now = _stated(there, name), _stated(planned, name)
         unknown = name in (TOKENIZER, SHARDS) and None in (before, now)
         if before != now and not unknown:
             yield f"{name} {_short(before)}, now {_short(now)}"
@@ -362,6 +364,12 @@ def _differences(there: Conditions, planned: Conditions) -> Iterator[str]:
             now = planned.tasks[task][name]
             if before not in (None, now) and not (name == PROMPTS and now is None):
                 yield f"{name} of {task} {_short(before)}, now {_short(now)}"
+
+
+def _stated(conditions: Conditions, name: str) -> JsonValue:
+    """Return a shared condition, None where its value is the usual one."""
+    value = conditions.shared.get(name)
+    return None if value == USUAL.get(name) else value
 
 
 def _short(value: JsonValue) -> str:

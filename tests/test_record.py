@@ -228,6 +228,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"decoding": {"system_instruction": "Be brief."}},
         "system_instruction None, now Be brief",
     ),
+    "thinking": ({"decoding": {"enable_thinking": False}}, "enable_thinking None, now False"),
     "regime": ({"decoding": {"regime": "constrained"}}, "regime free, now constrained"),
     "base": ({"base": {"name": "tiny", "digest": "3" * 64}}, "base 222222222222, now 333333333333"),
     "adapter": (

@@ -1,5 +1,5 @@
-"""Our part in lm-eval: the tasks folder in every TaskManager, two models in the registry, and a word about
-settings by which another model changes what our tasks ask or score."""
+"""Our part in lm-eval: the tasks folder in every TaskManager, two models in the registry, and warnings
+about settings by which another model changes what our tasks ask or score."""
 
 import inspect
 import logging
@@ -100,7 +100,7 @@ def _is_asked_for_ours(task_dict: Any) -> bool:
 
 
 def _names(task_dict: Any) -> Iterator[Any]:
-    """Names at all depths of what `evaluate` takes: tasks, groups, or both."""
+    """Yield the names of tasks and groups at all depths of what `evaluate` takes."""
     if isinstance(task_dict, Mapping):
         for name, content in task_dict.items():
             yield name
@@ -135,7 +135,7 @@ def _rendered(lm: Any, marker: str) -> str:
 
 
 def show_errors_in_one_line() -> None:
-    """Print errors that people meet without their traceback, where lm-eval's command line is what runs."""
+    """Print midalign's errors without a traceback under lm-eval's command line."""
     command = Path(sys.argv[0])
     if command.name not in ("lm_eval", "lm-eval") and command.parent.name != "lm_eval":
         return

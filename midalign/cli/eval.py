@@ -55,7 +55,7 @@ def evaluate(
     ] = 2048,
     enable_thinking: Annotated[
         bool | None,
-        typer.Option("--enable-thinking/--no-enable-thinking", help="What the chat template is told."),
+        typer.Option("--enable-thinking/--no-enable-thinking", help="Passed to the chat template."),
     ] = None,
     constrained: Annotated[
         bool, typer.Option("--constrained", help="Let outputs only be what the tasks' grammars allow.")

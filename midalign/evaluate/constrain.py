@@ -25,7 +25,7 @@ SEPARATORS = (", ", ": ")
 
 BLANK = '" "?'
 BREAKS = r'"\n"? "\n"? " "?'
-"""What may stand before an answer, and before one that follows thoughts."""
+"""Blanks allowed before an answer, and before an answer that follows thoughts."""
 
 CACHE = 256 * 2**20
 """Bytes of compiled grammars that are kept; that of an utterance has half a megabyte for 262,144 tokens."""

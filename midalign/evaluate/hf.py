@@ -103,7 +103,7 @@ class MidalignHF(HFLM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """As HFLM, and the generation settings that are ignored."""
+        """Return what HFLM does, and the generation settings that are ignored."""
         return {**super().get_model_info(), "generation_config_ignored": self.ignored}
 
     def use(self, adapter: str | None) -> None:

@@ -48,7 +48,7 @@ def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
 
 
 def room(settings: Greedy, context: int, thoughts: int = 0) -> int:
-    """Tokens that a prompt may have, so that the answer has room in a base of `context` tokens.
+    """Return the number of tokens that a prompt may have, so that the answer fits into `context` tokens.
 
     `thoughts` are tokens before the answer. Raises EngineError where thoughts and answer alone may be as long
     as the context.

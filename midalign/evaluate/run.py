@@ -62,7 +62,7 @@ class Settings:
     """The end of a reasoning model's thoughts, which are cut; None for models without."""
     max_thinking_tokens: int = BUDGET
     enable_thinking: bool | None = None
-    """What the chat template is told; None leaves it to the template."""
+    """Value that is passed to the chat template; None leaves it to the template."""
     constrained: bool = False
     shard: tuple[int, int] | None = None
     """(I, N): the I-th of N parts of the items."""
@@ -141,13 +141,16 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     _check_prompting(settings, base)
     models = _models(settings, base)
     engine = _engine_for(settings, engine, models)
-    conditions = {model.name: _conditions(settings, engine, model, names, scored_by) for model in models}
-    for model in models:
-        record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
     roles = _roles(settings, models, names)
     tasks = harness.load(names)
     _configure(tasks, settings)
     runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
+    conditions = {
+        model.name: _conditions(settings, engine, model, names, scored_by, runs[model.name])
+        for model in models
+    }
+    for model in models:
+        record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
 
     def is_finished(model: Model) -> bool:
         return _is_finished(settings, model, runs[model.name], roles[model.name])
@@ -271,14 +274,15 @@ def _check_prompting(settings: Settings, base: str) -> None:
     if settings.apply_chat_template:
         chat.require_template(_tokenizer(base), settings.base)
     elif settings.enable_thinking is not None:
-        raise EngineError("Whether to think is told to the chat template: add --apply-chat-template")
+        raise EngineError(
+            "--enable-thinking and --no-enable-thinking are passed to the chat template: add "
+            "--apply-chat-template"
+        )
 
 
 @cache
 def _tokenizer(base: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(adapters.base_folder(base))
+    return tokenizers.load(str(adapters.base_folder(base)))
 
 
 def _prompting(settings: Settings, base: str) -> dict[str, Any]:
@@ -321,6 +325,7 @@ def _conditions(
     model: Model,
     names: Sequence[str],
     scored_by: comet.Model | None,
+    run: str,
 ) -> record.Conditions:
     """Return the conditions that the model's record will have, as far as they are known beforehand."""
     shared = record.shared_conditions(
@@ -330,6 +335,8 @@ def _conditions(
         _record_sample(settings),
         _decoding(settings),
     )
+    if settings.shard:
+        shared[record.SHARDS] = run
     by_comet = f"{scored_by.digest} {scored_by.version}" if scored_by else None
     directions = set(comet.directions(settings.tasks)) if scored_by else set()
     tasks = {}

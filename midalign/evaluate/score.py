@@ -14,7 +14,7 @@ from midalign import adapter, guard, harness, locks, record
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
-from midalign.evaluate.thoughts import answer_of
+from midalign.evaluate.thoughts import answer_of, check_end
 from midalign.families import family
 from midalign.metrics import scorer
 from midalign.metrics.bootstrap import stderr
@@ -22,7 +22,7 @@ from midalign.metrics.bootstrap import stderr
 log = logging.getLogger(__name__)
 
 THOUGHTS = "</think>"
-"""What most reasoning models end their thoughts with."""
+"""End of the thoughts of most reasoning models."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,8 +42,8 @@ def score(
     being its position; `comet` names a COMET model, whose progress goes to `report`. Thoughts up to the last
     `think_end_token` of an output are cut. Raises TaskError for an unknown task or split, or one that COMET
     does not score, DataError (file and line) for a malformed file or one whose documents are not those of the
-    split, EngineError where COMET is not there, RecordError where a record of other outputs has the name that
-    this one would have.
+    split, EngineError where COMET is not there or the end of thoughts is empty, RecordError where a record of
+    other outputs has the name that this one would have.
     """
     names = harness.expand([task])
     if len(names) > 1:
@@ -55,6 +55,8 @@ def score(
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     if comet is not None:
         scores.directions([task])
+    if think_end_token is not None:
+        check_end(think_end_token)
     metadata = harness.metadata(task)
     tasks, scored = family(metadata["family"]), scorer(metadata["family"])
     docs = tasks.dataset(**metadata)[split]

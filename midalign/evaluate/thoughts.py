@@ -1,4 +1,4 @@
-"""What a reasoning model says before its answer."""
+"""Thoughts of a reasoning model: their end, their budget, and the answer after them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from midalign.errors import EngineError
 
 BUDGET = 2048
-"""Tokens that thoughts may take unless somebody says otherwise."""
+"""Default limit of tokens for thoughts."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Thinking:
     def of(cls, end: str | int | None, budget: int, enable: bool | None) -> "Thinking | None":
         """Return the settings, None where the model does not think.
 
-        Raises EngineError where a model is asked to think and nothing says where its thoughts end.
+        Raises EngineError for an empty end or budget, and where a model is asked to think and nothing says
+        where its thoughts end.
         """
         if end is None:
             if enable:
@@ -30,6 +31,12 @@ class Thinking:
                     "(think_end_token=</think>)"
                 )
             return None
+        check_end(end)
+        if int(budget) < 1:
+            raise EngineError(
+                f"Found {budget} tokens for thoughts, expected at least 1: --max-thinking-tokens 2048 "
+                f"(max_thinking_tokens=2048)"
+            )
         return cls(int(end) if isinstance(end, str) and end.isdigit() else end, int(budget))
 
     def marker(self, tokenizer: Any) -> str:
@@ -43,7 +50,7 @@ class Thinking:
         return bool(tail.rstrip().endswith(marker.strip()))
 
     def is_over(self, tokenizer: Any, thoughts: Sequence[int]) -> bool:
-        """Return whether the end stands in the last tokens of the thoughts."""
+        """Return whether the last tokens of the thoughts contain the end."""
         if isinstance(self.end, int):
             return thoughts[-1:] == [self.end]
         return self.end in tokenizer.decode(thoughts[-len(self.end.encode()) :])
@@ -60,13 +67,22 @@ class Thoughts:
     """The model ended its output without ending any thoughts: it answered at once."""
 
 
+def check_end(end: str | int) -> None:
+    """Raise EngineError for an empty end of thoughts, which every text holds."""
+    if isinstance(end, str) and not end.strip():
+        raise EngineError(
+            f"Found the end of thoughts {end!r}, expected text: --think-end-token '</think>' "
+            f"(think_end_token=</think>)"
+        )
+
+
 def answer_of(output: str, end: str) -> str:
-    """Return what stands after the last end of thoughts, the whole output where there is none."""
+    """Return the text after the last end of thoughts, the whole output if there is none."""
     return output.rpartition(end)[2].lstrip() if end in output else output
 
 
 def refuse_sampling() -> EngineError:
-    """Requests that go to lm-eval's own loop would stop within the thoughts."""
+    """Return the error for requests that go to lm-eval's own loop, which would stop within the thoughts."""
     return EngineError(
         "Thoughts are cut in greedy decoding alone, and a task asks for sampling or beams. Leave out "
         "temperature, do_sample and num_beams in --gen_kwargs, or think_end_token"

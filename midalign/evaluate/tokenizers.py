@@ -1,15 +1,29 @@
-"""Tokenizers that adapters bring along, compared with that of their base."""
+"""Tokenizers of bases, and those that adapters bring along, compared with that of their base."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from midalign.errors import AdapterError
+from midalign.errors import AdapterError, BaseModelError
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """One of them makes a folder a tokenizer's."""
 
 TEMPLATE = "chat_template.jinja"
+
+
+def load(base: str) -> Any:
+    """Return the tokenizer of a base, by folder or hub id; raises BaseModelError if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BaseModelError(
+            f"The tokenizer of {base} cannot be loaded: {reason.rstrip(' .:')}. Expected tokenizer.json and "
+            f"tokenizer_config.json beside config.json. Copy them from the model that it was trained from"
+        ) from error
 
 
 def check(folder: Path, base: str, *, chat: bool) -> None:
@@ -23,7 +37,7 @@ def check(folder: Path, base: str, *, chat: bool) -> None:
     has_tokenizer = any((folder / name).is_file() for name in FILES)
     if not has_tokenizer and not (folder / TEMPLATE).is_file():
         return
-    expected = AutoTokenizer.from_pretrained(base)
+    expected = load(base)
     if not has_tokenizer:
         template: Any = (folder / TEMPLATE).read_text("utf-8")
         differences = []

@@ -39,7 +39,7 @@ MAX_LENGTH = 8192
 
 
 class Answer(NamedTuple):
-    """What vLLM said to a request."""
+    """vLLM's answer to a request."""
 
     text: str
     finish: Finish
@@ -265,7 +265,7 @@ class MidalignVLLM(VLLM):
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _sampling(self, request: "Instance", settings: Greedy, said: int = 0) -> SamplingParams:
-        """Return how a request is answered, of whose answer `said` tokens are there."""
+        """Return the sampling parameters of a request after `said` tokens of its answer."""
         greedy = {"temperature": 0.0, "max_tokens": settings.max_new - said, "stop": list(settings.until)}
         if not self.constrained:
             return SamplingParams(**greedy)

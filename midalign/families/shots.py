@@ -1,4 +1,4 @@
-"""Few-shot examples: the pool of a task, and which of it an item may see."""
+"""Few-shot examples: the pool of a task, and the texts by which an item's own are left out."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

@@ -2,16 +2,19 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from lm_eval.models.huggingface import HFLM
 from midalign_lm_eval import hooks
 from tiny_models import SYSTEM_IGNORED, SYSTEM_REJECTED, make_adapter, make_base
 from transformers import AutoTokenizer
 
 from midalign import chat, harness, record
+from midalign.adapter import FILES_OF_A_BASE
 from midalign.errors import AdapterError, BaseModelError, EngineError
 from midalign.evaluate import live, run, tokenizers
 from midalign.evaluate.hf import MidalignHF
@@ -102,6 +105,22 @@ def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch:
     engine = MidalignHF(pretrained=str(base), dtype="float32", device="cpu", batch_size=4)
     with pytest.raises(BaseModelError, match="has no chat template"):
         engine.apply_chat_template(TURNS[1:2])
+
+
+def test_a_base_without_tokenizer_is_one_clear_error(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
+    settings = run.Settings(
+        base=str(tmp_path / "bare"), tasks=(EN,), output=tmp_path, limit=1, apply_chat_template=True
+    )
+    with pytest.raises(BaseModelError, match=r"tokenizer of .*bare cannot be loaded: .* Copy them from"):
+        run.evaluate(settings, lambda _: None)
+
+
+def test_chat_templates_are_downloaded_with_a_base() -> None:
+    """Tokenizer and digests are those of the downloaded folder."""
+    hub = ["config.json", "chat_template.jinja", "merges.txt", "vocab.json", "vocab.txt", "model.safetensors"]
+    downloaded = filter_repo_objects([*hub, "onnx/model.onnx"], allow_patterns=list(FILES_OF_A_BASE))
+    assert list(downloaded) == hub
 
 
 def test_an_adapter_with_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> None:

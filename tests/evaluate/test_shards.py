@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from midalign import device, harness, record
 from midalign.cli.eval import _shard
 from midalign.errors import MidalignError, RecordError
-from midalign.evaluate import run, shards
+from midalign.evaluate import live, run, shards
 from midalign.leaderboard.load import load
 
 TASKS = ("midalign_mini_slot_de", "midalign_mini_slot_hi", "midalign_mini_mt_en-de")
@@ -149,6 +149,18 @@ def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> No
         model = run._models(own, str(base))[0]
         names[shots] = run._run_digest(own, str(base), "hf", model, tasks)
     assert names[0] != names[1]
+
+
+def test_a_shard_of_other_tasks_is_refused_before_the_model_is_loaded(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = run.Settings(
+        base=str(base), tasks=TASKS[:1], output=tmp_path, engine="hf", limit=4, shard=(1, 2)
+    )
+    run.evaluate(settings, lambda _: None)
+    monkeypatch.setattr(live, "load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(RecordError, match="run of the shards"):
+        run.evaluate(replace(settings, tasks=TASKS), lambda _: None)
 
 
 def test_more_shards_than_items(base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -132,3 +132,13 @@ def test_outputs_from_elsewhere_are_scored_after_their_thoughts(
         entry, _ = score(task, file, "test", tmp_path / "whole")
     assert entry.tasks[task].metrics["exact_match"].value < 0.5
     assert "300 of 300 outputs hold </think>" in caplog.text
+
+
+def test_empty_ends_and_budgets_are_refused(thinker: Path, tmp_path: Path) -> None:
+    for end in ("", " "):
+        with pytest.raises(EngineError, match="expected text: --think-end-token"):
+            engine(thinker, think_end_token=end)
+        with pytest.raises(EngineError, match="expected text: --think-end-token"):
+            score(EN, tmp_path / "api.jsonl", "test", tmp_path, think_end_token=end)
+    with pytest.raises(EngineError, match="Found 0 tokens for thoughts, expected at least 1"):
+        engine(thinker, think_end_token=END, max_thinking_tokens=0)
