@@ -33,8 +33,10 @@ def has_system_role(tokenizer: Any, **arguments: Any) -> bool:
 
 
 def merge_system_turn(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return the turns with the system turn's text before that of the first user turn, an empty line between
-    them."""
+    """Return the turns with the system turn's text in the first user turn.
+
+    An empty line separates it from the user's text.
+    """
     system, user, *others = turns
     content = f"{system['content'].rstrip()}\n\n{user['content']}"
     return [{**user, "content": content}, *map(dict, others)]

@@ -10,9 +10,10 @@ from midalign.families.shots import texts
 
 
 class OtherTexts(ContextSampler):
-    """Draws the first examples of the pool whose text is not the item's.
+    """Sampler of the first examples of the pool whose text is not the item's.
 
-    They are the same for all items, so that engines compute them once, but for items that stand in the pool.
+    All items share the same examples, so that engines compute them once. Only items that are in the pool
+    themselves get others.
     """
 
     def sample(

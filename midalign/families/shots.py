@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def with_pool(documents: "datasets.Dataset", pool: "Callable[[], datasets.Dataset]") -> "datasets.Dataset":
-    """Return the documents of a split with a way to the few-shot pool of their task.
+    """Return the documents of a split with a reference to their task's few-shot pool.
 
     lm-eval tells a sampler which document it draws for only where examples come from the evaluated split. So
     the tasks name that split, and `pool` replaces its documents.
@@ -18,7 +18,7 @@ def with_pool(documents: "datasets.Dataset", pool: "Callable[[], datasets.Datase
 
 
 def pool(documents: "datasets.Dataset") -> "datasets.Dataset":
-    """Return the few-shot pool of the task that the documents are of."""
+    """Return the few-shot pool of the documents' task."""
     found: datasets.Dataset = documents.pool()
     return found
 

@@ -17,7 +17,7 @@ TRIALS = (
 
 LICENCES = {
     "MASSIVE, training partition": "CC BY 4.0",
-    "mini benchmark, training split": "CC0 (this project)",
+    "mini benchmark, training split": "Apache-2.0 (this project)",
     "Common Voice": "CC0",
     "Leipzig (lingua)": "CC BY",
     "Tatoeba": "CC BY 2.0 FR",

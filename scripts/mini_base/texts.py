@@ -43,7 +43,7 @@ class Corpus:
     """Utterances of the mini benchmark's training split, part of `sentences`."""
     meanings: list[Meaning]
     mini_meanings: list[Meaning]
-    """Those of the mini benchmark, part of `meanings`."""
+    """Sentences of the mini benchmark, part of `meanings`."""
     counts: dict[str, dict[str, int]]
     """Sentences per source and language, in the order of the model card."""
     excluded: int

@@ -46,7 +46,7 @@ MUON_RATE_PER_ADAMW = 4 / 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a run besides its data."""
+    """Settings that determine a run besides its data."""
 
     tokens: int
     """Budget in training tokens."""
