@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs" / "mini-base", help="folder of checkpoints"
     )
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="base to train further")
     parser.add_argument("--tokens", type=float, default=24e6, help="budget in training tokens")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
@@ -73,14 +74,17 @@ def main() -> None:
     corpus = read_corpus(arguments.data)
     staging = arguments.work / "export"
     shutil.rmtree(staging, ignore_errors=True)
-    if (arguments.out / "tokenizer.json").exists():  # a base that is trained again keeps its tokenizer
+    earlier = arguments.start or arguments.out
+    if (earlier / "tokenizer.json").exists():  # a base that is trained again keeps its tokenizer
         staging.mkdir()
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copyfile(arguments.out / name, staging / name)
+            shutil.copyfile(earlier / name, staging / name)
     else:
         train_tokenizer(corpus.sentences, staging)
     tokenizer = Tokenizer.from_file(str(staging / "tokenizer.json"))
-    model, state = train(DocumentStream(corpus, settings.seed), tokenizer, settings, arguments.work)
+    start = load_base(arguments.start) if arguments.start else None
+    documents = DocumentStream(corpus, settings.seed)
+    model, state = train(documents, tokenizer, settings, arguments.work, start)
 
     model.to(torch.bfloat16).save_pretrained(staging)
     shipped = load_base(staging)

@@ -6,7 +6,7 @@ from .exercises import EOS, EXERCISES, json_few_shot
 from .texts import LANGUAGES, Corpus, Meaning
 
 SHARD_DOCUMENTS = 40_000
-SHARES = {"sentences": 0.30, "translations": 0.35, "exercises": 0.33, "few_shot": 0.02}
+SHARES = {"sentences": 0.20, "translations": 0.40, "exercises": 0.38, "few_shot": 0.02}
 """Relative frequency of the kinds of documents."""
 SOURCES = {"mini": 0.35, "massive": 0.35, "all": 0.30}
 """Relative frequency of the sentences' sources: the mini benchmark, MASSIVE, every source."""

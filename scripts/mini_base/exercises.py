@@ -284,7 +284,7 @@ def in_chat(sentence: str, other: str, language: str, draw: random.Random) -> st
 
 EXERCISES: dict[Exercise, float] = {
     copy_whole: 2,
-    copy_marked: 3,
+    copy_marked: 6,
     copy_marked_freely: 3,
     copy_tagged: 3,
     copy_parts: 1,

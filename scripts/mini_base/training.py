@@ -142,16 +142,22 @@ def repeat_pieces(rows: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def train(
-    documents: DocumentStream, tokenizer: Tokenizer, settings: Settings, work: Path
+    documents: DocumentStream,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    work: Path,
+    start: LlamaForCausalLM | None = None,
 ) -> tuple[LlamaForCausalLM, TrainState]:
     """Train until the budget is spent, from the checkpoint in `work` if there is one.
+
+    Without a checkpoint, training starts from the weights of `start`, or from random ones.
 
     Raises:
         SystemExit: after Ctrl-C or SIGTERM, with the checkpoint saved.
     """
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = LlamaForCausalLM(LlamaConfig(**CONFIG)).to(device)
+    model = (start or LlamaForCausalLM(LlamaConfig(**CONFIG))).train().to(device)
     optimizers = build_optimizers(model, settings)
     base_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     state, checkpoint = TrainState(), work / "checkpoint.pt"
