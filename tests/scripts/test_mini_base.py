@@ -103,16 +103,30 @@ def signal_handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("small_shards", "signal_handlers")
-def test_resumed_run_has_identical_weights(corpus, tmp_path, monkeypatch):
-    """A run that SIGTERM interrupts after four of twelve updates ends like an uninterrupted one."""
+@pytest.fixture
+def tokenizer(small_shards, signal_handlers, monkeypatch):
+    """Return the mini base's tokenizer, and make models and rows small."""
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     monkeypatch.setattr(training, "CONFIG", training.CONFIG | small | heads)
     monkeypatch.setattr(training, "BLOCK", 64)
     monkeypatch.setattr(training, "CONTEXT", 128)
     monkeypatch.setattr(training.shutil, "which", lambda _: None)  # without a compiler, nothing is compiled
-    tokenizer = Tokenizer.from_file(str(ROOT / "midalign" / "bases" / "mini" / "tokenizer.json"))
+    return Tokenizer.from_file(str(ROOT / "midalign" / "bases" / "mini" / "tokenizer.json"))
+
+
+def test_run_starts_from_the_given_weights(corpus, tokenizer, tmp_path):
+    start = training.LlamaForCausalLM(training.LlamaConfig(**training.CONFIG))
+    before = {name: weight.clone() for name, weight in start.named_parameters()}
+    still = training.Settings(tokens=256, batch_tokens=256, learning_rate=0.0)
+    model, state = training.train(documents.DocumentStream(corpus, 0), tokenizer, still, tmp_path, start)
+    assert state.updates == 1
+    for name, weight in model.named_parameters():
+        assert weight.equal(before[name]), name
+
+
+def test_resumed_run_has_identical_weights(corpus, tokenizer, tmp_path, monkeypatch):
+    """A run that SIGTERM interrupts after four of twelve updates ends like an uninterrupted one."""
     settings = training.Settings(tokens=12 * 256, batch_tokens=256)
     stream = documents.DocumentStream(corpus, seed=0)
     folders = [tmp_path / "whole", tmp_path / "interrupted"]
