@@ -15,8 +15,8 @@ CHUNK = 128
 IGNORED = -100
 """The label of positions without loss, as torch's cross entropy has it."""
 
-SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
-"""Configuration keys of decoders that do more to their logits than the head's matrix product."""
+PROBE_TOKENS = 8
+"""Tokens of the forward pass that shows whether a decoder scales or caps its logits."""
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
@@ -49,17 +49,31 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
 
 def frozen_head(model: nn.Module) -> Tensor | None:
-    """The head's weight (vocabulary, hidden) where the logits are its plain product with the states.
+    """Return the head's weight (vocabulary, hidden) if the logits are its plain product with the states.
 
-    None for decoders that train or bias their head, or that scale or cap their logits.
+    Return None for decoders that train or bias their head, or that scale or cap their logits. The latter is
+    found by a forward pass, since every architecture has its own configuration key for it.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
-    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         return None
-    if any(getattr(config, key, None) not in (None, 1, 1.0) for key in SCALED_LOGITS):
-        return None
-    return head.weight
+    return head.weight if _ends_in(model, head) else None
+
+
+def _ends_in(model: nn.Module, head: nn.Linear) -> bool:
+    """Return whether the model's logits are the head's output, unchanged."""
+    outputs: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _, __, output: outputs.append(output))
+    ids = torch.arange(PROBE_TOKENS, device=head.weight.device).unsqueeze(0) % len(head.weight)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits: Tensor = run(model, {"input_ids": ids}).logits
+    finally:
+        hook.remove()
+        model.train(training)
+    return len(outputs) == 1 and torch.equal(logits.float(), outputs[0].float())
 
 
 def label_losses(

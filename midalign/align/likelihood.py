@@ -23,7 +23,7 @@ def bits_per_character(
         characters: of all sentences together.
     """
     device = next(model.parameters()).device
-    nats = 0.0
+    nats, head = 0.0, frozen_head(model)
     order = sorted(sentences, key=len)
     for start in range(0, len(order), ROWS):
         rows = vars(lay_out([order[start : start + ROWS]], [0], pad, None))
@@ -32,6 +32,6 @@ def bits_per_character(
         labels[:, :-1] = ids[:, 1:].where(owner[:, 1:] >= 0, IGNORED)
         inputs = model_inputs({name: t.to(device) for name, t in rows.items()}, None, torch.float32)
         with torch.no_grad():
-            losses = label_losses(model, inputs, labels.to(device), frozen_head(model))
+            losses = label_losses(model, inputs, labels.to(device), head)
         nats += float(losses.double().sum())
     return nats / math.log(2) / characters
