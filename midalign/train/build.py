@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from midalign import adapter, bases
 from midalign.errors import BaseModelError, RecipeError, nearest
 from midalign.train.recipe import Align, Lora, Recipe
@@ -15,6 +17,36 @@ if TYPE_CHECKING:
     from midalign.train.trainer import AlignmentTrainer
 
 log = logging.getLogger(__name__)
+
+ARGUMENTS: dict[str, Any] = {
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "weight_decay"), float),
+    **dict.fromkeys(("optim", "optim_args", "run_name"), str),
+    **dict.fromkeys(("torch_compile_backend", "torch_compile_mode"), str),
+    **dict.fromkeys(("torch_compile", "tf32", "ddp_find_unused_parameters"), bool),
+    **dict.fromkeys(("ddp_bucket_cap_mb", "ddp_timeout"), int),
+    **dict.fromkeys(("fsdp_config", "deepspeed", "accelerator_config"), dict[str, Any] | str),
+    "fsdp": bool | str | list[str],
+    "lr_scheduler_kwargs": dict[str, Any],
+}
+"""Fields of transformers' TrainingArguments that leave an update's data and losses as the recipe says."""
+
+RECIPE_KEYS = {
+    "gradient_accumulation_steps": "max_batch_tokens",
+    "per_device_train_batch_size": "samples_per_update",
+    "max_steps": "updates",
+    "num_train_epochs": "updates",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "scheduler",
+    "warmup_steps": "warmup",
+    "gradient_checkpointing": "recompute",
+    "seed": "seeds",
+    "data_seed": "seeds",
+    "save_steps": "save_every",
+    "save_strategy": "save_every",
+    "output_dir": "output",
+    "report_to": "report_to",
+}
+"""Recipe keys in place of other fields of TrainingArguments."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +100,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
     }
-    arguments = TrainingArguments(**{"weight_decay": 0.0, **_others(recipe.arguments, own), **own})
+    arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
     if is_deepspeed_zero3_enabled():
         raise RecipeError(
             "DeepSpeed's stage 3 parts the weights while the base is loaded, before it is tried out: "
@@ -79,6 +111,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     _check_template(recipe, tokenizer)
     _check_share(align, world())
     check_bos(recipe.base, base, tokenizer)
+    check_causal(recipe.base, base)
     tokens = Tokens(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
     layers = _layers(recipe, align, base, tokens)
@@ -110,17 +143,28 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     return Arm(recipe, align, layers, tokens, stream, trainer)
 
 
-def _others(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe's `arguments`; raises RecipeError for what transformers does not have or we decide."""
+def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe's `arguments` as the types of ARGUMENTS: YAML reads `1e-8` as text.
+
+    Raises RecipeError for other fields of TrainingArguments, and for values of a wrong type.
+    """
     from transformers import TrainingArguments
 
-    fields = TrainingArguments.__dataclass_fields__
-    for name in arguments:
-        if name not in fields:
-            raise RecipeError(f"arguments.{name} is none of TrainingArguments'.{nearest(name, fields)}")
-        if name in own:
-            raise RecipeError(f"arguments.{name} is set by the recipe's own keys; leave it out")
-    return arguments
+    typed = {}
+    for name, value in arguments.items():
+        if name not in TrainingArguments.__dataclass_fields__:
+            raise RecipeError(f"arguments.{name} is no field of TrainingArguments.{nearest(name, ARGUMENTS)}")
+        if name not in ARGUMENTS:
+            instead = f" Set the recipe's key {RECIPE_KEYS[name]}." if name in RECIPE_KEYS else ""
+            raise RecipeError(
+                f"arguments.{name} is not allowed, because a recipe's own keys decide what an update is."
+                f"{instead} Allowed: {', '.join(sorted(ARGUMENTS))}"
+            )
+        try:
+            typed[name] = TypeAdapter(ARGUMENTS[name]).validate_python(value)
+        except ValidationError as error:
+            raise RecipeError(f"arguments.{name}: {error.errors()[0]['msg']}, found {value!r}") from None
+    return typed
 
 
 def load_base(name: str, *, in_4bit: bool = False) -> tuple[Any, Any]:
@@ -242,6 +286,24 @@ def check_bos(name: str, base: Any, tokenizer: Any) -> None:
         )
 
 
+def check_causal(name: str, base: Any) -> None:
+    """Raise BaseModelError if a later token changes the states of earlier ones, as in BERT."""
+    import torch
+
+    from midalign.align.trunk import depth, states_at
+
+    ids = torch.arange(3, 11, device=base.device).unsqueeze(0) % base.config.get_text_config().vocab_size
+    changed = torch.cat([ids[:, :-1], ids[:, :1]], 1)
+    base.eval()
+    with torch.no_grad():
+        before, after = (states_at(base, {"input_ids": row}, depth(base))[0, :-1] for row in (ids, changed))
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+        raise BaseModelError(
+            f"The base {name!r} ({type(base).__name__}) is no decoder: later tokens change the states of "
+            f"earlier ones. Choose a causal language model, such as google/gemma-3-270m"
+        )
+
+
 LOST_BOS = 0.8
 """Bits with BOS over bits without from which on a base needs it: one trained without it gains nothing."""
 
@@ -275,6 +337,8 @@ def with_adapter(base: Any, lora: Lora | None) -> Any:
         fields = peft.LoraConfig.__dataclass_fields__
         if name not in fields:
             raise RecipeError(f"lora.{name} is no field of peft's LoraConfig.{nearest(name, fields)}")
+    if lora.targets == "all-linear":
+        extra = {"exclude_modules": _outside_decoder(base) or None} | extra
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -309,6 +373,12 @@ def _check_form(extra: Mapping[str, Any]) -> None:
             f"lora.use_dora with init_lora_weights={start} cannot be written as an adapter of the base as it "
             f"is: leave one of them out"
         )
+
+
+def _outside_decoder(base: Any) -> list[str]:
+    """Return the names of linear layers outside the text decoder and its head, as in a vision tower."""
+    inside = {id(module) for module in [*base.get_decoder().modules(), base.get_output_embeddings()]}
+    return [name for name, module in base.named_modules() if _takes_lora(module) and id(module) not in inside]
 
 
 def _takes_lora(module: Any) -> bool:

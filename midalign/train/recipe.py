@@ -109,6 +109,14 @@ class Align(Section):
         parts = self.ratio[1] * self.cycles
         if self.alternate == "micro" and self.pairs_per_update % parts:
             raise ValueError(f"pairs_per_update={self.pairs_per_update} does not part into {parts}")
+        batch = self.pairs_per_update // (parts if self.alternate == "micro" else 1)
+        if batch < 2 and (self.objective == "info_nce" or self.centred is True):
+            raise ValueError(
+                "a contrastive batch of one pair has no negatives and is its own mean: "
+                f"set pairs_per_update={2 * self.pairs_per_update // batch} or more"
+            )
+        if self.until == 0 and not self.first and self.task:
+            raise ValueError("until=0 and first=0 never align: set until above 0, or the arm to null")
         if self.multiway and self.centred == "running":
             raise ValueError("multiway has several languages on both sides: centred=true instead of running")
         if self.multiway and self.stop_gradient is not None:

@@ -384,6 +384,8 @@ class Stream(Dataset[dict[str, Any]]):
         groups: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
         weights: dict[str, list[float]] = {kind: [] for kind in KINDS}
         made: dict[str, Any] = {"pairs": [], "tokens": 0}
+        # A copy counts as much as a task sample, whatever weight the schedule gives the task.
+        of_task = sum(step.weight for step in self.plan[update] if step.kind == "task") or 1.0
         for step in self.plan[update]:
             if step.kind == "task":
                 parts = {"task": (self.task.samples(self.seed, step.batch), step.weight)}
@@ -393,9 +395,8 @@ class Stream(Dataset[dict[str, Any]]):
                 made["pairs"].append(self.contrastive(_part(drawn, step), step.weight, self.rank, self.world))
                 made["tokens"] += made["pairs"][-1].pop("tokens")
                 extra = {"copy": self.aligned.copies(drawn), "text": self.aligned.texts(drawn)}
-                # A mean over them, that counts as their number does beside the task's.
                 size = self.task.recipe.samples_per_update * step.parts
-                parts = {kind: (samples, len(samples) / size) for kind, samples in extra.items()}
+                parts = {kind: (samples, of_task * len(samples) / size) for kind, samples in extra.items()}
             for kind, (samples, factor) in parts.items():
                 of_step = _part(samples, step)
                 labels = sum(len(sample.target) for sample in of_step)

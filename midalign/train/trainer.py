@@ -30,6 +30,9 @@ from midalign.train.distributed import gathered, sum_in_place, world
 from midalign.train.recipe import Align
 from midalign.train.stream import KINDS, Batch
 
+LOSSES = (*KINDS, "alignment", "preservation")
+"""Names of all losses, whichever a process has computed."""
+
 ALIGNMENT = "alignment.safetensors"
 """In a checkpoint, what the alignment learned and remembers."""
 
@@ -57,7 +60,8 @@ class AlignmentTrainer(Trainer):
         self.alignment: Alignment | None = None
         super().__init__(**kwargs)
         model = self.model
-        head = frozen_head(model)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            head = frozen_head(model)
         self.head = head.to(torch.bfloat16) if head is not None and self.args.bf16 else head
         self.windows = attention_windows(model) if packed else None
         self.dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
@@ -273,15 +277,20 @@ class AlignmentTrainer(Trainer):
         self.losses[name].append((total.double(), count))
 
     def take_losses(self) -> dict[str, float]:
-        """Mean of each loss since the last call, in all processes: true means over what has it."""
-        names = sorted(self.losses)
-        sums = torch.tensor(
-            [[float(sum(x)) for x in zip(*self.losses[name], strict=True)] for name in names],
-            dtype=torch.float64,
-        )
+        """Return the mean of each loss since the last call, over all processes.
+
+        Every process sums all of LOSSES: an update may give one of them no pair or no copy.
+        """
+        place = self.args.device if world() > 1 else "cpu"
+        sums = torch.zeros(len(LOSSES), 2, dtype=torch.float64)
+        for row, name in zip(sums, LOSSES, strict=True):
+            for total, count in self.losses[name]:
+                row += torch.tensor([float(total), count])
         self.losses.clear()
+        sums = sums.to(place)
         sum_in_place([sums])
-        return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True)}
+        means = zip(LOSSES, sums.tolist(), strict=True)
+        return {name: total / count for name, (total, count) in means if count}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: Trainer's formula counts the head and all blocks for every batch."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, Gemma3Config
 
 from midalign import bases
 from midalign.errors import BaseModelError, RecipeError, TrainingError
@@ -57,10 +57,63 @@ def test_fields_of_lora_and_training_arguments():
         build.with_adapter(build.load_base("mini")[0], lora)
     for changes, message in (
         ("arguments={max_grad_nrm: 0.5}", "Did you mean max_grad_norm"),
-        ("arguments={max_steps: 5}", "set by the recipe's own keys"),
+        ("arguments={max_steps: 5}", "Set the recipe's key updates"),
+        ("arguments={gradient_accumulation_steps: 4}", "Set the recipe's key max_batch_tokens"),
+        ("arguments={dataloader_drop_last: true}", "arguments.dataloader_drop_last is not allowed"),
+        ("arguments={max_grad_norm: much}", r"arguments.max_grad_norm: .*found 'much'"),
     ):
         with pytest.raises(RecipeError, match=message):
             build.build(recipes.load("mini", [changes]), "baseline", 1, None)
+
+
+def test_training_arguments_have_the_types_of_their_fields(tmp_path):
+    recipe = recipes.load("mini", ["arguments={adam_epsilon: 1e-6, max_grad_norm: 2}"])
+    assert recipe.arguments["adam_epsilon"] == "1e-6"  # as YAML reads it
+    trained = build.build(recipe, "baseline", 1, tmp_path).trainer.args
+    assert (trained.adam_epsilon, trained.max_grad_norm) == (1e-6, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["align.pairs_per_update=1"], "one pair has no negatives.*pairs_per_update=2"),
+        (
+            ["align.pairs_per_update=4", "align.alternate=micro", "align.cycles=4"],
+            "one pair has no negatives.*pairs_per_update=8",
+        ),
+        (["align.until=0"], "never align"),
+    ],
+)
+def test_alignment_that_cannot_act(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        recipes.load("mini", changes)
+
+
+def test_an_encoder_is_no_base(mini):
+    build.check_causal("mini", mini[0])
+    sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    encoder = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=4))
+    with pytest.raises(BaseModelError, match="later tokens change the states of earlier ones"):
+        build.check_causal("bert", encoder)
+
+
+def test_a_vision_tower_gets_no_adapter():
+    sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Gemma3Config(
+        text_config=sizes | heads,
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        boi_token_index=50,
+        eoi_token_index=51,
+        image_token_index=52,
+    )
+    recipe = recipes.load("mini", ["lora.targets=all-linear"])
+    model = build.with_adapter(AutoModelForCausalLM.from_config(config), recipe.lora)
+    adapted = {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert len(adapted) == 2 * 2 * 7  # two factors for seven linear layers of two text blocks
+    assert not [name for name in adapted if "vision" in name or "projector" in name]
 
 
 def test_pairs_that_do_not_share_out():

@@ -68,6 +68,34 @@ if trainer.is_world_process_zero():
 """
 
 
+UNLIKE_LOSSES = """
+import sys
+from collections import defaultdict
+from types import SimpleNamespace
+import torch
+from midalign.train.trainer import AlignmentTrainer
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+trainer = SimpleNamespace(losses=defaultdict(list), args=SimpleNamespace(device="cpu"))
+AlignmentTrainer.note(trainer, "preservation", torch.tensor(1.0), 1 / 2)
+if rank:
+    AlignmentTrainer.note(trainer, "copy", torch.tensor(9.0), 3)
+AlignmentTrainer.note(trainer, "task", torch.tensor(2.0 + rank), 1)
+print(AlignmentTrainer.take_losses(trainer))
+"""
+
+
+def test_losses_are_means_over_processes_that_saw_different_kinds(tmp_path):
+    """The first process has no copy. Its preservation stays preservation, and nobody waits."""
+    command = [sys.executable, "-c", UNLIKE_LOSSES]
+    ranks = [
+        subprocess.Popen([*command, rank, tmp_path / "store"], stdout=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    for process in ranks:
+        assert process.communicate(timeout=120)[0] == ("{'task': 2.5, 'copy': 3.0, 'preservation': 2.0}\n")
+
+
 def script(folder: Path, name: str, changes: tuple[str, ...], processes: int) -> Path:
     """A program that trains the tiny model of test_trainer.py and writes its weights."""
     (folder / name).mkdir()

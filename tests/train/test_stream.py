@@ -14,6 +14,7 @@ from midalign.errors import DataError, RecipeError, TaskError
 from midalign.train import recipe as recipes
 from midalign.train.schedule import schedule
 from midalign.train.stream import (
+    KINDS,
     Pair,
     PairSamples,
     Sample,
@@ -146,6 +147,18 @@ def test_what_labels_count(recipe, stream):
     assert torch.equal(batch["weights"] != 0, batch["labels"] != IGNORED)
 
 
+@pytest.mark.parametrize("changes", [{}, {"alternate": "micro", "cycles": 2}, {"alternate": "update"}])
+def test_a_copy_counts_as_much_as_a_task_sample_under_every_schedule(recipe, tokens, changes):
+    align = recipe.align.model_dump() | changes
+    scheduled = made(recipe.model_copy(update={"arms": {"aligned": align}}), tokens)
+    totals = {"task": 0.0, "copy": 0.0}
+    for update in (scheduled[0], scheduled[1]):  # "update" has the pairs in the second
+        for kind in totals:
+            rows = update["answers"]["kinds"] == KINDS.index(kind)
+            totals[kind] += float(update["answers"]["weights"][rows].sum())
+    assert totals["copy"] / totals["task"] == pytest.approx(4 / 8)
+
+
 def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(recipe, tokens, stream):
     tokenizer = tokens.tokenizer
     task = harness.load(["midalign_mini_slot_ru"])["midalign_mini_slot_ru"]
@@ -258,9 +271,9 @@ def test_a_number_of_pairs_is_the_same_sentences_in_all_languages_and_part_of_a_
     ],
 )
 def test_fewer_pairs_than_asked_for_are_refused(three_languages, changes, message):
-    check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=1"]))
+    check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=2"]))
     with pytest.raises(RecipeError, match=message):
-        check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=1", *changes]))
+        check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=2", *changes]))
 
 
 def test_multiway_pairs_are_all_that_the_source_has(three_languages, tokens):
