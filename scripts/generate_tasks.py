@@ -140,7 +140,7 @@ GROUPS = (
     Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
     Group("midalign_slot_xsid", "slot_spans", "xsid", 1, INSTRUCTED, of_column("xsid"), short),
     Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
-    Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
+    Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE, wmt23.directions, target_tokens),
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
     Group("midalign_mt_flores", "translation", "flores", 1, TRANSLATE, flores.directions, like_ntrex),
     Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
@@ -216,9 +216,15 @@ def treebank(name: str) -> str:
     return f"  language: {uner.treebanks()[name]}\n  treebank: {name}\n"
 
 
+def is_within_english(task: str) -> bool:
+    """Return whether a direction has English on both sides, where most references equal their sources."""
+    return {code.partition("_")[0] for code in task.split("-")} == {"en"} and "-" in task
+
+
 def whole(group: Group) -> str:
     """The group: a macro mean over languages, or none where their scores cannot be compared."""
-    tasks = "".join(f"  - {group.task(language)}\n" for language in group.languages())
+    members = [language for language in group.languages() if not is_within_english(language)]
+    tasks = "".join(f"  - {group.task(language)}\n" for language in members)
     metrics = "".join(
         f"  - metric: {metric}\n    aggregation: mean\n    weight_by_size: false\n"
         for metric in family(group.family).metrics({"source": group.source})

@@ -69,3 +69,12 @@ def test_check_sees_missing_changed_and_left_over_files(
     assert not extra.exists()
     assert readme.exists()
     assert check(generator, monkeypatch) == ""
+
+
+def test_no_group_translates_english_to_english() -> None:
+    """British, Indian and American English are tasks, but no part of NTREX's mean."""
+    folder = ROOT / "tasks" / "midalign" / "translation" / "mt_ntrex"
+    members = (folder / "midalign_mt_ntrex.yaml").read_text("utf-8")
+    assert "midalign_mt_ntrex_en-de\n" in members
+    assert "midalign_mt_ntrex_en-en_" not in members
+    assert (folder / "midalign_mt_ntrex_en-en_gb.yaml").is_file()

@@ -84,7 +84,7 @@ def test_every_row_is_of_some_set_and_no_code_stands_twice() -> None:
         ("massive", published("massive", r"(.+)/test\.tsv")),
         ("tatoeba", published("tatoeba", r"tatoeba\.(.+)-eng\.eng")),
         ("ntrex", published("ntrex", r"newstest2019-ref\.(.+)\.txt")),
-        ("wmt23", published("wmt23", r".+\.(?:src|ref.refA)\.(.+)")),
+        ("wmt23", published("wmt23", r".+\.(?:src|ref\.ref[AB])\.(.+)")),
         ("alma", published("alma", r"train\..+\.(.+)") - {"en"}),
         ("flores", set(FLORES.split())),
         ("uner", set(UNER.split())),

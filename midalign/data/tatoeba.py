@@ -1,8 +1,13 @@
 """LASER's Tatoeba set: up to 1,000 English sentences with a translation, 112 languages, CC BY 2.0 FR."""
 
+import logging
+
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.languages import language as known
+from midalign.metrics.script import in_script
+
+log = logging.getLogger(__name__)
 
 LICENCE = "CC BY 2.0 FR"
 FILES = FileSet("tatoeba")
@@ -13,8 +18,20 @@ add = SOURCE.add
 
 
 def pairs(language: str) -> list[tuple[str, str]]:
-    """(foreign, English) of a language, in file order; raises DataError where the set lacks the language."""
-    code = known(language).tatoeba
-    return lines.parallel(
-        SOURCE, language, f"tatoeba.{code}-eng.{code}" if code else None, f"tatoeba.{code}-eng.eng"
-    )
+    """Return the (foreign, English) pairs of a language that are in its script, in file order.
+
+    Tatoeba's files mix scripts: `cmn` holds Simplified and Traditional Chinese, `srp` Cyrillic and Latin.
+
+    Raises:
+        DataError: the set lacks the language.
+    """
+    row = known(language)
+    file = f"tatoeba.{row.tatoeba}-eng.{row.tatoeba}" if row.tatoeba else None
+    every = lines.parallel(SOURCE, language, file, f"tatoeba.{row.tatoeba}-eng.eng")
+    kept = [(foreign, english) for foreign, english in every if in_script(foreign, row.script) is not False]
+    if len(kept) < len(every):
+        left_out = len(every) - len(kept)
+        log.info(
+            "tatoeba: %d of %d pairs of %s are in another script: skipped", left_out, len(every), language
+        )
+    return kept

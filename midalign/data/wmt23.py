@@ -1,6 +1,7 @@
 """WMT23's general task: sources and references of 14 directions (Kocmi et al. 2023), for research use.
 
-Where two references exist (en-he, he-en), refA is taken. en-de and de-en have paragraphs for segments.
+Hebrew has two references. As in sacreBLEU and mt-metrics-eval, refB is the official one: the archive's README
+says that refA may be a post-edited system output. en-de and de-en have paragraphs for segments.
 """
 
 from pathlib import Path
@@ -50,5 +51,5 @@ def _files(direction: str, split: str) -> tuple[str, str]:
     if split not in SPLITS:
         raise TaskError(f"WMT23 has no split {split!r}; expected test")
     source, target = sides(direction)
-    stem = f"generaltest2023.{direction}"
-    return f"{stem}.ref.refA.{target}", f"{stem}.src.{source}"
+    stem, reference = f"generaltest2023.{direction}", "refB" if "he" in (source, target) else "refA"
+    return f"{stem}.ref.{reference}.{target}", f"{stem}.src.{source}"

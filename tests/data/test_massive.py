@@ -19,6 +19,7 @@ from midalign.data.annotation import plain
 from midalign.data.pairs import pairs
 from midalign.errors import DataError, TaskError
 from midalign.languages import languages
+from midalign.metrics.script import in_script
 
 
 @pytest.fixture
@@ -202,6 +203,13 @@ def test_translations(shared_data, own_cache):
     assert len(tatoeba.add(shared_data / "tatoeba/tatoeba-v1.tar.xz")[0]) == 224
     assert len(ntrex.add(shared_data / "ntrex")[0]) == 129  # a folder that holds the archive
     assert len(tatoeba.pairs("sw")) == 390
+    # Half of `cmn` is Traditional Chinese, a third of `srp` Cyrillic.
+    assert all(in_script(foreign, "Hans") for foreign, _ in tatoeba.pairs("zh_cn"))
+    assert not any(
+        "CYRILLIC" in unicodedata.name(c, "") for pair in tatoeba.pairs("sr_latn") for c in pair[0]
+    )
+    kept = {code: len(tatoeba.pairs(code)) for code in ("zh_cn", "sr_latn", "uz", "lfn", "de")}
+    assert kept == {"zh_cn": 519, "sr_latn": 699, "uz": 299, "lfn": 725, "de": 1000}
     assert ("Usivute sigara kitandani.", "Don't smoke in bed.") in pairs("tatoeba", "sw")
     assert len(ntrex.pairs("cy")) == 1997
     with pytest.raises(DataError, match=r"tatoeba has no pairs of 'kn'\. Expected ntrex, massive, or a file"):

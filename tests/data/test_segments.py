@@ -36,6 +36,16 @@ def test_wmt23_is_as_published(added: None) -> None:
         assert all(one.source and one.target for one in wmt23.read(direction, "test"))
 
 
+def test_wmt23_references_are_those_of_sacrebleu() -> None:
+    from sacrebleu.dataset import DATASETS
+
+    official = DATASETS["wmt23"]
+    for direction in wmt23.directions():
+        reference, _ = wmt23._files(direction, "test")
+        (allowed,) = official._get_langpair_allowed_refs(direction)
+        assert reference.split(".")[3] == allowed.removeprefix("ref:"), direction
+
+
 @pytest.mark.data
 def test_ntrex_reads_both_ways(added: None) -> None:
     there, back = ntrex.read("en-sw", "test"), ntrex.read("sw-en", "test")
