@@ -205,9 +205,6 @@ def test_translations(shared_data, own_cache):
     assert len(tatoeba.pairs("sw")) == 390
     # Half of `cmn` is Traditional Chinese, a third of `srp` Cyrillic.
     assert all(in_script(foreign, "Hans") for foreign, _ in tatoeba.pairs("zh_cn"))
-    assert not any(
-        "CYRILLIC" in unicodedata.name(c, "") for pair in tatoeba.pairs("sr_latn") for c in pair[0]
-    )
     kept = {code: len(tatoeba.pairs(code)) for code in ("zh_cn", "sr_latn", "uz", "lfn", "de")}
     assert kept == {"zh_cn": 519, "sr_latn": 699, "uz": 299, "lfn": 725, "de": 1000}
     assert ("Usivute sigara kitandani.", "Don't smoke in bed.") in pairs("tatoeba", "sw")
