@@ -138,7 +138,7 @@ target_delimiter: " "
 GROUPS = (
     Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
     Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
-    Group("midalign_slot_xsid", "slot_spans", "xsid", 1, INSTRUCTED, of_column("xsid"), short),
+    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED, of_column("xsid"), short),
     Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
     Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE, wmt23.directions, target_tokens),
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),

@@ -50,8 +50,10 @@ class Splits(dict[str, "datasets.Dataset"]):
         return found
 
     def _shots(self) -> "list[Item]":
-        """Items of SHOTS_FROM in a seeded order: file order begins with alarms only. Splits of one source are
-        parallel, so the shots are translations of each other in all languages."""
+        """Return items of SHOTS_FROM in a seeded order, because file order begins with alarms only.
+
+        The shots of MASSIVE and the mini benchmark are translations of each other, those of xSID are not.
+        """
         if own.is_own(self.source) and "train" not in own.Source(self.source).splits(self.language):
             return []
         items = self._items(SHOTS_FROM.get(self.source, "train"))

@@ -102,7 +102,7 @@ def test_items_have_words_spans_and_the_values_of_the_text(midalign: Run, folder
     assert one.slots == (("datetime", "auf neun Uhr"),)
     assert one.spans == (("datetime", 3, 6),)
     assert one.annotated == "Stell einen Wecker [datetime : auf neun Uhr] , bitte"
-    assert (other.id, other.intent, len(other.words)) == ("2", "weather/find", 5)
+    assert (other.id, other.intent, len(other.words)) == ("de_muc-2", "weather/find", 5)
     assert other.slots == (("weather/attribute", "Regnet"), ("location", "Bonn"))
     (chinese,) = xsid.items("zh", "test")
     assert chinese.slots == (("datetime", "明天早上 七点"),)
@@ -221,7 +221,7 @@ def test_names_and_training(midalign: Run, folder: Path) -> None:
             xsid.items(language, "train")
     (folder / "en.train.conll").write_text(GERMAN, "utf-8")
     xsid.add(folder)
-    assert [item.id for item in xsid.items("en", "train")] == ["1", "2"]
+    assert [item.id for item in xsid.items("en", "train")] == ["en-1", "en-2"]
     with pytest.raises(DataError, match=r"HF_HUB_OFFLINE .*midalign data add xsid PATH"):
         xsid.items("tr", "test")
 
@@ -249,7 +249,14 @@ def test_a_published_file_wins_over_its_other_versions(
 def test_few_shot_examples_come_from_validation(midalign: Run, folder: Path) -> None:
     xsid.add(folder)
     splits = slot_spans.dataset(source="xsid", language="de", family="slot_spans", version=1)
-    assert sorted(splits["shots"]["id"]) == ["1", "2"]
+    assert sorted(splits["shots"]["id"]) == ["de-1", "de-2"]
+
+
+def test_languages_have_no_id_in_common(midalign: Run, folder: Path) -> None:
+    """A position is another sentence in some languages, so equal ids would pair unlike items."""
+    xsid.add(folder)
+    ids = [{item.id for item in xsid.items(language, "test")} for language in ("de", "de_muc")]
+    assert ids[0].isdisjoint(ids[1])
 
 
 # --- the real one ---
@@ -293,6 +300,6 @@ def test_text_and_words_differ_in_one_item(published: None) -> None:
         for item in (xsid.items(code, "test") if row.xsid else ())
         if item.utterance.startswith("buach a party") and "glaichn" in item.utterance
     ]
-    assert spaced == [("de_muc", "500")]
+    assert spaced == [("de_muc", "de_muc-500")]
     (title,) = [item for item in xsid.items("nor", "test") if "JLA Adventures, Trapped" in item.utterance]
     assert "; " not in target(title.slots)
