@@ -1,7 +1,7 @@
 """Universal NER: sentences of 17 treebanks with persons, organisations and places (Mayhew et al. 2024).
 
-Sixteen treebanks are those of release 1 but its Norwegian (NDT) and Ugnayan sets, of which no copy was at hand.
-Maghrebi Arabic French (Arabizi) was published after release 1.
+Sixteen treebanks are those of release 1 but its Norwegian (NDT) and Ugnayan sets, of which no copy was at
+hand. Maghrebi Arabic French (Arabizi) was published after release 1.
 The publisher's own experiments have three types. Croatian and Serbian also mark OTH, and early English files
 have bare `B-O`: both are read as outside.
 """
