@@ -20,7 +20,10 @@ from midalign.languages import languages  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
-TABLE = ROOT / "scripts" / "target_tokens.tsv"
+TABLE = ROOT / "scripts" / "target_bytes.tsv"
+"""Written by measure_targets.py."""
+UNMEASURED = {"midalign_slot_xsid": "midalign_slot", "midalign_mt_flores": "midalign_mt_ntrex"}
+"""Groups whose data is not at hand as a whole, and the group whose answers are as long."""
 LOWER_IS_BETTER = ("values_not_in_utterance", "off_target", "unidentified", "copied", "empty")
 HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
@@ -35,8 +38,6 @@ class Group:
     version: int
     prompt: str
     languages: Callable[[], list[str]]
-    longest: Callable[[str, str], int]
-    """Tokens of the longest gold target, by source and language."""
 
     @property
     def folder(self) -> Path:
@@ -65,46 +66,36 @@ def treebanks() -> list[str]:
     return list(uner.treebanks())
 
 
-def short(source: str, language: str) -> int:
-    """Utterances and their slots: the longest of MASSIVE has 62 tokens of Gemma's."""
-    return 64
+def longest_bytes(group: Group, language: str) -> int:
+    """Return the UTF-8 bytes of the longest gold answer.
 
-
-def short_call(source: str, language: str) -> int:
-    """The mini benchmark's calls, which its own base writes in many small tokens."""
-    return 115
-
-
-def target_tokens(source: str, direction: str) -> int:
-    """From scripts/target_tokens.tsv, which measure_targets.py writes."""
-    return _measured()[source, direction]
-
-
-def like_ntrex(source: str, direction: str) -> int:
-    """FLORES-200 is not at hand as a whole, and its sentences are no longer than NTREX's: the longest target
-    of NTREX in the same language, else in the same script, else in any. In the 25 languages of which a copy
-    was found (github.com/AI4Bharat/CTQScorer) no target of devtest reaches three quarters of the limit."""
-    target = direction.partition("-")[2]
-    measured = {known: n for (name, known), n in _measured().items() if name == "ntrex"}
-    to = {known.partition("-")[2]: n for known, n in measured.items()}
-    script = languages()[target].script
-    return to.get(target) or max(
-        [n for code, n in to.items() if languages()[code].script == script] or to.values()
-    )
+    Languages of UNMEASURED groups have those of the same target language in the other group, else the most
+    of its languages.
+    """
+    if group.name not in UNMEASURED:
+        return _measured()[group.name][language]
+    alike = _measured()[UNMEASURED[group.name]]
+    return alike.get(language) or max(alike.values())
 
 
 @cache
-def _measured() -> dict[tuple[str, str], int]:
+def _measured() -> dict[str, dict[str, int]]:
+    """Return the bytes of TABLE by group and language."""
+    measured: dict[str, dict[str, int]] = {}
     _, *lines = TABLE.read_text("utf-8").splitlines()
-    rows = (line.split("\t") for line in lines)
-    return {(source, direction): int(tokens) for source, direction, tokens in rows}
+    for line in lines:
+        group, language, size = line.split("\t")
+        measured.setdefault(group, {})[language] = int(size)
+    return measured
 
 
 def max_gen_toks(group: Group, language: str) -> int:
-    """Room for the longest gold target, and as much again for tokenizers that need more: 128 to 1,024, so
-    that prompt and answer fit a base of 2,048 tokens."""
-    twice = -(-2 * group.longest(group.source, language) // 64) * 64
-    return min(max(twice, 128), 1024)
+    """Return the limit of an answer in tokens: room for the longest gold answer in bytes, 128 to 1,024.
+
+    `midalign eval` replaces it by what the base's own tokenizer needs. 1,024 leave a base of 2,048 tokens as
+    many for the prompt.
+    """
+    return min(max(-(-longest_bytes(group, language) // 64) * 64, 128), 1024)
 
 
 INSTRUCTED = r"""description: "Write the slots of the utterance as slot: value, separated by ; and in order \
@@ -136,17 +127,17 @@ target_delimiter: " "
 """
 
 GROUPS = (
-    Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
-    Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
-    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED, of_column("xsid"), short),
-    Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
-    Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE, wmt23.directions, target_tokens),
-    Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
-    Group("midalign_mt_flores", "translation", "flores", 1, TRANSLATE, flores.directions, like_ntrex),
-    Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
-    Group("midalign_json_uner", "structured", "uner", 1, ENTITIES, treebanks, target_tokens),
-    Group("midalign_json_call", "structured", "massive", 1, CALL, of_column("massive"), target_tokens),
-    Group("midalign_mini_json", "structured", "mini", 1, CALL, of_column("mini"), short_call),
+    Group("midalign_slot", "slot", "massive", 2, INSTRUCTED, of_column("massive")),
+    Group("midalign_slot_bare", "slot", "massive", 2, BARE, of_column("massive")),
+    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED, of_column("xsid")),
+    Group("midalign_mini_slot", "slot", "mini", 2, INSTRUCTED, of_column("mini")),
+    Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE, wmt23.directions),
+    Group("midalign_mt_ntrex", "translation", "ntrex", 2, TRANSLATE, ntrex.directions),
+    Group("midalign_mt_flores", "translation", "flores", 2, TRANSLATE, flores.directions),
+    Group("midalign_mini_mt", "translation", "mini", 2, TRANSLATE, mini_directions),
+    Group("midalign_json_uner", "structured", "uner", 2, ENTITIES, treebanks),
+    Group("midalign_json_call", "structured", "massive", 2, CALL, of_column("massive")),
+    Group("midalign_mini_json", "structured", "mini", 2, CALL, of_column("mini")),
 )
 
 

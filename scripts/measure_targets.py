@@ -1,45 +1,32 @@
-"""Write scripts/target_tokens.tsv: the longest gold target of each translation and JSON task, in tokens.
+"""Write scripts/target_bytes.tsv: the longest gold answer of each task's test split, in UTF-8 bytes.
 
-usage: python scripts/measure_targets.py TOKENIZER      a folder or hub id; ours are by google/gemma-3-270m
+usage: python scripts/measure_targets.py
 
-generate_tasks.py sets each task's `max_gen_toks` from it, so that no gold target would be cut.
+generate_tasks.py sets each task's `max_gen_toks` from it: no byte-level tokenizer needs more tokens.
+Needs the data sets in midalign's cache (midalign data list). xSID and FLORES-200 are not measured.
 """
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from generate_tasks import GROUPS, TABLE, UNMEASURED, Group
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from midalign.data import massive, ntrex, uner, wmt23  # noqa: E402
-from midalign.languages import languages  # noqa: E402
-from midalign.metrics.structured import call, entities  # noqa: E402
-
-TABLE = ROOT / "scripts" / "target_tokens.tsv"
+from midalign.data import uner
+from midalign.families import family
 
 
-def targets() -> Iterator[tuple[str, str, list[str]]]:
-    """(source, direction, language or treebank, gold targets of its test split)"""
-    for name, module in (("wmt23", wmt23), ("ntrex", ntrex)):
-        for direction in module.directions():
-            yield name, direction, [segment.target for segment in module.read(direction, "test")]
-    for code, row in languages().items():
-        if row.massive:
-            yield "massive", code, [call(item.intent, item.slots) for item in massive.items(code, "test")]
-    for name in uner.treebanks():
-        yield "uner", name, [entities(one.entities) for one in uner.sentences(name, "test")]
+def longest_target(group: Group, language: str) -> int:
+    """Return the UTF-8 bytes of the longest gold answer of a language, direction or treebank."""
+    metadata = {"source": group.source, "language": language}
+    if group.source == "uner":
+        metadata |= {"language": uner.treebanks()[language], "treebank": language}
+    documents = family(group.family).dataset(**metadata)["test"]
+    return max(len(target.encode()) for target in documents["target"])
 
 
 def main() -> None:
     """Measure and write."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-    lines = ["source\ttask\ttokens\n"]
-    for source, task, texts in targets():
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        lines.append(f"{source}\t{task}\t{max(map(len, ids))}\n")
+    lines = ["group\ttask\tbytes\n"]
+    for group in GROUPS:
+        if group.name not in UNMEASURED:
+            lines += [f"{group.name}\t{task}\t{longest_target(group, task)}\n" for task in group.languages()]
     TABLE.write_text("".join(lines), "utf-8")
 
 

@@ -1,6 +1,7 @@
 """The committed task files are what their generator writes."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,29 @@ def test_no_group_translates_english_to_english() -> None:
     assert "midalign_mt_ntrex_en-de\n" in members
     assert "midalign_mt_ntrex_en-en_" not in members
     assert (folder / "midalign_mt_ntrex_en-en_gb.yaml").is_file()
+
+
+LONGER_THAN_1024 = {
+    "midalign_mt_ntrex": "en-bn en-bo en-dv en-dz en-el en-ka en-km en-kn en-lo en-ml en-mr en-my en-ne "
+    "en-si en-ta en-te en-th en-ug",
+    "midalign_mt_wmt23": "cs-uk de-en en-de en-ru en-uk ja-en",
+}
+"""Directions with an answer of more than 1,024 bytes, which a base of 2,048 tokens has no room for."""
+
+
+def test_every_gold_answer_fits_whatever_the_tokenizer() -> None:
+    """A byte-level tokenizer needs at most one token per byte."""
+    table = (ROOT / "scripts" / "target_bytes.tsv").read_text("utf-8")
+    rows = [line.split("\t") for line in table.splitlines()[1:]]
+    limits = {
+        path.stem: re.search(r"max_gen_toks: (\d+)", path.read_text("utf-8"))
+        for path in (ROOT / "tasks" / "midalign").rglob("*midalign_*")
+    }
+    longer: dict[str, list[str]] = {}
+    for group, task, size in rows:
+        limit = limits[f"{group}_{task}"] or limits[f"_{group}"]
+        assert limit is not None
+        if int(limit[1]) < int(size):
+            assert int(limit[1]) == 1024
+            longer.setdefault(group, []).append(task)
+    assert {group: " ".join(sorted(tasks)) for group, tasks in longer.items()} == LONGER_THAN_1024

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 SEED = 0
 BATCH = 64
+LIMIT_MULTIPLE = 16
+"""Limits of answers are multiples of this number of tokens."""
 EngineName = Literal["auto", "vllm", "hf"]
 Split = Literal["validation", "test"]
 
@@ -144,6 +146,7 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     roles = _roles(settings, models, names)
     tasks = harness.load(names)
     _configure(tasks, settings)
+    limit_answers(tasks, _tokenizer(base))
     runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
     conditions = {
         model.name: _conditions(settings, engine, model, names, scored_by, runs[model.name])
@@ -487,6 +490,20 @@ def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
         task.fewshot_cfg.split = settings.split  # no item sees its own text among the examples
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
         task.set_fewshot_seed(seed=1234)
+
+
+def limit_answers(tasks: Mapping[str, Any], tokenizer: Any) -> None:
+    """Limit answers to what the longest gold answer needs in the base's own tokens, and a quarter.
+
+    The limits of the task files are in bytes, which fits every tokenizer. With a tokenizer at hand, prompts
+    get the rest of the context, and a base that never ends its answers takes less time.
+    """
+    for task in tasks.values():
+        ids = tokenizer(list(task.eval_docs["target"]), add_special_tokens=False)["input_ids"]
+        longest = max(map(len, ids))
+        limit = -(-(longest + longest // 4 + 1) // LIMIT_MULTIPLE) * LIMIT_MULTIPLE
+        generation = {**task.config.generation_kwargs, "max_gen_toks": limit}
+        task.set_config(key="generation_kwargs", value=generation)
 
 
 def _prove_constraints_compile(tasks: Mapping[str, Any]) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_models import make_adapter, make_adapter_of
+from transformers import AutoTokenizer
 
 from midalign import adapter as adapters
-from midalign import harness, record
+from midalign import bases, harness, record
 from midalign.data import mini
 from midalign.errors import RecordError
 from midalign.evaluate import retrieval, run
@@ -48,6 +49,17 @@ def midalign(*arguments: object, status: int = 0, **kwargs: Any) -> "subprocess.
     assert process.returncode == status, err
     assert "Traceback" not in err
     return subprocess.CompletedProcess(arguments, status, out, err)
+
+
+@pytest.mark.parametrize("name", ["midalign_mini_json_hi", "midalign_mini_slot_en", "midalign_mini_mt_en-ja"])
+def test_answers_are_limited_to_the_longest_gold_answer_in_the_bases_own_tokens(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
+    tasks = harness.load([name])
+    run.limit_answers(tasks, tokenizer)
+    limit = tasks[name].config.generation_kwargs["max_gen_toks"]
+    longest = max(len(tokenizer.encode(doc["target"])) - 1 for doc in tasks[name].eval_docs)  # without BOS
+    assert longest < limit <= 1.25 * longest + 17
+    assert harness.load([name])[name].config.generation_kwargs["max_gen_toks"] != limit  # no other run's
 
 
 @pytest.fixture(scope="module")
