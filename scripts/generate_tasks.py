@@ -113,7 +113,8 @@ doc_to_text: "Utterance: {{utterance}}\nSlots:"
 target_delimiter: " "
 """
 
-BARE = """doc_to_text: "{{utterance}}"
+BARE = """class: !function midalign.bare_task.BareTask
+doc_to_text: "{{utterance}}"
 target_delimiter: "\\n"
 """
 
@@ -136,17 +137,17 @@ target_delimiter: " "
 """
 
 GROUPS = (
-    Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
-    Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
-    Group("midalign_slot_xsid", "slot_spans", "xsid", 1, INSTRUCTED, of_column("xsid"), short),
-    Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
+    Group("midalign_slot", "slot", "massive", 2, INSTRUCTED, of_column("massive"), short),
+    Group("midalign_slot_bare", "slot", "massive", 2, BARE, of_column("massive"), short),
+    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED, of_column("xsid"), short),
+    Group("midalign_mini_slot", "slot", "mini", 2, INSTRUCTED, of_column("mini"), short),
     Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
     Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
     Group("midalign_mt_flores", "translation", "flores", 1, TRANSLATE, flores.directions, like_ntrex),
     Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
-    Group("midalign_json_uner", "structured", "uner", 1, ENTITIES, treebanks, target_tokens),
-    Group("midalign_json_call", "structured", "massive", 1, CALL, of_column("massive"), target_tokens),
-    Group("midalign_mini_json", "structured", "mini", 1, CALL, of_column("mini"), short_call),
+    Group("midalign_json_uner", "structured", "uner", 2, ENTITIES, treebanks, target_tokens),
+    Group("midalign_json_call", "structured", "massive", 2, CALL, of_column("massive"), target_tokens),
+    Group("midalign_mini_json", "structured", "mini", 2, CALL, of_column("mini"), short_call),
 )
 
 

@@ -40,12 +40,13 @@ ALIKE = str.maketrans(
         "ൖ": "ഴ്",
         "ৎ": "ত্",
         # Punctuation.
-        **dict.fromkeys("‘’‚‛`´ʹʼ′׳", "'"),
-        **dict.fromkeys("“”„‟«»″״〝〞", '"'),
+        **dict.fromkeys("‘’‚‛`ʹʼ′׳", "'"),
+        **dict.fromkeys("“”„‟«»״〝〞", '"'),
         **dict.fromkeys("‐‑‒–—―−־", "-"),
         **dict.fromkeys("،、", ","),
         **dict.fromkeys("؛", ";"),
         **dict.fromkeys("。۔।", "."),
+        "〜": "~",
     }
 )
 
@@ -67,8 +68,8 @@ _UNSPACED += "\u0e01-\u0e5b\u0e81-\u0edf\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9fe\
 BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
 """Blanks beside Han, kana, Thai, Lao, Burmese or Khmer, which part phrases at most, or nothing."""
 
-FULL_STOPS = ".።။។։"
-"""Full stops after `fold`: others are "." there."""
+FULL_STOPS = ".。．｡۔।።။។։"
+"""Full stops of all scripts of the data sets."""
 
 
 def fold(text: str, language: str) -> str:

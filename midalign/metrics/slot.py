@@ -104,14 +104,14 @@ def parse(output: str) -> Parsed:
     written, and "none" in any case.
     """
     text = output.strip()
-    if text.rstrip(f"{FULL_STOPS}。．｡۔। ").casefold() == NOTHING.casefold():
+    if text.rstrip(f"{FULL_STOPS} ").casefold() == NOTHING.casefold():
         return Parsed((), text.casefold() == NOTHING.casefold(), True)
     pairs = []
     for part in BETWEEN_PAIRS.split(text):
         label, *values = (piece.strip() for piece in AFTER_LABEL.split(part, maxsplit=1))
         if label and any(values):
             pairs.append((label, values[0]))
-        elif part.strip().strip(f"{FULL_STOPS}。．｡۔।"):
+        elif part.strip(f"{FULL_STOPS} "):
             pairs.append(("", part.strip()))
     written = text == target(pairs) and not any(" " in label for label, _ in pairs)
     return Parsed(tuple(pairs), bool(pairs) and written, bool(pairs))

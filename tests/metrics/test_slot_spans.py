@@ -133,7 +133,7 @@ def scored(
     words: Sequence[str], gold: Sequence[tuple[str, int, int]], output: str, blank: str = " "
 ) -> list[int]:
     pairs = [(label, blank.join(words[start:end])) for label, start, end in gold]
-    return count(pairs, output, blank.join(words), words, gold)
+    return count(pairs, output, blank.join(words), words, gold, "de")
 
 
 @pytest.mark.parametrize("script", LETTERS)
@@ -192,15 +192,15 @@ def test_where_answers_stand(
 ) -> None:
     from midalign.metrics.slot import parse
 
-    assert located(parse(output).pairs, words.split(), gold) == places
+    assert located(parse(output).pairs, words.split(), gold, "de") == places
     row = dict(zip(COLUMNS, scored(words.split(), gold, output), strict=True))
     assert row["slot_pred"] == len(places)
     assert row["strict_tp"] == len({*gold} & {*places})
 
 
 def test_empty_words_are_no_ends() -> None:
-    assert located([("n", "8个")], ["预订", "", "8个"], []) == [("n", 2, 3)]
-    assert located([("n", "预订8个")], ["预订", "", "8个"], []) == [("n", 0, 3)]
+    assert located([("n", "8个")], ["预订", "", "8个"], [], "zh") == [("n", 2, 3)]
+    assert located([("n", "预订8个")], ["预订", "", "8个"], [], "zh") == [("n", 0, 3)]
 
 
 def test_quirks_of_the_original() -> None:
