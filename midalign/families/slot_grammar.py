@@ -56,7 +56,10 @@ def separable(text: str, place: int, language: str) -> bool:
     before, after = text[max(place - WINDOW, 0) : place], text[place : place + WINDOW]
     if before.isascii() and after.isascii():
         return True
-    whole, parts = fold_letters(before + after, language), (fold_letters(t, language) for t in (before, after))
+    whole, parts = (
+        fold_letters(before + after, language),
+        (fold_letters(t, language) for t in (before, after)),
+    )
     return whole == "".join(parts)
 
 

@@ -140,7 +140,9 @@ def _counts(
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
-    counts = _chosen(items[task].counts[order], columns, wanted).astype(np.int32)  # read_items: no larger ones
+    counts = _chosen(items[task].counts[order], columns, wanted).astype(
+        np.int32
+    )  # read_items: no larger ones
     _check_relations(file, task, entry.tasks[task].family, ids, counts)
     digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
     return counts, digest, _chosen(items[task].unrepeated, columns, wanted)

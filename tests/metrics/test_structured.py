@@ -379,7 +379,9 @@ def test_an_output_of_a_megabyte_does_not_parse_and_one_below_the_limit_is_score
     text, tokens = "Ada and Ada", [(0, 3), (4, 7), (8, 11)]
     tagged = Tagged(tokens, [("PER", 0, 1), ("PER", 2, 3)])
     gold = entities([one, one])
-    row = dict(zip(COLUMNS, count(gold, entities([one] * (most - 1)), text, anything, "de", tagged), strict=True))
+    row = dict(
+        zip(COLUMNS, count(gold, entities([one] * (most - 1)), text, anything, "de", tagged), strict=True)
+    )
     assert row["parses"] == 1
     assert row["span_pred"] > 2000
     assert row["span_tp"] == row["located_tp"] == 2
