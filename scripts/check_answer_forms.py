@@ -8,6 +8,7 @@ expected everywhere, as a fair reader sees the same answer in every form. Other 
 
 import argparse
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,9 @@ Form = Callable[[str, str], str]
 
 UNSPACED = ("ja", "zh", "zh_cn", "zh_tw", "th", "km", "my", "lo")
 """Languages written without blanks between words."""
+
+UNNEEDED = re.compile(r"(?<![0-9A-Za-zÀ-ɏ.·])\s+|\s+(?![0-9A-Za-zÀ-ɏ.·])")
+"""Blanks but those between words and numbers in Latin script, as in "new york", which nobody drops."""
 
 FULL_WIDTH = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "!\"'(),-./:?"}
 ASCII = str.maketrans("‘’“”«»„–—‐‑。、，．：！？（）؟،۔〜", "''\"\"\"\"\"----.,,.:!?()?,.~")
@@ -80,7 +84,7 @@ FORMS: dict[str, Form] = {
     "NFKD": lambda text, language: unicodedata.normalize("NFKD", text),
     "full width": lambda text, language: text.translate(FULL_WIDTH),
     "ASCII": lambda text, language: text.translate(ASCII),
-    "no blanks": lambda text, language: "".join(text.split()) if language in UNSPACED else text,
+    "no blanks": lambda text, language: UNNEEDED.sub("", text) if language in UNSPACED else text,
     "stop": lambda text, language: text,
     "no stop": lambda text, language: text.rstrip(".。।۔።։။។") or text,
 }
