@@ -104,7 +104,8 @@ doc_to_text: "Utterance: {{utterance}}\nSlots:"
 target_delimiter: " "
 """
 
-BARE = """doc_to_text: "{{utterance}}"
+BARE = """class: !function midalign.bare_task.BareTask
+doc_to_text: "{{utterance}}"
 target_delimiter: "\\n"
 """
 

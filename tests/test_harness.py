@@ -94,7 +94,7 @@ def test_an_unknown_task_is_answered_with_the_nearest() -> None:
 
 def test_metadata_needs_no_lm_eval() -> None:
     assert harness.metadata("midalign_slot_bare_zh_tw") == {
-        "version": 1,
+        "version": 2,
         "family": "slot",
         "source": "massive",
         "language": "zh_tw",
@@ -171,8 +171,11 @@ def test_bare_prompts_are_the_papers(bare: Any) -> None:
         "<system>Extract the slots.</><user>play Jazz</><assistant>genre: Jazz</>"
         "<user>wake me at nine</><assistant>"
     )
-    # Without a chat template shots show the form, so question and answer stand apart by a line.
-    assert harness.prompt(bare, docs[0], num_fewshot=1) == "play Jazz\ngenre: Jazz\n\nwake me at nine"
+    # Without a chat template a line break parts question and answer. It ends an answer too, so the prompt has
+    # it, or nothing is left of an answer that begins with it.
+    assert harness.prompt(bare, docs[0], num_fewshot=1) == "play Jazz\ngenre: Jazz\n\nwake me at nine\n"
+    assert harness.prompt(bare, docs[0]) == "wake me at nine\n"
+    assert bare.config.generation_kwargs["until"] == ["\n"]
 
 
 @pytest.mark.parametrize(

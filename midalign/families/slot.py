@@ -111,7 +111,7 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """The grammar of a document's answers: slots of its data set, values out of its utterance."""
-    return slot_grammar.grammar(doc["utterance"], _source(metadata["source"]).labels("slot"))
+    return slot_grammar.grammar(doc["utterance"], _source(metadata["source"]).labels("slot"), doc["language"])
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

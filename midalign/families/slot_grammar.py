@@ -3,12 +3,13 @@
 A value begins and ends at any character (code point), and not only where a word does: many scripts write no
 blanks, and gold values end within words where suffixes follow them ("Ankara'da"). It does not begin or end in
 white space, does not hold what separates slots or ends the answer (";", a line break), and does not split
-what normalisation reads as one character (a letter and its accent): so every value stands in the utterance
-as midalign.metrics.slot looks it up.
+what midalign.metrics.folding reads as one character (a letter and its accent): so every value stands in the
+utterance as midalign.metrics.slot looks it up.
 """
 
-import unicodedata
 from collections.abc import Sequence
+
+from midalign.metrics.folding import fold_letters
 
 SEPARATORS = ";\n"
 WINDOW = 8
@@ -16,7 +17,7 @@ WINDOW = 8
 three, a letter seldom more than four marks."""
 
 
-def grammar(utterance: str, slots: Sequence[str]) -> str:
+def grammar(utterance: str, slots: Sequence[str], language: str) -> str:
     """`None` or `slot: value; slot: value` in xgrammar's EBNF.
 
     Linear in the utterance: one rule a character, which is that character and, where there is more, the rule
@@ -28,13 +29,13 @@ def grammar(utterance: str, slots: Sequence[str]) -> str:
     for place in range(len(utterance) - 1, -1, -1):
         character = utterance[place]
         name = f"c{place}"
-        may_end = not character.isspace() and separable(utterance, place + 1)
+        may_end = not character.isspace() and separable(utterance, place + 1, language)
         if character in SEPARATORS or not (may_end or following):
             following = ""
             continue
         rest = f" {following}?" if following and may_end else f" {following}" if following else ""
         rules.append(f"{name} ::= {quoted(character)}{rest}")
-        if not character.isspace() and separable(utterance, place):
+        if not character.isspace() and separable(utterance, place, language):
             starts.append(name)
         following = name
     if not starts:
@@ -50,17 +51,16 @@ def grammar(utterance: str, slots: Sequence[str]) -> str:
     )
 
 
-def separable(text: str, place: int) -> bool:
-    """Whether NFC and case folding leave the text before a place and that from there on side by side."""
+def separable(text: str, place: int, language: str) -> bool:
+    """Return whether folding leaves the text before a place and that from there on side by side."""
     before, after = text[max(place - WINDOW, 0) : place], text[place : place + WINDOW]
     if before.isascii() and after.isascii():
         return True
-    return folded(before + after) == folded(before) + folded(after)
-
-
-def folded(text: str) -> str:
-    """As midalign.metrics.slot reads letters: "ß" and an accent are an s and another with the accent."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    whole, parts = (
+        fold_letters(before + after, language),
+        (fold_letters(t, language) for t in (before, after)),
+    )
+    return whole == "".join(parts)
 
 
 def quoted(text: str) -> str:

@@ -44,7 +44,7 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
     line = output.strip().partition("\n")[0]
-    return count(gold, line, doc["utterance"], json.loads(doc["words"]), spans)
+    return count(gold, line, doc["utterance"], json.loads(doc["words"]), spans, doc["language"])
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -192,11 +192,12 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     line = output.strip().partition("\n")[0]
     complies = _complies(doc["dataset"])
     if "utterance" in doc:
-        return count(doc["target"], line, doc["utterance"], complies)
+        return count(doc["target"], line, doc["utterance"], complies, doc["language"])
     if "spans" not in doc:
-        return count(doc["target"], line, doc["text"], complies)
+        return count(doc["target"], line, doc["text"], complies, doc["language"])
     spans = [(type, first, end) for type, first, end in json.loads(doc["spans"])]
-    return count(doc["target"], line, doc["text"], complies, Tagged(json.loads(doc["tokens"]), spans))
+    tagged = Tagged(json.loads(doc["tokens"]), spans)
+    return count(doc["target"], line, doc["text"], complies, doc["language"], tagged)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:

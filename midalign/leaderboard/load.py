@@ -1,7 +1,7 @@
 """Records from a folder, each verified against the counts per item that it came from."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,6 +130,7 @@ def _counts(
     columns = list(entry.tasks[task].counts)
     wanted = scorer(entry.tasks[task].family).COLUMNS
     missing = [column for column in wanted if column not in columns]
+    missing = sorted(set(missing) - scorer(entry.tasks[task].family).ADDED)
     if missing:
         raise RecordError(
             f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}; "
@@ -139,11 +140,19 @@ def _counts(
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
-    chosen = [columns.index(column) for column in wanted]
-    counts = items[task].counts[order][:, chosen].astype(np.int32)  # read_items lets no larger ones through
+    counts = _chosen(items[task].counts[order], columns, wanted).astype(
+        np.int32
+    )  # read_items: no larger ones
     _check_relations(file, task, entry.tasks[task].family, ids, counts)
     digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
-    return counts, digest, items[task].unrepeated[:, chosen]
+    return counts, digest, _chosen(items[task].unrepeated, columns, wanted)
+
+
+def _chosen(counts: np.ndarray, columns: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Return the wanted columns of (items, columns) counts, zeros where a record's version had no such."""
+    padded = np.pad(counts, ((0, 0), (0, 1)))
+    found: np.ndarray = padded[:, [columns.index(c) if c in columns else len(columns) for c in wanted]]
+    return found
 
 
 def _check_relations(file: Path, task: str, family: str, ids: np.ndarray, counts: np.ndarray) -> None:
@@ -201,7 +210,7 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None
     pooled, family = counts.sum(axis=0, dtype=np.int64), scorer(task.family)
     found: dict[str, float] = {"n": len(counts)}
     found.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
-    said: dict[str, float] = {**task.counts, "n": task.n}
+    said: dict[str, float] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
         raise RecordError(f"{file}: {name} has no {family.HEADLINE}; evaluate the model again")
     for metric, entry in task.metrics.items():  # may lack some of the family's: entities have no intent

@@ -18,6 +18,8 @@ class Scorer(Protocol):
     AT_MOST: tuple[tuple[str, ...], ...]
     """Relations that hold for each item: the columns before the last one add up to at most the last one. With
     them every metric that is a share or a per cent lies between 0 and its largest value."""
+    ADDED: frozenset[str]
+    """Columns that records of earlier versions lack; their sum is taken for 0, and no metric reads it."""
     HEADLINE: str
     """The first of METRICS."""
     METRICS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]

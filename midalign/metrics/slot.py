@@ -2,22 +2,25 @@
 
 An output is `slot: value; slot: value`, or `None`. Two scorers read it:
 
-- the headline `slot_f1` compares typed values as a multiset: labels exactly, values after NFC, white-space
-  and case folding. Whatever is predicted without a gold match is a false positive, whether its value stands
-  in the utterance or not;
+- the headline `slot_f1` compares typed values as a multiset: labels exactly, values after
+  midalign.metrics.folding. Whatever is predicted without a gold match is a false positive, whether its value
+  stands in the utterance or not. `slot_f1_verbatim` is the same with values character by character, of
+  outputs that are written exactly in the format;
 - `slot_f1_reference` is the procedure that Liu and Niehues (2025) published, for comparison with their
   numbers, quirks included: predicted values are looked up in the utterance and dropped where they do not
   occur, every occurrence is tagged, later slots overwrite earlier ones, and runs of equal tags are scored as
   seqeval does.
 """
 
-import unicodedata
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from midalign.metrics.folding import FULL_STOPS, fold, normalise
 
 COLUMNS = (
     "n",
@@ -32,10 +35,15 @@ COLUMNS = (
     "values_outside",
     "exact",
     "well_formed",
+    "verbatim_tp",
 )
 """The counts of an item. `n` is 1; true positives, predicted and gold of both scorers; true positives of
 labels and of values apart (predicted and gold are those of the pairs); predicted values that do not stand in
-the utterance; whether all pairs are right; whether the output keeps to the format."""
+the utterance; whether all pairs are right; whether the output keeps to the format; true positives without any
+folding, none where the output does not keep to the format."""
+
+ADDED = frozenset({"verbatim_tp"})
+"""Columns that records of earlier versions lack."""
 
 AT_MOST = (
     ("slot_tp", "label_tp"),
@@ -49,6 +57,7 @@ AT_MOST = (
     ("values_outside", "slot_pred"),
     ("exact", "n"),
     ("well_formed", "n"),
+    ("verbatim_tp", "slot_tp"),
 )
 """Columns of an item that add up to at most the last one named."""
 
@@ -64,6 +73,12 @@ BY_CHARACTER = ("ja", "zh", "zh_cn", "zh_tw")
 """Languages that the reference reads character by character: ja-JP, zh-CN, zh-TW, and the mini benchmark's
 Chinese."""
 
+BETWEEN_PAIRS = re.compile(r"[;；؛﹔︔]|[,，،、]\s*(?=[a-z][a-z_/-]*\s*[:：﹕︓])")
+"""Semicolons of any script, and commas before what can only be another label. No value of MASSIVE holds a
+semicolon or a comma of this kind (tests/metrics/test_slot.py)."""
+
+AFTER_LABEL = re.compile("[:：﹕︓]")
+
 Pair = tuple[str, str]
 Counts = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -75,39 +90,36 @@ class Parsed:
 
     pairs: tuple[Pair, ...]
     well_formed: bool
+    answered: bool
+    """Whether there are pairs, or the output says that there are none."""
 
 
 def parse(output: str) -> Parsed:
-    """Read `slot: value; slot: value` or `None`.
+    """Read `slot: value; slot: value` or `None` as a reader does who knows the format.
 
-    The first ":" of a part ends its label, so a value may hold more of them. A part without a label counts
-    as a pair that no gold pair matches: precision must not gain from text that is no pair at all. Blanks
-    around the separators do not matter for the pairs; well formed is only what `target` could have written.
+    Semicolons and colons of any script separate, and so does a comma before another label. The first colon of
+    a part ends its label, so a value may hold more of them. A part without a label counts as a pair that no
+    gold pair matches: precision must not gain from text that is no pair at all. Neither blanks around the
+    separators nor a full stop at the end matter for the pairs. Well formed is only what `target` could have
+    written, and "none" in any case.
     """
     text = output.strip()
-    if text.casefold() == NOTHING.casefold():
-        return Parsed((), True)
+    if text.rstrip(f"{FULL_STOPS} ").casefold() == NOTHING.casefold():
+        return Parsed((), text.casefold() == NOTHING.casefold(), True)
     pairs = []
-    for part in text.split(";"):
-        label, colon, value = part.partition(":")
-        label, value = label.strip(), value.strip()
-        if colon and label and value:
-            pairs.append((label, value))
-        elif part.strip():
+    for part in BETWEEN_PAIRS.split(text):
+        label, *values = (piece.strip() for piece in AFTER_LABEL.split(part, maxsplit=1))
+        if label and any(values):
+            pairs.append((label, values[0]))
+        elif part.strip(f"{FULL_STOPS} "):
             pairs.append(("", part.strip()))
-    written = bool(pairs) and text == target(pairs)
-    return Parsed(tuple(pairs), written and not any(" " in label for label, _ in pairs))
+    written = text == target(pairs) and not any(" " in label for label, _ in pairs)
+    return Parsed(tuple(pairs), bool(pairs) and written, bool(pairs))
 
 
 def target(slots: Sequence[Pair]) -> str:
     """The right answer: `slot: value; slot: value` in order of appearance, or `None`."""
     return "; ".join(f"{label}: {value}" for label, value in slots) or NOTHING
-
-
-def normalise(value: str) -> str:
-    """NFC, white space folded to single blanks, case folded."""
-    folded = unicodedata.normalize("NFC", value).casefold()
-    return " ".join(unicodedata.normalize("NFC", folded).split())
 
 
 def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str) -> list[int]:
@@ -118,12 +130,13 @@ def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, lan
         output: what the model answered.
         utterance: the text that the values should be copied from.
         annotated: the utterance with `[slot : value]` spans that are set off by blanks, as in MASSIVE.
-        language: code of `languages.tsv`; the reference reads some languages character by character.
+        language: code of `languages.tsv`, for its capitals; the reference reads some languages character by
+            character.
     """
     parsed = parse(output)
-    predicted = Counter((label, normalise(value)) for label, value in parsed.pairs)
-    expected = Counter((label, normalise(value)) for label, value in gold)
-    source = normalise(utterance)
+    predicted = Counter((label, normalise(value, language)) for label, value in parsed.pairs)
+    expected = Counter((label, normalise(value, language)) for label, value in gold)
+    source = fold(utterance, language)
     tokens, labels = reference_gold(annotated, language)
     found = spans(reference_prediction(output, tokens, language))
     wanted = spans(labels)
@@ -139,8 +152,9 @@ def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, lan
         _shared((value for _, value in predicted.elements()), (value for _, value in expected.elements())),
         sum(value not in source for _, value in predicted.elements()),
         # An empty output has no pairs, but does not say "None" either.
-        int(predicted == expected and bool(parsed.pairs or parsed.well_formed)),
+        int(predicted == expected and parsed.answered),
         int(parsed.well_formed),
+        _shared(parsed.pairs, gold) if parsed.well_formed else 0,
     ]
 
 
@@ -247,6 +261,7 @@ def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
 
 METRICS: dict[str, Callable[[Counts], Rates]] = {
     "slot_f1": _f1("slot_tp", "slot_pred", "slot_gold"),
+    "slot_f1_verbatim": _f1("verbatim_tp", "slot_pred", "slot_gold"),
     "slot_f1_reference": _f1("ref_tp", "ref_pred", "ref_gold"),
     "label_f1": _f1("label_tp", "slot_pred", "slot_gold"),
     "value_f1": _f1("value_tp", "slot_pred", "slot_gold"),

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from midalign.metrics import slot
-from midalign.metrics.slot import Counts, Pair, Rates, normalise, parse
+from midalign.metrics.folding import FULL_STOPS, fold
+from midalign.metrics.slot import Counts, Pair, Rates, parse
 
 Span = tuple[str, int, int]
 """Label, first word, end."""
@@ -38,11 +39,19 @@ AT_MOST = (
 )
 """Columns of an item that add up to at most the last one named."""
 
+ADDED = slot.ADDED
+"""Columns that records of earlier versions lack."""
+
 HEADLINE = "slot_f1"
 
 
 def count(
-    gold: Sequence[Pair], output: str, utterance: str, words: Sequence[str], spans: Sequence[Span]
+    gold: Sequence[Pair],
+    output: str,
+    utterance: str,
+    words: Sequence[str],
+    spans: Sequence[Span],
+    language: str,
 ) -> list[int]:
     """The COLUMNS of one item.
 
@@ -52,10 +61,11 @@ def count(
         utterance: the text that the values should be copied from.
         words: the publisher's words of the utterance.
         spans: where `gold` stands in them.
+        language: code of `languages.tsv`, for its capitals.
     """
     # Without an annotation the procedure published for MASSIVE has nothing to read.
-    pairs = dict(zip(slot.COLUMNS, slot.count(gold, output, utterance, "", ""), strict=True))
-    found = located(parse(output).pairs, words, spans)
+    pairs = dict(zip(slot.COLUMNS, slot.count(gold, output, utterance, "", language), strict=True))
+    found = located(parse(output).pairs, words, spans, language)
     predicted = [_published(span, len(words)) for span in found if span is not None]
     wanted = [_published(span, len(words)) for span in spans]
     return [
@@ -66,16 +76,18 @@ def count(
     ]
 
 
-def located(pairs: Sequence[Pair], words: Sequence[str], spans: Sequence[Span]) -> list[Span | None]:
+def located(
+    pairs: Sequence[Pair], words: Sequence[str], spans: Sequence[Span], language: str
+) -> list[Span | None]:
     """Where each pair stands in `words`, None where it has no place; the rule is the module's."""
-    folded = [_folded(word) for word in words]
-    values = [_folded(value) for _, value in pairs]
+    folded = [_spelling(word, language) for word in words]
+    values = [_without_stop(_spelling(value, language)) for _, value in pairs]
     found: list[Span | None] = [None] * len(pairs)
     free = [True] * len(words)
     unmatched = list(spans)
     for i, (label, _) in enumerate(pairs):
         for span in unmatched:
-            if label == span[0] and values[i] == "".join(folded[span[1] : span[2]]):
+            if label == span[0] and values[i] == _without_stop("".join(folded[span[1] : span[2]])):
                 found[i] = span
                 free[span[1] : span[2]] = [False] * (span[2] - span[1])
                 unmatched.remove(span)
@@ -91,21 +103,26 @@ def located(pairs: Sequence[Pair], words: Sequence[str], spans: Sequence[Span]) 
 def _leftmost(value: str, folded: Sequence[str], free: Sequence[bool]) -> tuple[int, int] | None:
     """First word and end of free words that spell `value`; xSID has a few empty words, and none is an end."""
     for start, first in enumerate(folded):
-        if not first or not value.startswith(first):
+        if not first or not value.startswith(_without_stop(first)):
             continue
         letters = ""
         for end in range(start, len(folded)):
             letters += folded[end]
-            if not free[end] or not value.startswith(letters):
+            if not free[end] or not value.startswith(_without_stop(letters)):
                 break
-            if letters == value:
+            if _without_stop(letters) == value:
                 return start, end + 1
     return None
 
 
-def _folded(text: str) -> str:
-    """In any case and however spaced: words are cut where the utterance has no blank."""
-    return "".join(normalise(text).split())
+def _spelling(text: str, language: str) -> str:
+    """Return a folded text without blanks: words are cut where the utterance has none."""
+    return "".join(fold(text, language).split())
+
+
+def _without_stop(spelling: str) -> str:
+    """Return a spelling without a full stop behind it, as values are compared."""
+    return spelling.rstrip(FULL_STOPS) or spelling
 
 
 def _published(span: Span, words: int) -> Span:
@@ -154,6 +171,7 @@ def _of_pairs(metric: str) -> Callable[[Counts], Rates]:
 
 METRICS: dict[str, Callable[[Counts], Rates]] = {
     "slot_f1": _of_pairs("slot_f1"),
+    "slot_f1_verbatim": _of_pairs("slot_f1_verbatim"),
     "strict_f1": _f1("strict_tp", "strict_tp"),
     "loose_f1": _f1("loose_tp_pred", "loose_tp_gold"),
     "label_f1": _of_pairs("label_f1"),

@@ -4,7 +4,7 @@ An output is one line of JSON: the entities of a text, `{"entities": [{"type": "
 utterance as a function call, `{"name": "alarm_set", "arguments": [{"slot": "time", "value": "nine am"}]}`.
 It is read in layers: does it parse, does it comply with the task's JSON Schema, are its spans right. A span
 is a pair of type and text, or of slot and value; spans are compared as a multiset, types exactly, texts after
-NFC, white-space and case folding.
+midalign.metrics.folding.
 
 What parses is RFC 8259's JSON but for a fixed list of exceptions, and nothing is repaired: see `parse`.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from midalign.metrics.slot import normalise
+from midalign.metrics.folding import fold, normalise
 
 COLUMNS = (
     "n",
@@ -54,6 +54,9 @@ AT_MOST = (
     ("calls", "n"),
 )
 """Columns of an item that add up to at most the last one named."""
+
+ADDED: frozenset[str] = frozenset()
+"""Columns that records of earlier versions lack."""
 
 HEADLINE = "span_f1"
 
@@ -169,6 +172,7 @@ def count(
     output: str,
     source: str,
     complies: Callable[[Any], bool],
+    language: str,
     tagged: Tagged | None = None,
 ) -> list[int]:
     """The COLUMNS of one item.
@@ -178,19 +182,20 @@ def count(
         output: what the model answered.
         source: the text that the spans should be copied from.
         complies: whether a JSON value complies with the task's schema.
+        language: code of `languages.tsv`, for its capitals.
         tagged: tokens and gold spans of the source, where these have places.
     """
     gold, answer = json.loads(target), parse(output)
     name = "entities" if "entities" in gold else "arguments"
     wanted, said = pairs(gold, name), pairs(answer.value, name)
-    expected = Counter((label, normalise(text)) for label, text in wanted)
-    predicted = Counter((label, normalise(text)) for label, text in said)
+    expected = Counter((label, normalise(text, language)) for label, text in wanted)
+    predicted = Counter((label, normalise(text, language)) for label, text in said)
     valid = answer.parses and complies(answer.value)
     intent = gold.get("name")
     intent_right = (
         intent is not None and isinstance(answer.value, dict) and answer.value.get("name") == intent
     )
-    text = normalise(source)
+    text = fold(source, language)
     return [
         1,
         int(answer.parses),
@@ -199,7 +204,7 @@ def count(
         len(said),
         len(wanted),
         len(wanted) * answer.parses,
-        len(set(locate(said, source, tagged)) & set(tagged.spans)) if tagged else 0,
+        len(set(locate(said, source, tagged, language)) & set(tagged.spans)) if tagged else 0,
         sum(value != "" and value in text for _, value in predicted.elements()),
         int(valid and predicted == expected and (intent is None or intent_right)),
         int(intent_right),
@@ -207,7 +212,7 @@ def count(
     ]
 
 
-def locate(spans: Sequence[Pair], text: str, tagged: Tagged) -> list[Span | None]:
+def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> list[Span | None]:
     """Where each predicted span stands in the text; None where it does not.
 
     An answer names texts, tags have places. So the spans are taken in the answer's order, and each gets the
@@ -217,12 +222,12 @@ def locate(spans: Sequence[Pair], text: str, tagged: Tagged) -> list[Span | None
     """
     taken = [False] * len(tagged.tokens)
     marked = {(start, end) for _, start, end in tagged.spans}
-    folded, runs = normalise(text), dict[str, list[Place]]()
+    folded, runs = fold(text, language), dict[str, list[Place]]()
     found: list[Span | None] = []
     for label, value in spans:
-        wanted = normalise(value)
+        wanted = normalise(value, language)
         if wanted not in runs:
-            runs[wanted] = _runs(wanted, text, tagged.tokens) if wanted and wanted in folded else []
+            runs[wanted] = _runs(wanted, text, tagged.tokens, language) if wanted and wanted in folded else []
         free = [run for run in runs[wanted] if not any(taken[run[0] : run[1]])]
         if not free:
             found.append(None)
@@ -233,12 +238,12 @@ def locate(spans: Sequence[Pair], text: str, tagged: Tagged) -> list[Span | None
     return found
 
 
-def _runs(wanted: str, text: str, tokens: Sequence[Place]) -> list[Place]:
+def _runs(wanted: str, text: str, tokens: Sequence[Place], language: str) -> list[Place]:
     """(first token, end) of the runs of tokens that read like a folded text."""
     found = []
     for first, (start, _) in enumerate(tokens):
         for last in range(first, len(tokens)):
-            read = normalise(text[start : tokens[last][1]])
+            read = normalise(text[start : tokens[last][1]], language)
             if read == wanted:
                 found.append((first, last + 1))
             if not wanted.startswith(read):

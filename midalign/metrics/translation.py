@@ -52,6 +52,9 @@ AT_MOST = (
 )
 """Columns of a segment that add up to at most the last one named."""
 
+ADDED: frozenset[str] = frozenset()
+"""Columns that records of earlier versions lack."""
+
 HEADLINE = "chrf"
 
 UNSEGMENTED = ("Thai", "Laoo", "Khmr", "Mymr", "Tibt")

@@ -202,8 +202,10 @@ class TaskSamples:
             apply_chat_template=self._chat_template,
             system_instruction=self.recipe.system_instruction,
         )
-        # After a chat template the turn's opening separates prompt and answer already.
-        delimiter = "" if self.recipe.chat_template else task.config.target_delimiter
+        # After a chat template the turn's opening separates prompt and answer already, and some prompts end
+        # with the delimiter.
+        parted = self.recipe.chat_template or prompt.endswith(task.config.target_delimiter)
+        delimiter = "" if parted else task.config.target_delimiter
         target = task.doc_to_target(document)
         if not isinstance(target, str) or not target.strip():
             raise RecipeError(

@@ -188,7 +188,7 @@ def test_the_schema_is_closed(change: dict[str, Any], valid: bool) -> None:
     schema = structured.schema({"source": "mini", "language": "en"})
     answer = {"name": "alarm_set", "arguments": [{"slot": "time", "value": "nine"}], **change}
     assert jsonschema.Draft202012Validator(schema).is_valid(answer) == valid
-    doc = {"dataset": "mini", "utterance": "nine", "target": json.dumps(answer)}
+    doc = {"dataset": "mini", "language": "en", "utterance": "nine", "target": json.dumps(answer)}
     row = dict(zip(COLUMNS, structured.counts(doc, json.dumps(answer)), strict=True)) if valid else {}
     assert not valid or row["complies"] == row["exact"] == 1
 
@@ -221,7 +221,7 @@ def test_a_schema_that_does_not_compile(
 def test_metrics_are_those_of_the_source_and_their_errors_come_after_them() -> None:
     assert set(METRICS) - set(structured.metrics({"source": "uner"})) == {"intent_accuracy"}
     assert set(METRICS) - set(structured.metrics({"source": "mini"})) == {"span_f1_seqeval"}
-    doc = {"dataset": "mini", "utterance": "nine", "target": '{"name": "alarm_set", "arguments": []}'}
+    doc = {"dataset": "mini", "language": "en", "utterance": "nine", "target": '{"name": "alarm_set", "arguments": []}'}
     names = list(structured.process_results(doc, [""]))
     assert names[0] == "span_f1"
     assert set(names) == {

@@ -12,7 +12,8 @@ from seqeval.metrics import f1_score
 
 from midalign.data import annotation
 from midalign.languages import languages
-from midalign.metrics.slot import COLUMNS, HEADLINE, METRICS, count, normalise, parse, target
+from midalign.metrics.folding import fold, normalise
+from midalign.metrics.slot import BETWEEN_PAIRS, COLUMNS, HEADLINE, METRICS, count, parse, target
 
 # --- the published procedure, written down again from its description, for seqeval ---
 
@@ -193,7 +194,10 @@ def test_every_target_of_massive_can_be_scored(massive_rows, language: str) -> N
     for row in massive_rows(language, None):
         slots = annotation.slots(row["annot_utt"])
         assert parse(target(slots)).pairs == slots
-        assert all(normalise(value) in normalise(row["utt"]) for _, value in slots)
+        assert parse(target(slots)).well_formed
+        assert all(len(BETWEEN_PAIRS.split(value)) == 1 for _, value in slots)
+        source = fold(row["utt"], language)
+        assert all(normalise(value, language) in source for _, value in slots)
         if language not in ("ja", "zh_cn", "zh_tw"):
             plain = re.sub(r"\[\S+ : (.+?)\]", r"\1", row["annot_utt"])
             assert plain.split() == row["utt"].split()  # so the reference's tokens can come from either
@@ -286,7 +290,45 @@ def test_values_are_compared_after_unicode_normalisation() -> None:
     assert scores([("place", "café STRASSE")], f"place: {decomposed}", decomposed)["slot_tp"] == 1
     assert scores([("place", "café STRASSE")], f"place: {decomposed}", decomposed)["values_outside"] == 0
     # Folding before composing would turn the iota into a letter between the vowel and its accent.
-    assert normalise("α\u0345\u0301") == normalise("α\u0301\u0345")
+    assert normalise("α\u0345\u0301", "de") == normalise("α\u0301\u0345", "de")
+
+
+@pytest.mark.parametrize(
+    ("output", "verbatim", "well_formed"),
+    [
+        ("time: nine; date: friday", 2, 1),
+        ("time: Nine; date: friday", 1, 1),
+        ("time: nine; date: friday.", 1, 1),
+        ("time：nine；date：friday", 0, 0),
+        ("time： nine； date： friday。", 0, 0),
+        ("time: nine؛ date: friday", 0, 0),
+        ("time: nine;date:friday", 0, 0),
+        ("time: nine, date: friday", 0, 0),
+        ("time：nine，date：friday", 0, 0),
+    ],
+)
+def test_near_misses_are_right_and_the_strict_score_says_so(
+    output: str, verbatim: int, well_formed: int
+) -> None:
+    row = scores([("time", "nine"), ("date", "friday")], output, "nine on friday")
+    assert (row["slot_tp"], row["slot_pred"], row["exact"], row["values_outside"]) == (2, 2, 1, 0)
+    assert (row["verbatim_tp"], row["well_formed"]) == (verbatim, well_formed)
+    strict = METRICS["slot_f1_verbatim"](np.array(list(row.values())))
+    assert float(strict) == verbatim / 2
+
+
+@pytest.mark.parametrize("output", ["none.", "None。", " NONE ", "None"])
+def test_none_with_a_full_stop_says_that_there_are_no_slots(output: str) -> None:
+    row = scores([], output)
+    assert (row["slot_pred"], row["exact"]) == (0, 1)
+    assert row["well_formed"] == int(output.strip().casefold() == "none")
+
+
+def test_a_comma_in_a_value_separates_nothing() -> None:
+    for value in ("bonn, germany", "1,5", "the who, live: at leeds"):
+        slots = [("place", value)]
+        row = scores(slots, target(slots), value)
+        assert row["slot_pred"] == 1 + (value == "the who, live: at leeds")
 
 
 def test_a_value_may_hold_the_separator_of_labels() -> None:

@@ -133,7 +133,7 @@ def scored(
     words: Sequence[str], gold: Sequence[tuple[str, int, int]], output: str, blank: str = " "
 ) -> list[int]:
     pairs = [(label, blank.join(words[start:end])) for label, start, end in gold]
-    return count(pairs, output, blank.join(words), words, gold)
+    return count(pairs, output, blank.join(words), words, gold, "de")
 
 
 @pytest.mark.parametrize("script", LETTERS)
@@ -192,15 +192,38 @@ def test_where_answers_stand(
 ) -> None:
     from midalign.metrics.slot import parse
 
-    assert located(parse(output).pairs, words.split(), gold) == places
+    assert located(parse(output).pairs, words.split(), gold, "de") == places
     row = dict(zip(COLUMNS, scored(words.split(), gold, output), strict=True))
     assert row["slot_pred"] == len(places)
     assert row["strict_tp"] == len({*gold} & {*places})
 
 
+def test_answers_without_the_golds_blanks_are_right() -> None:
+    """xSID's Japanese and Chinese golds have blanks between phrases, which the languages do not write."""
+    words = ["明天", "早上 七点", "", "叫我", "。"]
+    for value in ("明天早上 七点", "明天早上七点", "明天 早上 七点"):
+        row = count(
+            [("time", "明天早上 七点")], f"time: {value}", "明天早上 七点 叫我。", words, [("time", 0, 2)], "zh"
+        )
+        assert row[COLUMNS.index("slot_tp")] == row[COLUMNS.index("strict_tp")] == 1
+        assert row[COLUMNS.index("values_outside")] == 0
+
+
+def test_capitals_and_full_stops_are_those_of_the_language() -> None:
+    def strict(value: str, words: list[str], language: str) -> int:
+        output, text = f"place: {value}", " ".join(words)
+        row = count([("place", text)], output, text, words, [("place", 0, len(words))], language)
+        assert row[COLUMNS.index("slot_tp")] == row[COLUMNS.index("strict_tp")]
+        return row[COLUMNS.index("slot_tp")]
+
+    assert strict("İSTANBUL", ["istanbul"], "tr") == strict("Istanbul", ["istanbul"], "tr") == 1
+    assert strict("ISIK", ["ışık"], "tr") == 0
+    assert strict("nine a.m", ["nine", "a.m."], "en") == strict("nine a.m..", ["nine", "a.m."], "en") == 1
+
+
 def test_empty_words_are_no_ends() -> None:
-    assert located([("n", "8个")], ["预订", "", "8个"], []) == [("n", 2, 3)]
-    assert located([("n", "预订8个")], ["预订", "", "8个"], []) == [("n", 0, 3)]
+    assert located([("n", "8个")], ["预订", "", "8个"], [], "zh") == [("n", 2, 3)]
+    assert located([("n", "预订8个")], ["预订", "", "8个"], [], "zh") == [("n", 0, 3)]
 
 
 def test_quirks_of_the_original() -> None:

@@ -90,7 +90,7 @@ def anything(value: Any) -> bool:
 
 def ours(rows: list[Row]) -> dict[str, float]:
     counts = [
-        count(target_of(text, tokens, spans), output, text, anything, Tagged(tokens, spans))
+        count(target_of(text, tokens, spans), output, text, anything, "de", Tagged(tokens, spans))
         for text, tokens, spans, output in rows
     ]
     return {name: float(metric(np.array(counts).sum(0))) for name, metric in METRICS.items()}
@@ -253,7 +253,7 @@ def test_headline_is_a_multiset_overlap(gold: list[Pair], predicted: list[Pair],
 def scores(
     target: str, output: str, source: str = "wake me at nine am", complies: Callable[[Any], bool] = anything
 ) -> dict[str, int]:
-    return dict(zip(COLUMNS, count(target, output, source, complies), strict=True))
+    return dict(zip(COLUMNS, count(target, output, source, complies, "de"), strict=True))
 
 
 RIGHT = call("alarm_set", [("time", "nine am")])
@@ -379,7 +379,9 @@ def test_an_output_of_a_megabyte_does_not_parse_and_one_below_the_limit_is_score
     text, tokens = "Ada and Ada", [(0, 3), (4, 7), (8, 11)]
     tagged = Tagged(tokens, [("PER", 0, 1), ("PER", 2, 3)])
     gold = entities([one, one])
-    row = dict(zip(COLUMNS, count(gold, entities([one] * (most - 1)), text, anything, tagged), strict=True))
+    row = dict(
+        zip(COLUMNS, count(gold, entities([one] * (most - 1)), text, anything, "de", tagged), strict=True)
+    )
     assert row["parses"] == 1
     assert row["span_pred"] > 2000
     assert row["span_tp"] == row["located_tp"] == 2
