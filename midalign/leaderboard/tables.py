@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from midalign import bases
 from midalign.leaderboard.compare import DRAWS, Comet, Difference, Estimate, Model, language_sets
 from midalign.leaderboard.sections import ROLES, Section, name_of, resource_of
 
@@ -307,6 +308,8 @@ def _facts(part: Part) -> str:
     note = f" ({entry.base.note})" if entry.base.note else ""
     digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
     lines.append(f"- Base: {entry.base.name}{note}{digest}")
+    if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
+        lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
     lines.append(f"- Items a language: {items_span(section)}; {sample_name(section)}")
     tasks = [section.first.task(code) for code in section.languages]
     versions = sorted({f"{task.version:g}" for task in tasks})

@@ -43,8 +43,8 @@ scripts apart."""
 
 
 LEAST = 0.2
-"""Share of a text's letters that a script needs: a name in Latin letters has more of them than its sentence has
-in Chinese."""
+"""Share of a text's letters that a script needs. A name in Latin letters may have more letters than the rest
+of a Chinese sentence."""
 
 
 def in_script(text: str, script: str) -> bool | None:
