@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +220,17 @@ def files(folder, **texts):
         text = "\n".join(lines) + "\n"
         (folder / f"{code}.txt").write_text(text, "utf-8", errors="surrogateescape")
     return folder
+
+
+def test_states_of_another_tokenizer_are_not_reused(tmp_path):
+    """Equal weights with another tokenizer give other tokens, and so other states."""
+    source = Path(bases.resolve("mini"))
+    shutil.copytree(source, tmp_path / "base")
+    assert states.digests(str(tmp_path / "base"), None) == states.digests(str(source), None)
+    tokenizer = json.loads((tmp_path / "base" / "tokenizer.json").read_text("utf-8"))
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    assert states.digests(str(tmp_path / "base"), None) != states.digests(str(source), None)
 
 
 def test_sentences_are_parallel_or_refused(tmp_path):

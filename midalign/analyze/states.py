@@ -101,7 +101,7 @@ class Store:
 
     folder: Path
     model: str
-    """Digest of base and adapter, and the dtype of the forward."""
+    """Digests of base, tokenizer and adapter, and the dtype of the forward."""
     sentences: Mapping[str, Sequence[str]]
 
     def path(self, code: str) -> Path:
@@ -134,6 +134,15 @@ class Store:
         return torch.stack(found)
 
 
+def digests(source: str, adapter: Path | None) -> list[str]:
+    """Return the digests of base, tokenizer and adapter, which decide what tokens become which states."""
+    return [
+        adapters.base_digest(source),
+        adapters.tokenizer_digest(source),
+        adapters.digest(adapter) if adapter else "",
+    ]
+
+
 def rows() -> int:
     """Sentences a batch: on a CPU few are faster, they have less padding."""
     from midalign.device import device
@@ -158,8 +167,7 @@ def embed(
 
     source = bases.resolve(base)
     dtype = "bfloat16" if has_bf16() else "float32"
-    digests = [adapters.base_digest(source), adapters.digest(adapter) if adapter else "", dtype]
-    store = Store(folder, " ".join(digests), sentences)
+    store = Store(folder, " ".join([*digests(source, adapter), dtype]), sentences)
     missing = store.missing()
     there = len(sentences) - len(missing)
     share(
