@@ -226,7 +226,6 @@ def test_states_of_another_tokenizer_are_not_reused(tmp_path):
     """Equal weights with another tokenizer give other tokens, and so other states."""
     source = Path(bases.resolve("mini"))
     shutil.copytree(source, tmp_path / "base")
-    assert states.digests(str(tmp_path / "base"), None) == states.digests(str(source), None)
     tokenizer = json.loads((tmp_path / "base" / "tokenizer.json").read_text("utf-8"))
     tokenizer["normalizer"] = {"type": "Lowercase"}
     (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
