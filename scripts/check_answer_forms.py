@@ -19,11 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from midalign.data import massive, mini, uner, xsid  # noqa: E402
-from midalign.errors import DataError  # noqa: E402
-from midalign.families import family, slot, slot_spans, structured  # noqa: E402
-from midalign.languages import languages  # noqa: E402
-from midalign.metrics import scorer  # noqa: E402
+from midalign.data import massive, mini, uner, xsid
+from midalign.errors import DataError
+from midalign.families import family, slot, slot_spans, structured
+from midalign.languages import languages
+from midalign.metrics import scorer
 
 Form = Callable[[str, str], str]
 """From a value and its language to the value as another writer has it."""
@@ -35,7 +35,7 @@ UNNEEDED = re.compile(r"(?<![0-9A-Za-zÀ-ɏ.·])\s+|\s+(?![0-9A-Za-zÀ-ɏ.·])")
 """Blanks but those between words and numbers in Latin script, as in "new york", which nobody drops."""
 
 FULL_WIDTH = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "!\"'(),-./:?"}
-ASCII = str.maketrans("‘’“”«»„–—‐‑。、，．：！？（）؟،۔〜", "''\"\"\"\"\"----.,,.:!?()?,.~")
+ASCII = str.maketrans("‘’“”«»„–—‐‑。、，．：！？（）؟،۔〜", '\'\'"""""----.,,.:!?()?,.~')
 ACCENTS = ("\u0301", "\u0300", "\u0342")
 
 
@@ -115,27 +115,49 @@ def documents() -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]
     """Yield the data set, the language or treebank, and a reader of its test documents."""
     for code, row in languages().items():
         if row.massive:
-            yield "slot massive", code, lambda code=code: [
-                slot.document(item, "massive", code) for item in massive.items(code, "test")
-            ]
-            yield "structured massive", code, lambda code=code: [
-                structured.utterance(item, "massive", code) for item in massive.items(code, "test")
-            ]
+            yield (
+                "slot massive",
+                code,
+                lambda code=code: [
+                    slot.document(item, "massive", code) for item in massive.items(code, "test")
+                ],
+            )
+            yield (
+                "structured massive",
+                code,
+                lambda code=code: [
+                    structured.utterance(item, "massive", code) for item in massive.items(code, "test")
+                ],
+            )
         if row.mini:
-            yield "slot mini", code, lambda code=code: [
-                slot.document(item, "mini", code) for item in mini.items(code, "test")
-            ]
-            yield "structured mini", code, lambda code=code: [
-                structured.utterance(item, "mini", code) for item in mini.items(code, "test")
-            ]
+            yield (
+                "slot mini",
+                code,
+                lambda code=code: [slot.document(item, "mini", code) for item in mini.items(code, "test")],
+            )
+            yield (
+                "structured mini",
+                code,
+                lambda code=code: [
+                    structured.utterance(item, "mini", code) for item in mini.items(code, "test")
+                ],
+            )
         if row.xsid:
-            yield "slot_spans xsid", code, lambda code=code: [
-                slot_spans.document(item, "xsid", code) for item in xsid.items(code, "test")
-            ]
+            yield (
+                "slot_spans xsid",
+                code,
+                lambda code=code: [
+                    slot_spans.document(item, "xsid", code) for item in xsid.items(code, "test")
+                ],
+            )
     for treebank, code in uner.treebanks().items():
-        yield "structured uner", treebank, lambda treebank=treebank, code=code: [
-            structured.text(sentence, code) for sentence in uner.sentences(treebank, "test")
-        ]
+        yield (
+            "structured uner",
+            treebank,
+            lambda treebank=treebank, code=code: [
+                structured.text(sentence, code) for sentence in uner.sentences(treebank, "test")
+            ],
+        )
 
 
 def score(name: str, docs: list[dict[str, Any]], form: str) -> float:
@@ -159,7 +181,9 @@ def main() -> None:
             missing.setdefault(source, []).append(code)
             continue
         scores = {form: score(source.split()[0], docs, form) for form in FORMS}
-        print(f"{source:18} {code:10}", *(f"{form} {value:.3f}" for form, value in scores.items()), flush=True)
+        print(
+            f"{source:18} {code:10}", *(f"{form} {value:.3f}" for form, value in scores.items()), flush=True
+        )
         found += [f"{source} {code}: {form} {value:.4f}" for form, value in scores.items() if value < 1]
     for source, codes in missing.items():
         print(f"{source}: not in the cache for {', '.join(codes)}")

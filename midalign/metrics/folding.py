@@ -53,7 +53,7 @@ ALIKE = str.maketrans(
 DRAWN_ALIKE = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"([ij])(\u0328?)\u0307", r"\1\2"),  # the dot of i, j and į
+        (r"([ij])(\u0328?)\u0307+", r"\1\2"),  # the dot of i, j and į
         (r"\u0d4d+", "\u0d4d"),  # a chillu with a virama of its own, as in ൻ്റ
         (r"\u0e40\u0e40", "\u0e41"),  # Thai ae, typed as two e
         (r"\u0ec0\u0ec0", "\u0ec1"),

@@ -221,7 +221,12 @@ def test_a_schema_that_does_not_compile(
 def test_metrics_are_those_of_the_source_and_their_errors_come_after_them() -> None:
     assert set(METRICS) - set(structured.metrics({"source": "uner"})) == {"intent_accuracy"}
     assert set(METRICS) - set(structured.metrics({"source": "mini"})) == {"span_f1_seqeval"}
-    doc = {"dataset": "mini", "language": "en", "utterance": "nine", "target": '{"name": "alarm_set", "arguments": []}'}
+    doc = {
+        "dataset": "mini",
+        "language": "en",
+        "utterance": "nine",
+        "target": '{"name": "alarm_set", "arguments": []}',
+    }
     names = list(structured.process_results(doc, [""]))
     assert names[0] == "span_f1"
     assert set(names) == {

@@ -203,7 +203,12 @@ def test_answers_without_the_golds_blanks_are_right() -> None:
     words = ["明天", "早上 七点", "", "叫我", "。"]
     for value in ("明天早上 七点", "明天早上七点", "明天 早上 七点"):
         row = count(
-            [("time", "明天早上 七点")], f"time: {value}", "明天早上 七点 叫我。", words, [("time", 0, 2)], "zh"
+            [("time", "明天早上 七点")],
+            f"time: {value}",
+            "明天早上 七点 叫我。",
+            words,
+            [("time", 0, 2)],
+            "zh",
         )
         assert row[COLUMNS.index("slot_tp")] == row[COLUMNS.index("strict_tp")] == 1
         assert row[COLUMNS.index("values_outside")] == 0
