@@ -1,4 +1,4 @@
-"""Print what right answers score when they are written another way: in capitals, other encodings, punctuation.
+"""Print what right answers score in other forms: capitals, encodings, punctuation, blanks.
 
 usage: python scripts/check_answer_forms.py [--every N]      (test splits of the data sets in the cache)
 
