@@ -1,4 +1,4 @@
-"""Print what right answers score in other forms: capitals, encodings, punctuation, blanks.
+"""Print what right answers score in other forms: capitals, Unicode encodings, punctuation.
 
 usage: python scripts/check_answer_forms.py [--every N]      (test splits of the data sets in the cache)
 

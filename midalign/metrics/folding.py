@@ -53,14 +53,12 @@ ALIKE = str.maketrans(
 DRAWN_ALIKE = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"([ij])(\u0328?)\u0307+", r"\1\2"),  # the dot of i, j and į
+        (r"([ijı])(\u0328?)\u0307+", r"\1\2"),  # the dot of i, j and į
         (r"\u0d4d+", "\u0d4d"),  # a chillu with a virama of its own, as in ൻ്റ
         (r"\u0e40\u0e40", "\u0e41"),  # Thai ae, typed as two e
         (r"\u0ec0\u0ec0", "\u0ec1"),
-        (
-            r"\u0e4d([\u0e48-\u0e4b])\u0e32",
-            "\\1\u0e4d\u0e32",
-        ),  # the tone of Thai am, before or behind its ring
+        # The tone of Thai and Lao am, before or behind its ring.
+        (r"\u0e4d([\u0e48-\u0e4b])\u0e32", "\\1\u0e4d\u0e32"),
         (r"\u0ecd([\u0ec8-\u0ecb])\u0eb2", "\\1\u0ecd\u0eb2"),
         (r"\u17d2\u178a", "\u17d2\u178f"),  # Khmer's subscript da and ta
     )
