@@ -218,8 +218,8 @@ def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> l
     An answer names texts, tags have places. So the spans are taken in the answer's order, and each gets the
     leftmost run of whole tokens that reads like it (texts folded as everywhere) and that no span before it
     has taken. Where the text stands more than once, what the annotators marked goes first: an answer cannot
-    say which of two it means, and the right one must not count as wrong. A full stop behind the span is a token
-    of the text, which is tagged or not; where the text has none there, it does not count.
+    say which of two it means, and the right one must not count as wrong. A full stop behind the span is
+    part of the tagged text where the text has it, and does not count where the text has none.
     """
     taken = [False] * len(tagged.tokens)
     marked = {(start, end) for _, start, end in tagged.spans}
