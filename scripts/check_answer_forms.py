@@ -31,7 +31,7 @@ Form = Callable[[str, str], str]
 UNSPACED = ("ja", "zh", "zh_cn", "zh_tw", "th", "km", "my", "lo")
 """Languages written without blanks between words."""
 
-UNNEEDED = re.compile(r"(?<![0-9A-Za-zÀ-ɏ.·])\s+|\s+(?![0-9A-Za-zÀ-ɏ.·])")
+UNNEEDED = re.compile(r"(?<![0-9A-Za-zÀ-ɏ.,·])\s+|\s+(?![0-9A-Za-zÀ-ɏ.·])")
 """Blanks but those between words and numbers in Latin script, as in "new york", which nobody drops."""
 
 FULL_WIDTH = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "!\"'(),-./:?"}

@@ -15,6 +15,7 @@ MINUS = "−"
 
 METRIC_NAMES = {
     "slot_f1": "slot F1",
+    "slot_f1_verbatim": "slot F1, verbatim",
     "slot_f1_reference": "slot F1, published procedure",
     "strict_f1": "strict span F1",
     "loose_f1": "loose span F1",

@@ -100,10 +100,10 @@ def fold_letters(text: str, language: str) -> str:
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFD", text).casefold())
     # NFKD finds capitals in symbols, such as the ones of ™, so they are folded after it as well.
     visible = "".join(character for character in decomposed.casefold() if not _invisible(character))
-    folded = unicodedata.normalize("NFKD", visible.translate(ALIKE))
+    folded = _capitals(unicodedata.normalize("NFKD", visible.translate(ALIKE)), language)
     for pattern, replacement in DRAWN_ALIKE:
         folded = pattern.sub(replacement, folded)
-    return unicodedata.normalize("NFC", _capitals(folded, language))
+    return unicodedata.normalize("NFC", folded)
 
 
 def _invisible(character: str) -> bool:

@@ -218,16 +218,22 @@ def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> l
     An answer names texts, tags have places. So the spans are taken in the answer's order, and each gets the
     leftmost run of whole tokens that reads like it (texts folded as everywhere) and that no span before it
     has taken. Where the text stands more than once, what the annotators marked goes first: an answer cannot
-    say which of two it means, and the right one must not count as wrong.
+    say which of two it means, and the right one must not count as wrong. A full stop behind the span is
+    part of the tagged text where the text has it, and does not count where the text has none.
     """
     taken = [False] * len(tagged.tokens)
     marked = {(start, end) for _, start, end in tagged.spans}
     folded, runs = fold(text, language), dict[str, list[Place]]()
     found: list[Span | None] = []
     for label, value in spans:
-        wanted = normalise(value, language)
+        wanted = fold(value, language)
         if wanted not in runs:
-            runs[wanted] = _runs(wanted, text, tagged.tokens, language) if wanted and wanted in folded else []
+            runs[wanted] = (
+                _runs(wanted, text, tagged.tokens, language, fold) if wanted and wanted in folded else []
+            )
+            bare = normalise(value, language)
+            if bare and bare in folded and not runs[wanted]:
+                runs[wanted] = _runs(bare, text, tagged.tokens, language, normalise)
         free = [run for run in runs[wanted] if not any(taken[run[0] : run[1]])]
         if not free:
             found.append(None)
@@ -238,12 +244,14 @@ def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> l
     return found
 
 
-def _runs(wanted: str, text: str, tokens: Sequence[Place], language: str) -> list[Place]:
-    """(first token, end) of the runs of tokens that read like a folded text."""
+def _runs(
+    wanted: str, text: str, tokens: Sequence[Place], language: str, read_as: Callable[[str, str], str]
+) -> list[Place]:
+    """Return (first token, end) of the runs of tokens that `read_as` makes equal to a folded text."""
     found = []
     for first, (start, _) in enumerate(tokens):
         for last in range(first, len(tokens)):
-            read = normalise(text[start : tokens[last][1]], language)
+            read = read_as(text[start : tokens[last][1]], language)
             if read == wanted:
                 found.append((first, last + 1))
             if not wanted.startswith(read):

@@ -69,8 +69,9 @@ def test_only_the_first_line_is_read(output: str) -> None:
 
 def test_values_are_looked_up_in_the_utterance_and_not_in_the_spaced_annotation() -> None:
     assert scored("请[time : 早上七点]叫我", "time: 请早上", "zh")["values_outside"] == 0
-    # Chinese writes no blanks.
-    assert scored("请[time : 早上七点]叫我", "time: 请 早上", "zh")["values_outside"] == 0
+    assert (
+        scored("请[time : 早上七点]叫我", "time: 请 早上", "zh")["values_outside"] == 0
+    )  # no blanks in Chinese
     assert scored("wake[time : nine]", "time: wakenine", "en")["values_outside"] == 0
     assert scored("wake[time : nine]", "time: wake nine", "en")["values_outside"] == 1
 

@@ -24,7 +24,7 @@ def counts(tp: Sequence[int], pred: Sequence[int], gold: Sequence[int]) -> np.nd
     one = np.ones_like(tp)
     columns = {"slot_tp": tp, "slot_pred": pred, "slot_gold": gold, "ref_tp": tp, "ref_pred": pred}
     columns |= {"ref_gold": gold, "label_tp": tp, "value_tp": tp, "values_outside": 0 * one}
-    columns |= {"exact": (tp == pred) & (tp == gold), "well_formed": one, "n": one}
+    columns |= {"exact": (tp == pred) & (tp == gold), "well_formed": one, "n": one, "verbatim_tp": tp}
     return np.stack([columns[name] for name in COLUMNS], axis=1).astype(np.int64)
 
 

@@ -414,3 +414,21 @@ def test_the_worked_example_of_the_readme() -> None:
     assert both["span_f1"] == pytest.approx(2 / 10)
     assert both["span_f1_parsed"] == pytest.approx(2 / 7)
     assert both["parses"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "answer", "located"),
+    [
+        ("in London .", [(0, 2), (3, 9), (10, 11)], "London", 1),
+        ("in London .", [(0, 2), (3, 9), (10, 11)], "London .", 0),  # tags the full stop
+        ("in London", [(0, 2), (3, 9)], "London.", 1),
+    ],
+)
+def test_a_full_stop_is_tagged_where_the_text_has_it(
+    text: str, tokens: list[tuple[int, int]], answer: str, located: int
+) -> None:
+    """The headline reads the same place in all three."""
+    tagged = Tagged(tokens, [("LOC", 1, 2)])
+    gold, output = entities([("LOC", "London")]), entities([("LOC", answer)])
+    row = dict(zip(COLUMNS, count(gold, output, text, anything, "en", tagged), strict=True))
+    assert (row["span_tp"], row["located_tp"]) == (1, located)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from midalign import bases, harness
 from midalign.align.head import IGNORED
 from midalign.align.rows import PADDING, SHARED, WIDTH
-from midalign.data import mini, pairs
+from midalign.data import massive, mini, pairs
 from midalign.errors import DataError, RecipeError, TaskError
 from midalign.train import recipe as recipes
 from midalign.train.schedule import schedule
@@ -346,3 +346,14 @@ def test_too_few_pairs_for_one_update_are_refused(tmp_path):
     check_roles(recipes.load("mini", [files, "align.pairs_per_update=5"]))
     with pytest.raises(RecipeError, match=r"draws 6 pairs .* has 5.*align.pairs_per_update=5"):
         check_roles(recipes.load("mini", [files, "align.pairs_per_update=6"]))
+
+
+def test_bare_prompts_end_with_the_line_break_that_answers_follow(monkeypatch, tokens):
+    """The line break ends an answer too, so a target that begins with it would be cut to nothing."""
+    monkeypatch.setattr(massive, "items", mini.items)
+    options = ["task=midalign_slot_bare", "supervised=[en]", "aligned=[de]"]
+    samples = TaskSamples(recipes.load("mini", options), tokens)
+    task, document = samples.every[0]
+    sample = samples.render(task, document)
+    assert tokens.tokenizer.decode(sample.prompt, skip_special_tokens=True) == f"{document['utterance']}\n"
+    assert tokens.tokenizer.decode(sample.target, skip_special_tokens=True) == document["target"]
