@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from midalign import bases, record
+from midalign import adapter, bases, record
 from midalign.align.measures import measures
 from midalign.analyze import devices, pairs, report, states
 from midalign.data import ntrex
@@ -303,7 +303,8 @@ def test_a_killed_analysis_goes_on(tmp_path):
     assert "No record of this very model" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "two").exists()  # refused before hours of work
-    of_base = entry.model_copy(update={"adapter": None})
+    base = entry.base.model_copy(update={"digest": adapter.base_digest(bases.resolve("mini"))})
+    of_base = entry.model_copy(update={"adapter": None, "base": base})
     more[-1] = record.write(of_base, items, tmp_path / "base's").parent
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
