@@ -342,9 +342,12 @@ def _conditions(
     tasks = {}
     for name in names:
         metadata = harness.metadata(name)
-        data = family(metadata["family"]).data_digest(metadata, settings.split)
+        own = family(metadata["family"])
         tasks[name] = record.task_conditions(
-            metadata["version"], data, by_comet if name in directions else None
+            metadata["version"],
+            own.data_digest(metadata, settings.split),
+            own.signatures(metadata),
+            by_comet if name in directions else None,
         )
     return record.Conditions(shared, tasks, bool(_source_and_languages(names)[1]))
 
@@ -507,12 +510,15 @@ def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list
 
 
 def _rendering(name: str, task: Any) -> str:
-    """Digest of what a task asks, how, and of whom."""
+    """Return the digest of what a task asks, how, of whom, and how the answers are scored."""
     metadata = harness.metadata(name)
     keys = ("description", "doc_to_text", "doc_to_target", "target_delimiter", "generation_kwargs")
     asked = {key: str(task.config[key]) for key in keys}
-    data = family(metadata["family"]).data_digest(metadata, task.config.test_split)
-    return hashlib.sha256(json.dumps([asked, metadata["version"], data], sort_keys=True).encode()).hexdigest()
+    own = family(metadata["family"])
+    scored = [metadata["version"], own.data_digest(metadata, task.config.test_split)]
+    if signatures := own.signatures(metadata):
+        scored.append(signatures)
+    return hashlib.sha256(json.dumps([asked, *scored], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -763,7 +769,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     logged = results["samples"][name]
     scores = results["results"][name]
     tasks, scored = family(metadata["family"]), scorer(metadata["family"])
-    counts = np.array([one[scored.HEADLINE] for one in logged], np.int64)
+    counts = np.array([one[scored.HEADLINE].counts for one in logged], np.int64)
     prompts = [str(one["arguments"][0][0]) for one in logged]
     doc_ids = [one["doc_id"] for one in logged]
     repeated = sorted(set(guard.repeated_items(name, settings.split)) & set(doc_ids))
@@ -776,10 +782,13 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         counts={column: int(total) for column, total in zip(scored.COLUMNS, counts.sum(0), strict=True)},
         metrics={
             metric: record.Metric(
-                value=scores[f"{metric},none"], stderr=scores[f"{metric}_stderr,none"], n=len(logged)
+                value=_defined(scores[f"{metric},none"]),
+                stderr=_defined(scores[f"{metric}_stderr,none"]),
+                n=len(logged),
             )
             for metric in tasks.metrics(metadata)
         },
+        signatures=tasks.signatures(metadata),
         data_digest=tasks.data_digest(metadata, settings.split),
         prompt_digest=shards.prompt_digest(prompts),
         repeated=len(repeated),
@@ -803,6 +812,11 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         repeated=repeated,
         outputs=outputs if settings.keeps_outputs else None,
     )
+
+
+def _defined(value: Any) -> float | None:
+    """Return a score as a record has it; None for NaN, and for N/A, which our plug-in puts in its place."""
+    return record.defined(value) if isinstance(value, float) else None
 
 
 def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[str]) -> dict[str, Part]:

@@ -1,20 +1,23 @@
 """Scores of a section's models and paired differences between their arms, all from counts per item.
 
-Every figure is a share between 0 and 1. A language's score is pooled (micro) over its items, a mean is over
-languages (macro). Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993, chapter 13) over
-items: one draw resamples the document ids, the same for all models, so that differences are paired (Koehn
-2004), and the same for all languages with these ids, because parallel items are hard or easy together. The
-intervals say nothing about training seeds; the spread over seeds stands beside them.
+Every figure is a share between 0 and 1, NaN where there is no case. A language's score is pooled (micro) over
+its items, a mean is over the languages that have a case (macro). Intervals are percentile bootstrap intervals
+(Efron and Tibshirani 1993, chapter 13) over items: one draw resamples the document ids, the same for all
+models, so that differences are paired (Koehn 2004), and the same for all languages with these ids, because
+parallel items are hard or easy together. The intervals say nothing about training seeds; the spread over seeds
+stands beside them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from midalign import record
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.sections import ROLES, Row, Section, resource_of
+from midalign.metrics.rates import quotient
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -182,12 +185,27 @@ def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
 
 
 def mean_of(scores: Sequence[Scores]) -> Scores:
-    """Of several seeds."""
-    return Scores(np.mean([s.points for s in scores], axis=0), np.mean([s.draws for s in scores], axis=0))
+    """Return the mean of several seeds."""
+    return Scores(mean_defined([s.points for s in scores], 0), mean_defined([s.draws for s in scores], 0))
+
+
+def mean_defined(values: ArrayLike, axis: int = -1) -> np.ndarray:
+    """Return the mean over an axis of what is not NaN; NaN where nothing is.
+
+    A share of no cases is NaN, and is no reason to leave out or lower the others.
+    """
+    values = np.asarray(values)
+    return quotient(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
 
 
 def estimate(point: float, draws: np.ndarray) -> Estimate:
-    """A value with its bootstrap draws."""
+    """Return a value with the interval and standard error of its bootstrap draws; all NaN if the value is.
+
+    Draws without a case are NaN and left out.
+    """
+    draws = draws[~np.isnan(draws)]
+    if np.isnan(point) or len(draws) < 2:
+        return Estimate(float(point), np.nan, np.nan, np.nan)
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Estimate(float(point), float(low), float(high), float(draws.std(ddof=1)))
@@ -201,7 +219,7 @@ def _indices(section: Section) -> dict[str, list[int]]:
 def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
-            name: estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
+            name: estimate(float(mean_defined(scores.points[of, m])), mean_defined(scores.draws[:, of, m]))
             for name, of in sets.items()
         }
         for m, metric in enumerate(section.metrics)
@@ -233,8 +251,8 @@ def _gaps(
     supervised = sets["supervised"]
     return {
         name: (
-            points[supervised].mean() - points[of].mean(),
-            draws[:, supervised].mean(axis=1) - draws[:, of].mean(axis=1),
+            float(mean_defined(points[supervised]) - mean_defined(points[of])),
+            mean_defined(draws[:, supervised]) - mean_defined(draws[:, of]),
         )
         for name, of in sets.items()
     }
@@ -248,7 +266,9 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
     seeds = [scores[run.file] for run in row.runs]
     mean = mean_of(seeds)
     gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
-    by_seed = {name: [float(s.points[of, _HEADLINE].mean()) for s in seeds] for name, of in sets.items()}
+    by_seed = {
+        name: [float(mean_defined(s.points[of, _HEADLINE])) for s in seeds] for name, of in sets.items()
+    }
     engine, dtype = row.engine
     recipe = row.runs[0].record.recipe
     return Model(
@@ -273,7 +293,7 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
 def _without_repeated(section: Section, row: Row) -> dict[str, float]:
     known = [code for code in section.languages if all(code in run.unrepeated for run in row.runs)]
     return {
-        code: float(np.mean([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
+        code: float(mean_defined([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
         for code in known
     }
 
@@ -345,7 +365,7 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
         means=_means(section, change, sets),
         by_seed={
             name: [
-                float(by_seed[seed].points[of, _HEADLINE].mean() - against[seed].points[of, _HEADLINE].mean())
+                float(mean_defined((by_seed[seed].points - against[seed].points)[of, _HEADLINE]))
                 for seed in shared
             ]
             for name, of in sets.items()
@@ -358,12 +378,12 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
 
 
 def _headline(scores: Scores, of: list[int]) -> tuple[float, np.ndarray]:
-    return scores.points[of, _HEADLINE].mean(), scores.draws[:, of, _HEADLINE].mean(axis=1)
+    return float(mean_defined(scores.points[of, _HEADLINE])), mean_defined(scores.draws[:, of, _HEADLINE])
 
 
 def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
     """Gap closed; None where the gap's interval holds 0 (the ratio has no bounds) or lies below it."""
-    if estimate(*gap).low <= 0:
+    if not estimate(*gap).low > 0:
         return None
     # The interval leaves out draws in the tail, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])

@@ -76,8 +76,8 @@ class Section:
 
     @property
     def metrics(self) -> dict[str, Callable[[Any], Any]]:
-        """The family's metrics that its tasks have, the headline first."""
-        known = self.first.task(self.languages[0]).metrics
+        """The family's metrics that any of its tasks has, the headline first."""
+        known = {name for code in self.languages for name in self.first.task(code).metrics}
         return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
 
     def role(self, code: str) -> Role:
@@ -146,6 +146,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
     for language in run.languages:
         task = run.task(language)
         tasks += [language, str(task.version), task.data_digest, task.prompt_digest or "", run.ids[language]]
+        tasks.append(json.dumps(task.signatures, sort_keys=True))
     return (
         run.group,
         base.name,

@@ -1,6 +1,7 @@
 """Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ METRIC_NAMES = {
     "well_formed": "well-formed outputs",
     "chrf": "chrF++",
     "bleu": "BLEU",
-    "off_target": "off-target outputs",
-    "unidentified": "outputs in no language that could be told",
+    "off_target": "off-target outputs, of those whose language can be told",
+    "unidentified": "outputs whose language cannot be told",
     "copied": "outputs that repeat the source",
     "empty": "empty outputs",
     "length_ratio": "length, of the reference's",
@@ -64,6 +65,8 @@ _DETAILS = {
 
 _PREFACE = f"""\
 Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
+A dash is a figure without a case, such as the share of right values where a model predicted none; means leave
+it out.
 Intervals in brackets are 95% bootstrap intervals over items ({DRAWS:,} draws of document ids, the same for
 both models of a difference and for all languages); they leave out the choice of training seed. Where a row
 has several seeds, its figures are their mean, with the least and greatest seed in parentheses.
@@ -139,6 +142,8 @@ def signed(share: float) -> str:
 
 
 def _signed(share: float, plus: str) -> str:
+    if math.isnan(share):
+        return NONE
     text = f"{abs(100 * share):.1f}"
     if text == "0.0":
         return text
@@ -146,7 +151,9 @@ def _signed(share: float, plus: str) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """`+3.1 [1.2, 5.0]`"""
+    """`+3.1 [1.2, 5.0]`, a dash where there is no case."""
+    if math.isnan(estimate.value):
+        return NONE
     return f"{signed(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
@@ -155,7 +162,7 @@ def seeded(model: Model, name: str) -> str:
     if name not in model.spread:
         return NONE
     mean = percent(next(iter(model.means.values()))[name].value)
-    if len(model.seeds) == 1:
+    if len(model.seeds) == 1 or mean == NONE:
         return mean
     low, high = model.spread[name]
     return f"{mean} ({percent(low)}–{percent(high)})"
@@ -228,7 +235,7 @@ def headline(part: Part) -> str:
 
 def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
     aligned = means.get("aligned")
-    if aligned:
+    if aligned and not math.isnan(aligned.value):
         if aligned.holds_zero:
             yield "On aligned languages the interval holds 0: no difference is shown."
         else:
@@ -254,6 +261,11 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
         yield f"Aligned languages by seed: {each}."
     if not difference.same_engine:
         yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
+
+
+def with_error(score: Estimate) -> str:
+    """`82.1 ± 0.4`, a dash where there is no case."""
+    return NONE if math.isnan(score.value) else f"{percent(score.value)} ± {percent(score.stderr)}"
 
 
 def _section(part: Part) -> str:
@@ -419,7 +431,7 @@ def _language_table(part: Part) -> str:
         cells = _language_columns(part.section, code)
         for model in part.models:
             score = model.languages[code][metric]
-            cells.append(f"{percent(score.value)} ± {percent(score.stderr)}")
+            cells.append(with_error(score))
         cells += [interval(difference.languages[code][metric]) for difference in part.differences]
         rows.append(cells)
     return "± standard error over items.\n\n" + _markdown(header, rows, left=(0, 1, 2))
@@ -450,7 +462,7 @@ def _comet_table(part: Part, comet: Comet) -> str:
     rows = [
         [
             *_language_columns(section, code),
-            *(f"{percent(of[code].value)} ± {percent(of[code].stderr)}" for of in comet.models.values()),
+            *(with_error(of[code]) for of in comet.models.values()),
             *(interval(one.languages[code]) for one in comet.differences),
         ]
         for code in ordered(section)

@@ -42,8 +42,13 @@ CHARACTER_SETS = {"Hans": ("gb2312", "big5"), "Hant": ("big5", "gb2312")}
 scripts apart."""
 
 
+LEAST = 0.2
+"""Share of a text's letters that a script needs: a name in Latin letters has more of them than its sentence has
+in Chinese."""
+
+
 def in_script(text: str, script: str) -> bool | None:
-    """Return whether most letters of `text` belong to `script` (ISO 15924); None for a text without letters.
+    """Return whether `text` is written in `script` (ISO 15924); None for a text without letters.
 
     Simplified and Traditional Chinese share most characters. A text is in the other one if more of its
     characters are in the other's character set alone than in its own alone.
@@ -52,7 +57,7 @@ def in_script(text: str, script: str) -> bool | None:
     if not letters:
         return None
     belonging = sum(_first_word(letter) in LETTERS[script] for letter in letters)
-    if 2 * belonging < len(letters):
+    if belonging < LEAST * len(letters):
         return False
     if script not in CHARACTER_SETS:
         return True

@@ -83,7 +83,8 @@ def _scores(scored: record.Record) -> list[str]:
         lines += [f"| task | role | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
         for task, result in tasks:
             values = (
-                f"{result.metrics[name].value:.3f} ± {result.metrics[name].stderr:.3f}" for name in names
+                f"{record.decimals(result.metrics[name].value)} ± {record.decimals(result.metrics[name].stderr)}"
+                for name in names
             )
             lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
         lines.append("")
