@@ -95,7 +95,7 @@ def _section(part: Part) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Return the same structure with floats at DIGITS decimals (the last bits differ by machine), NaN as None."""
+    """Return the same structure with floats rounded to DIGITS decimals and None for NaN."""
     if isinstance(value, float):
         if math.isnan(value):
             return None

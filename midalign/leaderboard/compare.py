@@ -4,8 +4,8 @@ Every figure is a share between 0 and 1, NaN where there is no case. A language'
 its items, a mean is over the languages that have a case (macro). Intervals are percentile bootstrap intervals
 (Efron and Tibshirani 1993, chapter 13) over items: one draw resamples the document ids, the same for all
 models, so that differences are paired (Koehn 2004), and the same for all languages with these ids, because
-parallel items are hard or easy together. The intervals say nothing about training seeds; the spread over seeds
-stands beside them.
+parallel items are hard or easy together. The intervals say nothing about training seeds; the spread over
+seeds stands beside them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

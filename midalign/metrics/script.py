@@ -43,8 +43,8 @@ scripts apart."""
 
 
 LEAST = 0.2
-"""Share of a text's letters that a script needs: a name in Latin letters has more of them than its sentence has
-in Chinese."""
+"""Share of a text's letters that a script needs. It is low: a name in Latin letters can have more of them than
+the Chinese sentence around it has characters."""
 
 
 def in_script(text: str, script: str) -> bool | None:
