@@ -62,7 +62,7 @@ def _own(name: str) -> dict[str, Any]:
             "temperature": 0.0,
             "max_gen_toks": min(max(-(-source.longest(language) // 64) * 64, 128), 1024),
         },
-        "metadata": {"version": 1, "family": source.family, "source": group, "language": language},
+        "metadata": {"version": 2, "family": source.family, "source": group, "language": language},
     }
 
 

@@ -17,11 +17,10 @@ sys.path.insert(0, str(ROOT))
 from midalign.data import flores, massive, mini, ntrex, uner, wmt23  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages  # noqa: E402
-from midalign.metrics import scorer  # noqa: E402
+from midalign.metrics import higher_is_better, scorer  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_tokens.tsv"
-LOWER_IS_BETTER = ("values_not_in_utterance", "off_target", "unidentified", "copied", "empty")
 HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
 
@@ -136,17 +135,17 @@ target_delimiter: " "
 """
 
 GROUPS = (
-    Group("midalign_slot", "slot", "massive", 1, INSTRUCTED, of_column("massive"), short),
-    Group("midalign_slot_bare", "slot", "massive", 1, BARE, of_column("massive"), short),
-    Group("midalign_slot_xsid", "slot_spans", "xsid", 1, INSTRUCTED, of_column("xsid"), short),
-    Group("midalign_mini_slot", "slot", "mini", 1, INSTRUCTED, of_column("mini"), short),
-    Group("midalign_mt_wmt23", "translation", "wmt23", 1, TRANSLATE, wmt23.directions, target_tokens),
-    Group("midalign_mt_ntrex", "translation", "ntrex", 1, TRANSLATE, ntrex.directions, target_tokens),
-    Group("midalign_mt_flores", "translation", "flores", 1, TRANSLATE, flores.directions, like_ntrex),
-    Group("midalign_mini_mt", "translation", "mini", 1, TRANSLATE, mini_directions, short),
-    Group("midalign_json_uner", "structured", "uner", 1, ENTITIES, treebanks, target_tokens),
-    Group("midalign_json_call", "structured", "massive", 1, CALL, of_column("massive"), target_tokens),
-    Group("midalign_mini_json", "structured", "mini", 1, CALL, of_column("mini"), short_call),
+    Group("midalign_slot", "slot", "massive", 2, INSTRUCTED, of_column("massive"), short),
+    Group("midalign_slot_bare", "slot", "massive", 2, BARE, of_column("massive"), short),
+    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED, of_column("xsid"), short),
+    Group("midalign_mini_slot", "slot", "mini", 2, INSTRUCTED, of_column("mini"), short),
+    Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE, wmt23.directions, target_tokens),
+    Group("midalign_mt_ntrex", "translation", "ntrex", 2, TRANSLATE, ntrex.directions, target_tokens),
+    Group("midalign_mt_flores", "translation", "flores", 2, TRANSLATE, flores.directions, like_ntrex),
+    Group("midalign_mini_mt", "translation", "mini", 2, TRANSLATE, mini_directions, short),
+    Group("midalign_json_uner", "structured", "uner", 2, ENTITIES, treebanks, target_tokens),
+    Group("midalign_json_call", "structured", "massive", 2, CALL, of_column("massive"), target_tokens),
+    Group("midalign_mini_json", "structured", "mini", 2, CALL, of_column("mini"), short_call),
 )
 
 
@@ -167,10 +166,11 @@ def generation(group: Group, language: str) -> str:
 def shared(group: Group) -> str:
     """What the tasks of a group have in common; the name keeps lm-eval from indexing it."""
     module = f"midalign.families.{group.family}"
+    scored = scorer(group.family)
     metrics = "".join(
         f"  - metric: {metric}{suffix}\n"
         f"    aggregation: !function {module}.{metric}{suffix}\n"
-        f"    higher_is_better: {'false' if suffix or metric in LOWER_IS_BETTER else 'true'}\n"
+        f"    higher_is_better: {json.dumps(None if suffix else higher_is_better(scored, metric))}\n"
         for metric in family(group.family).metrics({"source": group.source})
         for suffix in ("", "_stderr")
     )

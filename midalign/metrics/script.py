@@ -43,7 +43,7 @@ scripts apart."""
 
 
 LEAST = 0.2
-"""Share of a text's letters that a script needs. It is low: a name in Latin letters can have more of them than
+"""Share of a text's letters that a script needs. It is low: a name in Latin letters can be longer than
 the Chinese sentence around it has characters."""
 
 
