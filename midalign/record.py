@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from midalign.adapter import Manifest, RecipeRef
 from midalign.errors import RecordError
+from midalign.languages import ROLES, Role, role_of
 
 SUFFIX = ".json"
 ITEMS_SUFFIX = ".items.jsonl.zst"
@@ -75,19 +76,17 @@ class Adapter(Section):
 
 
 class Roles(Section):
-    """Languages of the record's tasks by the part they had in training."""
+    """Languages by the part they had in training: those of the training data, and the unseen of the tasks."""
 
     supervised: list[str]
     aligned: list[str]
     unseen: list[str]
 
-    def of(self, language: str) -> str:
+    def of(self, language: str) -> Role:
         """Return the role of a language, or of a direction: that of its least known side but English."""
         sides = language.split("-")
         known = [side for side in sides if side != "en" or len(sides) == 1]
-        if all(side in self.supervised for side in known):
-            return "supervised"
-        return "aligned" if all(side in (*self.supervised, *self.aligned) for side in known) else "unseen"
+        return max((role_of(side, self.supervised, self.aligned) for side in known), key=ROLES.index)
 
 
 class Engine(Section):

@@ -25,7 +25,7 @@ from midalign.evaluate.partial import Output, Part, Store
 from midalign.evaluate.thoughts import BUDGET, Thinking
 from midalign.families import family
 from midalign.languages import language as known_language
-from midalign.languages import languages
+from midalign.languages import languages, role_of
 from midalign.metrics import scorer
 
 log = logging.getLogger(__name__)
@@ -430,6 +430,7 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
     for model in models:
         if model.manifest:
             sides[model.name] = set(model.manifest.supervised), set(model.manifest.aligned)
+            _warn_of_ignored_roles(settings, model.name, *sides[model.name])
         else:
             sides[model.name] = set(settings.supervised), set(settings.aligned)
     base = next((model.name for model in models if model.folder is None), None)
@@ -441,10 +442,23 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
         name: record.Roles(
             supervised=_in_order(supervised),
             aligned=_in_order(aligned - supervised),
-            unseen=_in_order(evaluated - supervised - aligned),
+            unseen=_in_order({code for code in evaluated if role_of(code, supervised, aligned) == "unseen"}),
         )
         for name, (supervised, aligned) in sides.items()
     }
+
+
+def _warn_of_ignored_roles(settings: Settings, name: str, supervised: set[str], aligned: set[str]) -> None:
+    """Say where roles that were given by hand differ from a manifest's, which count."""
+    for option, given, known in (
+        ("--supervised", settings.supervised, supervised),
+        ("--aligned", settings.aligned, aligned),
+    ):
+        if given and set(given) != known:
+            log.warning(
+                "%s %s is ignored for %s: its %s says %s",
+                *(option, ",".join(given), name, adapters.MANIFEST, ",".join(_in_order(known)) or "none"),
+            )
 
 
 def _in_order(codes: set[str]) -> list[str]:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from midalign import record
+from midalign.languages import ROLES
 from midalign.leaderboard.load import Run
-from midalign.leaderboard.sections import ROLES, Row, Section, resource_of
+from midalign.leaderboard.sections import Row, Section, resource_of
 from midalign.metrics.rates import quotient
 
 DRAWS = 1000
@@ -43,12 +44,13 @@ class Estimate:
 class Retrieval:
     """Pair retrieval accuracy by language: before training (the section's base) and of this model.
 
-    `before` is empty where the base was not measured alike (layer, candidates, pooling). Means of the seeds.
+    `before` is empty where the base was not measured alike. Means of the seeds that were measured alike.
     """
 
     layer: int
     candidates: int
     pooling: str
+    candidates_digest: str | None
     before: dict[str, float]
     after: dict[str, float]
 
@@ -71,7 +73,8 @@ class Model:
     """Set of languages -> the headline's least and greatest seed."""
     gap: dict[str, Estimate]
     """Transfer gap: mean over supervised languages minus the set's; empty without supervised languages."""
-    retrieval: Retrieval | None
+    retrieval: list[Retrieval]
+    """One entry per way of measuring (layer, candidates, pooling): seeds may be aligned at several layers."""
     languages: dict[str, dict[str, Estimate]]
     """Language -> metric -> score."""
     without_repeated: dict[str, float]
@@ -304,24 +307,35 @@ def _overlap(row: Row) -> list[str]:
     return sorted({one.sentence for one in found})
 
 
-def _retrieval(section: Section, row: Row) -> Retrieval | None:
-    measured = [run.record.retrieval for run in row.runs if run.record.retrieval]
-    if not measured:
-        return None
-    how = measured[0]
-    before = _mean_accuracy([m.base_accuracy for m in measured]) or _base_accuracy(section, how)
-    return Retrieval(
-        how.layer, how.candidates, how.pooling, before, _mean_accuracy([m.accuracy for m in measured])
-    )
+def _retrieval(section: Section, row: Row) -> list[Retrieval]:
+    """Return the retrieval of a row, one entry per way of measuring, lower layers first."""
+    alike: dict[Measured, list[record.Retrieval]] = {}
+    for measured in (run.record.retrieval for run in row.runs):
+        if measured:
+            alike.setdefault(_measured(measured), []).append(measured)
+    return [
+        Retrieval(
+            *how,
+            before=_mean_accuracy([one.base_accuracy for one in alike[how]]) or _base_accuracy(section, how),
+            after=_mean_accuracy([one.accuracy for one in alike[how]]),
+        )
+        for how in sorted(alike, key=lambda how: (*how[:3], how[3] or ""))
+    ]
 
 
-def _base_accuracy(section: Section, how: record.Retrieval) -> dict[str, float]:
-    """From the section's base record, where it was measured alike."""
-    alike = {"layer", "candidates", "pooling", "candidates_digest"}
+Measured = tuple[int, int, str, str | None]
+"""Layer, candidates, pooling and the candidates' digest: accuracies compare where all are equal."""
+
+
+def _measured(one: record.Retrieval) -> Measured:
+    return one.layer, one.candidates, one.pooling, one.candidates_digest
+
+
+def _base_accuracy(section: Section, how: Measured) -> dict[str, float]:
+    """Return the accuracy in the section's base record, empty where it was not measured alike."""
     for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
-        of_base = run.record.retrieval
-        if of_base and of_base.model_dump(include=alike) == how.model_dump(include=alike):
-            return _mean_accuracy([of_base.accuracy])
+        if run.record.retrieval and _measured(run.record.retrieval) == how:
+            return _mean_accuracy([run.record.retrieval.accuracy])
     return {}
 
 

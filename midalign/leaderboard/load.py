@@ -41,8 +41,12 @@ class Run:
 
     def task(self, language: str) -> TaskResult:
         """The record's entry of a language."""
+        return self.record.tasks[self.task_name(language)]
+
+    def task_name(self, language: str) -> str:
+        """The task of a language, as lm-eval spells it."""
         return next(
-            task
+            name
             for name, task in self.record.tasks.items()
             if _place(name, task.language) == (self.group, language)
         )

@@ -3,11 +3,15 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from midalign import harness
+from midalign.errors import TaskError
+from midalign.languages import ROLES
 from midalign.leaderboard.compare import DRAWS, Comet, Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import ROLES, Section, name_of, resource_of
+from midalign.leaderboard.sections import Section, name_of, resource_of
 
 MARK = "<!-- written by midalign leaderboard build -->"
 NONE = "–"
@@ -77,8 +81,8 @@ has several seeds, its figures are their mean, with the least and greatest seed 
   Translation has none: scores of two target languages cannot be compared, only an arm with its baseline.
 - **gap closed**: (model − baseline) / baseline's gap, on the aligned languages; not reported where the
   interval of the baseline's gap holds 0.
-- **retrieval**: share of test sentences whose nearest candidate is their English translation, before training
-  (base) → after, mean over the aligned languages.
+- **retrieval**: share of test sentences whose nearest candidate is their English translation, by states after
+  the named layer, before training (base) → after, mean over the aligned languages.
 """
 
 
@@ -168,15 +172,32 @@ def seeded(model: Model, name: str) -> str:
     return f"{mean} ({percent(low)}–{percent(high)})"
 
 
-def retrieval(section: Section, model: Model) -> str:
-    """`29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent."""
-    if model.retrieval is None:
-        return NONE
-    codes = [code for code in section.aligned if code in model.retrieval.after] or list(model.retrieval.after)
-    after = _whole(model.retrieval.after, codes)
-    if model.arm == "base" or not model.retrieval.before:
-        return after
-    return f"{_whole(model.retrieval.before, codes)} → {after}"
+def retrieval_layers(models: Sequence[Model]) -> list[int]:
+    """Return the layers after which any model's retrieval was measured, lowest first."""
+    return sorted({measured.layer for model in models for measured in model.retrieval})
+
+
+def retrieval_name(layer: int) -> str:
+    """Return the header of a column of retrieval: layers do not share one, since their figures do not compare."""
+    return f"retrieval, layer {layer}"
+
+
+def retrieval(section: Section, model: Model, layer: int) -> str:
+    """Return `29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent.
+
+    Several figures where seeds were measured on several sets of candidates, a dash where the model was not
+    measured after this layer.
+    """
+    figures = []
+    for measured in model.retrieval:
+        if measured.layer != layer:
+            continue
+        codes = list(measured.after)
+        codes = [code for code in codes if section.role(code) == "aligned"] or codes
+        after = _whole(measured.after, codes)
+        alone = model.arm == "base" or not measured.before
+        figures.append(after if alone else f"{_whole(measured.before, codes)} → {after}")
+    return ", ".join(figures) or NONE
 
 
 def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
@@ -333,16 +354,50 @@ def _facts(part: Part) -> str:
         codes = language_sets(section).get(role, [])
         if codes:
             lines.append(f"- {role.capitalize()} ({len(codes)}): {' '.join(codes)}")
+    lines += _signature_lines(section)
+    if superseded := _superseded(section):
+        lines.append(superseded)
     recipes = sorted({model.recipe for model in part.models if model.recipe})
     if recipes:
         lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
-    how = next((model.retrieval for model in part.models if model.retrieval), None)
-    if how:
-        lines.append(
-            f"- Retrieval: {how.candidates} candidates a language, "
-            f"states after {how.layer} blocks, {how.pooling}"
-        )
+    ways = {(one.candidates, one.pooling): None for model in part.models for one in model.retrieval}
+    layers = ", ".join(map(str, retrieval_layers(part.models)))
+    lines += [
+        f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, {pooling}"
+        for candidates, pooling in ways
+    ]
     return "\n".join(lines)
+
+
+def _signature_lines(section: Section) -> list[str]:
+    """Return a line per signature of sacreBLEU: with its directions, unless all of them have it."""
+    lines = []
+    for metric in (metric for metric in ("bleu", "chrf") if metric in section.scorer.METRICS):
+        codes: dict[str | None, list[str]] = {}
+        for code in section.languages:
+            codes.setdefault(section.first.task(code).signatures.get(metric), []).append(code)
+        for signature, signed in codes.items():
+            where = "" if len(codes) == 1 else f": {' '.join(signed)}"
+            missing = metric not in section.first.task(signed[0]).metrics
+            said = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
+            lines.append(f"- {METRIC_NAMES[metric]}: {said}{where}")
+    return lines
+
+
+def _superseded(section: Section) -> str | None:
+    """Return the line that marks records of an earlier task version, None where the version is today's."""
+    versions = set()
+    for code in section.languages:
+        with suppress(TaskError):  # a user's own data, or a task that is no more
+            name = section.first.task_name(code)
+            versions.add((section.first.task(code).version, float(harness.metadata(name)["version"])))
+    earlier = sorted({was for was, now in versions if was != now})
+    if not earlier:
+        return None
+    return (
+        f"- **Made before task version {max(now for _, now in versions):g}** and kept as recorded: scores do "
+        f"not compare with those of later records, and what these records lack is a dash"
+    )
 
 
 def _digest(digests: Iterable[str]) -> str:
@@ -371,7 +426,8 @@ def _main_table(part: Part) -> str:
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
     header += [f"gap {name}" for name in gaps]
-    header += ["gap closed", "retrieval", "items", "engine"]
+    layers = retrieval_layers(part.models)
+    header += ["gap closed", *map(retrieval_name, layers), "items", "engine"]
     rows = []
     for model in part.models:
         rows.append(
@@ -381,7 +437,7 @@ def _main_table(part: Part) -> str:
                 *(seeded(model, name) for name in sets),
                 *(percent(model.gap[name].value) for name in gaps),
                 closed(part, model),
-                retrieval(part.section, model),
+                *(retrieval(part.section, model, layer) for layer in layers),
                 items_name(part.section),
                 _engine(part, model),
             ]
