@@ -94,7 +94,7 @@ def test_an_unknown_task_is_answered_with_the_nearest() -> None:
 
 def test_metadata_needs_no_lm_eval() -> None:
     assert harness.metadata("midalign_slot_bare_zh_tw") == {
-        "version": 1,
+        "version": 2,
         "family": "slot",
         "source": "massive",
         "language": "zh_tw",

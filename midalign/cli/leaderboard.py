@@ -79,8 +79,7 @@ def table(part: "Part") -> "Table":
         marked,
         percent,
         retrieval,
-        retrieval_layers,
-        retrieval_name,
+        retrieval_columns,
         title,
     )
 
@@ -94,8 +93,8 @@ def table(part: "Part") -> "Table":
         padding=(0, 1, 0, 0),
     )
     view.add_column("model", overflow="fold", min_width=15)
-    layers = retrieval_layers(part.models)
-    for name in ("seeds", *roles, "gap", "gap closed", *map(retrieval_name, layers)):
+    columns = retrieval_columns(part.models)
+    for name in ("seeds", *roles, "gap", "gap closed", *columns):
         view.add_column(name, justify="right", no_wrap=True)
     if len(engines) > 1:
         view.add_column("engine")
@@ -107,7 +106,7 @@ def table(part: "Part") -> "Table":
             *(percent(means[role].value) for role in roles),
             percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,
             closed(part, model),
-            *(retrieval(section, model, layer) for layer in layers),
+            *(retrieval(section, model, layer) for layer in columns.values()),
             *([f"{model.engine} {model.dtype}"] if len(engines) > 1 else []),
         )
     return view

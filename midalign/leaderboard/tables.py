@@ -177,9 +177,10 @@ def retrieval_layers(models: Sequence[Model]) -> list[int]:
     return sorted({measured.layer for model in models for measured in model.retrieval})
 
 
-def retrieval_name(layer: int) -> str:
-    """Return the header of a column of retrieval: layers do not share one, since their figures do not compare."""
-    return f"retrieval, layer {layer}"
+def retrieval_columns(models: Sequence[Model]) -> dict[str, int]:
+    """Return layer by column of retrieval. Each layer has its own, since figures of two do not compare."""
+    layers = retrieval_layers(models)
+    return {"retrieval" if len(layers) == 1 else f"retrieval, layer {layer}": layer for layer in layers}
 
 
 def retrieval(section: Section, model: Model, layer: int) -> str:
@@ -426,8 +427,8 @@ def _main_table(part: Part) -> str:
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
     header += [f"gap {name}" for name in gaps]
-    layers = retrieval_layers(part.models)
-    header += ["gap closed", *map(retrieval_name, layers), "items", "engine"]
+    columns = retrieval_columns(part.models)
+    header += ["gap closed", *columns, "items", "engine"]
     rows = []
     for model in part.models:
         rows.append(
@@ -437,7 +438,7 @@ def _main_table(part: Part) -> str:
                 *(seeded(model, name) for name in sets),
                 *(percent(model.gap[name].value) for name in gaps),
                 closed(part, model),
-                *(retrieval(part.section, model, layer) for layer in layers),
+                *(retrieval(part.section, model, layer) for layer in columns.values()),
                 items_name(part.section),
                 _engine(part, model),
             ]

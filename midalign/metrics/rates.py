@@ -8,4 +8,4 @@ def quotient(part: NDArray[np.generic], whole: NDArray[np.generic]) -> NDArray[n
     """Return part / whole of equal shapes (...), NaN where `whole` is 0."""
     whole = np.asarray(whole, np.float64)
     empty = np.full(np.broadcast_shapes(np.shape(part), whole.shape), np.nan)
-    return np.divide(part, whole, out=empty, where=whole != 0)
+    return np.asarray(np.divide(part, whole, out=empty, where=whole != 0))

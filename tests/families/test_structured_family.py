@@ -12,6 +12,7 @@ from midalign import bases, harness
 from midalign.data import massive, mini, uner
 from midalign.errors import DataError, TaskError
 from midalign.families import structured
+from midalign.families.aggregation import ItemScore
 from midalign.languages import languages
 from midalign.metrics import bootstrap
 from midalign.metrics.structured import COLUMNS, METRICS, parse
@@ -229,6 +230,8 @@ def test_metrics_are_those_of_the_source_and_their_errors_come_after_them() -> N
     }
     for metric in METRICS:
         items = [structured.counts(doc, output) for output in ("", doc["target"], "{}")]
-        assert getattr(structured, metric)(items) == float(METRICS[metric](np.array(items).sum(0)))
+        scores = [ItemScore(0.0, counts) for counts in items]
+        pooled = float(METRICS[metric](np.array(items).sum(0)))
+        assert getattr(structured, metric)(scores) == pytest.approx(pooled, nan_ok=True)
         error = bootstrap.stderr(np.array(items), METRICS[metric])
-        assert getattr(structured, f"{metric}_stderr")(items) == error
+        assert getattr(structured, f"{metric}_stderr")(scores) == pytest.approx(error, nan_ok=True)

@@ -148,7 +148,7 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
     write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
     build(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| external |  | 40.0 | 40.0 | 40.0 | – | – | 100 | external |" in page
+    assert "| external |  | 40.0 | 40.0 | 40.0 | – | 100 | external |" in page
     assert "No baseline" not in page
 
 

@@ -55,7 +55,7 @@ def test_a_folder_without_records(tmp_path):
 
 
 def test_another_schema_version_is_named_with_the_file(path):
-    edit(path, lambda content: content.update(schema_version=2))
+    edit(path, lambda content: content.update(schema_version=3))
     with pytest.raises(RecordError, match=r"one\.json.*schema_version"):
         load(path.parent)
 
