@@ -10,6 +10,7 @@ from midalign.leaderboard import compare as compare_module
 from midalign.leaderboard.compare import DRAWS, bootstrap, compare
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
+from midalign.leaderboard.tables import retrieval, retrieval_columns, with_error
 from midalign.metrics.slot import COLUMNS, HEADLINE, METRICS
 
 # F1 in per cent over 100 items of one slot: supervised 80 and 60, aligned 30 and 10, unseen 40.
