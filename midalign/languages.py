@@ -10,6 +10,7 @@ Codes are ISO 639-1 where that names one row, else ISO 639-3 (`kmr` and `ckb`, n
 region or script behind `_`. Rows are sorted by code.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,8 @@ from typing import Literal
 from midalign.errors import TaskError, nearest
 
 ResourceClass = Literal["high", "mid", "low"]
+Role = Literal["supervised", "aligned", "unseen"]
+ROLES: tuple[Role, ...] = ("supervised", "aligned", "unseen")
 
 RESOURCE_SOURCE = (
     "Joshi et al. 2020, The State and Fate of Linguistic Diversity and Inclusion in the NLP World "
@@ -76,6 +79,38 @@ def languages() -> dict[str, Language]:
         typed = {"joshi": int(row["joshi"]) if row["joshi"] else None, "comet": row["comet"] == "yes"}
         table[row["code"]] = Language(**{**row, **typed})  # type: ignore[arg-type]
     return table
+
+
+DIALECTS = {"de_ba": "bar", "de_muc": "bar", "de_st": "bar"}
+"""Languages (ISO 639-3) of the codes that are xSID's and name another language's: Bavarian is not German."""
+
+
+def same_language(code: str) -> str:
+    """Return what the codes of one language have in common: `zh` of `zh_cn`, `zh_tw` and `zh`.
+
+    A region and a script, which stand behind `_`, do not make another language.
+    """
+    return DIALECTS.get(code) or code.partition("_")[0]
+
+
+def matches(code: str, codes: Collection[str]) -> bool:
+    """Return whether any of `codes` is of the same language as `code`."""
+    return same_language(code) in map(same_language, codes)
+
+
+def role_of(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
+    """Return the part that a language had in training.
+
+    The code itself decides where it was trained on, else another code of its language: data sets call Chinese
+    `zh` or `zh_cn`.
+    """
+    if code in supervised:
+        return "supervised"
+    if code in aligned:
+        return "aligned"
+    if matches(code, supervised):
+        return "supervised"
+    return "aligned" if matches(code, aligned) else "unseen"
 
 
 def language(code: str) -> Language:

@@ -542,5 +542,6 @@ def _score(entry: record.Record) -> float:
     shares = []
     for task in entry.tasks.values():
         name, headline = next(iter(task.metrics.items()))
-        shares.append(headline.value / (100 if name in scorer(task.family).PERCENT else 1))
-    return sum(shares) / len(shares)
+        if headline.value is not None:
+            shares.append(headline.value / (100 if name in scorer(task.family).PERCENT else 1))
+    return sum(shares) / len(shares) if shares else 0.0

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from midalign.adapter import Manifest, RecipeRef
 from midalign.errors import RecordError
+from midalign.languages import ROLES, Role, role_of
 
 SUFFIX = ".json"
 ITEMS_SUFFIX = ".items.jsonl.zst"
@@ -75,19 +76,17 @@ class Adapter(Section):
 
 
 class Roles(Section):
-    """Languages of the record's tasks by the part they had in training."""
+    """Languages by the part they had in training: those of the training data, and the unseen of the tasks."""
 
     supervised: list[str]
     aligned: list[str]
     unseen: list[str]
 
-    def of(self, language: str) -> str:
+    def of(self, language: str) -> Role:
         """Return the role of a language, or of a direction: that of its least known side but English."""
         sides = language.split("-")
         known = [side for side in sides if side != "en" or len(sides) == 1]
-        if all(side in self.supervised for side in known):
-            return "supervised"
-        return "aligned" if all(side in (*self.supervised, *self.aligned) for side in known) else "unseen"
+        return max((role_of(side, self.supervised, self.aligned) for side in known), key=ROLES.index)
 
 
 class Engine(Section):
@@ -106,12 +105,16 @@ class Sample(Section):
     seed: int
 
 
+Score = Annotated[float, Field(ge=0)]
+
+
 class Metric(Section):
     """A pooled score over n items with its bootstrap standard error: a share, or what the family's README
     says, such as per cent for BLEU."""
 
-    value: Annotated[float, Field(ge=0)]
-    stderr: Annotated[float, Field(ge=0)]
+    value: Score | None
+    """None without a case, such as the share of right values where no value was predicted."""
+    stderr: Score | None
     n: Count
 
 
@@ -139,13 +142,16 @@ class TaskResult(Section):
     counts: dict[str, Total]
     """The family's columns, summed over the items."""
     metrics: dict[str, Metric]
+    """Without those that could not be computed here, such as BLEU where its tokenizer is missing."""
+    signatures: dict[str, str] = Field(default_factory=dict)
+    """sacreBLEU's signatures by metric; empty in other families and in records of schema version 1."""
     data_digest: str
     """The data set's own digest of the split."""
     prompt_digest: Digest | None
     """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
     repeated: Count | None = None
     """Items that stand word for word in the same data set's training split; None where nobody looked."""
-    without_repeated: dict[str, float] = Field(default_factory=dict)
+    without_repeated: dict[str, float | None] = Field(default_factory=dict)
     """The metrics' values without these items; empty where there are none, or no others."""
     cut_off: Count | None = None
     """Outputs that reached the token limit; None where that is not known."""
@@ -207,7 +213,8 @@ class ItemsLine(Section):
 class Record(Section):
     """One evaluated model."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """Version 1 has no signatures, and 0 where there is no case."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@=+-]*$")]
     created: datetime
     arm: str
@@ -254,12 +261,22 @@ class Items:
         return others
 
 
-def without_repeated(items: Items, metrics: Mapping[str, Callable[..., Any]]) -> dict[str, float]:
-    """The metrics over the items that are not repeated; empty where these are all or none."""
+def defined(value: float) -> float | None:
+    """Return a metric's value as a record has it: None for NaN."""
+    return None if np.isnan(value) else value
+
+
+def decimals(score: float | None, places: int = 3) -> str:
+    """Return a score as text, a dash for None."""
+    return "–" if score is None else f"{score:.{places}f}"
+
+
+def without_repeated(items: Items, metrics: Mapping[str, Callable[..., Any]]) -> dict[str, float | None]:
+    """Return the metrics over the items that are not repeated; empty where these are all or none."""
     others = items.unrepeated
     if not 0 < len(others) < len(items.counts):
         return {}
-    return {name: float(metric(others.sum(0))) for name, metric in metrics.items()}
+    return {name: defined(float(metric(others.sum(0)))) for name, metric in metrics.items()}
 
 
 @dataclass(frozen=True)
@@ -304,6 +321,7 @@ def conditions_of(record: Record) -> Conditions:
         name: task_conditions(
             task.version,
             task.data_digest,
+            task.signatures,
             f"{task.comet.digest} {task.comet.version}" if task.comet else None,
             task.prompt_digest,
         )
@@ -313,17 +331,19 @@ def conditions_of(record: Record) -> Conditions:
 
 
 def task_conditions(
-    version: float, data: str, comet: str | None, prompts: str | None = None
+    version: float, data: str, signatures: Mapping[str, str], comet: str | None, prompts: str | None = None
 ) -> dict[str, JsonValue]:
     """Return the conditions of a task.
 
     Args:
         version: the task's version.
         data: digest of its data.
+        signatures: sacreBLEU's signatures by metric, empty where they are not known.
         comet: digest and version of the COMET model, None without one.
         prompts: digest of the rendered prompts, None before they are rendered.
     """
-    return {"version": version, "data": data, "COMET": comet, PROMPTS: prompts}
+    signed = ", ".join(signatures[name] for name in sorted(signatures)) or None
+    return {"version": version, "data": data, "signatures": signed, "COMET": comet, PROMPTS: prompts}
 
 
 def refuse_to_replace(path: Path, planned: Conditions) -> None:
@@ -452,7 +472,7 @@ def read(path: str | Path) -> Record:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
         raise RecordError(
-            f"{path} is not a record of schema version 1: {where}: {problem['msg']}. "
+            f"{path} is not a record of schema version 1 or 2: {where}: {problem['msg']}. "
             f"Restore it, or remove it and evaluate the model again with midalign eval"
         ) from None
 

@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import shutil
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from midalign import adapter, record
 from midalign.errors import RecipeError, RecordError, nearest
-from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_of
+from midalign.languages import ROLES
+from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_defined, mean_of
 from midalign.leaderboard.load import Run, load
-from midalign.leaderboard.sections import ROLES, Row, Section
+from midalign.leaderboard.sections import Row, Section
 from midalign.locks import locked
 from midalign.merge import Weights, file_name, merge
 from midalign.record import write_atomically
@@ -346,12 +348,17 @@ def _of_group(
             group,
             point.label,
             list(point.recipe.seeds),
-            {role: float(mean.points[of, 0].mean()) for role, of in places.items()},
+            {role: float(mean_defined(mean.points[of, 0])) for role, of in places.items()},
             {
-                role: estimate(change.points[of, 0].mean(), change.draws[:, of, 0].mean(axis=1))
+                role: estimate(
+                    float(mean_defined(change.points[of, 0])), mean_defined(change.draws[:, of, 0])
+                )
                 for role, of in places.items()
             },
-            {role: [float(one.points[of, 0].mean()) for one in changes] for role, of in places.items()},
+            {
+                role: [float(mean_defined(one.points[of, 0])) for one in changes]
+                for role, of in places.items()
+            },
         )
 
 
@@ -363,16 +370,19 @@ def write(found: Sequence[Result], folder: Path) -> list[Path]:
     for one in found:
         for role, change in one.change.items():
             figures = [one.scores[role], change.value, change.low, change.high]
-            seeds = " ".join(f"{value:.4f}" for value in one.by_seed[role])
-            writer.writerow(
-                [one.group, one.label, role, len(one.seeds), *(f"{f:.4f}" for f in figures), seeds]
-            )
+            seeds = " ".join(map(_cell, one.by_seed[role]))
+            writer.writerow([one.group, one.label, role, len(one.seeds), *map(_cell, figures), seeds])
     paths = {folder / "results.csv": table.getvalue().encode()}
     for group in dict.fromkeys(one.group for one in found):
         paths[folder / f"{group}.png"] = _plot([one for one in found if one.group == group])
     for path, content in paths.items():
         write_atomically(path, content)
     return list(paths)
+
+
+def _cell(figure: float) -> str:
+    """Return a figure with four decimals, a dash for NaN."""
+    return "–" if math.isnan(figure) else f"{figure:.4f}"
 
 
 def _plot(found: Sequence[Result]) -> bytes:

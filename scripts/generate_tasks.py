@@ -17,14 +17,13 @@ sys.path.insert(0, str(ROOT))
 from midalign.data import flores, massive, mini, ntrex, uner, wmt23  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages  # noqa: E402
-from midalign.metrics import scorer  # noqa: E402
+from midalign.metrics import higher_is_better, scorer  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_bytes.tsv"
 """Written by measure_targets.py."""
 UNMEASURED = {"midalign_slot_xsid": "midalign_slot", "midalign_mt_flores": "midalign_mt_ntrex"}
 """Groups whose data is not at hand as a whole, and the group whose answers are as long."""
-LOWER_IS_BETTER = ("values_not_in_utterance", "off_target", "unidentified", "copied", "empty")
 HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
 
@@ -159,10 +158,11 @@ def generation(group: Group, language: str) -> str:
 def shared(group: Group) -> str:
     """What the tasks of a group have in common; the name keeps lm-eval from indexing it."""
     module = f"midalign.families.{group.family}"
+    scored = scorer(group.family)
     metrics = "".join(
         f"  - metric: {metric}{suffix}\n"
         f"    aggregation: !function {module}.{metric}{suffix}\n"
-        f"    higher_is_better: {'false' if suffix or metric in LOWER_IS_BETTER else 'true'}\n"
+        f"    higher_is_better: {json.dumps(None if suffix else higher_is_better(scored, metric))}\n"
         for metric in family(group.family).metrics({"source": group.source})
         for suffix in ("", "_stderr")
     )

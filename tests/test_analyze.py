@@ -359,12 +359,12 @@ def test_what_cannot_be_analysed_is_refused_before_anything_is_written(ntrex_cac
     trained = Path(__file__).parents[1] / "leaderboard" / "results" / "mini-baseline-seed1.json"
     entry = json.loads(trained.read_text("utf-8"))
     (tmp_path / "records").mkdir()
-    (tmp_path / "records" / trained.name).write_text(json.dumps({**entry, "schema_version": 2, "new": 0}))
+    (tmp_path / "records" / trained.name).write_text(json.dumps({**entry, "schema_version": 3, "new": 0}))
     words = ["--languages", "sw,cy", "--count", 20, "--layers", 2, "--output", tmp_path / "out"]
     refused = {
         ("--adapter", adapter): "trained on",
         ("--adapter", tmp_path): "is not an adapter",
-        ("--records", tmp_path / "records"): "is not a record of schema version 1: schema_version",
+        ("--records", tmp_path / "records"): "is not a record of schema version 1 or 2: schema_version",
     }
     for option, message in refused.items():
         done = subprocess.run(command(*words, *option), capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from midalign.languages import Language, language, languages
+from midalign.languages import Language, language, languages, role_of, same_language
 from midalign.metrics import identify
 
 ROWS = list(languages().values())
@@ -151,3 +151,22 @@ def test_resource_classes(code: str, joshi: int | None, resource: str) -> None:
 
 def test_classes_are_those_of_the_paper() -> None:
     assert {row.joshi for row in ROWS} == {None, 0, 1, 2, 3, 4, 5}
+
+
+def test_roles_are_matched_by_language_and_decided_by_code_where_it_is_there() -> None:
+    assert role_of("zh", ["en", "zh_cn"], []) == "supervised"
+    assert role_of("zh_cn", [], ["zh"]) == "aligned"
+    assert role_of("zh_tw", ["zh_cn"], ["zh_tw"]) == "aligned"
+    assert role_of("pt_br", ["pt"], []) == "supervised"
+    assert role_of("sr_cyrl", [], ["sr_latn"]) == "aligned"
+    assert role_of("yue", ["zh", "zh_tw"], []) == "unseen"
+    assert role_of("de_ba", ["de"], []) == "unseen"
+    assert role_of("de_muc", ["de_ba"], []) == "supervised"
+
+
+def test_codes_of_one_language_share_its_name() -> None:
+    names: dict[str, set[str]] = {}
+    for row in ROWS:
+        names.setdefault(same_language(row.code), set()).add(row.name.partition(" (")[0])
+    assert {code: found for code, found in names.items() if len(found) > 1} == {}
+    assert len(names) < len(ROWS)

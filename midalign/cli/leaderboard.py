@@ -69,8 +69,8 @@ def table(part: "Part") -> "Table":
     from rich import box
     from rich.table import Table
 
+    from midalign.languages import ROLES
     from midalign.leaderboard.compare import language_sets
-    from midalign.leaderboard.sections import ROLES
     from midalign.leaderboard.tables import (
         NONE,
         closed,
@@ -79,6 +79,7 @@ def table(part: "Part") -> "Table":
         marked,
         percent,
         retrieval,
+        retrieval_columns,
         title,
     )
 
@@ -92,7 +93,8 @@ def table(part: "Part") -> "Table":
         padding=(0, 1, 0, 0),
     )
     view.add_column("model", overflow="fold", min_width=15)
-    for name in ("seeds", *roles, "gap", "gap closed", "retrieval"):
+    columns = retrieval_columns(part.models)
+    for name in ("seeds", *roles, "gap", "gap closed", *columns):
         view.add_column(name, justify="right", no_wrap=True)
     if len(engines) > 1:
         view.add_column("engine")
@@ -104,7 +106,7 @@ def table(part: "Part") -> "Table":
             *(percent(means[role].value) for role in roles),
             percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,
             closed(part, model),
-            retrieval(section, model),
+            *(retrieval(section, model, layer) for layer in columns.values()),
             *([f"{model.engine} {model.dtype}"] if len(engines) > 1 else []),
         )
     return view

@@ -62,11 +62,13 @@ def merge(
         raise typer.BadParameter("several --weights are to be chosen among: --search TASKS --base MODEL")
     chosen = candidates[0]
     if search:
+        from midalign.record import decimals
+
         console = Console(stderr=True)
 
         def report(now: "run.Progress") -> None:
             if now.finished:
-                console.print(f"{now.model}  {now.finished}  {now.headline:.3f}", highlight=False)
+                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
 
         folder = output.with_name(f"{output.name}.search")
         tasks = [name.strip() for name in search.split(",")]

@@ -23,6 +23,7 @@ def score(
 ) -> None:
     """Score outputs that were made elsewhere, with the same code and into the same record."""
     from midalign.evaluate import score as scoring
+    from midalign.record import decimals
 
     entry, path = scoring.score(task, outputs, split, output, comet, _report, think_end_token)
     ((task, result),) = entry.tasks.items()
@@ -33,7 +34,7 @@ def score(
         print(json.dumps({"task": task, "n": result.n, "metrics": metrics}))
         return
     for name, metric in metrics.items():
-        print(f"{name:24} {metric['value']:.4f} ± {metric['stderr']:.4f}")
+        print(f"{name:24} {decimals(metric['value'], 4)} ± {decimals(metric['stderr'], 4)}")
     print(path)
 
 

@@ -25,7 +25,7 @@ from midalign.evaluate.partial import Output, Part, Store
 from midalign.evaluate.thoughts import BUDGET, Thinking
 from midalign.families import family
 from midalign.languages import language as known_language
-from midalign.languages import languages
+from midalign.languages import languages, role_of
 from midalign.metrics import scorer
 
 log = logging.getLogger(__name__)
@@ -345,9 +345,12 @@ def _conditions(
     tasks = {}
     for name in names:
         metadata = harness.metadata(name)
-        data = family(metadata["family"]).data_digest(metadata, settings.split)
+        own = family(metadata["family"])
         tasks[name] = record.task_conditions(
-            metadata["version"], data, by_comet if name in directions else None
+            metadata["version"],
+            own.data_digest(metadata, settings.split),
+            own.signatures(metadata),
+            by_comet if name in directions else None,
         )
     return record.Conditions(shared, tasks, bool(_source_and_languages(names)[1]))
 
@@ -430,6 +433,7 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
     for model in models:
         if model.manifest:
             sides[model.name] = set(model.manifest.supervised), set(model.manifest.aligned)
+            _warn_of_ignored_roles(settings, model.name, *sides[model.name])
         else:
             sides[model.name] = set(settings.supervised), set(settings.aligned)
     base = next((model.name for model in models if model.folder is None), None)
@@ -441,10 +445,23 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
         name: record.Roles(
             supervised=_in_order(supervised),
             aligned=_in_order(aligned - supervised),
-            unseen=_in_order(evaluated - supervised - aligned),
+            unseen=_in_order({code for code in evaluated if role_of(code, supervised, aligned) == "unseen"}),
         )
         for name, (supervised, aligned) in sides.items()
     }
+
+
+def _warn_of_ignored_roles(settings: Settings, name: str, supervised: set[str], aligned: set[str]) -> None:
+    """Say where roles that were given by hand differ from a manifest's, which count."""
+    for option, given, known in (
+        ("--supervised", settings.supervised, supervised),
+        ("--aligned", settings.aligned, aligned),
+    ):
+        if given and set(given) != known:
+            log.warning(
+                "%s %s is ignored for %s: its %s says %s",
+                *(option, ",".join(given), name, adapters.MANIFEST, ",".join(_in_order(known)) or "none"),
+            )
 
 
 def _in_order(codes: set[str]) -> list[str]:
@@ -524,12 +541,15 @@ def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list
 
 
 def _rendering(name: str, task: Any) -> str:
-    """Digest of what a task asks, how, and of whom."""
+    """Return the digest of what a task asks, how, of whom, and how the answers are scored."""
     metadata = harness.metadata(name)
     keys = ("description", "doc_to_text", "doc_to_target", "target_delimiter", "generation_kwargs")
     asked = {key: str(task.config[key]) for key in keys}
-    data = family(metadata["family"]).data_digest(metadata, task.config.test_split)
-    return hashlib.sha256(json.dumps([asked, metadata["version"], data], sort_keys=True).encode()).hexdigest()
+    own = family(metadata["family"])
+    scored = [metadata["version"], own.data_digest(metadata, task.config.test_split)]
+    if signatures := own.signatures(metadata):
+        scored.append(signatures)
+    return hashlib.sha256(json.dumps([asked, *scored], sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -780,7 +800,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
     logged = results["samples"][name]
     scores = results["results"][name]
     tasks, scored = family(metadata["family"]), scorer(metadata["family"])
-    counts = np.array([one[scored.HEADLINE] for one in logged], np.int64)
+    counts = np.array([one[scored.HEADLINE].counts for one in logged], np.int64)
     prompts = [str(one["arguments"][0][0]) for one in logged]
     doc_ids = [one["doc_id"] for one in logged]
     repeated = sorted(set(guard.repeated_items(name, settings.split)) & set(doc_ids))
@@ -793,10 +813,13 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         counts={column: int(total) for column, total in zip(scored.COLUMNS, counts.sum(0), strict=True)},
         metrics={
             metric: record.Metric(
-                value=scores[f"{metric},none"], stderr=scores[f"{metric}_stderr,none"], n=len(logged)
+                value=_defined(scores[f"{metric},none"]),
+                stderr=_defined(scores[f"{metric}_stderr,none"]),
+                n=len(logged),
             )
             for metric in tasks.metrics(metadata)
         },
+        signatures=tasks.signatures(metadata),
         data_digest=tasks.data_digest(metadata, settings.split),
         prompt_digest=shards.prompt_digest(prompts),
         repeated=len(repeated),
@@ -820,6 +843,11 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         repeated=repeated,
         outputs=outputs if settings.keeps_outputs else None,
     )
+
+
+def _defined(value: Any) -> float | None:
+    """Return a score as a record has it; None for NaN, and for N/A, which our plug-in puts in its place."""
+    return record.defined(value) if isinstance(value, float) else None
 
 
 def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[str]) -> dict[str, Part]:

@@ -86,6 +86,7 @@ def score(
         n=len(docs),
         counts={column: int(total) for column, total in zip(scored.COLUMNS, pooled, strict=True)},
         metrics=rates(counts, metadata),
+        signatures=tasks.signatures(metadata),
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
         comet=by_comet,
@@ -119,9 +120,13 @@ def score(
 
 
 def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
-    """A task's metrics of counts per item (items, columns), as lm-eval's aggregations give them."""
+    """Return a task's metrics of counts per item (items, columns), as lm-eval's aggregations give them."""
     return {
-        name: record.Metric(value=float(metric(counts.sum(0))), stderr=stderr(counts, metric), n=len(counts))
+        name: record.Metric(
+            value=record.defined(float(metric(counts.sum(0)))),
+            stderr=record.defined(stderr(counts, metric)),
+            n=len(counts),
+        )
         for name, metric in family(metadata["family"]).metrics(metadata).items()
     }
 

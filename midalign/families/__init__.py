@@ -20,6 +20,9 @@ class Family(Protocol):
     def metrics(self, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
         """Those of the family's METRICS that a task has, the headline first."""
 
+    def signatures(self, metadata: Mapping[str, Any]) -> dict[str, str]:
+        """Return how another tool's scores of a task were computed on this machine, by metric."""
+
     def constraint(self, doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any] | str:
         """What constrained decoding holds a document's output to: a JSON Schema, or a grammar in xgrammar's
         EBNF; raises TaskError in a family without."""

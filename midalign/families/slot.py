@@ -11,7 +11,7 @@ import numpy as np
 from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.families import slot_grammar
-from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import with_pool
 from midalign.metrics.slot import METRICS, count, target
 
@@ -99,9 +99,9 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     return count(gold, line, doc["utterance"], doc["annotated"], doc["language"])
 
 
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
-    """What lm-eval aggregates: the document's counts under every metric's name."""
-    return under_every_name(counts(doc, results[0]), METRICS)
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
+    """Return what lm-eval logs and aggregates: the document's value of every metric."""
+    return item_scores("slot", counts(doc, results[0]), METRICS)
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,6 +112,11 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """The grammar of a document's answers: slots of its data set, values out of its utterance."""
     return slot_grammar.grammar(doc["utterance"], _source(metadata["source"]).labels("slot"), doc["language"])
+
+
+def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return nothing: the task version says how these metrics are computed."""
+    return {}
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

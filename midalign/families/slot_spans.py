@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from midalign.families import slot
-from midalign.families.aggregation import by_name, under_every_name
-from midalign.families.slot import constraint, data_digest, origin, texts
+from midalign.families.aggregation import ItemScore, by_name, item_scores
+from midalign.families.slot import constraint, data_digest, origin, signatures, texts
 from midalign.metrics.slot_spans import METRICS, count
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "metrics",
     "origin",
     "process_results",
+    "signatures",
     "texts",
 ]
 
@@ -52,9 +53,9 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     return METRICS
 
 
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
-    """What lm-eval aggregates: the document's counts under every metric's name."""
-    return under_every_name(counts(doc, results[0]), METRICS)
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
+    """Return what lm-eval logs and aggregates: the document's value of every metric."""
+    return item_scores("slot_spans", counts(doc, results[0]), METRICS)
 
 
 globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

@@ -10,7 +10,7 @@ import numpy as np
 from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.errors import DataError
-from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import with_pool
 from midalign.metrics.structured import METRICS, Tagged, call, count, entities
 from midalign.tasks import tasks_dir
@@ -200,9 +200,14 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     return count(doc["target"], line, doc["text"], complies, doc["language"], tagged)
 
 
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
-    """What lm-eval aggregates: the document's counts under every name of the task's metrics."""
-    return under_every_name(counts(doc, results[0]), metrics({"source": doc["dataset"]}))
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
+    """Return what lm-eval logs and aggregates: the document's value of each of the task's metrics."""
+    return item_scores("structured", counts(doc, results[0]), metrics({"source": doc["dataset"]}))
+
+
+def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return nothing: the task version says how these metrics are computed."""
+    return {}
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

@@ -8,10 +8,12 @@ from midalign.data import own
 from midalign.data.overlap import Text
 from midalign.data.segments import sides
 from midalign.errors import TaskError
-from midalign.families.aggregation import by_name, under_every_name
+from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import with_pool
 from midalign.languages import language
+from midalign.metrics.identify import wanted
 from midalign.metrics.translation import METRICS, count, tokenizer
+from midalign.metrics.translation import signatures as sacrebleu_signatures
 
 if TYPE_CHECKING:
     import datasets
@@ -91,8 +93,26 @@ def dataset(*, source: str, language: str, **_: Any) -> Splits:
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Every task has all of the family's metrics."""
-    return METRICS
+    """Return the metrics of a direction: all but BLEU where its tokenizer is not available.
+
+    Without a language in `metadata`, return what directions can have.
+    """
+    return _metrics(sides(metadata["language"])[1]) if "language" in metadata else METRICS
+
+
+def _metrics(target: str) -> Mapping[str, Any]:
+    has_bleu = _tokenizer(target) is not None
+    return {name: metric for name, metric in METRICS.items() if has_bleu or name != "bleu"}
+
+
+def _tokenizer(target: str) -> str | None:
+    """Return sacreBLEU's tokenizer for a target language."""
+    return tokenizer(target, language(target).script)
+
+
+def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return sacreBLEU's signatures of a direction's scores, by metric."""
+    return sacrebleu_signatures(_tokenizer(sides(metadata["language"])[1]))
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
@@ -138,8 +158,9 @@ def answer(output: str) -> str:
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """metrics.translation.COLUMNS of an output."""
     target = language(doc["target_language"])
-    tokenize = tokenizer(target.code, target.script)
-    return count(doc["source"], doc["target"], answer(output), tokenize, target.identifier)
+    tokenize = _tokenizer(target.code)
+    expected = wanted(target.code, target.script, target.identifier)
+    return count(doc["source"], doc["target"], answer(output), tokenize, expected)
 
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
@@ -150,9 +171,9 @@ def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     )
 
 
-def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
-    """What lm-eval aggregates: the segment's counts under every metric's name."""
-    return under_every_name(counts(doc, results[0]), METRICS)
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
+    """Return what lm-eval logs and aggregates: the segment's value of every metric that its target has."""
+    return item_scores("translation", counts(doc, results[0]), _metrics(doc["target_language"]))
 
 
 globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

@@ -1,6 +1,7 @@
 """From a folder of records to a folder with README.md, leaderboard.json and plots."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,7 +59,7 @@ def _parts(results: Path) -> list[Part]:
 
 def _json(parts: Sequence[Part]) -> str:
     board = {
-        "schema_version": 1,
+        "schema_version": 2,
         "unit": "shares between 0 and 1, differences and gaps in the same unit",
         "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired percentile bootstrap over items"},
         "sections": [_section(part) for part in parts],
@@ -81,7 +82,7 @@ def _section(part: Part) -> dict[str, Any]:
                 "resource": resource_of(code),
                 "repeated": section.repeated(code),
                 **section.first.task(code).model_dump(
-                    include={"n", "version", "data_digest", "prompt_digest"}
+                    include={"n", "version", "signatures", "data_digest", "prompt_digest"}
                 ),
             }
             for code in section.languages
@@ -94,8 +95,10 @@ def _section(part: Part) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """The same structure with floats at DIGITS decimals, so that the last bits of a machine do not show."""
+    """Return the same structure with floats rounded to DIGITS decimals and None for NaN."""
     if isinstance(value, float):
+        if math.isnan(value):
+            return None
         return round(value, DIGITS) + 0.0  # + 0.0: no minus zero
     if isinstance(value, dict):
         return {key: _rounded(member) for key, member in value.items()}

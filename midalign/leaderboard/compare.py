@@ -1,20 +1,24 @@
 """Scores of a section's models and paired differences between their arms, all from counts per item.
 
-Every figure is a share between 0 and 1. A language's score is pooled (micro) over its items, a mean is over
-languages (macro). Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993, chapter 13) over
-items: one draw resamples the document ids, the same for all models, so that differences are paired (Koehn
-2004), and the same for all languages with these ids, because parallel items are hard or easy together. The
-intervals say nothing about training seeds; the spread over seeds stands beside them.
+Every figure is a share between 0 and 1, NaN where there is no case. A language's score is pooled (micro) over
+its items, a mean is over the languages that have a case (macro). Intervals are percentile bootstrap intervals
+(Efron and Tibshirani 1993, chapter 13) over items: one draw resamples the document ids, the same for all
+models, so that differences are paired (Koehn 2004), and the same for all languages with these ids, because
+parallel items are hard or easy together. The intervals say nothing about training seeds; the spread over
+seeds stands beside them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from midalign import record
+from midalign.languages import ROLES
 from midalign.leaderboard.load import Run
-from midalign.leaderboard.sections import ROLES, Row, Section, resource_of
+from midalign.leaderboard.sections import Row, Section, resource_of
+from midalign.metrics.rates import quotient
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -40,12 +44,13 @@ class Estimate:
 class Retrieval:
     """Pair retrieval accuracy by language: before training (the section's base) and of this model.
 
-    `before` is empty where the base was not measured alike (layer, candidates, pooling). Means of the seeds.
+    `before` is empty where the base was not measured alike. Means of the seeds that were measured alike.
     """
 
     layer: int
     candidates: int
     pooling: str
+    candidates_digest: str | None
     before: dict[str, float]
     after: dict[str, float]
 
@@ -68,7 +73,8 @@ class Model:
     """Set of languages -> the headline's least and greatest seed."""
     gap: dict[str, Estimate]
     """Transfer gap: mean over supervised languages minus the set's; empty without supervised languages."""
-    retrieval: Retrieval | None
+    retrieval: list[Retrieval]
+    """One entry per way of measuring (layer, candidates, pooling): seeds may be aligned at several layers."""
     languages: dict[str, dict[str, Estimate]]
     """Language -> metric -> score."""
     without_repeated: dict[str, float]
@@ -182,12 +188,27 @@ def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
 
 
 def mean_of(scores: Sequence[Scores]) -> Scores:
-    """Of several seeds."""
-    return Scores(np.mean([s.points for s in scores], axis=0), np.mean([s.draws for s in scores], axis=0))
+    """Return the mean of several seeds."""
+    return Scores(mean_defined([s.points for s in scores], 0), mean_defined([s.draws for s in scores], 0))
+
+
+def mean_defined(values: ArrayLike, axis: int = -1) -> np.ndarray:
+    """Return the mean over an axis of what is not NaN; NaN where nothing is.
+
+    A share of no cases is NaN, and is no reason to leave out or lower the others.
+    """
+    values = np.asarray(values)
+    return quotient(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
 
 
 def estimate(point: float, draws: np.ndarray) -> Estimate:
-    """A value with its bootstrap draws."""
+    """Return a value with the interval and standard error of its bootstrap draws; all NaN if the value is.
+
+    Draws without a case are NaN and left out.
+    """
+    draws = draws[~np.isnan(draws)]
+    if np.isnan(point) or len(draws) < 2:
+        return Estimate(float(point), np.nan, np.nan, np.nan)
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Estimate(float(point), float(low), float(high), float(draws.std(ddof=1)))
@@ -201,7 +222,7 @@ def _indices(section: Section) -> dict[str, list[int]]:
 def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
-            name: estimate(scores.points[of, m].mean(), scores.draws[:, of, m].mean(axis=1))
+            name: estimate(float(mean_defined(scores.points[of, m])), mean_defined(scores.draws[:, of, m]))
             for name, of in sets.items()
         }
         for m, metric in enumerate(section.metrics)
@@ -233,8 +254,8 @@ def _gaps(
     supervised = sets["supervised"]
     return {
         name: (
-            points[supervised].mean() - points[of].mean(),
-            draws[:, supervised].mean(axis=1) - draws[:, of].mean(axis=1),
+            float(mean_defined(points[supervised]) - mean_defined(points[of])),
+            mean_defined(draws[:, supervised]) - mean_defined(draws[:, of]),
         )
         for name, of in sets.items()
     }
@@ -248,7 +269,9 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
     seeds = [scores[run.file] for run in row.runs]
     mean = mean_of(seeds)
     gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
-    by_seed = {name: [float(s.points[of, _HEADLINE].mean()) for s in seeds] for name, of in sets.items()}
+    by_seed = {
+        name: [float(mean_defined(s.points[of, _HEADLINE])) for s in seeds] for name, of in sets.items()
+    }
     engine, dtype = row.engine
     recipe = row.runs[0].record.recipe
     return Model(
@@ -273,7 +296,7 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
 def _without_repeated(section: Section, row: Row) -> dict[str, float]:
     known = [code for code in section.languages if all(code in run.unrepeated for run in row.runs)]
     return {
-        code: float(np.mean([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
+        code: float(mean_defined([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
         for code in known
     }
 
@@ -284,24 +307,35 @@ def _overlap(row: Row) -> list[str]:
     return sorted({one.sentence for one in found})
 
 
-def _retrieval(section: Section, row: Row) -> Retrieval | None:
-    measured = [run.record.retrieval for run in row.runs if run.record.retrieval]
-    if not measured:
-        return None
-    how = measured[0]
-    before = _mean_accuracy([m.base_accuracy for m in measured]) or _base_accuracy(section, how)
-    return Retrieval(
-        how.layer, how.candidates, how.pooling, before, _mean_accuracy([m.accuracy for m in measured])
-    )
+def _retrieval(section: Section, row: Row) -> list[Retrieval]:
+    """Return the retrieval of a row, one entry per way of measuring, lower layers first."""
+    alike: dict[Measured, list[record.Retrieval]] = {}
+    for measured in (run.record.retrieval for run in row.runs):
+        if measured:
+            alike.setdefault(_measured(measured), []).append(measured)
+    return [
+        Retrieval(
+            *how,
+            before=_mean_accuracy([one.base_accuracy for one in alike[how]]) or _base_accuracy(section, how),
+            after=_mean_accuracy([one.accuracy for one in alike[how]]),
+        )
+        for how in sorted(alike, key=lambda how: (*how[:3], how[3] or ""))
+    ]
 
 
-def _base_accuracy(section: Section, how: record.Retrieval) -> dict[str, float]:
-    """From the section's base record, where it was measured alike."""
-    alike = {"layer", "candidates", "pooling", "candidates_digest"}
+Measured = tuple[int, int, str, str | None]
+"""Layer, candidates, pooling and the candidates' digest: accuracies compare where all are equal."""
+
+
+def _measured(one: record.Retrieval) -> Measured:
+    return one.layer, one.candidates, one.pooling, one.candidates_digest
+
+
+def _base_accuracy(section: Section, how: Measured) -> dict[str, float]:
+    """Return the accuracy in the section's base record, empty where it was not measured alike."""
     for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
-        of_base = run.record.retrieval
-        if of_base and of_base.model_dump(include=alike) == how.model_dump(include=alike):
-            return _mean_accuracy([of_base.accuracy])
+        if run.record.retrieval and _measured(run.record.retrieval) == how:
+            return _mean_accuracy([run.record.retrieval.accuracy])
     return {}
 
 
@@ -345,7 +379,7 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
         means=_means(section, change, sets),
         by_seed={
             name: [
-                float(by_seed[seed].points[of, _HEADLINE].mean() - against[seed].points[of, _HEADLINE].mean())
+                float(mean_defined((by_seed[seed].points - against[seed].points)[of, _HEADLINE]))
                 for seed in shared
             ]
             for name, of in sets.items()
@@ -358,12 +392,12 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
 
 
 def _headline(scores: Scores, of: list[int]) -> tuple[float, np.ndarray]:
-    return scores.points[of, _HEADLINE].mean(), scores.draws[:, of, _HEADLINE].mean(axis=1)
+    return float(mean_defined(scores.points[of, _HEADLINE])), mean_defined(scores.draws[:, of, _HEADLINE])
 
 
 def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
     """Gap closed; None where the gap's interval holds 0 (the ratio has no bounds) or lies below it."""
-    if estimate(*gap).low <= 0:
+    if not estimate(*gap).low > 0:
         return None
     # The interval leaves out draws in the tail, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])

@@ -1,7 +1,7 @@
 """Records from a folder, each verified against the counts per item that it came from."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from midalign import record
 from midalign.data.uner import treebanks
 from midalign.errors import RecordError, nearest
 from midalign.languages import languages
-from midalign.metrics import FAMILIES, scorer
+from midalign.metrics import FAMILIES, Scorer, scorer
 from midalign.record import Items, Record, TaskResult
 
 TOLERANCE = 1e-6  # a record's metrics are JSON numbers of the same counts
@@ -41,8 +41,12 @@ class Run:
 
     def task(self, language: str) -> TaskResult:
         """The record's entry of a language."""
+        return self.record.tasks[self.task_name(language)]
+
+    def task_name(self, language: str) -> str:
+        """The task of a language, as lm-eval spells it."""
         return next(
-            task
+            name
             for name, task in self.record.tasks.items()
             if _place(name, task.language) == (self.group, language)
         )
@@ -94,8 +98,9 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
             )
         counts, ids, unrepeated = _counts(file, entry, items, name)
         comet = _comet(file, task, items, name)
-        _verify(file, name, task, counts)
-        _verify_repeated(file, name, task, unrepeated)
+        value_of = _formula(entry.schema_version, scorer(task.family))
+        _verify(file, name, task, counts, value_of)
+        _verify_repeated(file, name, task, unrepeated, value_of)
         run = groups.setdefault(group, Run(shown, entry, group, {}, {}, {}))
         run.counts[code] = counts
         run.ids[code] = ids
@@ -205,18 +210,47 @@ def _comet(file: Path, task: TaskResult, items: dict[str, Items], name: str) -> 
     return ordered
 
 
-def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None:
+Formula = Callable[[str, np.ndarray], float | None]
+"""From a metric's name and pooled counts (columns,) to the value that a record states."""
+
+
+def _formula(schema_version: int, family: Scorer) -> Formula:
+    """Return how records of a schema version compute their metrics.
+
+    Version 1 divided `off_target` by all items, and had 0 where there is no case.
+    """
+
+    def now(metric: str, pooled: np.ndarray) -> float | None:
+        return record.defined(float(family.METRICS[metric](pooled)))
+
+    def before(metric: str, pooled: np.ndarray) -> float:
+        if metric == "off_target":
+            other, segments = (pooled[family.COLUMNS.index(name)] for name in ("off_target", "n"))
+            return float(other / max(segments, 1))
+        return now(metric, pooled) or 0.0
+
+    return before if schema_version == 1 else now
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    """Return whether two figures are equal, as far as JSON keeps them, or both undefined."""
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= TOLERANCE
+
+
+def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray, value_of: Formula) -> None:
     """Raise RecordError unless n, pooled counts and metrics of a record follow from its items."""
     pooled, family = counts.sum(axis=0, dtype=np.int64), scorer(task.family)
-    found: dict[str, float] = {"n": len(counts)}
+    found: dict[str, float | None] = {"n": len(counts)}
     found.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
-    said: dict[str, float] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
+    said: dict[str, float | None] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
         raise RecordError(f"{file}: {name} has no {family.HEADLINE}; evaluate the model again")
     for metric, entry in task.metrics.items():  # may lack some of the family's: entities have no intent
         if metric not in family.METRICS:
             raise RecordError(f"{file}: {name} has an unknown metric {metric!r}. {_AGAIN}")
-        found[metric], said[metric] = float(family.METRICS[metric](pooled)), entry.value
+        found[metric], said[metric] = value_of(metric, pooled), entry.value
         found[f"n of {metric}"], said[f"n of {metric}"] = len(counts), entry.n
     for figure in ("cut_off", "prompts_cut"):
         if (getattr(task, figure) or 0) > task.n:
@@ -224,20 +258,22 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray) -> None
                 f"{file}: {name} has {figure} {getattr(task, figure)} of {task.n} items. {_AGAIN}"
             )
     for figure, value in found.items():
-        if abs(value - said[figure]) > TOLERANCE:
+        if not _same(value, said[figure]):
             raise RecordError(
                 f"{file}: {name} says {figure} {said[figure]}, its items give {value}; "
                 f"the record was altered: restore it, or evaluate the model again"
             )
 
 
-def _verify_repeated(file: Path, name: str, task: TaskResult, unrepeated: np.ndarray) -> None:
+def _verify_repeated(
+    file: Path, name: str, task: TaskResult, unrepeated: np.ndarray, value_of: Formula
+) -> None:
     """Raise RecordError unless what a record says without its repeated items follows from the others."""
     if task.repeated is None:
         return
     pooled, family = unrepeated.sum(axis=0, dtype=np.int64), scorer(task.family)
     same = task.n - task.repeated == len(unrepeated) and all(
-        metric in family.METRICS and abs(float(family.METRICS[metric](pooled)) - said) <= TOLERANCE
+        metric in family.METRICS and _same(value_of(metric, pooled), said)
         for metric, said in task.without_repeated.items()
     )
     if not same:

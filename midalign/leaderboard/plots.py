@@ -4,8 +4,9 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from midalign.languages import ROLES
 from midalign.leaderboard.compare import Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import ROLES, name_of, resource_of
+from midalign.leaderboard.sections import name_of, resource_of
 from midalign.leaderboard.tables import MINUS, Part, headline, items_span, sample_name
 
 if TYPE_CHECKING:

@@ -5,17 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from midalign.data.uner import treebanks
 from midalign.errors import RecordError
-from midalign.languages import ResourceClass
+from midalign.languages import ROLES, ResourceClass, Role, role_of
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
 from midalign.metrics import Scorer, scorer
-
-Role = Literal["supervised", "aligned", "unseen"]
-ROLES: tuple[Role, ...] = ("supervised", "aligned", "unseen")
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Section:
 
     @property
     def metrics(self) -> dict[str, Callable[[Any], Any]]:
-        """The family's metrics that its tasks have, the headline first."""
-        known = self.first.task(self.languages[0]).metrics
+        """The family's metrics that any of its tasks has, the headline first."""
+        known = {name for code in self.languages for name in self.first.task(code).metrics}
         return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
 
     def role(self, code: str) -> Role:
@@ -85,18 +82,13 @@ class Section:
 
         A direction is what the least known of its sides was; English is known to all.
         """
-        roles = [self._role(side) for side in _sides(code)]
+        roles = (role_of(side, self.supervised, self.aligned) for side in _sides(code))
         return max(roles, key=ROLES.index)
 
     def repeated(self, code: str) -> int | None:
         """Items that stand word for word in the data set's training split; None where no record knows."""
         tasks = [run.task(code) for row in self.rows for run in row.runs]
         return next((task.repeated for task in tasks if task.repeated is not None), None)
-
-    def _role(self, language: str) -> Role:
-        if language in self.supervised:
-            return "supervised"
-        return "aligned" if language in self.aligned else "unseen"
 
 
 def _sides(code: str) -> list[str]:
@@ -146,6 +138,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
     for language in run.languages:
         task = run.task(language)
         tasks += [language, str(task.version), task.data_digest, task.prompt_digest or "", run.ids[language]]
+        tasks.append(json.dumps(task.signatures, sort_keys=True))
     return (
         run.group,
         base.name,

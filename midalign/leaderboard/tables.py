@@ -1,13 +1,17 @@
 """Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from midalign import bases
+from midalign import bases, harness
+from midalign.errors import TaskError
+from midalign.languages import ROLES
 from midalign.leaderboard.compare import DRAWS, Comet, Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import ROLES, Section, name_of, resource_of
+from midalign.leaderboard.sections import Section, name_of, resource_of
 
 MARK = "<!-- written by midalign leaderboard build -->"
 NONE = "–"
@@ -26,8 +30,8 @@ METRIC_NAMES = {
     "well_formed": "well-formed outputs",
     "chrf": "chrF++",
     "bleu": "BLEU",
-    "off_target": "off-target outputs",
-    "unidentified": "outputs in no language that could be told",
+    "off_target": "off-target outputs, of those whose language can be told",
+    "unidentified": "outputs whose language cannot be told",
     "copied": "outputs that repeat the source",
     "empty": "empty outputs",
     "length_ratio": "length, of the reference's",
@@ -66,6 +70,8 @@ _DETAILS = {
 
 _PREFACE = f"""\
 Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
+A dash is a figure without a case, such as the share of right values where a model predicted none; means leave
+it out.
 Intervals in brackets are 95% bootstrap intervals over items ({DRAWS:,} draws of document ids, the same for
 both models of a difference and for all languages); they leave out the choice of training seed. Where a row
 has several seeds, its figures are their mean, with the least and greatest seed in parentheses.
@@ -76,8 +82,8 @@ has several seeds, its figures are their mean, with the least and greatest seed 
   Translation has none: scores of two target languages cannot be compared, only an arm with its baseline.
 - **gap closed**: (model − baseline) / baseline's gap, on the aligned languages; not reported where the
   interval of the baseline's gap holds 0.
-- **retrieval**: share of test sentences whose nearest candidate is their English translation, before training
-  (base) → after, mean over the aligned languages.
+- **retrieval**: share of test sentences whose nearest candidate is their English translation, by states after
+  the named layer, before training (base) → after, mean over the aligned languages.
 """
 
 
@@ -141,6 +147,8 @@ def signed(share: float) -> str:
 
 
 def _signed(share: float, plus: str) -> str:
+    if math.isnan(share):
+        return NONE
     text = f"{abs(100 * share):.1f}"
     if text == "0.0":
         return text
@@ -148,7 +156,9 @@ def _signed(share: float, plus: str) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """`+3.1 [1.2, 5.0]`"""
+    """`+3.1 [1.2, 5.0]`, a dash where there is no case."""
+    if math.isnan(estimate.value):
+        return NONE
     return f"{signed(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
@@ -157,21 +167,39 @@ def seeded(model: Model, name: str) -> str:
     if name not in model.spread:
         return NONE
     mean = percent(next(iter(model.means.values()))[name].value)
-    if len(model.seeds) == 1:
+    if len(model.seeds) == 1 or mean == NONE:
         return mean
     low, high = model.spread[name]
     return f"{mean} ({percent(low)}–{percent(high)})"
 
 
-def retrieval(section: Section, model: Model) -> str:
-    """`29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent."""
-    if model.retrieval is None:
-        return NONE
-    codes = [code for code in section.aligned if code in model.retrieval.after] or list(model.retrieval.after)
-    after = _whole(model.retrieval.after, codes)
-    if model.arm == "base" or not model.retrieval.before:
-        return after
-    return f"{_whole(model.retrieval.before, codes)} → {after}"
+def retrieval_layers(models: Sequence[Model]) -> list[int]:
+    """Return the layers after which any model's retrieval was measured, lowest first."""
+    return sorted({measured.layer for model in models for measured in model.retrieval})
+
+
+def retrieval_columns(models: Sequence[Model]) -> dict[str, int]:
+    """Return layer by column of retrieval. Each layer has its own, since figures of two do not compare."""
+    layers = retrieval_layers(models)
+    return {"retrieval" if len(layers) == 1 else f"retrieval, layer {layer}": layer for layer in layers}
+
+
+def retrieval(section: Section, model: Model, layer: int) -> str:
+    """Return `29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent.
+
+    Several figures where seeds were measured on several sets of candidates, a dash where the model was not
+    measured after this layer.
+    """
+    figures = []
+    for measured in model.retrieval:
+        if measured.layer != layer:
+            continue
+        codes = list(measured.after)
+        codes = [code for code in codes if section.role(code) == "aligned"] or codes
+        after = _whole(measured.after, codes)
+        alone = model.arm == "base" or not measured.before
+        figures.append(after if alone else f"{_whole(measured.before, codes)} → {after}")
+    return ", ".join(figures) or NONE
 
 
 def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
@@ -230,7 +258,7 @@ def headline(part: Part) -> str:
 
 def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
     aligned = means.get("aligned")
-    if aligned:
+    if aligned and not math.isnan(aligned.value):
         if aligned.holds_zero:
             yield "On aligned languages the interval holds 0: no difference is shown."
         else:
@@ -256,6 +284,11 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
         yield f"Aligned languages by seed: {each}."
     if not difference.same_engine:
         yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
+
+
+def with_error(score: Estimate) -> str:
+    """`82.1 ± 0.4`, a dash where there is no case."""
+    return NONE if math.isnan(score.value) else f"{percent(score.value)} ± {percent(score.stderr)}"
 
 
 def _section(part: Part) -> str:
@@ -325,16 +358,50 @@ def _facts(part: Part) -> str:
         codes = language_sets(section).get(role, [])
         if codes:
             lines.append(f"- {role.capitalize()} ({len(codes)}): {' '.join(codes)}")
+    lines += _signature_lines(section)
+    if superseded := _superseded(section):
+        lines.append(superseded)
     recipes = sorted({model.recipe for model in part.models if model.recipe})
     if recipes:
         lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
-    how = next((model.retrieval for model in part.models if model.retrieval), None)
-    if how:
-        lines.append(
-            f"- Retrieval: {how.candidates} candidates a language, "
-            f"states after {how.layer} blocks, {how.pooling}"
-        )
+    ways = {(one.candidates, one.pooling): None for model in part.models for one in model.retrieval}
+    layers = ", ".join(map(str, retrieval_layers(part.models)))
+    lines += [
+        f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, {pooling}"
+        for candidates, pooling in ways
+    ]
     return "\n".join(lines)
+
+
+def _signature_lines(section: Section) -> list[str]:
+    """Return a line per signature of sacreBLEU: with its directions, unless all of them have it."""
+    lines = []
+    for metric in (metric for metric in ("bleu", "chrf") if metric in section.scorer.METRICS):
+        codes: dict[str | None, list[str]] = {}
+        for code in section.languages:
+            codes.setdefault(section.first.task(code).signatures.get(metric), []).append(code)
+        for signature, signed in codes.items():
+            where = "" if len(codes) == 1 else f": {' '.join(signed)}"
+            missing = metric not in section.first.task(signed[0]).metrics
+            said = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
+            lines.append(f"- {METRIC_NAMES[metric]}: {said}{where}")
+    return lines
+
+
+def _superseded(section: Section) -> str | None:
+    """Return the line that marks records of an earlier task version, None where the version is today's."""
+    versions = set()
+    for code in section.languages:
+        with suppress(TaskError):  # a user's own data, or a task that is no more
+            name = section.first.task_name(code)
+            versions.add((section.first.task(code).version, float(harness.metadata(name)["version"])))
+    earlier = sorted({was for was, now in versions if was != now})
+    if not earlier:
+        return None
+    return (
+        f"- **Made before task version {max(now for _, now in versions):g}** and kept as recorded: scores do "
+        f"not compare with those of later records, and what these records lack is a dash"
+    )
 
 
 def _digest(digests: Iterable[str]) -> str:
@@ -363,7 +430,8 @@ def _main_table(part: Part) -> str:
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
     header += [f"gap {name}" for name in gaps]
-    header += ["gap closed", "retrieval", "items", "engine"]
+    columns = retrieval_columns(part.models)
+    header += ["gap closed", *columns, "items", "engine"]
     rows = []
     for model in part.models:
         rows.append(
@@ -373,7 +441,7 @@ def _main_table(part: Part) -> str:
                 *(seeded(model, name) for name in sets),
                 *(percent(model.gap[name].value) for name in gaps),
                 closed(part, model),
-                retrieval(part.section, model),
+                *(retrieval(part.section, model, layer) for layer in columns.values()),
                 items_name(part.section),
                 _engine(part, model),
             ]
@@ -423,7 +491,7 @@ def _language_table(part: Part) -> str:
         cells = _language_columns(part.section, code)
         for model in part.models:
             score = model.languages[code][metric]
-            cells.append(f"{percent(score.value)} ± {percent(score.stderr)}")
+            cells.append(with_error(score))
         cells += [interval(difference.languages[code][metric]) for difference in part.differences]
         rows.append(cells)
     return "± standard error over items.\n\n" + _markdown(header, rows, left=(0, 1, 2))
@@ -454,7 +522,7 @@ def _comet_table(part: Part, comet: Comet) -> str:
     rows = [
         [
             *_language_columns(section, code),
-            *(f"{percent(of[code].value)} ± {percent(of[code].stderr)}" for of in comet.models.values()),
+            *(with_error(of[code]) for of in comet.models.values()),
             *(interval(one.languages[code]) for one in comet.differences),
         ]
         for code in ordered(section)

@@ -1,6 +1,6 @@
 """Pure functions on strings and counts: one module a task family, all of the shape of `Scorer`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FAMILIES = ("slot", "slot_spans", "translation", "structured")
+
+NEUTRAL = frozenset({"length_ratio"})
+"""Metrics whose best value lies in between."""
 
 
 class Scorer(Protocol):
@@ -23,11 +26,39 @@ class Scorer(Protocol):
     HEADLINE: str
     """The first of METRICS."""
     METRICS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]
-    """Each takes pooled counts (..., columns) and gives scores (...)."""
+    """Each takes pooled counts (..., columns) and gives scores (...), NaN where there is no case."""
+    LOWER_IS_BETTER: frozenset[str]
+    """Metrics that count faults."""
+    READABLE: str
+    """The column that is 1 for an answer that can be read: it says nothing where it has nothing."""
     PERCENT: frozenset[str]
     """Metrics that are in per cent by custom; the others are shares or ratios."""
     COMPARABLE: bool
     """Whether scores in two languages can be compared, so that there is a transfer gap."""
+
+
+def higher_is_better(scored: Scorer, metric: str) -> bool | None:
+    """Return the direction of a metric; None where neither end is better (a ratio of lengths)."""
+    return None if metric in NEUTRAL else metric not in scored.LOWER_IS_BETTER
+
+
+def item_value(scored: Scorer, metric: str, counts: Sequence[int]) -> float:
+    """Return one item's value of a metric.
+
+    An item without a case, such as values of an answer that has none, has the best value if the answer could
+    be read: a right "None" scores 1. Pooled scores leave such items out.
+
+    Args:
+        scored: the family's scorer.
+        metric: one of its METRICS.
+        counts: (columns,) of the item.
+    """
+    value = float(scored.METRICS[metric](np.array(counts, np.int64)))
+    if not np.isnan(value):
+        return value
+    if metric in scored.LOWER_IS_BETTER:
+        return 0.0
+    return float(counts[scored.COLUMNS.index(scored.READABLE)])
 
 
 def scorer(family: str) -> Scorer:

@@ -17,7 +17,9 @@ def stderr(
     draws: int = 1000,
     seed: int = 0,
 ) -> float:
-    """Standard error of a metric of pooled counts: its standard deviation over resampled test sets.
+    """Return a metric's standard error: its standard deviation over resampled test sets.
+
+    Test sets without a case, for which the metric is NaN, are left out. NaN where no more than one is left.
 
     Args:
         counts: (items, columns), at least one item.
@@ -25,7 +27,9 @@ def stderr(
     """
     counts = np.ascontiguousarray(counts, np.int64)
     pooled = _resampled(counts.tobytes(), counts.shape[1], draws, seed)
-    return float(metric(pooled).std(ddof=1))
+    rates = metric(pooled)
+    rates = rates[~np.isnan(rates)]
+    return float(rates.std(ddof=1)) if len(rates) > 1 else float("nan")
 
 
 @lru_cache(maxsize=1)  # lm-eval asks for the metrics of a task one after the other, from the same counts

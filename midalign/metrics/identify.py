@@ -1,19 +1,65 @@
-"""Which language a text is in, by py3langid: naive Bayes over byte n-grams, 140 languages, in its wheel."""
+"""Whether a text is in a wanted language, by script and by py3langid: naive Bayes over byte n-grams, 140
+languages, in its wheel.
 
+py3langid confuses close relatives (Malay and Indonesian, Xhosa and Zulu) and lacks many languages. So an
+output is not asked for one label: any label that the identifier gives to the language's own reference
+translations counts as the language. `labels.tsv` has these labels; scripts/calibrate_identifier.py writes it.
+"""
+
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from importlib.resources import files
 from typing import Any
+
+from midalign.metrics.script import in_script
 
 CONFIDENCE = 0.5
 """Below it the identifier is not believed."""
 
 
 class Identified(Enum):
-    """What the identifier says of a text, asked for a language."""
+    """Verdict on a text that should be in a language."""
 
     TARGET = "target"
     OTHER = "other"
     UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The language that a text should be in."""
+
+    script: str
+    """ISO 15924; empty where no text is judged."""
+    labels: frozenset[str]
+    """The identifier's labels that count as the language; empty where the script alone is judged."""
+
+
+NOTHING = Wanted("", frozenset())
+"""For a language about which nothing can be told."""
+
+
+def wanted(code: str, script: str, identifier: str) -> Wanted:
+    """Return what is known of a language.
+
+    A language without calibrated labels has the identifier's own label. Without that one too, its script is
+    judged alone, unless this is the Latin script, in which English would look right.
+
+    Args:
+        code: code of `languages.tsv`.
+        script: ISO 15924.
+        identifier: the identifier's label of the language; empty where it has none.
+    """
+    labels = calibrated().get(code) or frozenset(filter(None, [identifier]))
+    return Wanted(script, labels) if labels or script != "Latn" else NOTHING
+
+
+@cache
+def calibrated() -> dict[str, frozenset[str]]:
+    """Return the labels of the languages' own references, by code."""
+    _, *lines = (files("midalign.metrics") / "labels.tsv").read_text("utf-8").splitlines()
+    return {code: frozenset(labels.split()) for code, labels in (line.split("\t") for line in lines)}
 
 
 @cache
@@ -24,17 +70,30 @@ def _identifier() -> Any:
 
 
 def known() -> frozenset[str]:
-    """The identifier's codes, ISO 639."""
+    """Return the identifier's labels, ISO 639."""
     return frozenset(_identifier().labels)
 
 
-def identify(text: str, code: str) -> Identified:
-    """Whether `text` is in the language that the identifier calls `code`.
+def label_of(text: str) -> tuple[str, float]:
+    """Return the most likely label and its probability."""
+    label, confidence = _identifier().classify(text)
+    return str(label), float(confidence)
 
-    The most likely language is believed where its probability is at least CONFIDENCE; the wanted one also
-    below, since nothing else was more likely.
+
+def identify(text: str, language: Wanted) -> Identified:
+    """Return whether `text` is in a language.
+
+    A text in another script is in another language. Else the most likely label decides: another language's
+    is believed where its probability is at least CONFIDENCE.
     """
-    found, confidence = _identifier().classify(text)
-    if found == code:
+    written = in_script(text, language.script) if language.script else None
+    if written is None:
+        return Identified.UNSURE
+    if not written:
+        return Identified.OTHER
+    if not language.labels:
+        return Identified.TARGET
+    label, confidence = label_of(text)
+    if label in language.labels:
         return Identified.TARGET
     return Identified.OTHER if confidence >= CONFIDENCE else Identified.UNSURE

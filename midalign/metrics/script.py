@@ -43,8 +43,8 @@ scripts apart."""
 
 
 LEAST = 0.2
-"""Share of a text's letters that a script needs. A name in Latin letters may have more letters than the rest
-of a Chinese sentence."""
+"""Share of a text's letters that a script needs. It is low: a name in Latin letters can be longer than
+the Chinese sentence around it has characters."""
 
 
 def in_script(text: str, script: str) -> bool | None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from midalign.metrics.folding import FULL_STOPS, fold, normalise
+from midalign.metrics.rates import quotient
 
 COLUMNS = (
     "n",
@@ -243,18 +244,17 @@ def _column(counts: Counts, name: str) -> Counts:
 
 
 def _f1(true: str, predicted: str, gold: str) -> Callable[[Counts], Rates]:
-    """Micro F1 = 2 tp / (predicted + gold); 0 where there is neither."""
+    """Micro F1 = 2 tp / (predicted + gold); NaN where there is neither."""
 
     def f1(counts: Counts) -> Rates:
-        both = _column(counts, predicted) + _column(counts, gold)
-        return np.asarray(2 * _column(counts, true) / np.maximum(both, 1))
+        return quotient(2 * _column(counts, true), _column(counts, predicted) + _column(counts, gold))
 
     return f1
 
 
 def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
     def share(counts: Counts) -> Rates:
-        return np.asarray(_column(counts, part) / np.maximum(_column(counts, whole), 1))
+        return quotient(_column(counts, part), _column(counts, whole))
 
     return share
 
@@ -269,7 +269,13 @@ METRICS: dict[str, Callable[[Counts], Rates]] = {
     "exact_match": _share("exact", "n"),
     "well_formed": _share("well_formed", "n"),
 }
-"""Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1."""
+"""Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1, NaN without a case."""
+
+LOWER_IS_BETTER: frozenset[str] = frozenset({"values_not_in_utterance"})
+"""Metrics that count faults."""
+
+READABLE = "well_formed"
+"""The column of answers that say nothing where they have nothing, instead of failing to say it."""
 
 PERCENT: frozenset[str] = frozenset()
 """No metric is in per cent."""

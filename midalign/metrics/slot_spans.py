@@ -150,13 +150,15 @@ def _column(counts: Counts, name: str) -> Counts:
 
 
 def _f1(true_of_predicted: str, true_of_gold: str) -> Callable[[Counts], Rates]:
-    """Harmonic mean of precision and recall, 0 where both are."""
+    """Harmonic mean of precision and recall, 0 where both are; NaN without predicted and gold spans."""
 
     def f1(counts: Counts) -> Rates:
-        precision = _column(counts, true_of_predicted) / np.maximum(_column(counts, "slot_pred"), 1)
-        recall = _column(counts, true_of_gold) / np.maximum(_column(counts, "slot_gold"), 1)
+        predicted, gold = _column(counts, "slot_pred"), _column(counts, "slot_gold")
+        precision = _column(counts, true_of_predicted) / np.maximum(predicted, 1)
+        recall = _column(counts, true_of_gold) / np.maximum(gold, 1)
         both = precision + recall
-        return np.asarray(2 * precision * recall / np.where(both > 0, both, 1))
+        harmonic = 2 * precision * recall / np.where(both > 0, both, 1)
+        return np.asarray(np.where(predicted + gold > 0, harmonic, np.nan))
 
     return f1
 
@@ -180,7 +182,13 @@ METRICS: dict[str, Callable[[Counts], Rates]] = {
     "exact_match": _of_pairs("exact_match"),
     "well_formed": _of_pairs("well_formed"),
 }
-"""Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1."""
+"""Each takes pooled counts (..., columns) and gives rates (...) between 0 and 1, NaN without a case."""
+
+LOWER_IS_BETTER: frozenset[str] = frozenset({"values_not_in_utterance"})
+"""Metrics that count faults."""
+
+READABLE = "well_formed"
+"""The column of answers that say nothing where they have nothing, instead of failing to say it."""
 
 PERCENT: frozenset[str] = frozenset()
 """No metric is in per cent."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from midalign.metrics.identify import Identified, identify
+from midalign.metrics.identify import Identified, Wanted, identify
+from midalign.metrics.rates import quotient
 
 BLEU_ORDER = 4
 CHRF_ORDERS = 8
@@ -35,7 +36,8 @@ COLUMNS = (
 )
 """The counts of a segment. `n` is 1; tokens, n-gram matches and n-grams of BLEU; n-grams of output and
 reference and their matches for each order of chrF++; characters but for white space; whether the output is in
-another language, whether that cannot be told, whether it is the source again, whether it is empty."""
+another language or script, whether that cannot be told, whether it is the source again, whether it is empty.
+BLEU's are 0 in a target language whose tokenizer is not available."""
 
 AT_MOST = (
     *((f"bleu_correct_{n}", f"bleu_total_{n}") for n in range(1, BLEU_ORDER + 1)),
@@ -64,15 +66,20 @@ Counts = NDArray[np.int64]
 Scores = NDArray[np.float64]
 
 
-def tokenizer(language: str, script: str) -> str:
-    """sacreBLEU's tokenizer for a target language; its `13a` splits at blanks, which some languages lack."""
+def tokenizer(language: str, script: str) -> str | None:
+    """Return sacreBLEU's tokenizer for a target language. Its `13a` splits at blanks, which some lack.
+
+    None where it is not on this machine: another tokenizer's BLEU would be another score.
+    """
     if script in ("Hans", "Hant"):
         return "zh"
     if script == "Jpan":
         return "ja-mecab"
     if language == "ko":
         return "ko-mecab"
-    return "flores200" if script in UNSEGMENTED and flores_model_is_here() else "13a"
+    if script in UNSEGMENTED:
+        return "flores200" if flores_model_is_here() else None
+    return "13a"
 
 
 def flores_model_is_here() -> bool:
@@ -96,29 +103,39 @@ def _chrf() -> Any:
     return CHRF(word_order=2)
 
 
-def signatures(tokenize: str) -> dict[str, str]:
-    """sacreBLEU's signatures of both scores, one reference a segment."""
+@cache
+def signatures(tokenize: str | None) -> dict[str, str]:
+    """Return sacreBLEU's signatures of both scores by metric, one reference per segment.
+
+    Without a tokenizer there is no BLEU, and no signature of it.
+    """
     found = {}
-    for name, metric in (("bleu", _bleu(tokenize)), ("chrf", _chrf())):
+    for name, metric in (("bleu", _bleu(tokenize) if tokenize else None), ("chrf", _chrf())):
+        if metric is None:
+            continue
         metric.corpus_score([""], [[""]])  # the number of references is known from then on
         found[name] = str(metric.get_signature())
     return found
 
 
-def count(source: str, reference: str, output: str, tokenize: str, identifier: str) -> list[int]:
+def count(source: str, reference: str, output: str, tokenize: str | None, target: Wanted) -> list[int]:
     """The COLUMNS of one segment.
 
     Args:
         source: the text to be translated.
         reference: its translation.
         output: what the model answered.
-        tokenize: name of sacreBLEU's tokenizer for the target language.
-        identifier: the identifier's code of the target language; empty where it does not know it.
+        tokenize: name of sacreBLEU's tokenizer for the target language; None where it is not available.
+        target: the target language, for the identifier.
     """
     output = output.strip()
-    bleu = _bleu(tokenize)._extract_corpus_statistics([output], [[reference]])[0]
+    bleu = (
+        _bleu(tokenize)._extract_corpus_statistics([output], [[reference]])[0]
+        if tokenize
+        else [0] * (2 + 2 * BLEU_ORDER)
+    )
     chrf = _chrf()._extract_corpus_statistics([output], [[reference]])[0]
-    language = in_language(output, reference, identifier)
+    language = in_language(output, reference, target)
     return [
         1,
         *bleu,
@@ -132,15 +149,14 @@ def count(source: str, reference: str, output: str, tokenize: str, identifier: s
     ]
 
 
-def in_language(output: str, reference: str, identifier: str) -> Identified:
-    """Whether an output is in the reference's language, as far as the identifier can tell.
+def in_language(output: str, reference: str, target: Wanted) -> Identified:
+    """Return whether an output is in the target language and script, as far as the identifier can tell.
 
-    Where it does not know the language, or does not recognise the reference itself (names, numbers, a close
-    relative), nothing is held against the output.
+    Where it does not recognise the reference itself (names, numbers), the output is not judged.
     """
-    if not identifier or identify(reference, identifier) is not Identified.TARGET:
+    if identify(reference, target) is not Identified.TARGET:
         return Identified.UNSURE
-    return identify(output, identifier)
+    return identify(output, target)
 
 
 def _folded(text: str) -> str:
@@ -153,7 +169,10 @@ def _columns(counts: Counts, names: Iterable[str]) -> NDArray[np.float64]:
 
 
 def bleu(counts: Counts) -> Scores:
-    """Corpus BLEU, 0 to 100, of pooled counts (..., columns), with sacreBLEU's exponential smoothing."""
+    """Return corpus BLEU, 0 to 100, of pooled counts (..., columns), with sacreBLEU's exponential smoothing.
+
+    NaN where no reference was tokenized.
+    """
     orders = range(1, BLEU_ORDER + 1)
     output, reference = np.moveaxis(_columns(counts, ("bleu_output", "bleu_reference")), -1, 0)
     correct = _columns(counts, (f"bleu_correct_{n}" for n in orders))
@@ -164,7 +183,8 @@ def bleu(counts: Counts) -> Scores:
         brevity = np.exp(np.minimum(0, 1 - reference / np.maximum(output, 1e-9)))
         mean = np.log(smoothed / np.maximum(total, 1)).mean(-1)
     scored = correct.any(-1) & total.all(-1)
-    return np.asarray(np.where(scored, 100 * brevity * np.exp(mean), 0.0))
+    tokenized = (reference > 0) | (_columns(counts, ("reference_characters",))[..., 0] == 0)
+    return np.asarray(np.where(tokenized, np.where(scored, 100 * brevity * np.exp(mean), 0.0), np.nan))
 
 
 def chrf(counts: Counts) -> Scores:
@@ -183,23 +203,34 @@ def chrf(counts: Counts) -> Scores:
 
 def _ratio(part: str, whole: str) -> Callable[[Counts], Scores]:
     def ratio(counts: Counts) -> Scores:
-        part_of, of = np.moveaxis(_columns(counts, (part, whole)), -1, 0)
-        return np.asarray(part_of / np.maximum(of, 1))
+        return quotient(*np.moveaxis(_columns(counts, (part, whole)), -1, 0))
 
     return ratio
+
+
+def off_target(counts: Counts) -> Scores:
+    """Return the share of outputs in another language or script, of those that can be judged."""
+    other, unsure, segments = np.moveaxis(_columns(counts, ("off_target", "unidentified", "n")), -1, 0)
+    return quotient(other, segments - unsure)
 
 
 METRICS: dict[str, Callable[[Counts], Scores]] = {
     "chrf": chrf,
     "bleu": bleu,
-    "off_target": _ratio("off_target", "n"),
+    "off_target": off_target,
     "unidentified": _ratio("unidentified", "n"),
     "copied": _ratio("copied", "n"),
     "empty": _ratio("empty", "n"),
     "length_ratio": _ratio("characters", "reference_characters"),
 }
-"""Each takes pooled counts (..., columns): both scores from 0 to 100, shares of segments, and the ratio of
-lengths in characters."""
+"""Each takes pooled counts (..., columns): both scores from 0 to 100, shares of segments (`off_target` of the
+judged ones), and the ratio of lengths in characters. NaN where there is no case."""
+
+LOWER_IS_BETTER = frozenset({"off_target", "unidentified", "copied", "empty"})
+"""Metrics that count faults."""
+
+READABLE = "n"
+"""Any text can be read as a translation."""
 
 PERCENT = frozenset({"chrf", "bleu"})
 """Metrics in per cent, as sacreBLEU has them."""

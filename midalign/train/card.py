@@ -82,9 +82,8 @@ def _scores(scored: record.Record) -> list[str]:
     for names, tasks in tasks_by_metrics.items():
         lines += [f"| task | role | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
         for task, result in tasks:
-            values = (
-                f"{result.metrics[name].value:.3f} ± {result.metrics[name].stderr:.3f}" for name in names
-            )
+            scores = (result.metrics[name] for name in names)
+            values = (f"{record.decimals(one.value)} ± {record.decimals(one.stderr)}" for one in scores)
             lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
         lines.append("")
     return lines

@@ -216,7 +216,12 @@ def scores(results: Path, adapter: str) -> Measures:
     records = [json.loads(path.read_text("utf-8")) for path in results.glob(f"*{record.SUFFIX}")]
     (own,) = [one for one in records if one["adapter"] and one["adapter"]["name"] == adapter]
     tasks = own["tasks"].values()
-    return {f"{name}/{t['language']}": score["value"] for t in tasks for name, score in t["metrics"].items()}
+    return {
+        f"{name}/{task['language']}": score["value"]
+        for task in tasks
+        for name, score in task["metrics"].items()
+        if score["value"] is not None
+    }
 
 
 class Log:

@@ -169,10 +169,10 @@ def test_evaluate_warns_of_midaligns_tasks_alone(monkeypatch: pytest.MonkeyPatch
     asked: list[bool] = []
     monkeypatch.setattr(evaluator, "evaluate", lambda lm, task_dict, apply_chat_template=False: "results")
     monkeypatch.setattr(hooks, "warn_of_the_model", lambda lm, template: asked.append(template))
-    hooks.add_warnings()
+    hooks.wrap_evaluate()
     wrapped: Any = evaluator.evaluate
     assert wrapped(lm=None, task_dict={"arc_easy": object()}) == "results"
     assert wrapped(lm=None, task_dict={"tasks": {EN: object()}}, apply_chat_template=True) == "results"
     assert asked == [True]
-    hooks.add_warnings()
+    hooks.wrap_evaluate()
     assert evaluator.evaluate is wrapped

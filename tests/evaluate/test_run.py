@@ -540,3 +540,15 @@ def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.Mon
     chosen = retrieval.held_out("mini", ["de"])["de"]
     assert set(chosen.english) <= {"three", "five", "six"}
     assert len(chosen.ids) == 2  # one of the two "three", one of the two "fünf"
+
+
+def test_roles_given_by_hand_are_said_to_be_ignored_where_a_manifest_has_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = run.Settings(
+        base="mini", tasks=("midalign_mini_slot",), output=Path("unused"), supervised=("en",), aligned=("sw",)
+    )
+    run._warn_of_ignored_roles(settings, "arm", {"en"}, {"de"})
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "--aligned sw is ignored for arm: its midalign.json says de"
+    ]

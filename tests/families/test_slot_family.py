@@ -1,6 +1,7 @@
 """The data set that lm-eval gets, and the score of a document."""
 
 import json
+import pickle
 import re
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from midalign.data import annotation, massive, mini
 from midalign.data.items import Item
 from midalign.families import slot
+from midalign.families.aggregation import ItemScore
 from midalign.metrics.slot import COLUMNS, METRICS, parse, reference_gold
 from midalign.tasks import tasks_dir
 
@@ -132,7 +134,7 @@ def test_shots_are_parallel_varied_and_from_training_items() -> None:
     assert all(train[doc["id"]] == doc["utterance"] for doc in pools["en"])
 
 
-def test_every_metric_gets_the_counts_and_its_error_comes_after_it() -> None:
+def test_every_metric_has_a_number_and_the_counts_and_its_error_comes_after_it() -> None:
     doc = slot.document(item("wake me at [time : nine am]"), "mini", "en")
     results = slot.process_results(doc, ["time: nine am"])
     names = list(results)
@@ -142,7 +144,26 @@ def test_every_metric_gets_the_counts_and_its_error_comes_after_it() -> None:
         assert names.index(f"{metric}_stderr") == names.index(metric) + 1
         assert callable(getattr(slot, metric))
         assert callable(getattr(slot, f"{metric}_stderr"))
-    assert all(counts == slot.counts(doc, "time: nine am") for counts in results.values())
+    assert all(score.counts == slot.counts(doc, "time: nine am") for score in results.values())
+    assert json.loads(json.dumps(results)) == {
+        **dict.fromkeys(names, 1.0),
+        **dict.fromkeys((name for name in names if name.endswith("_stderr")), 0.0),
+        "values_not_in_utterance": 0.0,
+    }
+
+
+@pytest.mark.parametrize(("output", "right"), [("None", 1.0), ("none", 1.0), ("", 0.0), ("time: nine", 0.0)])
+def test_a_right_none_scores_one(output: str, right: float) -> None:
+    doc = slot.document(item("hello"), "mini", "en")
+    scores = slot.process_results(doc, [output])
+    assert [scores[name] for name in ("slot_f1", "label_f1", "value_f1", "exact_match")] == [right] * 4
+
+
+def test_item_scores_keep_their_counts_between_processes() -> None:
+    """lm-eval gathers them by pickle from several processes."""
+    score = ItemScore(0.5, [1, 2])
+    again = pickle.loads(pickle.dumps(score))
+    assert (again, again.counts) == (0.5, [1, 2])
 
 
 @given(
@@ -151,9 +172,12 @@ def test_every_metric_gets_the_counts_and_its_error_comes_after_it() -> None:
     )
 )
 def test_aggregations_are_the_metrics_of_pooled_counts(items: Sequence[list[int]]) -> None:
+    scores = [ItemScore(0.0, counts) for counts in items]
     for name, metric in METRICS.items():
-        assert getattr(slot, name)(items) == pytest.approx(float(metric(np.array(items).sum(0))))
-        assert getattr(slot, f"{name}_stderr")(items) >= 0
+        pooled = float(metric(np.array(items).sum(0)))
+        assert getattr(slot, name)(scores) == pytest.approx(pooled, nan_ok=True)
+        error = getattr(slot, f"{name}_stderr")(scores)
+        assert error >= 0 or np.isnan(error)
 
 
 @given(st.lists(st.tuples(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text("ab :é三'\t", min_size=1))))

@@ -62,7 +62,11 @@ def write(
     decoding: Mapping[str, str] | None = None,
     data: str = "data",
     prompt: str = "prompt",
+    schema_version: int = 2,
+    version: float = 1.0,
+    signatures: Mapping[str, str] | None = None,
     retrieval: Mapping[str, float] | None = None,
+    layer: int = 3,
     base_retrieval: Mapping[str, float] | None = None,
     doc_ids: Mapping[str, Sequence[int]] | None = None,
     comet: Mapping[str, np.ndarray] | None = None,
@@ -83,11 +87,12 @@ def write(
         tasks[task] = record.TaskResult(
             language=language,
             family="slot",
-            version=1.0,
+            version=version,
+            signatures=dict(signatures or {}),
             n=n,
             counts=dict(zip(COLUMNS, pooled.tolist(), strict=True)),
             metrics={
-                metric: record.Metric(value=float(rate(pooled)), stderr=0.01, n=n)
+                metric: record.Metric(value=record.defined(float(rate(pooled))), stderr=0.01, n=n)
                 for metric, rate in METRICS.items()
             },
             data_digest=sha(data + language),
@@ -114,6 +119,7 @@ def write(
         baseline=sha(recipe_baseline) if recipe_baseline else None,
     )
     entry = record.Record(
+        schema_version=schema_version,
         name=name,
         created=datetime(2026, 11, 23, tzinfo=UTC),
         arm=arm,
@@ -127,7 +133,11 @@ def write(
         sample=record.Sample(split="test", limit=limit, seed=0),
         tasks=tasks,
         retrieval=record.Retrieval(
-            layer=3, candidates=100, pooling="mean", accuracy=retrieval, base_accuracy=base_retrieval or {}
+            layer=layer,
+            candidates=100,
+            pooling="mean",
+            accuracy=retrieval,
+            base_accuracy=base_retrieval or {},
         )
         if retrieval
         else None,

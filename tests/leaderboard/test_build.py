@@ -10,6 +10,7 @@ import pytest
 from synthetic_records import share, simulated, write
 from typer.testing import CliRunner
 
+from midalign import harness
 from midalign.cli.leaderboard import app
 from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard import plots
@@ -148,7 +149,7 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
     write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
     build(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| external |  | 40.0 | 40.0 | 40.0 | – | – | 100 | external |" in page
+    assert "| external |  | 40.0 | 40.0 | 40.0 | – | 100 | external |" in page
     assert "No baseline" not in page
 
 
@@ -214,3 +215,18 @@ def test_a_dozen_arms_are_drawn_apart():
     models = [SimpleNamespace(label=str(number), arm=f"arm{number}") for number in range(12)]
     part = SimpleNamespace(models=models)
     assert len({plots._style(part, model)[:2] for model in models}) == 12
+
+
+def test_records_of_another_signature_have_another_table(tmp_path):
+    for name, signature, arm in (("a", "tok:13a", "baseline"), ("b", "tok:flores200", "aligned")):
+        write(tmp_path / "r", name, arm, {"de": share(10, 4)}, seed=1, signatures={"bleu": signature})
+    assert len(build(tmp_path / "r", tmp_path)) == 2
+
+
+def test_records_of_an_earlier_task_version_are_marked_in_one_line(tmp_path):
+    version = harness.metadata("midalign_mini_slot_de")["version"]
+    write(tmp_path / "r", "old", "baseline", {"de": share(10, 4)}, seed=1, version=version - 1)
+    write(tmp_path / "r", "new", "aligned", {"de": share(10, 4)}, seed=1, version=version)
+    build(tmp_path / "r", tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert page.count(f"**Made before task version {version}**") == 1

@@ -10,6 +10,7 @@ from midalign.leaderboard import compare as compare_module
 from midalign.leaderboard.compare import DRAWS, bootstrap, compare
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
+from midalign.leaderboard.tables import retrieval, retrieval_columns, with_error
 from midalign.metrics.slot import COLUMNS, HEADLINE, METRICS
 
 # F1 in per cent over 100 items of one slot: supervised 80 and 60, aligned 30 and 10, unseen 40.
@@ -259,16 +260,55 @@ def test_retrieval_before_and_after(tmp_path):
     write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, retrieval=after)
     write(tmp_path, "a2", "aligned", shares(ALIGNED), seed=2, retrieval={**after, "de": 0.8})
     models = by_label(compare(only_section(tmp_path))[0])
-    assert models["aligned"].retrieval.before == before
-    assert models["aligned"].retrieval.after == pytest.approx({"de": 0.7, "sw": 0.4, "fr": 0.5})
-    assert models["base"].retrieval.after == before
+    (aligned,), (base,) = models["aligned"].retrieval, models["base"].retrieval
+    assert aligned.before == before
+    assert aligned.after == pytest.approx({"de": 0.7, "sw": 0.4, "fr": 0.5})
+    assert base.after == before
 
 
 def test_retrieval_of_the_base_in_the_adapters_own_record_comes_first(tmp_path):
     before, after = {"de": 0.2, "sw": 0.1}, {"de": 0.6, "sw": 0.4}
     write(tmp_path, "base", "base", shares(BASELINE), retrieval={"de": 0.3, "sw": 0.3})
     write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, retrieval=after, base_retrieval=before)
-    assert by_label(compare(only_section(tmp_path))[0])["aligned"].retrieval.before == before
+    (aligned,) = by_label(compare(only_section(tmp_path))[0])["aligned"].retrieval
+    assert aligned.before == before
+
+
+def test_layers_of_retrieval_are_apart(tmp_path):
+    for seed, layer, accuracy in ((1, 3, 0.6), (2, 8, 0.9), (3, 8, 0.7)):
+        write(
+            tmp_path,
+            f"a{seed}",
+            "aligned",
+            shares(ALIGNED),
+            seed=seed,
+            retrieval={"sw": accuracy},
+            layer=layer,
+        )
+    (model,), _ = compare(only_section(tmp_path))
+    assert [(one.layer, one.after) for one in model.retrieval] == [
+        (3, {"sw": 0.6}),
+        (8, {"sw": pytest.approx(0.8)}),
+    ]
+    assert retrieval_columns([model]) == {"retrieval, layer 3": 3, "retrieval, layer 8": 8}
+    section = only_section(tmp_path)
+    assert [retrieval(section, model, layer) for layer in (3, 8, 9)] == ["60", "80", "–"]
+
+
+def test_a_share_of_no_cases_is_undefined_and_left_out_of_means(tmp_path):
+    """Slovak has no predicted value, so nothing is known of where its values stand."""
+    none = share(100, 0)
+    none[:, [COLUMNS.index("slot_pred"), COLUMNS.index("values_outside")]] = 0
+    some = share(100, 50)
+    some[:, COLUMNS.index("values_outside")] = some[:, COLUMNS.index("slot_pred")]
+    tables = {"en": some, "de": some, "sw": none, "fr": some}
+    write(tmp_path, "b", "baseline", tables, seed=1)
+    (model,), _ = compare(only_section(tmp_path))
+    metric = "values_not_in_utterance"
+    assert np.isnan(model.languages["sw"][metric].value)
+    assert model.languages["de"][metric].value == 1
+    assert model.means[metric]["all"].value == 1
+    assert with_error(model.languages["sw"][metric]) == "–"
 
 
 def test_without_roles_there_is_no_gap(tmp_path):

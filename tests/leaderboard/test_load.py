@@ -55,7 +55,7 @@ def test_a_folder_without_records(tmp_path):
 
 
 def test_another_schema_version_is_named_with_the_file(path):
-    edit(path, lambda content: content.update(schema_version=2))
+    edit(path, lambda content: content.update(schema_version=3))
     with pytest.raises(RecordError, match=r"one\.json.*schema_version"):
         load(path.parent)
 
@@ -273,3 +273,28 @@ def test_the_n_of_a_metric_is_the_task_s(path):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"]["metrics"]["slot_f1"].update(n=900))
     with pytest.raises(RecordError, match="says n of slot_f1 900, its items give 10"):
         load(path.parent)
+
+
+def test_records_of_schema_version_1_load(tmp_path):
+    """They have 0 where there is no case."""
+    path = write(
+        tmp_path,
+        "old",
+        "baseline",
+        {"de": np.zeros((3, len(COLUMNS)), int) + np.eye(1, len(COLUMNS), dtype=int)},
+        seed=1,
+    )
+
+    def as_before(content):
+        content["schema_version"] = 1
+        for task in content["tasks"].values():
+            del task["signatures"]
+            for metric in task["metrics"].values():
+                metric["value"] = metric["value"] or 0.0
+
+    edit(path, as_before)
+    (run,) = load(tmp_path)
+    assert run.record.tasks["midalign_mini_slot_de"].metrics["slot_f1"].value == 0
+    edit(path, lambda content: content.update(schema_version=2))
+    with pytest.raises(RecordError, match=r"slot_f1 0\.0, its items give None"):
+        load(tmp_path)

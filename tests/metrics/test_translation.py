@@ -12,15 +12,30 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from midalign.data import ntrex
-from midalign.metrics import identify
-from midalign.metrics.identify import Identified
-from midalign.metrics.translation import COLUMNS, METRICS, bleu, chrf, count, signatures, tokenizer
+from midalign.languages import language
+from midalign.metrics import identify, translation
+from midalign.metrics.identify import NOTHING, Identified, Wanted
+from midalign.metrics.translation import (
+    COLUMNS,
+    METRICS,
+    bleu,
+    chrf,
+    count,
+    in_language,
+    signatures,
+    tokenizer,
+)
 
 PLAIN = "13a"
 
 
+def target(code: str) -> Wanted:
+    row = language(code)
+    return identify.wanted(code, row.script, row.identifier)
+
+
 def counted(outputs: list[str], references: list[str], tokenize: str = PLAIN) -> np.ndarray:
-    rows = [count("", r, o, tokenize, "") for o, r in zip(outputs, references, strict=True)]
+    rows = [count("", r, o, tokenize, NOTHING) for o, r in zip(outputs, references, strict=True)]
     return np.array(rows, np.int64)
 
 
@@ -93,7 +108,7 @@ def test_metrics_take_draws_at_once() -> None:
     counts = counted(["a b c d e", "x", ""], ["a b c d e", "a b c d e", "a b"])
     draws = np.stack([counts[[0, 1, 2]].sum(0), counts[[0, 0, 0]].sum(0), counts[[1, 2, 2]].sum(0)])
     for metric in METRICS.values():
-        assert metric(draws) == pytest.approx([float(metric(row)) for row in draws])
+        assert metric(draws) == pytest.approx([float(metric(row)) for row in draws], nan_ok=True)
 
 
 def test_a_right_output_has_a_hundred_and_an_empty_one_nothing() -> None:
@@ -106,33 +121,85 @@ def test_a_right_output_has_a_hundred_and_an_empty_one_nothing() -> None:
     assert METRICS["length_ratio"](empty) == 0
 
 
+SIMPLIFIED = "部长星期二表示，谈判应该继续进行。"
+TRADITIONAL = "部長星期二表示，談判應該繼續進行。"
+SERBIAN = "Ministar je u utorak rekao da bi pregovori trebalo da se nastave."
+SERBIAN_CYRILLIC = "Министар је у уторак рекао да би преговори требало да се наставе."
 GERMAN = "Der Minister sagte am Dienstag, dass die Verhandlungen weitergehen sollten."
 ENGLISH = "The minister said on Tuesday that the negotiations should continue."
 
 
 @pytest.mark.parametrize(
-    ("output", "reference", "identifier", "found"),
+    ("output", "reference", "code", "found"),
     [
         (GERMAN, GERMAN, "de", Identified.TARGET),
         (ENGLISH, GERMAN, "de", Identified.OTHER),
-        (ENGLISH, GERMAN, "", Identified.UNSURE),  # a language that the identifier does not know
-        (ENGLISH, ENGLISH, "de", Identified.UNSURE),  # a reference that it does not recognise
+        (ENGLISH, GERMAN, "ace", Identified.OTHER),  # a language that only the identifier knows
+        (ENGLISH, GERMAN, "ak", Identified.UNSURE),  # one without references and label, in Latin script
+        (ENGLISH, ENGLISH, "de", Identified.UNSURE),  # a reference that is not recognised
         ("", GERMAN, "de", Identified.UNSURE),
         ("123", GERMAN, "de", Identified.UNSURE),
+        (SIMPLIFIED, TRADITIONAL, "zh_tw", Identified.OTHER),
+        (TRADITIONAL, TRADITIONAL, "zh_tw", Identified.TARGET),
+        (TRADITIONAL, SIMPLIFIED, "zh_cn", Identified.OTHER),
+        (SERBIAN_CYRILLIC, SERBIAN, "sr_latn", Identified.OTHER),
+        (SERBIAN, SERBIAN, "sr_latn", Identified.TARGET),
+        (ENGLISH, SERBIAN, "sr_latn", Identified.OTHER),
+        (ENGLISH, "ᱥᱟᱱᱛᱟᱲᱤ ᱯᱟᱹᱨᱥᱤ", "sat", Identified.OTHER),  # judged by its script alone
     ],
 )
 def test_off_target_is_held_against_an_output_only_where_it_can_be_told(
-    output: str, reference: str, identifier: str, found: Identified
+    output: str, reference: str, code: str, found: Identified
 ) -> None:
-    row = dict(zip(COLUMNS, count("source", reference, output, PLAIN, identifier), strict=True))
+    row = dict(zip(COLUMNS, count("source", reference, output, PLAIN, target(code)), strict=True))
     assert row["off_target"] == (found is Identified.OTHER)
     assert row["unidentified"] == (found is Identified.UNSURE)
 
 
 def test_copies_are_told_but_for_case_and_blanks() -> None:
-    row = dict(zip(COLUMNS, count(ENGLISH, GERMAN, f" {ENGLISH.upper()} ", PLAIN, "de"), strict=True))
+    german = target("de")
+    row = dict(zip(COLUMNS, count(ENGLISH, GERMAN, f" {ENGLISH.upper()} ", PLAIN, german), strict=True))
     assert row["copied"] == 1
-    assert dict(zip(COLUMNS, count("", GERMAN, "", PLAIN, "de"), strict=True))["copied"] == 0
+    assert dict(zip(COLUMNS, count("", GERMAN, "", PLAIN, german), strict=True))["copied"] == 0
+
+
+def test_off_target_divides_by_the_judged_outputs() -> None:
+    outputs = [ENGLISH, GERMAN, "123", ""]
+    counts = np.array([count("", GERMAN, output, PLAIN, target("de")) for output in outputs])
+    pooled = counts.sum(0)
+    assert float(METRICS["off_target"](pooled)) == 1 / 2
+    assert float(METRICS["unidentified"](pooled)) == 2 / 4
+    assert np.isnan(METRICS["off_target"](counts[2:].sum(0)))
+
+
+@pytest.mark.data
+def test_references_are_on_target_and_english_is_not(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All of NTREX's languages, on references that the labels were not calibrated on (every fourth)."""
+    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
+    ntrex.add(shared_data / "ntrex" / "ntrex-128.tar.xz")
+    for direction in (one for one in ntrex.directions() if one[:3] == "en-"):
+        code = direction.removeprefix("en-")
+        segments = ntrex.read(direction, "test")[1:400:4]
+        begun = [(one.target, two_thirds(one.target)) for one in segments]
+        assert off_target(begun, code) <= 0.04, code
+        if not code.startswith("en_"):
+            assert off_target([(one.target, one.source) for one in segments], code) >= 0.97, code
+            known = [identify.identify(one.target, target(code)) for one in segments]
+            assert known.count(Identified.TARGET) >= 0.85 * len(known), code
+
+
+def off_target(pairs: list[tuple[str, str]], code: str) -> float:
+    """Share of outputs that are held to be in another language, of (reference, output)."""
+    verdicts = [in_language(output, reference, target(code)) for reference, output in pairs]
+    return verdicts.count(Identified.OTHER) / (len(verdicts) - verdicts.count(Identified.UNSURE))
+
+
+def two_thirds(text: str) -> str:
+    """The beginning of a sentence, by words, or by characters where there are few blanks."""
+    words = text.split()
+    return " ".join(words[: round(2 * len(words) / 3)]) if len(words) > 3 else text[: 2 * len(text) // 3]
 
 
 def test_tokenizers_by_target() -> None:
@@ -140,13 +207,28 @@ def test_tokenizers_by_target() -> None:
     assert tokenizer("zh_tw", "Hant") == tokenizer("zh", "Hans") == "zh"
     assert tokenizer("ja", "Jpan") == "ja-mecab"
     assert tokenizer("ko", "Kore") == "ko-mecab"
-    assert tokenizer("th", "Thai") in ("13a", "flores200")
+
+
+def test_without_its_tokenizer_a_target_has_no_bleu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translation, "flores_model_is_here", lambda: False)
+    assert tokenizer("th", "Thai") is None
+    assert set(signatures(None)) == {"chrf"}
+    thai = "รัฐมนตรีกล่าวเมื่อวันอังคาร"
+    counts = np.array(count("", thai, thai, None, target("th")))
+    assert np.isnan(bleu(counts))
+    assert float(chrf(counts)) == pytest.approx(100)
+    monkeypatch.setattr(translation, "flores_model_is_here", lambda: True)
+    assert tokenizer("th", "Thai") == "flores200"
 
 
 def test_signatures_are_sacrebleus() -> None:
-    found = signatures("ja-mecab")
-    assert "tok:ja-mecab" in found["bleu"]
-    assert "nw:2" in found["chrf"]
+    outputs, references = ["a b c d"], [["a b c d"]]
+    for tokenize in ("13a", "zh", "ja-mecab", "ko-mecab"):
+        theirs_bleu, theirs_chrf = BLEU(tokenize=tokenize), CHRF(word_order=2)
+        theirs_bleu.corpus_score(outputs, references)
+        theirs_chrf.corpus_score(outputs, references)
+        expected = {"bleu": str(theirs_bleu.get_signature()), "chrf": str(theirs_chrf.get_signature())}
+        assert signatures(tokenize) == expected
 
 
 def test_the_identifier_knows_its_languages() -> None:
