@@ -148,7 +148,8 @@ def test_strict_and_loose_are_the_originals_on_corrupted_answers(script: str) ->
         output = target([(label, blank.join(words[start:end])) for label, start, end in order])
         row = scored(words, gold, output, blank)
         both = tags(gold, len(words)), tags(wrong, len(words))
-        assert ours([row]) == pytest.approx(original([both]), abs=1e-9)
+        # The original has 0 where there is no case.
+        assert np.nan_to_num(ours([row])) == pytest.approx(original([both]), abs=1e-9)
         if chance.random() < 0.2:  # an invented value is a predicted span that nothing matches
             row = scored(words, gold, f"{output}; datetime: {LETTERS[script]}", blank)
             if output == "None":

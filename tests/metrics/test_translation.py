@@ -134,7 +134,6 @@ ENGLISH = "The minister said on Tuesday that the negotiations should continue."
     [
         (GERMAN, GERMAN, "de", Identified.TARGET),
         (ENGLISH, GERMAN, "de", Identified.OTHER),
-        (ENGLISH, GERMAN, "ace", Identified.OTHER),  # a language that only the identifier knows
         (ENGLISH, GERMAN, "ak", Identified.UNSURE),  # one without references and label, in Latin script
         (ENGLISH, ENGLISH, "de", Identified.UNSURE),  # a reference that is not recognised
         ("", GERMAN, "de", Identified.UNSURE),
