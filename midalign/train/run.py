@@ -167,19 +167,21 @@ def _train_arm(
 
     from midalign.train.build import build
     from midalign.train.callbacks import ReportUpdates
+    from midalign.train.checkpoints import SealCheckpoints, last_intact_checkpoint, step_of
     from midalign.train.monitor import Log, Monitor
 
     work = _work(folder)
     with PartialState().main_process_first():
         _claim(work, recipe, arm)
+        checkpoint = last_intact_checkpoint(work)
     ready = build(recipe, arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
-    checkpoint = _last_checkpoint(work)
     # The other processes measure too, since all must do the same, and write nothing.
-    written = Log(work / LOG, _step(checkpoint)) if trainer.is_world_process_zero() else None
+    written = Log(work / LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
     trainer.accelerator.wait_for_everyone()
     reporter = ReportUpdates(trainer, arm, seed, report, written)
     trainer.add_callback(reporter)
+    trainer.add_callback(SealCheckpoints(trainer, work))
     if recipe.monitor is not None:
         trainer.add_callback(Monitor(ready, work, written))
     start = time.monotonic()
@@ -264,24 +266,6 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> None:
     partial = mark.with_suffix(".partial")
     partial.write_text(json.dumps({"digest": digest, "recipe": settings}, indent=1), "utf-8")
     os.replace(partial, mark)
-
-
-def _last_checkpoint(work: Path) -> str | None:
-    """The newest complete checkpoint: Trainer writes its state file last, so one without it was cut short."""
-    steps = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(steps):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-            return str(checkpoint)
-        except (OSError, json.JSONDecodeError):
-            log.warning("%s is incomplete and not used", checkpoint)
-            shutil.rmtree(checkpoint)
-    return None
-
-
-def _step(checkpoint: str | None) -> int:
-    """The update that a checkpoint was written after."""
-    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
