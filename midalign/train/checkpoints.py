@@ -1,7 +1,7 @@
 """Checkpoints of a training run, each with the digests of all its files.
 
-Trainer continues without a word from a checkpoint that lacks its optimizer, its scheduler or a process's random
-numbers, with fresh ones. So a checkpoint counts once SEAL lists its files, and only while these are unchanged.
+Trainer resumes silently from a checkpoint without optimizer, scheduler or random states, and starts with fresh
+ones. So a checkpoint counts once SEAL lists its files, and only while these are unchanged.
 """
 
 import hashlib
@@ -84,9 +84,10 @@ def _damage(checkpoint: Path) -> str | None:
 
 def _digests(checkpoint: Path) -> dict[str, str]:
     """Return the sha256 of every file of a checkpoint but its seal, by its path inside."""
-    found = {}
+    digests = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and not path.name.startswith(SEAL):
             with path.open("rb") as file:
-                found[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(checkpoint).as_posix()] = digest
+    return digests

@@ -38,7 +38,7 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
 
 
 def interrupted(output, at):
-    """Train the aligned arm of a small recipe until the update `at`, and return its recipe and checkpoints."""
+    """Train the aligned arm of a small recipe until the update `at`, and return recipe and checkpoints."""
     small = ["updates=4", "save_every=1", "seeds=[1]", "samples_per_update=2", "align.pairs_per_update=2"]
     settings = recipes.load("mini", [*small, "supervised=[es]", "aligned=[de]", f"output={output}"])
 
