@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 
-from midalign import adapter
+from midalign import adapter, bases
 from midalign.errors import RecipeError
 from midalign.train import checkpoints, run
 from midalign.train import recipe as recipes
@@ -93,6 +93,52 @@ def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path)
         run._claim(work, recipes.load("mini", ["updates=7"]), "aligned")
     kept = json.loads((work / "recipe.json").read_text())
     assert kept["recipe"]["updates"] == recipes.load("mini").updates
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("model.safetensors", "base"), ("tokenizer_config.json", "tokenizer")]
+)
+def test_a_run_resumes_on_its_very_base_alone(tmp_path, file, name):
+    """Two checkpoints of one training may both be called hf: a/hf and b/hf."""
+    first, second, moved = (tmp_path / parent / "hf" for parent in "abc")
+    for folder in (first, second, moved):
+        shutil.copytree(bases.resolve("mini"), folder)
+    content = (second / file).read_bytes()
+    last = content[-1] ^ 1 if name == "base" else ord(" ")  # a weight, or white space in JSON
+    (second / file).write_bytes(content[:-1] + bytes([last]))
+    recipe = {folder: recipes.load("mini", [f"base={folder}"]) for folder in (first, second, moved)}
+    assert recipe[first].digest("aligned") == recipe[second].digest("aligned")
+    work = tmp_path / "work"
+    run._claim(work, recipe[first], "aligned")
+    (work / "checkpoint-1").mkdir()
+    run._claim(work, recipe[moved], "aligned")
+    with pytest.raises(RecipeError, match=rf"begun with other settings \(files of the {name}\)"):
+        run._claim(work, recipe[second], "aligned")
+
+    finished = adapter.Manifest(
+        name="x",
+        arm="aligned",
+        seed=1,
+        recipe=recipe[first].reference("aligned"),
+        base="hf",
+        base_digest=adapter.base_digest(str(first)),
+        tokenizer_digest=adapter.tokenizer_digest(str(first)),
+        task="midalign_mini_slot",
+        supervised=["en"],
+        aligned=["de"],
+        layer=2,
+        pairs="mini",
+        updates=1,
+        tokens=1,
+        seconds=1.0,
+        packages={},
+        training={},
+    )
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / adapter.MANIFEST).write_text(finished.model_dump_json())
+    assert run.finished(tmp_path / "adapter", recipe[moved], "aligned")
+    with pytest.raises(RecipeError, match=f"trained with another {name} "):
+        run.finished(tmp_path / "adapter", recipe[second], "aligned")
 
 
 def test_pairs_files_decide_by_what_they_hold(tmp_path):
