@@ -1,7 +1,7 @@
 """Checkpoints of a training run, each with the digests of all its files.
 
-Trainer resumes silently from a checkpoint without optimizer, scheduler or random states, and starts with fresh
-ones. So a checkpoint counts once SEAL lists its files, and only while these are unchanged.
+Trainer resumes silently from a checkpoint without optimizer, scheduler or random states, and starts with
+fresh ones. So a checkpoint counts once SEAL lists its files, and only while these are unchanged.
 """
 
 import hashlib

@@ -146,8 +146,9 @@ def _check_content(folder: Path, manifest: adapter.Manifest, recipe: Recipe) -> 
     for what, trained, found in compared:
         if trained != found:
             raise RecipeError(
-                f"{folder} holds an adapter that was trained with another {what} (digest {trained[:12]}; that "
-                f"of {recipe.base} is {found[:12]}). Train elsewhere: output=OTHER, or remove that folder"
+                f"{folder} holds an adapter that was trained with another {what} (digest {trained[:12]}; "
+                f"that of {recipe.base} is {found[:12]}). "
+                f"Train elsewhere: output=OTHER, or remove that folder"
             )
 
 
