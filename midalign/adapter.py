@@ -113,6 +113,8 @@ class Manifest(BaseModel):
     """What of the recipe's evaluation stands in the training text, by its leave; None where nobody looked."""
     parents: list[Parent] | None = None
     """What a merged adapter was made of; None for one that was trained."""
+    tokenizer_digest: str | None = None
+    """Digest of the base's tokenizer, chat template and generation settings; None in older manifests."""
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:

@@ -22,6 +22,7 @@ from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
 from midalign.locks import locked
 from midalign.metrics import scorer
+from midalign.train.run import LOG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,7 +199,9 @@ def merge(
     `rank` (the largest source's without one). linear: the factors added, as peft does it; its products of one
     adapter's factor with another's are an error that `Merged.error` states. ties, dare_linear, dare_ties: as
     svd after entries were dropped down to `density` (half without one), by peft's functions (arXiv
-    2306.01708, 2311.03099).
+    2306.01708, 2311.03099). They work on whole changes (`scaling * B @ A`), as the papers do and as peft's
+    ties_svd, dare_linear_svd and dare_ties_svd do. peft's methods named ties, dare_linear and dare_ties drop
+    entries of the factors A and B instead, which gives another adapter.
 
     Raises AdapterError for adapters that do not belong together or are not plain LoRA, for what a method does
     not have, weights that leave nothing, and numbers that are not finite.
@@ -341,9 +344,9 @@ def _combine(
         if len({len(change.a) for change, _ in own}) > 1:
             raise AdapterError(f"linear adds factors, and those of {module} differ in rank. Use cat or svd")
         total = [weight * change.scaling for change, weight in own]
-        # Shared out evenly between the factors, as peft does it.
-        a = torch.stack([c.a * abs(t) ** 0.5 for (c, _), t in zip(own, total, strict=True)])
-        b = torch.stack([c.b * math.copysign(abs(t) ** 0.5, t) for (c, _), t in zip(own, total, strict=True)])
+        # Shared out evenly between the factors, as peft does it: a negative weight's sign goes to A.
+        a = torch.stack([c.a * math.copysign(abs(t) ** 0.5, t) for (c, _), t in zip(own, total, strict=True)])
+        b = torch.stack([c.b * abs(t) ** 0.5 for (c, _), t in zip(own, total, strict=True)])
         return Change(a.sum(0), b.sum(0))
     from peft.utils import merge_utils
 
@@ -419,7 +422,10 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
     if len(parents) != len(sources):
         return None
     task, *others = parents
-    of_task = [task, *(one for one in others if "task" in one.training or one.parents)]
+    of_task = [
+        task,
+        *(one for one, folder in zip(others, sources[1:], strict=True) if _trained_on_task(one, folder)),
+    ]
     of_alignment = [one for one in parents if one.layer is not None]
     supervised = dict.fromkeys(code for one in of_task for code in one.supervised)
     aligned = dict.fromkeys(code for one in of_alignment or [task] for code in one.aligned)
@@ -452,6 +458,18 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             ],
         }
     )
+
+
+def _trained_on_task(manifest: Manifest, folder: Path) -> bool:
+    """Return whether an update of the adapter's training had task samples.
+
+    The last losses do not tell where alignment alternates with the task, so the log beside the adapter does.
+    """
+    if "task" in manifest.training or manifest.parents:
+        return True
+    log = folder / LOG
+    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+    return any("task" in json.loads(line).get("losses", {}) for line in lines)
 
 
 def into_base(merged: Path, base: str, output: Path) -> None:

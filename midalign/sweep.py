@@ -1,7 +1,7 @@
 """Many forms of one experiment, trained, scored on the dev split and put side by side.
 
 What a point changes under `align` is an arm of one recipe, whatever else it changes is a recipe of its own. A
-baseline is trained once for all recipes whose task side is the same, the languages' roles apart. A merged
+baseline is trained once for all recipes whose task side is the same, the aligned languages apart. A merged
 point is the baseline with an adapter of alignment alone added to it.
 """
 
@@ -128,7 +128,7 @@ def read(name: str) -> Grid:
 
 def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
     """The points, in order; raises RecipeError for what their recipes cannot be."""
-    changes = [_dotted(change) for change in [*_combinations(grid.grid), *grid.points]]
+    changes = _distinct([_dotted(change) for change in [*_combinations(grid.grid), *grid.points]])
     if not changes and not grid.merged:
         raise RecipeError(
             f"sweep {grid.name} has no points: give it a grid, such as grid: {{align.layer: [2, 4]}}"
@@ -140,15 +140,11 @@ def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
     for change in changes:
         own = {key: value for key, value in change.items() if not key.startswith("align.")}
         name = "-".join([grid.name, *([_label(own)] if own else [])])
-        outside[name] = own
         arm = {key.removeprefix("align."): v for key, v in change.items() if key not in own}
+        _claim_name(grid, named, name, own)
+        _claim_name(grid, named, f"{name}-{_label(arm) or ALIGNED}", change)
+        outside[name] = own
         by_recipe.setdefault(name, {})[_label(arm) or ALIGNED] = arm
-        file = record.file_name(f"{name}-{_label(arm)}")
-        if named.setdefault(file, change) != change:
-            raise RecipeError(
-                f"sweep {grid.name}: {named[file]} and {change} would both be called {file}. Rename what "
-                f"they name, so that it differs in letters, digits, or the last folder and file of a path"
-            )
     if grid.merged:
         outside[grid.name] = {}
         by_recipe.setdefault(grid.name, {})[ALONE] = {"task": False}
@@ -172,6 +168,25 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if not grid:
         return []
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _distinct(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the changes without repetitions, in whichever order these have their keys."""
+    return list({json.dumps(change, sort_keys=True, default=str): change for change in changes}.values())
+
+
+def _claim_name(grid: Grid, named: dict[str, dict[str, Any]], name: str, change: dict[str, Any]) -> None:
+    """Give a name's file to a change; raise RecipeError if another change has it.
+
+    File systems may not tell upper from lower case.
+    """
+    file = record.file_name(name)
+    known = named.setdefault(file.casefold(), change)
+    if known != change:
+        raise RecipeError(
+            f"sweep {grid.name}: {known} and {change} would both be called {file}. Rename what "
+            f"they name, so that it differs in letters, digits, or the last folder and file of a path"
+        )
 
 
 def _dotted(change: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,8 +256,13 @@ def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequenc
 
 
 def _task_side(recipe: Recipe) -> str:
-    """What a baseline depends on: all but alignment and the languages' roles."""
-    aside = {"name", "aligned", "align", "arms", "output"}
+    """Return what a baseline depends on: all but alignment and the aligned languages.
+
+    Where a measure ends the training, these decide too: it may be taken of their samples or held-out pairs.
+    """
+    aside = {"name", "arms", "output"}
+    if recipe.monitor is None or recipe.monitor.stop_on is None:
+        aside |= {"aligned", "align"}
     return json.dumps(recipe.model_dump(mode="json", exclude=aside), sort_keys=True)
 
 

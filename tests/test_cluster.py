@@ -75,7 +75,7 @@ def trains(node: object, folder: Path) -> list[Path]:
 
 
 def checkpoints(adapter: Path) -> list[Path]:
-    return list(adapter.with_name(f".{adapter.name}.training").glob("checkpoint-*/trainer_state.json"))
+    return list(adapter.with_name(f".{adapter.name}.training").glob("checkpoint-*/files.json"))
 
 
 def manifests(folder: Path) -> dict[Path, int]:

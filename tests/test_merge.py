@@ -107,24 +107,25 @@ def test_cat_is_the_weighted_sum_of_peft_s_deltas(tmp_path, kind):
         torch.testing.assert_close(whole[name], delta, rtol=0, atol=1e-6 * float(delta.abs().max()))
 
 
+@pytest.mark.parametrize("weights", [(0.7, 0.4), (0.7, -1.5)], ids=str)
 @pytest.mark.parametrize(
     ("method", "of_peft"), [("svd", "svd"), ("linear", "linear"), ("ties", "ties_svd")], ids=str
 )
-def test_other_methods_are_peft_s(tmp_path, method, of_peft):
+def test_other_methods_are_peft_s(tmp_path, method, of_peft, weights):
     options = {"lora_alpha": 8, "target_modules": ["q_proj", "up_proj"]}
     folders = [saved(tmp_path / str(seed), seed, r=4, **options) for seed in (1, 2)]
     extra = {"density": 0.5} if method == "ties" else {}
-    found = merge(folders, Weights((0.7, 0.4)), tmp_path / "merged", method=method, **extra)
+    found = merge(folders, Weights(weights), tmp_path / "merged", method=method, **extra)
     model = peft.PeftModel.from_pretrained(base_of(), folders[0], adapter_name="0")
     model.load_adapter(folders[1], adapter_name="1")
-    model.add_weighted_adapter(["0", "1"], [0.7, 0.4], "both", combination_type=of_peft, **extra)
+    model.add_weighted_adapter(["0", "1"], list(weights), "both", combination_type=of_peft, **extra)
     (whole,) = deltas([tmp_path / "merged"])
     assert found.rank == 4
     for name, module in model.named_modules():
         if name in whole:
             expected = module.get_delta_weight("both").detach()
             assert (whole[name] - expected).norm() < 1e-4 * expected.norm()
-    parts = summed(deltas(folders), (0.7, 0.4))
+    parts = summed(deltas(folders), weights)
     far = max(float((whole[n] - parts[n]).norm() / parts[n].norm()) for n in whole)
     assert found.error == pytest.approx(far, rel=0.5)
 
@@ -262,6 +263,29 @@ def test_a_merged_adapter_has_the_languages_of_all_its_parents(tmp_path):
     found = adapter.read_manifest(tmp_path / "merged")
     assert (found.supervised, found.aligned, found.unseen) == (["en", "es"], ["hi", "de"], ["ja"])
     assert found.layer == 2
+
+
+def test_languages_of_a_task_are_kept_when_its_last_update_was_pairs_alone(tmp_path):
+    """`alternate: update` ends with alignment; its log still has the task's losses."""
+    task, second, align = (
+        saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "second", "align")
+    )
+    manifest(task)
+    for folder, code, losses in ((second, "es", {"task": 2.0}), (align, "ru", {"preservation": 0.1})):
+        manifest(folder, supervised=[code], aligned=["hi"], layer=2, training={"alignment": 1.0})
+        lines = ({"update": 1, "losses": losses}, {"update": 1, "measures": {}})
+        (folder / "training.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    merge([task, second, align], Weights((1.0, 1.0, 1.0)), tmp_path / "merged")
+    assert adapter.read_manifest(tmp_path / "merged").supervised == ["en", "es"]
+
+
+def test_an_adapter_that_acts_after_its_invocation_tokens_alone_is_refused(tmp_path):
+    """Merged, an aLoRA adapter would act on every token."""
+    one, two = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two"))
+    config = two / adapter.CONFIG
+    config.write_text(json.dumps({**json.loads(config.read_text()), "alora_invocation_tokens": [3, 4]}))
+    with pytest.raises(AdapterError, match="alora_invocation_tokens"):
+        merge([one, two], Weights((1.0, 1.0)), tmp_path / "merged")
 
 
 def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):

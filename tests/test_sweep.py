@@ -62,6 +62,22 @@ def test_recipes_share_a_baseline_where_the_task_side_is_the_same():
     assert points[3].recipe.aligned == ["de", "tr"]
 
 
+def test_baselines_that_are_stopped_by_their_recipe_s_languages_are_not_shared():
+    """Stopped by `task_loss/aligned`, a baseline of German ends elsewhere than one of Turkish."""
+    monitor = {"every": 5, "stop_on": "task_loss/aligned"}
+    grid = Grid(
+        name="g",
+        recipe="mini",
+        changes={"align.held_out": 4, "monitor": monitor},
+        grid={"aligned": [["de"], ["tr"]], "align.weight": [0.1, 0.2]},
+    )
+    points = sweep.plan(grid)
+    assert [point.against.aligned for point in points] == [["de"], ["de"], ["tr"], ["tr"]]
+    assert all("baseline" in point.recipe.arms for point in points)
+    watched = grid.model_copy(update={"changes": {"align.held_out": 4, "monitor": {"every": 5}}})
+    assert [point.against.aligned for point in sweep.plan(watched)] == [["de"]] * 4
+
+
 def test_a_nested_change_is_the_same_as_a_dotted_one():
     """And leaves a section's other keys as they are: on dev, with the recipe's own pairs."""
     nested = Grid(
@@ -115,6 +131,29 @@ def test_labels_tell_points_apart():
         RecipeError, match=r"'a b'.* and .*'a\?b'.* would both be called g-system_instruction=a-b"
     ):
         sweep.plan(alike)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [{"base": "a/x/m"}, {"base": "b/x/m"}],
+        [{"base": "a/x/m", "align.layer": 1}, {"base": "b/x/m", "align.layer": 2}],
+        [{"base": "a/x/m"}, {"base": "b/x/m", "align.layer": 2}],
+        [{"task": "a/x/data.yaml", "align.layer": 1}, {"task": "b/x/data.yaml", "align.layer": 2}],
+        [{"align.pairs": "a/x/{language}.tsv"}, {"align.pairs": "b/x/{language}.tsv"}],
+        [{"base": "x/m.tsv"}, {"base": "x/m.jsonl"}],
+        [{"base": "a/m", "align.layer": 1}, {"base": "a/M", "align.layer": 2}],
+    ],
+    ids=str,
+)
+def test_points_that_would_share_a_folder_are_refused(points):
+    with pytest.raises(RecipeError, match="would both be called"):
+        sweep.plan(Grid(name="g", recipe="mini", points=points))
+
+
+def test_one_point_with_its_keys_in_another_order_is_one_point():
+    points = [{"updates": 5, "lora.r": 4}, {"lora.r": 4, "updates": 5}]
+    assert len(sweep.plan(Grid(name="g", recipe="mini", points=points))) == 1
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class ReportUpdates(TrainerCallback):
                 f"{losses[wrong[0]]}. Its batch: {batch}. The last checkpoint before it is kept: "
                 f"look at that batch, or lower learning_rate"
             )
-        self.last_losses = losses
+        self.last_losses |= losses  # an update of pairs alone has no task loss
         speed = (state.num_input_tokens_seen - self.tokens) / max(time.monotonic() - self.began, 1e-9)
         if self.log is not None:
             self.log.write({"update": update, "losses": losses, "tokens": state.num_input_tokens_seen})

@@ -118,10 +118,14 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
 
 
 def finished(folder: Path, recipe: Recipe, arm: str) -> bool:
-    """Whether the folder holds an adapter of this arm; raises RecipeError where it is of another recipe."""
+    """Return whether the folder holds an adapter of this arm.
+
+    Raises RecipeError where it holds one of another recipe, or of another base or tokenizer of that name.
+    """
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         return False
+    _check_content(folder, manifest, recipe)
     if manifest.recipe.digest != recipe.digest(arm):
         raise RecipeError(
             f"{folder} holds an adapter of another recipe ({manifest.recipe.name}, digest "
@@ -131,6 +135,21 @@ def finished(folder: Path, recipe: Recipe, arm: str) -> bool:
     # Of a run that was killed between its adapter's last byte and its checkpoints' removal.
     shutil.rmtree(_work(folder), ignore_errors=True)
     return True
+
+
+def _check_content(folder: Path, manifest: adapter.Manifest, recipe: Recipe) -> None:
+    """Raise RecipeError where the recipe's base has other files than the one the adapter was trained on."""
+    base = str(bases.resolve(recipe.base))
+    compared = [("base", manifest.base_digest, adapter.base_digest(base))]
+    if manifest.tokenizer_digest is not None:
+        compared.append(("tokenizer", manifest.tokenizer_digest, adapter.tokenizer_digest(base)))
+    for what, trained, found in compared:
+        if trained != found:
+            raise RecipeError(
+                f"{folder} holds an adapter that was trained with another {what} (digest {trained[:12]}; "
+                f"that of {recipe.base} is {found[:12]}). "
+                f"Train elsewhere: output=OTHER, or remove that folder"
+            )
 
 
 @contextmanager
@@ -167,19 +186,21 @@ def _train_arm(
 
     from midalign.train.build import build
     from midalign.train.callbacks import ReportUpdates
+    from midalign.train.checkpoints import SealCheckpoints, last_intact_checkpoint, step_of
     from midalign.train.monitor import Log, Monitor
 
     work = _work(folder)
     with PartialState().main_process_first():
         _claim(work, recipe, arm)
+        checkpoint = last_intact_checkpoint(work)
     ready = build(recipe, arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
-    checkpoint = _last_checkpoint(work)
     # The other processes measure too, since all must do the same, and write nothing.
-    written = Log(work / LOG, _step(checkpoint)) if trainer.is_world_process_zero() else None
+    written = Log(work / LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
     trainer.accelerator.wait_for_everyone()
     reporter = ReportUpdates(trainer, arm, seed, report, written)
     trainer.add_callback(reporter)
+    trainer.add_callback(SealCheckpoints(trainer, work))
     if recipe.monitor is not None:
         trainer.add_callback(Monitor(ready, work, written))
     start = time.monotonic()
@@ -193,6 +214,7 @@ def _train_arm(
         recipe=recipe.reference(arm),
         base=recipe.base_name,
         base_digest=adapter.base_digest(bases.resolve(recipe.base)),
+        tokenizer_digest=adapter.tokenizer_digest(bases.resolve(recipe.base)),
         task=recipe.task,
         supervised=recipe.supervised,
         aligned=recipe.aligned,
@@ -245,43 +267,35 @@ def memory_named(recipe: Recipe) -> Iterator[None]:
 
 
 def _claim(work: Path, recipe: Recipe, arm: str) -> None:
-    """Mark an arm's checkpoint folder with the recipe; refuse one with checkpoints of another recipe, and
-    empty one of another that had not come so far."""
+    """Mark an arm's checkpoint folder with the recipe and the content of its base and tokenizer.
+
+    Empty a folder of other ones that has no checkpoint yet. Raises RecipeError for one that has.
+    """
     mark = work / "recipe.json"
-    digest, settings = recipe.digest(arm), recipe.model_dump(mode="json")
+    base = bases.resolve(recipe.base)
+    decides = {
+        "digest": recipe.digest(arm),
+        "base": adapter.base_digest(base),
+        "tokenizer": adapter.tokenizer_digest(base),
+    }
+    settings = recipe.model_dump(mode="json")
     begun = json.loads(mark.read_text("utf-8")) if mark.is_file() else {}
-    if begun.get("digest") == digest:
+    if {key: begun.get(key) for key in decides} == decides:
         return
     if any(work.glob("checkpoint-*")):
         before = begun.get("recipe", {})
         changed = [key for key, value in settings.items() if before.get(key) != value]
+        if begun.get("digest") == decides["digest"]:
+            changed = [f"files of the {key}" for key in decides if begun.get(key) != decides[key]]
         raise RecipeError(
             f"{work} was begun with other settings ({', '.join(changed) or 'other files of align.pairs'}). "
-            f"Go on with the old recipe, remove that folder, or train elsewhere: output=OTHER"
+            f"Resume with the earlier ones, remove that folder, or train elsewhere: output=OTHER"
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps({"digest": digest, "recipe": settings}, indent=1), "utf-8")
+    partial.write_text(json.dumps({**decides, "recipe": settings}, indent=1), "utf-8")
     os.replace(partial, mark)
-
-
-def _last_checkpoint(work: Path) -> str | None:
-    """The newest complete checkpoint: Trainer writes its state file last, so one without it was cut short."""
-    steps = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(steps):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-            return str(checkpoint)
-        except (OSError, json.JSONDecodeError):
-            log.warning("%s is incomplete and not used", checkpoint)
-            shutil.rmtree(checkpoint)
-    return None
-
-
-def _step(checkpoint: str | None) -> int:
-    """The update that a checkpoint was written after."""
-    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:

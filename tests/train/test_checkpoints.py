@@ -7,9 +7,10 @@ from collections import namedtuple
 
 import pytest
 
+from midalign import adapter, bases
 from midalign.errors import RecipeError
+from midalign.train import checkpoints, run
 from midalign.train import recipe as recipes
-from midalign.train import run
 
 
 def test_a_full_disk_is_named_and_other_errors_pass(tmp_path, monkeypatch):
@@ -23,13 +24,61 @@ def test_a_full_disk_is_named_and_other_errors_pass(tmp_path, monkeypatch):
         raise RuntimeError("shapes differ")
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
-    for step, state in ((9, "{}"), (50, '{"global_step": 5'), (100, None)):
+def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
+    for step in (9, 50, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert run._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    checkpoints.seal(tmp_path / "checkpoint-9")
+    (tmp_path / "checkpoint-50" / "files.json").write_text('{"trainer_state.json": ')
+    assert checkpoints.last_intact_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
+    assert "checkpoint-100 is removed, because it was not finished: it has no files.json" in caplog.text
+    assert "checkpoint-50 is removed, because its files.json is not JSON" in caplog.text
+    assert "Training resumes after update 9" in caplog.text
+
+
+def interrupted(output, at):
+    """Train the aligned arm of a small recipe until the update `at`, and return recipe and checkpoints."""
+    small = ["updates=4", "save_every=1", "seeds=[1]", "samples_per_update=2", "align.pairs_per_update=2"]
+    settings = recipes.load("mini", [*small, "supervised=[es]", "aligned=[de]", f"output={output}"])
+
+    def stop(progress):
+        if progress.update == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(settings, stop, ["aligned"])
+    return settings, output / "adapters" / ".aligned-seed1.training"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("optimizer.pt", "optimizer.pt is missing"),
+        ("scheduler.pt", "scheduler.pt is missing"),
+        ("rng_state.pth", "rng_state.pth is missing"),
+        ("adapter_model.safetensors", "adapter_model.safetensors is not as it was written"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, name, damage):
+    """The weights are those of a run that was not interrupted."""
+    settings, work = interrupted(tmp_path / "run", at=4)
+    newest = work / "checkpoint-3" / name
+    assert sorted(path.name for path in work.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    if "missing" in damage:
+        newest.unlink()
+    else:
+        content = bytearray(newest.read_bytes())
+        content[-1] ^= 1
+        newest.write_bytes(content)
+    updates = []
+    (resumed,) = run.train(settings, lambda now: updates.append(now.update), ["aligned"])
+    assert f"checkpoint-3 is removed, because {damage}" in caplog.text
+    assert updates == [3, 4]
+    whole = settings.model_copy(update={"output": tmp_path / "whole"})
+    (expected,) = run.train(whole, lambda _: None, ["aligned"])
+    assert adapter.digest(resumed) == adapter.digest(expected)
 
 
 def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path):
@@ -44,6 +93,52 @@ def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path)
         run._claim(work, recipes.load("mini", ["updates=7"]), "aligned")
     kept = json.loads((work / "recipe.json").read_text())
     assert kept["recipe"]["updates"] == recipes.load("mini").updates
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("model.safetensors", "base"), ("tokenizer_config.json", "tokenizer")]
+)
+def test_a_run_resumes_on_its_very_base_alone(tmp_path, file, name):
+    """Two checkpoints of one training may both be called hf: a/hf and b/hf."""
+    first, second, moved = (tmp_path / parent / "hf" for parent in "abc")
+    for folder in (first, second, moved):
+        shutil.copytree(bases.resolve("mini"), folder)
+    content = (second / file).read_bytes()
+    last = content[-1] ^ 1 if name == "base" else ord(" ")  # a weight, or white space in JSON
+    (second / file).write_bytes(content[:-1] + bytes([last]))
+    recipe = {folder: recipes.load("mini", [f"base={folder}"]) for folder in (first, second, moved)}
+    assert recipe[first].digest("aligned") == recipe[second].digest("aligned")
+    work = tmp_path / "work"
+    run._claim(work, recipe[first], "aligned")
+    (work / "checkpoint-1").mkdir()
+    run._claim(work, recipe[moved], "aligned")
+    with pytest.raises(RecipeError, match=rf"begun with other settings \(files of the {name}\)"):
+        run._claim(work, recipe[second], "aligned")
+
+    finished = adapter.Manifest(
+        name="x",
+        arm="aligned",
+        seed=1,
+        recipe=recipe[first].reference("aligned"),
+        base="hf",
+        base_digest=adapter.base_digest(str(first)),
+        tokenizer_digest=adapter.tokenizer_digest(str(first)),
+        task="midalign_mini_slot",
+        supervised=["en"],
+        aligned=["de"],
+        layer=2,
+        pairs="mini",
+        updates=1,
+        tokens=1,
+        seconds=1.0,
+        packages={},
+        training={},
+    )
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / adapter.MANIFEST).write_text(finished.model_dump_json())
+    assert run.finished(tmp_path / "adapter", recipe[moved], "aligned")
+    with pytest.raises(RecipeError, match=f"trained with another {name} "):
+        run.finished(tmp_path / "adapter", recipe[second], "aligned")
 
 
 def test_pairs_files_decide_by_what_they_hold(tmp_path):

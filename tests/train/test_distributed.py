@@ -198,7 +198,7 @@ def test_a_sharded_run_is_killed_resumed_and_saved_whole(tmp_path):
 def wait_for_checkpoint(process: "subprocess.Popen[bytes]", work: Path) -> None:
     """Return once a whole checkpoint lies in `work`."""
     deadline = time.monotonic() + 300
-    while not list(work.glob("checkpoint-*/trainer_state.json")):
+    while not list(work.glob("checkpoint-*/files.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(trained, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     work = tmp_path / "adapters" / ".aligned-seed1.training"
     deadline = time.monotonic() + 300
-    while not list(work.glob("checkpoint-2/trainer_state.json")):
+    while not list(work.glob("checkpoint-2/files.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
