@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import NoReturn
 
 import torch
@@ -13,13 +14,14 @@ from midalign.align.rows import PADDING, lay_out
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The text decoder's blocks: its one list of modules as long as the configuration's number of layers.
+    """Return the text decoder's blocks: its one list of modules as long as the number of layers.
 
     Raises ValueError when the model has no such list.
     """
     layers = depth(model)
-    # A model that also sees has an encoder of blocks, which may be as many.
-    for module in model.get_decoder().modules():  # type: ignore[operator]
+    # Vision-language models also have an encoder, possibly with as many blocks, so the decoder comes first.
+    # What transformers calls the decoder of ModernBERT's decoders is their head.
+    for module in chain(model.get_decoder().modules(), model.modules()):  # type: ignore[operator]
         if isinstance(module, nn.ModuleList) and len(module) == layers:
             return module
     raise ValueError(f"{type(model).__name__} has no list of {layers} blocks")
@@ -77,8 +79,8 @@ def states_at_each(
 
         return keep
 
-    def stop_after(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> NoReturn:
-        reached[highest] = reduce(output[0] if isinstance(output, tuple) else output)
+    def stop_after(_: nn.Module, __: object, output: Tensor | Sequence[Tensor]) -> NoReturn:
+        reached[highest] = reduce(output if isinstance(output, Tensor) else output[0])
         raise EarlyExit([reached[layer] for layer in layers])
 
     # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.

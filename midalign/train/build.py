@@ -287,7 +287,10 @@ def check_bos(name: str, base: Any, tokenizer: Any) -> None:
 
 
 def check_causal(name: str, base: Any) -> None:
-    """Raise BaseModelError if a later token changes the states of earlier ones, as in BERT."""
+    """Raise BaseModelError for a base whose states cannot be read per token, or depend on later tokens.
+
+    The former holds for models with several streams per token, such as Gemma 3n, the latter for BERT.
+    """
     import torch
 
     from midalign.align.trunk import depth, states_at
@@ -295,12 +298,22 @@ def check_causal(name: str, base: Any) -> None:
     ids = torch.arange(3, 11, device=base.device).unsqueeze(0) % base.config.get_text_config().vocab_size
     changed = torch.cat([ids[:, :-1], ids[:, :1]], 1)
     base.eval()
-    with torch.no_grad():
-        before, after = (states_at(base, {"input_ids": row}, depth(base))[0, :-1] for row in (ids, changed))
-    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+    choose = "Choose a causal language model, such as google/gemma-3-270m"
+    try:
+        with torch.no_grad():
+            before, after = (states_at(base, {"input_ids": row}, depth(base)) for row in (ids, changed))
+        if before.shape[:-1] != ids.shape:
+            raise ValueError(f"{ids.numel()} tokens have states of shape {tuple(before.shape)}")
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BaseModelError(
+            f"The hidden states of the base {name!r} ({type(base).__name__}) cannot be read: {reason}. "
+            f"{choose}"
+        ) from error
+    if not torch.allclose(before[:, :-1], after[:, :-1], rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise BaseModelError(
             f"The base {name!r} ({type(base).__name__}) is no decoder: later tokens change the states of "
-            f"earlier ones. Choose a causal language model, such as google/gemma-3-270m"
+            f"earlier ones. {choose}"
         )
 
 
