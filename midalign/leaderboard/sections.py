@@ -138,7 +138,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
     for language in run.languages:
         task = run.task(language)
         tasks += [language, str(task.version), task.data_digest, task.prompt_digest or "", run.ids[language]]
-        tasks.append(json.dumps(task.signatures, sort_keys=True))
+        tasks += [json.dumps(task.signatures, sort_keys=True), str(task.max_gen_toks)]
     return (
         run.group,
         base.name,
@@ -152,8 +152,10 @@ def _conditions(run: Run) -> tuple[str, ...]:
 
 
 def _alike(run: Run) -> dict[str, Any]:
-    """What of decoding two records share that compare. A limit on answers is the task's, as is the prompt: a
-    record of several tasks names only one that they share."""
+    """Return what two records share of decoding that compare.
+
+    Limits on answers are compared per task, since a record of several tasks names only one that they share.
+    """
     decoding = _decoding(run)
     generation = {
         key: value for key, value in decoding.get("generation", {}).items() if key != "max_gen_toks"

@@ -43,14 +43,15 @@ def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
         {"decoding": {"regime": "constrained"}},
         {"data": "altered"},
         {"prompt": "reworded"},
+        {"max_gen_toks": 256},
         {"roles": {**ROLES, "aligned": ["de"], "unseen": ["fr", "sw"]}},
         {"doc_ids": dict.fromkeys(SCORES, range(1, 11))},
     ],
     ids=lambda other: next(iter(other)),
 )
 def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
-    write(tmp_path, "one", "baseline", SCORES, seed=1)
-    write(tmp_path, "two", "aligned", SCORES, seed=1, **other)
+    write(tmp_path, "one", "baseline", SCORES, seed=1, max_gen_toks=128)
+    write(tmp_path, "two", "aligned", SCORES, seed=1, **{"max_gen_toks": 128, **other})
     assert [labels(section) for section in sections(load(tmp_path))] in (
         [["baseline"], ["aligned"]],
         [["aligned"], ["baseline"]],
