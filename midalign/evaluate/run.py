@@ -25,7 +25,7 @@ from midalign.evaluate.partial import Output, Part, Store
 from midalign.evaluate.thoughts import BUDGET, Thinking
 from midalign.families import family
 from midalign.languages import language as known_language
-from midalign.languages import languages, role_of
+from midalign.languages import languages, role_of, same_language
 from midalign.metrics import scorer
 
 log = logging.getLogger(__name__)
@@ -460,7 +460,7 @@ def _warn_of_ignored_roles(settings: Settings, name: str, supervised: set[str], 
         ("--supervised", settings.supervised, supervised),
         ("--aligned", settings.aligned, aligned),
     ):
-        if given and set(given) != known:
+        if given and set(map(same_language, given)) != set(map(same_language, known)):
             log.warning(
                 "%s %s is ignored for %s: its %s says %s",
                 *(option, ",".join(given), name, adapters.MANIFEST, ",".join(_in_order(known)) or "none"),

@@ -564,3 +564,13 @@ def test_roles_given_by_hand_are_said_to_be_ignored_where_a_manifest_has_them(
     assert [entry.getMessage() for entry in caplog.records] == [
         "--aligned sw is ignored for arm: its midalign.json says de"
     ]
+
+
+def test_a_role_given_by_another_code_of_the_same_language_is_not_said_to_be_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = run.Settings(
+        base="mini", tasks=("midalign_mini_slot",), output=Path("unused"), supervised=("en",), aligned=("zh",)
+    )
+    run._warn_of_ignored_roles(settings, "arm", {"en"}, {"zh_cn"})
+    assert caplog.text == ""

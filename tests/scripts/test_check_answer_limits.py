@@ -96,7 +96,7 @@ def test_the_mini_base_has_room_for_the_answers_of_uner_but_not_for_all_of_ntrex
     chinese = limits.measure(group, "zh_gsd", mini, longest=50)
     assert (chinese.in_task_limit, chinese.in_eval_limit) == (50, 49)  # one answer has 523 tokens
     group, _ = longest_tasks("midalign_mt_wmt23", 0)
-    assert limits.measure(group, "en-he", mini).fits
+    assert limits.measure(group, "he-en", mini).fits
     group, (burmese,) = longest_tasks("midalign_mt_ntrex", 1)
     assert burmese == "en-my"
     fit = limits.measure(group, burmese, mini)
