@@ -60,7 +60,7 @@ def _own(name: str) -> dict[str, Any]:
             "until": ["\n"],
             "do_sample": False,
             "temperature": 0.0,
-            "max_gen_toks": min(max(-(-source.longest(language) // 64) * 64, 128), 1024),
+            "max_gen_toks": min(max(-(-(source.longest(language) + 1) // 64) * 64, 128), 1024),
         },
         "metadata": {"version": 2, "family": source.family, "source": group, "language": language},
     }

@@ -98,6 +98,13 @@ def matches(code: str, codes: Collection[str]) -> bool:
     return same_language(code) in map(same_language, codes)
 
 
+def counterpart(code: str, codes: Collection[str]) -> str | None:
+    """Return the code itself if it is among `codes`, else the first of its language, None without any."""
+    if code in codes:
+        return code
+    return next((other for other in sorted(codes) if same_language(other) == same_language(code)), None)
+
+
 def role_of(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
     """Return the part that a language had in training.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from midalign import adapter, bases, record
 from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
+from midalign.languages import role_of
 from midalign.locks import locked
 from midalign.metrics import scorer
 from midalign.train.run import LOG
@@ -443,7 +444,7 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "recipe": recipe,
             "supervised": list(supervised),
             "aligned": [code for code in aligned if code not in supervised],
-            "unseen": [code for code in task.unseen if code not in {**supervised, **aligned}],
+            "unseen": [code for code in task.unseen if role_of(code, supervised, aligned) == "unseen"],
             "layer": first.layer,
             "pairs": first.pairs,
             "updates": sum(parent.updates for parent in parents),

@@ -153,6 +153,8 @@ class TaskResult(Section):
     """Items that stand word for word in the same data set's training split; None where nobody looked."""
     without_repeated: dict[str, float | None] = Field(default_factory=dict)
     """The metrics' values without these items; empty where there are none, or no others."""
+    max_gen_toks: Count | None = None
+    """Limit of an answer in tokens; None in older records and for outputs from elsewhere."""
     cut_off: Count | None = None
     """Outputs that reached the token limit; None where that is not known."""
     prompts_cut: Count | None = None
@@ -322,6 +324,7 @@ def conditions_of(record: Record) -> Conditions:
             task.version,
             task.data_digest,
             task.signatures,
+            task.max_gen_toks,
             f"{task.comet.digest} {task.comet.version}" if task.comet else None,
             task.prompt_digest,
         )
@@ -331,7 +334,12 @@ def conditions_of(record: Record) -> Conditions:
 
 
 def task_conditions(
-    version: float, data: str, signatures: Mapping[str, str], comet: str | None, prompts: str | None = None
+    version: float,
+    data: str,
+    signatures: Mapping[str, str],
+    limit: int | None,
+    comet: str | None,
+    prompts: str | None = None,
 ) -> dict[str, JsonValue]:
     """Return the conditions of a task.
 
@@ -339,11 +347,19 @@ def task_conditions(
         version: the task's version.
         data: digest of its data.
         signatures: sacreBLEU's signatures by metric, empty where they are not known.
+        limit: most tokens of an answer, None where that is not known.
         comet: digest and version of the COMET model, None without one.
         prompts: digest of the rendered prompts, None before they are rendered.
     """
     signed = ", ".join(signatures[name] for name in sorted(signatures)) or None
-    return {"version": version, "data": data, "signatures": signed, "COMET": comet, PROMPTS: prompts}
+    return {
+        "version": version,
+        "data": data,
+        "signatures": signed,
+        "tokens per answer": limit,
+        "COMET": comet,
+        PROMPTS: prompts,
+    }
 
 
 def refuse_to_replace(path: Path, planned: Conditions) -> None:

@@ -89,12 +89,12 @@ def _measured() -> dict[str, dict[str, int]]:
 
 
 def max_gen_toks(group: Group, language: str) -> int:
-    """Return the limit of an answer in tokens: room for the longest gold answer in bytes, 128 to 1,024.
+    """Return the limit of an answer in tokens: a blank and the longest gold answer in bytes, 128 to 1,024.
 
     `midalign eval` replaces it by what the base's own tokenizer needs. 1,024 leave a base of 2,048 tokens as
     many for the prompt.
     """
-    return min(max(-(-longest_bytes(group, language) // 64) * 64, 128), 1024)
+    return min(max(-(-(longest_bytes(group, language) + 1) // 64) * 64, 128), 1024)
 
 
 INSTRUCTED = r"""description: "Write the slots of the utterance as slot: value, separated by ; and in order \

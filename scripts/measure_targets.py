@@ -12,13 +12,17 @@ from midalign.data import uner
 from midalign.families import family
 
 
-def longest_target(group: Group, language: str) -> int:
-    """Return the UTF-8 bytes of the longest gold answer of a language, direction or treebank."""
+def targets(group: Group, language: str) -> list[str]:
+    """Return the gold answers of a language, direction or treebank."""
     metadata = {"source": group.source, "language": language}
     if group.source == "uner":
         metadata |= {"language": uner.treebanks()[language], "treebank": language}
-    documents = family(group.family).dataset(**metadata)["test"]
-    return max(len(target.encode()) for target in documents["target"])
+    return list(family(group.family).dataset(**metadata)["test"]["target"])
+
+
+def longest_target(group: Group, language: str) -> int:
+    """Return the UTF-8 bytes of the longest gold answer of a language, direction or treebank."""
+    return max(len(target.encode()) for target in targets(group, language))
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ LONGER_THAN_1024 = {
 
 
 def test_every_gold_answer_fits_whatever_the_tokenizer() -> None:
-    """A byte-level tokenizer needs at most one token per byte."""
+    """A byte-level tokenizer needs at most one token per byte of the answer and of the blank before it."""
     table = (ROOT / "scripts" / "target_bytes.tsv").read_text("utf-8")
     rows = [line.split("\t") for line in table.splitlines()[1:]]
     limits = {
@@ -101,7 +101,7 @@ def test_every_gold_answer_fits_whatever_the_tokenizer() -> None:
     for group, task, size in rows:
         limit = limits[f"{group}_{task}"] or limits[f"_{group}"]
         assert limit is not None
-        if int(limit[1]) < int(size):
+        if int(limit[1]) < int(size) + 1:
             assert int(limit[1]) == 1024
             longer.setdefault(group, []).append(task)
     assert {group: " ".join(sorted(tasks)) for group, tasks in longer.items()} == LONGER_THAN_1024

@@ -265,6 +265,18 @@ def test_a_merged_adapter_has_the_languages_of_all_its_parents(tmp_path):
     assert found.layer == 2
 
 
+def test_a_merged_adapter_has_no_unseen_language_that_a_parent_had_by_another_code(tmp_path):
+    known = {
+        "task": {"supervised": ["en"], "aligned": [], "unseen": ["de", "zh"]},
+        "align": {"supervised": [], "aligned": ["zh_cn"], "layer": 3, "training": {"alignment": 1.0}},
+    }
+    for name, values in known.items():
+        manifest(saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]), **values)
+    merge([tmp_path / name for name in known], Weights((1.0, 1.0)), tmp_path / "merged")
+    found = adapter.read_manifest(tmp_path / "merged")
+    assert (found.supervised, found.aligned, found.unseen) == (["en"], ["zh_cn"], ["de"])
+
+
 def test_languages_of_a_task_are_kept_when_its_last_update_was_pairs_alone(tmp_path):
     """`alternate: update` ends with alignment; its log still has the task's losses."""
     task, second, align = (

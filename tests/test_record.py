@@ -268,6 +268,11 @@ COMET = {"name": "mine", "version": "2.2.7", "value": 0.5, "stderr": 0.1, "n": 5
     [
         ({}, {"version": 2.0}, "version of midalign_slot_en 1.0, now 2.0"),
         ({}, {"data_digest": "5" * 64}, "data of midalign_slot_en 000000000000, now 555555555555"),
+        (
+            {"max_gen_toks": 128},
+            {"max_gen_toks": 192},
+            "tokens per answer of midalign_slot_en 128, now 192",
+        ),
         ({}, {"prompt_digest": "5" * 64}, "prompts of midalign_slot_en 111111111111, now 555555555555"),
         (
             {"comet": record.Comet(digest="6" * 64, **COMET)},

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
 from midalign.analyze.states import PIVOT, digest
 from midalign.errors import DataError, RecordError
+from midalign.languages import counterpart
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
 
@@ -111,8 +112,12 @@ def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correla
     for run in runs:
         scores = _scores(run)
         roles = run.record.roles
-        shared = [code for code in aligned if code in scores and roles.of(code) != "supervised"]
-        values = np.array([[aligned[code], scores[code]] for code in shared])
+        shared = [
+            (code, scored)
+            for code, scored in _scored_codes(aligned, scores).items()
+            if roles.of(scored) != "supervised"
+        ]
+        values = np.array([[aligned[code], scores[scored]] for code, scored in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
             r = float(np.corrcoef(values.T)[0, 1])
             found.append(Correlation(run.file, run.group, _evaluated(run.record), r, len(shared)))
@@ -122,6 +127,16 @@ def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correla
             f"in each of its {len(runs)} groups of tasks. Analyse or score more languages: midalign eval"
         )
     return found
+
+
+def _scored_codes(analysed: Collection[str], scored: Collection[str]) -> dict[str, str]:
+    """Return scored by analysed code of the languages of both, no score twice."""
+    codes = {code: counterpart(code, scored) for code in analysed}
+    return {
+        code: other
+        for code, other in codes.items()
+        if other is not None and code == counterpart(other, codes)
+    }
 
 
 def _evaluated(entry: record.Record) -> str:

@@ -116,7 +116,8 @@ def evaluate(
                 shown[now.model] = bars.add_task(now.model, total=now.total)
             bars.update(shown[now.model], completed=now.done)
             if now.finished:
-                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
+                cut = f"  ({now.cut_off} answers cut at the token limit)" if now.cut_off else ""
+                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}{cut}", highlight=False)
 
         records = run.evaluate(settings, report)
     for path in records:

@@ -16,6 +16,10 @@ PARALLEL = ("massive", "mini")
 """Task data whose training utterances translate each other by id; their annotations are not looked at."""
 
 
+SELECTIONS = {"tatoeba": 2}
+"""Versions of how pairs are chosen from a data set, where that has changed. 2: in the language's script."""
+
+
 def pairs(source: str, language: str) -> list[tuple[str, str]]:
     """(foreign, English) pairs of a language, exact duplicates dropped.
 
@@ -44,9 +48,12 @@ def pairs(source: str, language: str) -> list[tuple[str, str]]:
 
 
 def identity(source: str, languages: Sequence[str]) -> str:
-    """What tells a source's pairs of these languages from others: its name, or its files' sha256."""
+    """Return what tells a source's pairs of these languages from others.
+
+    A data set's name and version of SELECTIONS, or the sha256 of the pairs in files.
+    """
     if "{language}" not in source:
-        return source
+        return f"{source} {SELECTIONS[source]}" if source in SELECTIONS else source
     found = hashlib.sha256()
     for language in languages:
         for foreign, english in pairs(source, language):

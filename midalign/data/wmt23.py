@@ -14,6 +14,7 @@ from midalign.errors import TaskError, nearest
 LICENCE = "research use"
 FILES = FileSet("wmt23")
 SPLITS = ("test",)
+HEBREW_REFERENCE = "refB"
 _URL = "https://raw.githubusercontent.com/wmt-conference/wmt23-news-systems/master/txt"
 SOURCES = lines.Source(FILES, f"{_URL}/sources/{{file}}")
 REFERENCES = lines.Source(FILES, f"{_URL}/references/{{file}}")
@@ -44,6 +45,11 @@ def digest(direction: str, split: str) -> str:
     return FILES.digest(_files(direction, split))
 
 
+def named_reference(direction: str) -> str | None:
+    """Return the name of a direction's reference where it has several, else None."""
+    return HEBREW_REFERENCE if "he" in sides(direction) else None
+
+
 def _files(direction: str, split: str) -> tuple[str, str]:
     """(reference, source)"""
     if direction not in directions():
@@ -51,5 +57,5 @@ def _files(direction: str, split: str) -> tuple[str, str]:
     if split not in SPLITS:
         raise TaskError(f"WMT23 has no split {split!r}; expected test")
     source, target = sides(direction)
-    stem, reference = f"generaltest2023.{direction}", "refB" if "he" in (source, target) else "refA"
+    stem, reference = f"generaltest2023.{direction}", named_reference(direction) or "refA"
     return f"{stem}.ref.{reference}.{target}", f"{stem}.src.{source}"

@@ -24,7 +24,7 @@ SOURCE = lines.Source(
     "https://raw.githubusercontent.com/mainlp/xsid/761d926c3f2e9f6bea13192d2f39cec1d04d9777/data/xSID-0.7/{file}",
 )
 TRAIN = "en.train.conll"
-"""The one training file. Its digest is not known here, and it is optional."""
+"""The one training file, optional. It is not downloaded, since its digest is not known here."""
 
 LABELS = [
     "album",
@@ -236,9 +236,11 @@ def _file(language: str, split: str) -> str:
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     file = f"{known[language]}.{SPLITS[split]}.conll"
-    if split == "train" and (file != TRAIN or not FILES.path(file).is_file()):
+    if split == "train" and file != TRAIN:
+        raise TaskError(f"xSID has no training split of {language!r}, only one of English ({TRAIN})")
+    if split == "train" and not FILES.path(file).is_file():
         raise TaskError(
-            f"xSID has no training split of {language!r} here; the one that exists is English, in {TRAIN}: "
-            f"{FILES.remedy}"
+            f"xSID's training split ({TRAIN}) is not downloaded, because midalign has no digest to verify it "
+            f"with. Download {SOURCE.url.format(file=TRAIN)} and add it: {FILES.remedy}"
         )
     return file

@@ -25,7 +25,7 @@ from midalign.evaluate.partial import Output, Part, Store
 from midalign.evaluate.thoughts import BUDGET, Thinking
 from midalign.families import family
 from midalign.languages import language as known_language
-from midalign.languages import languages, role_of
+from midalign.languages import languages, role_of, same_language
 from midalign.metrics import scorer
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ class Progress:
     total: int
     finished: str | None = None
     headline: float | None = None
+    cut_off: int = 0
+    """Outputs of the finished task that reached the token limit."""
 
 
 Report = Callable[[Progress], None]
@@ -146,10 +148,10 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     roles = _roles(settings, models, names)
     tasks = harness.load(names)
     _configure(tasks, settings)
-    limit_answers(tasks, _tokenizer(base))
+    limit_answers(tasks, _tokenizer(base), context_tokens(base))
     runs = {model.name: _run_digest(settings, base, engine, model, tasks) for model in models}
     conditions = {
-        model.name: _conditions(settings, engine, model, names, scored_by, runs[model.name])
+        model.name: _conditions(settings, engine, model, tasks, scored_by, runs[model.name])
         for model in models
     }
     for model in models:
@@ -326,7 +328,7 @@ def _conditions(
     settings: Settings,
     engine: str,
     model: Model,
-    names: Sequence[str],
+    asked: Mapping[str, Any],
     scored_by: comet.Model | None,
     run: str,
 ) -> record.Conditions:
@@ -343,16 +345,17 @@ def _conditions(
     by_comet = f"{scored_by.digest} {scored_by.version}" if scored_by else None
     directions = set(comet.directions(settings.tasks)) if scored_by else set()
     tasks = {}
-    for name in names:
+    for name, task in asked.items():
         metadata = harness.metadata(name)
         own = family(metadata["family"])
         tasks[name] = record.task_conditions(
             metadata["version"],
             own.data_digest(metadata, settings.split),
             own.signatures(metadata),
+            _limit(task),
             by_comet if name in directions else None,
         )
-    return record.Conditions(shared, tasks, bool(_source_and_languages(names)[1]))
+    return record.Conditions(shared, tasks, bool(_source_and_languages(list(asked))[1]))
 
 
 def _record_base(settings: Settings) -> record.Base:
@@ -457,7 +460,7 @@ def _warn_of_ignored_roles(settings: Settings, name: str, supervised: set[str], 
         ("--supervised", settings.supervised, supervised),
         ("--aligned", settings.aligned, aligned),
     ):
-        if given and set(given) != known:
+        if given and set(map(same_language, given)) != set(map(same_language, known)):
             log.warning(
                 "%s %s is ignored for %s: its %s says %s",
                 *(option, ",".join(given), name, adapters.MANIFEST, ",".join(_in_order(known)) or "none"),
@@ -509,18 +512,38 @@ def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
         task.set_fewshot_seed(seed=1234)
 
 
-def limit_answers(tasks: Mapping[str, Any], tokenizer: Any) -> None:
+def limit_answers(tasks: Mapping[str, Any], tokenizer: Any, context: int | None) -> None:
     """Limit answers to what the longest gold answer needs in the base's own tokens, and a quarter.
 
+    A base of `context` tokens, None where its configuration does not say, keeps half of them for the prompt.
     The limits of the task files are in bytes, which fits every tokenizer. With a tokenizer at hand, prompts
     get the rest of the context, and a base that never ends its answers takes less time.
     """
     for task in tasks.values():
-        ids = tokenizer(list(task.eval_docs["target"]), add_special_tokens=False)["input_ids"]
-        longest = max(map(len, ids))
-        limit = -(-(longest + longest // 4 + 1) // LIMIT_MULTIPLE) * LIMIT_MULTIPLE
+        limit = answer_limit(list(task.eval_docs["target"]), tokenizer, context)
         generation = {**task.config.generation_kwargs, "max_gen_toks": limit}
         task.set_config(key="generation_kwargs", value=generation)
+
+
+def answer_limit(targets: Sequence[str], tokenizer: Any, context: int | None) -> int:
+    """Return the tokens of the longest gold answer and a quarter, at most half the context."""
+    longest = max(map(len, tokenizer(targets, add_special_tokens=False)["input_ids"]))
+    limit = -(-(longest + longest // 4 + 1) // LIMIT_MULTIPLE) * LIMIT_MULTIPLE
+    return limit if context is None else min(limit, context // 2)
+
+
+@cache
+def context_tokens(base: str) -> int | None:
+    """Return the context of a base in tokens, None where its configuration does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(adapters.base_folder(base)).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _limit(task: Any) -> int:
+    """Return the most tokens of an answer."""
+    return int(task.config.generation_kwargs["max_gen_toks"])
 
 
 def _prove_constraints_compile(tasks: Mapping[str, Any]) -> None:
@@ -706,7 +729,7 @@ def _run(
 
     def on_output(count: int) -> None:
         nonlocal state
-        state = replace(state, done=state.done + count, finished=None, headline=None)
+        state = replace(state, done=state.done + count, finished=None, headline=None, cut_off=0)
         report(state)
 
     lm.on_output = on_output
@@ -715,7 +738,8 @@ def _run(
         for name, part in parts.items():
             store.write(name, part)
             headline = next(iter(part.result.metrics.values())).value
-            report(replace(state, finished=name, headline=headline))
+            cut_off = part.result.cut_off or 0
+            report(replace(state, finished=name, headline=headline, cut_off=cut_off))
 
 
 def groups(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
@@ -826,6 +850,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         without_repeated=record.without_repeated(
             record.Items(np.array(doc_ids), counts, np.array(repeated)), tasks.metrics(metadata)
         ),
+        max_gen_toks=_limit(task),
         cut_off=sum(one.finish == "length" for one in generated),
         prompts_cut=sum(one.prompt_cut for one in generated),
         seconds=round(seconds, 3),

@@ -111,8 +111,16 @@ def _tokenizer(target: str) -> str | None:
 
 
 def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return sacreBLEU's signatures of a direction's scores, by metric."""
-    return sacrebleu_signatures(_tokenizer(sides(metadata["language"])[1]))
+    """Return sacreBLEU's signatures of a direction's scores by metric.
+
+    `ref` names the reference of a data set that has several of the direction.
+    """
+    from midalign.data import wmt23
+
+    direction = metadata["language"]
+    found = sacrebleu_signatures(_tokenizer(sides(direction)[1]))
+    reference = wmt23.named_reference(direction) if metadata["source"] == "wmt23" else None
+    return {metric: f"{one}|ref:{reference}" for metric, one in found.items()} if reference else dict(found)
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

@@ -82,7 +82,7 @@ def _section(part: Part) -> dict[str, Any]:
                 "resource": resource_of(code),
                 "repeated": section.repeated(code),
                 **section.first.task(code).model_dump(
-                    include={"n", "version", "signatures", "data_digest", "prompt_digest"}
+                    include={"n", "version", "signatures", "max_gen_toks", "data_digest", "prompt_digest"}
                 ),
             }
             for code in section.languages

@@ -79,6 +79,8 @@ class Model:
     """Language -> metric -> score."""
     without_repeated: dict[str, float]
     """Language -> the headline over the items that stand in no training split, where that is known."""
+    cut_off: int | None
+    """Outputs that reached the token limit, in all languages and seeds; None where a record does not know."""
     overlap: list[str]
     """What of the test texts stands in the model's training text, one entry a text; empty where nothing does
     or nobody looked."""
@@ -289,8 +291,15 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
         retrieval=_retrieval(section, row),
         languages=_by_language(section, mean),
         without_repeated=_without_repeated(section, row),
+        cut_off=_cut_off(section, row),
         overlap=_overlap(row),
     )
+
+
+def _cut_off(section: Section, row: Row) -> int | None:
+    counts = [run.task(code).cut_off for run in row.runs for code in section.languages]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _without_repeated(section: Section, row: Row) -> dict[str, float]:

@@ -2,14 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from midalign.data.uner import treebanks
 from midalign.errors import RecordError
-from midalign.languages import ROLES, ResourceClass, Role, role_of
+from midalign.languages import ROLES, ResourceClass, Role, role_of, same_language
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
 from midalign.metrics import Scorer, scorer
@@ -82,13 +82,17 @@ class Section:
 
         A direction is what the least known of its sides was; English is known to all.
         """
-        roles = (role_of(side, self.supervised, self.aligned) for side in _sides(code))
-        return max(roles, key=ROLES.index)
+        return _role(code, self.supervised, self.aligned)
 
     def repeated(self, code: str) -> int | None:
         """Items that stand word for word in the data set's training split; None where no record knows."""
         tasks = [run.task(code) for row in self.rows for run in row.runs]
         return next((task.repeated for task in tasks if task.repeated is not None), None)
+
+
+def _role(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
+    """Return the role of a language, treebank or direction."""
+    return max((role_of(side, supervised, aligned) for side in _sides(code)), key=ROLES.index)
 
 
 def _sides(code: str) -> list[str]:
@@ -125,9 +129,11 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         bases = [run for run in members if run.record.arm == "base"]
         for roles in sorted(trained) or sorted({_roles(run) for run in bases}):
             own = [run for run in bases if _roles(run) == roles]
+            supervised, aligned = _trained_codes(trained[roles] or own)
             # A base was trained on no role: where none was scored under these, any one does.
             any_base = list({_engine(run): run for run in bases}.values())
-            found.append(Section(conditions[0], *roles, _rows([*(own or any_base), *trained[roles]])))
+            rows = _rows([*(own or any_base), *trained[roles]])
+            found.append(Section(conditions[0], supervised, aligned, rows))
     return found
 
 
@@ -138,7 +144,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
     for language in run.languages:
         task = run.task(language)
         tasks += [language, str(task.version), task.data_digest, task.prompt_digest or "", run.ids[language]]
-        tasks.append(json.dumps(task.signatures, sort_keys=True))
+        tasks += [json.dumps(task.signatures, sort_keys=True), str(task.max_gen_toks)]
     return (
         run.group,
         base.name,
@@ -152,8 +158,10 @@ def _conditions(run: Run) -> tuple[str, ...]:
 
 
 def _alike(run: Run) -> dict[str, Any]:
-    """What of decoding two records share that compare. A limit on answers is the task's, as is the prompt: a
-    record of several tasks names only one that they share."""
+    """Return what two records share of decoding that compare.
+
+    Limits on answers are compared per task, since a record of several tasks names only one that they share.
+    """
     decoding = _decoding(run)
     generation = {
         key: value for key, value in decoding.get("generation", {}).items() if key != "max_gen_toks"
@@ -166,9 +174,22 @@ def _decoding(run: Run) -> dict[str, Any]:
     return {"regime": "free", **run.record.decoding}
 
 
-def _roles(run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    roles = run.record.roles
-    return tuple(sorted(roles.supervised)), tuple(sorted(roles.aligned))
+def _roles(run: Run) -> tuple[tuple[str, ...], ...]:
+    """Return what must be equal for two runs to have the same roles, whatever the codes of a language.
+
+    Languages that were trained on, supervised and aligned, and the role of each evaluated one.
+    """
+    supervised, aligned = run.record.roles.supervised, run.record.roles.aligned
+    trained = (tuple(sorted(set(map(same_language, codes)))) for codes in (supervised, aligned))
+    return (*trained, tuple(_role(code, supervised, aligned) for code in run.languages))
+
+
+def _trained_codes(runs: Sequence[Run]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return all codes of supervised and of aligned languages, sorted."""
+    roles = [run.record.roles for run in runs]
+    supervised = {code for one in roles for code in one.supervised}
+    aligned = {code for one in roles for code in one.aligned}
+    return tuple(sorted(supervised)), tuple(sorted(aligned))
 
 
 def _engine(run: Run) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ has several seeds, its figures are their mean, with the least and greatest seed 
   interval of the baseline's gap holds 0.
 - **retrieval**: share of test sentences whose nearest candidate is their English translation, by states after
   the named layer, before training (base) → after, mean over the aligned languages.
+- **cut off**: share of outputs that reached the token limit of an answer, over all languages and seeds.
 """
 
 
@@ -127,8 +128,13 @@ def sample_name(section: Section) -> str:
 
 def items_span(section: Section) -> str:
     """Items a language: `300` or, where languages differ, `150–300`."""
-    counts = sorted({section.first.task(code).n for code in section.languages})
-    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}–{counts[-1]:,}"
+    return _span({section.first.task(code).n for code in section.languages})
+
+
+def _span(numbers: Collection[int]) -> str:
+    """Return the least and the greatest number, or the one that all are."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def items_name(section: Section) -> str:
@@ -200,6 +206,14 @@ def retrieval(section: Section, model: Model, layer: int) -> str:
         alone = model.arm == "base" or not measured.before
         figures.append(after if alone else f"{_whole(measured.before, codes)} → {after}")
     return ", ".join(figures) or NONE
+
+
+def cut_off(section: Section, model: Model) -> str:
+    """Return the share of outputs that reached the token limit, a dash where it is not known."""
+    if model.cut_off is None:
+        return NONE
+    items = sum(section.first.task(code).n for code in section.languages)
+    return percent(model.cut_off / (items * len(model.seeds)))
 
 
 def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
@@ -354,6 +368,9 @@ def _facts(part: Part) -> str:
     lines.append(
         f"- Task version {', '.join(versions)}; digest of all data `{data}`, of all prompts {prompts}"
     )
+    limits = {task.max_gen_toks for task in tasks if task.max_gen_toks is not None}
+    if limits:
+        lines.append(f"- Token limit of an answer: {_span(limits)}")
     for role in ROLES:
         codes = language_sets(section).get(role, [])
         if codes:
@@ -431,7 +448,7 @@ def _main_table(part: Part) -> str:
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
     header += [f"gap {name}" for name in gaps]
     columns = retrieval_columns(part.models)
-    header += ["gap closed", *columns, "items", "engine"]
+    header += ["gap closed", *columns, "cut off", "items", "engine"]
     rows = []
     for model in part.models:
         rows.append(
@@ -442,6 +459,7 @@ def _main_table(part: Part) -> str:
                 *(percent(model.gap[name].value) for name in gaps),
                 closed(part, model),
                 *(retrieval(part.section, model, layer) for layer in columns.values()),
+                cut_off(part.section, model),
                 items_name(part.section),
                 _engine(part, model),
             ]

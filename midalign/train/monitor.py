@@ -21,9 +21,10 @@ from midalign.align.likelihood import bits_per_character
 from midalign.align.retrieval import accuracy
 from midalign.align.trunk import pooled_sentences
 from midalign.errors import RecipeError
+from midalign.languages import role_of
 from midalign.train.distributed import world
 from midalign.train.run import LOG
-from midalign.train.stream import PairSamples, TaskSamples, answers, task_names
+from midalign.train.stream import PairSamples, TaskSamples, answers, task_code, task_names
 
 if TYPE_CHECKING:
     from midalign.train.build import Arm
@@ -168,7 +169,8 @@ class Monitor(TrainerCallback):
         found: list[Measures] = [{}]
         if trainer.is_world_process_zero():
             recipe = self.arm.recipe
-            languages = [*recipe.supervised, *recipe.aligned]
+            trained = [*recipe.supervised, *recipe.aligned]
+            languages = list(dict.fromkeys(task_code(recipe.task, language) for language in trained))
             command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base]
             command += ["--tasks", ",".join(task_names(recipe.task, languages)), "--split", "validation"]
             command += ["--limit", str(self.settings.generate), "--output", str(results)]
@@ -185,14 +187,7 @@ class Monitor(TrainerCallback):
         return found[0]
 
     def _of_roles(self, measures: Mapping[str, float]) -> Measures:
-        roles = {"supervised": self.arm.recipe.supervised, "aligned": self.arm.recipe.aligned}
-        found: Measures = {}
-        for name in dict.fromkeys(key.partition("/")[0] for key in measures if "/" in key):
-            for role, languages in roles.items():
-                own = [measures[f"{name}/{code}"] for code in languages if f"{name}/{code}" in measures]
-                if own:
-                    found[f"{name}/{role}"] = sum(own) / len(own)
-        return found
+        return means_by_role(measures, self.arm.recipe.supervised, self.arm.recipe.aligned)
 
     def _keep(self) -> None:
         """The adapter as it is now, in place of an earlier one that was worse."""
@@ -201,6 +196,18 @@ class Monitor(TrainerCallback):
         if self.arm.trainer.is_world_process_zero():
             shutil.rmtree(kept, ignore_errors=True)
             os.replace(fresh, kept)
+
+
+def means_by_role(
+    measures: Mapping[str, float], supervised: Sequence[str], aligned: Sequence[str]
+) -> Measures:
+    """Return `<measure>/<role>` of `<measure>/<language>`, for the roles that languages were trained in."""
+    values: dict[str, list[float]] = {}
+    for key, value in measures.items():
+        name, _, code = key.partition("/")
+        if code and (role := role_of(code, supervised, aligned)) != "unseen":
+            values.setdefault(f"{name}/{role}", []).append(value)
+    return {name: sum(own) / len(own) for name, own in values.items()}
 
 
 def best_update(measures: Sequence[tuple[int, Mapping[str, float]]], name: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out
 from midalign.data import pairs
 from midalign.errors import RecipeError, TaskError, nearest
+from midalign.languages import counterpart
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Align, Recipe
 from midalign.train.samples import Sample
@@ -216,8 +217,9 @@ class TaskSamples:
 
     def validation(self, language: str, count: int) -> list[Sample]:
         """A language's first validation documents, none where its tasks have no such split."""
+        code = task_code(self.recipe.task, language)
         every = harness.expand([harness.stock_task(self.recipe.task, language)])
-        names = [name for name in every if language in harness.task_languages(name)]
+        names = [name for name in every if code in harness.task_languages(name)]
         tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
         found = ((task, document) for task in tasks for document in task.validation_docs())
         return [self.render(task, document) for task, document in islice(found, count)]
@@ -452,6 +454,13 @@ def _part(items: Sequence[T], step: Step) -> Sequence[T]:
 def _share(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
     """What of a batch this process computes."""
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
+
+
+def task_code(group: str, language: str) -> str:
+    """Return a group's code of a language, which may be `zh` for `zh_cn`; the same code if it has none."""
+    names = harness.expand([harness.stock_task(group, language)])
+    codes = {code for name in names for code in harness.task_languages(name)}
+    return counterpart(language, codes) or language
 
 
 def task_names(group: str, languages: Sequence[str]) -> list[str]:

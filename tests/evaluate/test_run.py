@@ -55,11 +55,21 @@ def midalign(*arguments: object, status: int = 0, **kwargs: Any) -> "subprocess.
 def test_answers_are_limited_to_the_longest_gold_answer_in_the_bases_own_tokens(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tasks = harness.load([name])
-    run.limit_answers(tasks, tokenizer)
+    run.limit_answers(tasks, tokenizer, context=1024)
     limit = tasks[name].config.generation_kwargs["max_gen_toks"]
     longest = max(len(tokenizer.encode(doc["target"])) - 1 for doc in tasks[name].eval_docs)  # without BOS
     assert longest < limit <= 1.25 * longest + 17
     assert harness.load([name])[name].config.generation_kwargs["max_gen_toks"] != limit  # no other run's
+
+
+def test_an_answer_takes_half_the_context_at_most() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
+    assert run.context_tokens(bases.resolve("mini")) == 1024
+    answers = ["word " * 400]
+    tokens = len(tokenizer.encode(answers[0], add_special_tokens=False))
+    assert 300 < tokens < 1000
+    assert run.answer_limit(answers, tokenizer, context=512) == 256
+    assert run.answer_limit(answers, tokenizer, context=None) >= 1.25 * tokens
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +164,8 @@ def test_figures_follow_from_the_outputs(finished: Path) -> None:
             result = entry.tasks[task]
             assert list(result.counts.items()) == list(zip(COLUMNS, counts.sum(0).tolist(), strict=True))
             assert result.cut_off == sum(line["finish"] == "length" for line in kept)
+            longest = max(len(line["output"].encode()) for line in kept)
+            assert result.max_gen_toks == 128 or longest < result.max_gen_toks
             assert result.prompts_cut == 0
             for metric, value in result.metrics.items():
                 assert value.value == pytest.approx(float(METRICS[metric](counts.sum(0))))
@@ -552,3 +564,13 @@ def test_roles_given_by_hand_are_said_to_be_ignored_where_a_manifest_has_them(
     assert [entry.getMessage() for entry in caplog.records] == [
         "--aligned sw is ignored for arm: its midalign.json says de"
     ]
+
+
+def test_a_role_given_by_another_code_of_the_same_language_is_not_said_to_be_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = run.Settings(
+        base="mini", tasks=("midalign_mini_slot",), output=Path("unused"), supervised=("en",), aligned=("zh",)
+    )
+    run._warn_of_ignored_roles(settings, "arm", {"en"}, {"zh_cn"})
+    assert caplog.text == ""

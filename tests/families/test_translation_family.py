@@ -95,3 +95,12 @@ def test_more_shots_than_there_are_is_an_error(kept: None) -> None:
     )
     with pytest.raises(TaskError, match="midalign data add alma PATH"):
         run.evaluate(settings, lambda _: None)
+
+
+def test_a_signature_names_the_reference_where_a_direction_has_several() -> None:
+    """Hebrew has two, and sacreBLEU's wmt23 takes the second."""
+    plain = translation.signatures({"source": "ntrex", "language": "en-he"})
+    for direction in ("en-he", "he-en"):
+        signed = translation.signatures({"source": "wmt23", "language": direction})
+        assert signed == {metric: f"{signature}|ref:refB" for metric, signature in plain.items()}
+    assert translation.signatures({"source": "wmt23", "language": "en-cs"}) == plain

@@ -65,6 +65,8 @@ def write(
     schema_version: int = 2,
     version: float = 1.0,
     signatures: Mapping[str, str] | None = None,
+    max_gen_toks: int | None = None,
+    cut_off: int | None = None,
     retrieval: Mapping[str, float] | None = None,
     layer: int = 3,
     base_retrieval: Mapping[str, float] | None = None,
@@ -97,6 +99,8 @@ def write(
             },
             data_digest=sha(data + language),
             prompt_digest=sha(prompt + language),
+            max_gen_toks=max_gen_toks,
+            cut_off=cut_off,
             repeated=len(repeated.get(language, [])) if repeated is not None else None,
             without_repeated=record.without_repeated(items[task], METRICS),
             comet=record.Comet(

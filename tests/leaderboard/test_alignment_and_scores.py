@@ -62,3 +62,21 @@ def test_a_sweep_names_the_record_that_it_misses(tmp_path):
     more = dataclasses.replace(point, recipe=point.recipe.model_copy(update={"seeds": [1, 2]}))
     with pytest.raises(RecordError, match="for arm layer=1 of g, seed 2"):
         sweep.results([more], tmp_path)
+
+
+def test_languages_are_matched_across_codes(tmp_path):
+    """NTREX has `zh_cn` and `zh_tw`, the mini benchmark `zh`. Its one score counts once."""
+    analysed = {"de": 0.8, "zh_cn": 0.3, "zh_tw": 0.9, "hi": 0.1, "fr": 0.5}
+    write(tmp_path, "plain", "base", scores(de=15, zh=6, hi=2, fr=9))
+    (found,) = report.correlations(analysed, load(tmp_path))
+    assert found.languages == 4
+    assert found.pearson == pytest.approx(np.corrcoef([0.8, 0.3, 0.1, 0.5], [15, 6, 2, 9])[0, 1])
+
+
+def test_a_language_that_was_supervised_under_another_code_is_left_out(tmp_path):
+    analysed = {"de": 0.8, "zh_cn": 0.3, "hi": 0.1, "fr": 0.5, "sw": 0.4}
+    by_language = scores(de=15, zh=6, hi=2, fr=9, sw=3)
+    roles = {"supervised": ["en", "zh_cn"], "aligned": [], "unseen": ["de", "hi", "fr", "sw"]}
+    write(tmp_path, "one", "baseline", by_language, seed=1, roles=roles)
+    (found,) = report.correlations(analysed, load(tmp_path))
+    assert found.languages == 4

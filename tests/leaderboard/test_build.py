@@ -88,7 +88,7 @@ def test_the_page_says_the_result_in_words(results, tmp_path):
     assert "unseen languages (1): −3.0 [" in page
     assert re.search(r"Gap closed: 20\.0% \[.*\] of the baseline's gap of 50\.0 \[", page)
     assert "sample of 100 of the test split (seed 0)" in page
-    assert "| 25 → 75 | 100 (sample) | hf float32, cpu |" in page
+    assert "| 25 → 75 | – | 100 (sample) | hf float32, cpu |" in page
     assert page.count("\n## ") == 2
     swahili = next(
         line for line in page.splitlines() if line.startswith("| Swahili `sw` | aligned | low | 100 |")
@@ -149,7 +149,7 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
     write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
     build(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| external |  | 40.0 | 40.0 | 40.0 | – | 100 | external |" in page
+    assert "| external |  | 40.0 | 40.0 | 40.0 | – | – | 100 | external |" in page
     assert "No baseline" not in page
 
 
@@ -230,3 +230,24 @@ def test_records_of_an_earlier_task_version_are_marked_in_one_line(tmp_path):
     build(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert page.count(f"**Made before task version {version}**") == 1
+
+
+def test_the_page_shows_token_limits_and_how_many_outputs_reached_them(tmp_path):
+    folder = tmp_path / "records"
+    write(folder, "known", "baseline", shares(BASELINE), seed=1, max_gen_toks=96, cut_off=3)
+    write(folder, "more", "baseline", shares(BASELINE), seed=2, max_gen_toks=96, cut_off=5)
+    write(folder, "unknown", "aligned", shares(ALIGNED), seed=1, max_gen_toks=96)
+    build(folder, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "- Token limit of an answer: 96\n" in page
+    header = next(line for line in page.splitlines() if line.startswith("| model | seeds |"))
+    column = header.split(" | ").index("cut off")
+    rows = {
+        line.split(" | ")[0]: line.split(" | ") for line in page.splitlines() if "| hf float32, cpu |" in line
+    }
+    # Five languages of 100 items: 5 x 3 and 5 x 5 of 1,000 outputs.
+    assert rows["| baseline"][column] == "4.0"
+    assert rows["| aligned"][column] == "–"
+    (section,) = json.loads((tmp_path / "leaderboard.json").read_text())["sections"]
+    assert [model["cut_off"] for model in section["models"]] == [40, None]
+    assert section["languages"]["de"]["max_gen_toks"] == 96

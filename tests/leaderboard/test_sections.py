@@ -43,14 +43,15 @@ def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
         {"decoding": {"regime": "constrained"}},
         {"data": "altered"},
         {"prompt": "reworded"},
+        {"max_gen_toks": 256},
         {"roles": {**ROLES, "aligned": ["de"], "unseen": ["fr", "sw"]}},
         {"doc_ids": dict.fromkeys(SCORES, range(1, 11))},
     ],
     ids=lambda other: next(iter(other)),
 )
 def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
-    write(tmp_path, "one", "baseline", SCORES, seed=1)
-    write(tmp_path, "two", "aligned", SCORES, seed=1, **other)
+    write(tmp_path, "one", "baseline", SCORES, seed=1, max_gen_toks=128)
+    write(tmp_path, "two", "aligned", SCORES, seed=1, **{"max_gen_toks": 128, **other})
     assert [labels(section) for section in sections(load(tmp_path))] in (
         [["baseline"], ["aligned"]],
         [["aligned"], ["baseline"]],
@@ -153,3 +154,31 @@ def test_adapters_trained_elsewhere_keep_their_names(tmp_path):
     write(tmp_path, "ours", "adapter", SCORES, recipe=None)
     (section,) = sections(load(tmp_path))
     assert labels(section) == ["adapter (ours)", "adapter (theirs)"]
+
+
+CHINESE = {"en": share(10, 9), "zh": share(10, 4), "de": share(10, 5)}
+
+
+def test_codes_of_one_language_are_one_role(tmp_path):
+    """Tatoeba's pairs are in `zh_cn`, the mini benchmark's items in `zh`."""
+    one = {"supervised": ["en"], "aligned": ["zh_cn"], "unseen": ["de"]}
+    other = {"supervised": ["en"], "aligned": ["zh"], "unseen": ["de"]}
+    write(tmp_path, "base", "base", CHINESE, roles=other)
+    write(tmp_path, "baseline", "baseline", CHINESE, seed=1, roles=one)
+    write(tmp_path, "aligned", "aligned", CHINESE, seed=1, roles=other)
+    (section,) = sections(load(tmp_path))
+    assert labels(section) == ["base", "baseline", "aligned"]
+    assert (section.supervised, section.aligned) == (("en",), ("zh", "zh_cn"))
+    assert [section.role(code) for code in ("en", "zh", "de")] == ["supervised", "aligned", "unseen"]
+
+
+def test_codes_of_one_language_with_different_roles_stand_apart(tmp_path):
+    """Both were trained on Chinese labels and pairs, but `zh_tw` was supervised in one of them only."""
+    scores = {"zh_cn": share(10, 4), "zh_tw": share(10, 5)}
+    write(tmp_path, "one", "one", scores, seed=1, roles=roles_of(["zh_cn"], ["zh_tw"]))
+    write(tmp_path, "two", "two", scores, seed=1, roles=roles_of(["zh_tw"], ["zh_cn"]))
+    assert sorted(map(labels, sections(load(tmp_path)))) == [["one"], ["two"]]
+
+
+def roles_of(supervised, aligned):
+    return {"supervised": supervised, "aligned": aligned, "unseen": []}

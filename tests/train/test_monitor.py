@@ -14,8 +14,8 @@ from midalign.data import mini
 from midalign.errors import RecipeError
 from midalign.train import card, run
 from midalign.train import recipe as recipes
-from midalign.train.monitor import Log, best_update, cosine, pair_retrieval
-from midalign.train.stream import Pair, Tokens
+from midalign.train.monitor import Log, best_update, cosine, means_by_role, pair_retrieval
+from midalign.train.stream import Pair, TaskSamples, Tokens, task_code
 
 SMALL = [
     "seeds=[1]",
@@ -144,3 +144,28 @@ def test_cosine_of_gradients():
     assert cosine([one, None, torch.ones(2)], [other, torch.ones(2), None]) == pytest.approx(expected)
     assert cosine([one], [-one]) == pytest.approx(-1)
     assert cosine([None], [one]) == 0
+
+
+def test_languages_count_for_the_role_of_their_other_code():
+    """A recipe aligns on `zh_cn`, and the task's metrics are of `zh`."""
+    measures = {
+        "retrieval/zh_cn": 0.5,
+        "slot_f1/zh": 0.25,
+        "slot_f1/hi": 0.75,
+        "slot_f1/en": 1.0,
+        "cosine": 0.1,
+    }
+    assert means_by_role(measures, ["en"], ["zh_cn", "hi"]) == {
+        "retrieval/aligned": 0.5,
+        "slot_f1/aligned": 0.5,
+        "slot_f1/supervised": 1.0,
+    }
+
+
+def test_validation_samples_are_of_the_tasks_code_of_a_language():
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
+    samples = TaskSamples(recipes.load("mini", SMALL), Tokens(tokenizer, 128))
+    assert samples.validation("zh_cn", 2) == samples.validation("zh", 2) != []
+    assert samples.validation("sw", 2) == []
+    assert [task_code("midalign_mini_slot", code) for code in ("zh_cn", "zh", "sw")] == ["zh", "zh", "sw"]
+    assert task_code("midalign_slot", "zh") == "zh_cn"

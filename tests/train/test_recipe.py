@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from midalign.data import pairs
 from midalign.errors import RecipeError
 from midalign.train import recipe
 
@@ -94,6 +95,15 @@ def test_digest_is_of_one_arm():
     stopped = "monitor={every: 5, samples: 4, stop_on: retrieval/aligned}", "align.held_out=9"
     assert digests(*stopped)["baseline"] != digests(*stopped, "align.held_out=8")["baseline"]
     assert digests(*stopped)["baseline"] == digests(*stopped, "align.weight=0.5")["baseline"]
+
+
+def test_pairs_that_are_chosen_otherwise_have_another_digest(monkeypatch):
+    """Arms trained on Tatoeba's pairs of all scripts are not taken for those of the language's script."""
+    trained = recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned")
+    assert pairs.identity("tatoeba", ["zh_cn"]) != "tatoeba"
+    assert pairs.identity("mini", ["zh"]) == "mini"
+    monkeypatch.setattr(pairs, "SELECTIONS", {})
+    assert recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned") != trained
 
 
 def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
