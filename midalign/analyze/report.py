@@ -11,7 +11,7 @@ import numpy as np
 
 from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
-from midalign.analyze.states import PIVOT, digest
+from midalign.analyze.states import PIVOT, POOLING, digest
 from midalign.errors import DataError, RecordError
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
@@ -200,6 +200,11 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
             f"each, not those asked for here ({len(texts)} and {len(texts[PIVOT])}), or other texts: give "
             f"both analyses the same --sentences, --languages and --count"
         )
+    if about.get("pooling") != POOLING:
+        raise DataError(
+            f"{folder} was analysed by an earlier version, whose means are over other tokens. Analyse "
+            f"{about['model']} again: midalign analyze MODEL --output {folder}"
+        )
     numbers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
     apart = ~np.eye(len(texts), dtype=bool)
     headline = {}
@@ -219,6 +224,7 @@ def describe(
         "languages": list(texts),
         "count": len(texts[PIVOT]),
         "sentences": digest(texts),
+        "pooling": POOLING,
     }
     return table.replace_schema_metadata({ABOUT: json.dumps(about)})
 

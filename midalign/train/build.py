@@ -270,10 +270,12 @@ def check_bos(name: str, base: Any, tokenizer: Any) -> None:
     Tokenizers lose it in conversions; Gemma 3 270M then takes 1.95 bits for a character of English, not 0.99.
     """
     from midalign.align.likelihood import bits_per_character
+    from midalign.align.sentences import added_tokens
 
     bos = base.config.get_text_config().bos_token_id
     ids = tokenizer(ENGLISH)["input_ids"]
-    if not isinstance(bos, int) or ids[0] == bos:
+    before, _ = added_tokens(tokenizer)
+    if not isinstance(bos, int) or before:
         return
     without, with_bos = (
         bits_per_character(base, [begin + ids], len(ENGLISH), tokenizer.pad_token_id) for begin in ([], [bos])
