@@ -115,6 +115,9 @@ class Manifest(BaseModel):
     """What a merged adapter was made of; None for one that was trained."""
     tokenizer_digest: str | None = None
     """Digest of the base's tokenizer, chat template and generation settings; None in older manifests."""
+    dtype: str | None = None
+    """Of matrix products in training, such as `bfloat16`; several of a merged adapter whose parents differ;
+    None in older manifests."""
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:

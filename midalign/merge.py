@@ -431,6 +431,7 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
     aligned = dict.fromkeys(code for one in of_alignment or [task] for code in one.aligned)
     first = next(iter(of_alignment), task)
     overlap = [one for parent in parents for one in parent.overlap or []]
+    dtypes = {parent.dtype for parent in parents if parent.dtype}
     recipe = RecipeRef(
         name=task.recipe.name,
         digest=_sha256(" ".join(parent.recipe.digest for parent in parents)),
@@ -451,6 +452,7 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "seconds": sum(parent.seconds for parent in parents),
             "packages": adapter.package_versions(),
             "training": {},
+            "dtype": ", ".join(sorted(dtypes)) if all(parent.dtype for parent in parents) else None,
             "overlap": overlap if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
                 Parent(name=parent.name, digest=adapter.digest(folder))

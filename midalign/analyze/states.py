@@ -165,10 +165,10 @@ def embed(
     The adapter is one that `midalign.adapter.check` let pass. Raises AdapterError, BaseModelError, and
     EngineError where one of several devices fails.
     """
-    from midalign.device import has_bf16
+    from midalign.device import fast_dtype
 
     source = bases.resolve(base)
-    dtype = "bfloat16" if has_bf16() else "float32"
+    dtype = fast_dtype()
     store = Store(folder, " ".join([*digests(source, adapter), dtype, POOLING]), sentences)
     missing = store.missing()
     there = len(sentences) - len(missing)

@@ -491,9 +491,9 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
 
 
 def _dtype() -> str:
-    from midalign.device import has_bf16
+    from midalign.device import fast_dtype
 
-    return "bfloat16" if has_bf16() else "float32"
+    return fast_dtype()
 
 
 def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:

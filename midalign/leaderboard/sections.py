@@ -17,7 +17,7 @@ from midalign.metrics import Scorer, scorer
 
 @dataclass(frozen=True)
 class Row:
-    """The seeds of one recipe and arm, evaluated by one engine in one dtype."""
+    """The seeds of one recipe and arm, trained in one dtype and evaluated by one engine in one dtype."""
 
     label: str
     arm: str
@@ -34,6 +34,11 @@ class Row:
     def engine(self) -> tuple[str, str]:
         """Engine and dtype."""
         return _engine(self.runs[0])
+
+    @property
+    def training_dtype(self) -> str | None:
+        """Dtype of the training, None where it is not known."""
+        return _training_dtype(self.runs[0])
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,11 @@ def _engine(run: Run) -> tuple[str, str]:
     return run.record.engine.name, run.record.engine.dtype
 
 
+def _training_dtype(run: Run) -> str | None:
+    adapter = run.record.adapter
+    return adapter.manifest.dtype if adapter and adapter.manifest else None
+
+
 def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
     by_key = defaultdict(list)
     for run in runs:
@@ -209,6 +219,7 @@ class _Key(NamedTuple):
     digest: str
     """Of the recipe's arm, or of the adapter where no recipe is known."""
     engine: tuple[str, str]
+    training_dtype: str | None = None
 
 
 def _key(run: Run) -> _Key:
@@ -216,17 +227,22 @@ def _key(run: Run) -> _Key:
     if entry.arm == "base":
         return _Key("base", "", "", _engine(run))
     if entry.recipe:
-        return _Key(entry.arm, entry.recipe.name, entry.recipe.digest, _engine(run))
+        recipe = entry.recipe
+        return _Key(entry.arm, recipe.name, recipe.digest, _engine(run), _training_dtype(run))
     return _Key(entry.arm, entry.name, entry.adapter.digest if entry.adapter else "", _engine(run))
 
 
 def _label(key: _Key, keys: Sequence[_Key]) -> str:
-    """The shortest label that tells a row from the others: arm, then recipe, its digest, engine and dtype."""
+    """Return the shortest label that tells a row from the others: arm, then recipe, its digest, dtype of
+    training, engine and dtype."""
     rivals = [other for other in keys if other != key and other.arm == key.arm]
     parts = []
     if any(other.digest != key.digest for other in rivals):
         same_name = any(other.name == key.name and other.digest != key.digest for other in rivals)
         parts.append(f"{key.name} {key.digest[:7]}" if same_name else key.name)
-    if any(other.digest == key.digest for other in rivals):
+    alike = [other for other in rivals if other.digest == key.digest]
+    if any(other.training_dtype != key.training_dtype for other in alike):
+        parts.append(f"trained in {key.training_dtype or 'unknown dtype'}")
+    if any(other.engine != key.engine for other in alike):
         parts.append(" ".join(key.engine))
     return f"{key.arm} ({', '.join(parts)})" if parts else key.arm

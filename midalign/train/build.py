@@ -39,6 +39,8 @@ RECIPE_KEYS = {
     "lr_scheduler_type": "scheduler",
     "warmup_steps": "warmup",
     "gradient_checkpointing": "recompute",
+    "bf16": "dtype",
+    "fp16": "dtype",
     "seed": "seeds",
     "data_seed": "seeds",
     "save_steps": "save_every",
@@ -71,7 +73,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
 
     from midalign.align.packing import can_pack
     from midalign.align.rows import WIDTH
-    from midalign.device import device, has_bf16, keep_freed_memory
+    from midalign.device import device, keep_freed_memory, training_dtype
     from midalign.train.distributed import rank, world
     from midalign.train.schedule import schedule
     from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
@@ -86,7 +88,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.scheduler,
         "warmup_steps": round(recipe.warmup * len(plan)),
-        "bf16": has_bf16(),
+        "bf16": training_dtype(recipe.dtype) == "bfloat16",
         "use_cpu": device() == "cpu",
         "seed": seed,
         "save_steps": recipe.save_every,

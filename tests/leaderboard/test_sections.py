@@ -139,6 +139,18 @@ def test_engines_and_dtypes_are_rows_of_their_own(tmp_path):
     assert labels(section) == ["baseline (hf float32)", "baseline (vllm bfloat16)"]
 
 
+def test_seeds_trained_in_other_dtypes_are_not_averaged(tmp_path):
+    """What `dtype: auto` gives on machines with and without bf16, beside a record of before."""
+    for seed, dtype in ((1, "bfloat16"), (2, "bfloat16"), (3, "float32"), (4, None)):
+        write(tmp_path, f"b{seed}", "baseline", SCORES, seed=seed, training_dtype=dtype)
+    (section,) = sections(load(tmp_path))
+    assert [(row.label, [run.record.seed for run in row.runs]) for row in section.rows] == [
+        ("baseline (trained in bfloat16)", [1, 2]),
+        ("baseline (trained in float32)", [3]),
+        ("baseline (trained in unknown dtype)", [4]),
+    ]
+
+
 def test_the_base_stands_with_every_recipe_on_it(tmp_path):
     other = {"supervised": ["en"], "aligned": ["de"], "unseen": ["es", "fr", "sw"]}
     write(tmp_path, "base", "base", SCORES)
