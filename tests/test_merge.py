@@ -239,6 +239,18 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
         manifest(align, dtype=of_align)
         merge([task, align], Weights((1.0, 0.5)), tmp_path / f"dtypes-{number}")
         assert adapter.read_manifest(tmp_path / f"dtypes-{number}").dtype == expected
+    for number, (of_task, of_align) in enumerate([("1" * 64, "1" * 64), (None, "1" * 64), ("1" * 64, None)]):
+        manifest(task, tokenizer_digest=of_task)
+        manifest(align, tokenizer_digest=of_align)
+        merge([task, align], Weights((1.0, 0.5)), tmp_path / f"tokenizers-{number}")
+        merged = adapter.read_manifest(tmp_path / f"tokenizers-{number}")
+        assert merged.tokenizer_digest == "1" * 64
+    third = saved(tmp_path / "third", 1, r=2, target_modules=["q_proj"])
+    manifest(task)
+    manifest(align, tokenizer_digest="1" * 64)
+    manifest(third, tokenizer_digest="2" * 64)
+    with pytest.raises(AdapterError, match=r"align and .*third were trained with different tokenizers"):
+        merge([task, align, third], Weights((1.0, 1.0, 1.0)), tmp_path / "again")
     manifest(align, base="other", base_digest="c" * 64)
     with pytest.raises(AdapterError, match=r"trained on tiny, .* on other, and these are not the same"):
         merge([task, align], Weights((1.0, 1.0)), tmp_path / "again")

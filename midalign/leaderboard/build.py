@@ -72,7 +72,10 @@ def _section(part: Part) -> dict[str, Any]:
     return {
         "group": section.group,
         "headline": section.scorer.HEADLINE,
-        "base": entry.base.model_dump(exclude={"tokenizer"}),
+        "base": {
+            **entry.base.model_dump(exclude={"tokenizer"}),
+            **({"tokenizer": section.tokenizer} if section.tokenizer else {}),
+        },
         "sample": entry.sample.model_dump(),
         "decoding": entry.decoding,
         "sets": language_sets(section),

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Runs on the same items, prompts and base, whose languages have the same roles."""
+    """Runs on the same items, prompts, base and tokenizer, whose languages have the same roles."""
 
     group: str
     supervised: tuple[str, ...]
@@ -55,6 +55,12 @@ class Section:
     def first(self) -> Run:
         """Any of its runs, for what they have in common."""
         return self.rows[0].runs[0]
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Digest of tokenizer, chat template and generation settings; None where no record says it."""
+        runs = (run for row in self.rows for run in row.runs)
+        return next(filter(None, (run.record.base.tokenizer for run in runs)), None)
 
     @property
     def regime(self) -> str:
@@ -121,8 +127,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     for run in runs:
         comparable[_conditions(run)].append(run)
     found = []
-    for conditions in sorted(comparable):
-        members = comparable[conditions]
+    groups = [(conditions[0], comparable[conditions]) for conditions in sorted(comparable)]
+    for group, members in [(group, one) for group, alike in groups for one in _by_tokenizer(alike)]:
         trained = defaultdict(list)
         for run in members:
             if run.record.arm != "base":
@@ -132,8 +138,23 @@ def sections(runs: Sequence[Run]) -> list[Section]:
             own = [run for run in bases if _roles(run) == roles]
             # A base was trained on no role: where none was scored under these, any one does.
             any_base = list({_engine(run): run for run in bases}.values())
-            found.append(Section(conditions[0], *roles, _rows([*(own or any_base), *trained[roles]])))
+            found.append(Section(group, *roles, _rows([*(own or any_base), *trained[roles]])))
     return found
+
+
+def _by_tokenizer(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs by the tokenizer of their base, in the order of the digests.
+
+    Older records do not say it. They stay with the others where these have one tokenizer, and apart where
+    they have several.
+    """
+    known = {run.record.base.tokenizer for run in runs if run.record.base.tokenizer}
+    if len(known) < 2:
+        return [list(runs)]
+    by_digest = defaultdict(list)
+    for run in runs:
+        by_digest[run.record.base.tokenizer or ""].append(run)
+    return [by_digest[digest] for digest in sorted(by_digest)]
 
 
 def _conditions(run: Run) -> tuple[str, ...]:

@@ -341,7 +341,8 @@ def _facts(part: Part) -> str:
     lines = []
     note = f" ({entry.base.note})" if entry.base.note else ""
     digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
-    lines.append(f"- Base: {entry.base.name}{note}{digest}")
+    tokenizer = f", tokenizer `{section.tokenizer[:12]}`" if section.tokenizer else ""
+    lines.append(f"- Base: {entry.base.name}{note}{digest}{tokenizer}")
     if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
         lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
     lines.append(f"- Items a language: {items_span(section)}; {sample_name(section)}")
