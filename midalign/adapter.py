@@ -115,6 +115,9 @@ class Manifest(BaseModel):
     """What a merged adapter was made of; None for one that was trained."""
     tokenizer_digest: str | None = None
     """Digest of the base's tokenizer, chat template and generation settings; None in older manifests."""
+    dtype: str | None = None
+    """Of matrix products in training, such as `bfloat16`; several of a merged adapter whose parents differ;
+    None in older manifests."""
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
@@ -221,7 +224,9 @@ def base_config(base: str) -> Any:
 
 
 def check(folder: str | Path, base: str) -> None:
-    """Refuse an adapter that is not safe to load or was not made for `base` (a folder or hub id).
+    """Refuse an adapter that is not safe to load or was not made for `base` and its tokenizer.
+
+    `base` is a folder or hub id.
 
     Reads headers alone: no weights are loaded, and nothing is unpickled. Raises AdapterError.
     """
@@ -236,6 +241,14 @@ def check(folder: str | Path, base: str) -> None:
             f"The adapter {folder} was trained on {manifest.base} (digest {manifest.base_digest[:12]}); "
             f"{base} has the same shapes but other weights or configuration (digest {found[:12]}). "
             f"Use it with the base it was trained on, {manifest.base}"
+        )
+    trained_with = manifest.tokenizer_digest if manifest else None
+    if trained_with is not None and trained_with != (found := tokenizer_digest(base)):
+        raise AdapterError(
+            f"The adapter {folder} was trained with another tokenizer, chat template or generation settings "
+            f"(digest {trained_with[:12]}) than those beside the weights of {base} (digest {found[:12]}): "
+            f"prompts would not be those that it was trained on. Restore the files that {base} had then, or "
+            f"give a copy of the base with them"
         )
 
 

@@ -1,9 +1,15 @@
 """What this machine computes on."""
 
 import ctypes
+import logging
 import sys
+from typing import Literal
 
 import torch
+
+Dtype = Literal["bfloat16", "float32"]
+
+log = logging.getLogger(__name__)
 
 
 def device() -> str:
@@ -39,3 +45,22 @@ def has_bf16() -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     mkldnn = torch.backends.mkldnn.is_available()
     return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fast_dtype() -> Dtype:
+    """Return the dtype in which the device multiplies matrices fastest."""
+    return "bfloat16" if has_bf16() else "float32"
+
+
+def training_dtype(wanted: Literal["auto"] | Dtype) -> Dtype:
+    """Return the dtype of matrix products in training, by a recipe's `dtype`.
+
+    Warn of one that the device is slow in.
+    """
+    if wanted == "auto":
+        return fast_dtype()
+    if wanted != fast_dtype():
+        log.warning(
+            "Training in %s. This machine is faster in %s, but weights would differ", wanted, fast_dtype()
+        )
+    return wanted

@@ -211,6 +211,7 @@ def merge(
 
     refuse_existing(output)
     _check_bases(sources)
+    _check_tokenizers(sources)
     _check_choices(weights, method, rank, density)
     torch.manual_seed(seed)
     with ExitStack() as files, _beside(output) as partial:
@@ -291,6 +292,20 @@ def described(weights: Weights, method: Method, rank: int | None, density: float
     how = str(weights) if method == "cat" else f"{method} {weights}"
     how += f" rank {rank}" if rank is not None else ""
     return f"{how} density {density:g}" if density is not None else how
+
+
+def _check_tokenizers(sources: Sequence[Path]) -> None:
+    """Raise AdapterError where two adapters are known to be trained with different tokenizers."""
+    manifests = ((folder, adapter.read_manifest(folder)) for folder in sources)
+    known = [(folder, one.tokenizer_digest) for folder, one in manifests if one and one.tokenizer_digest]
+    for folder, digest in known[1:]:
+        first, expected = known[0]
+        if digest != expected:
+            raise AdapterError(
+                f"{first} and {folder} were trained with different tokenizers, chat templates or generation "
+                f"settings (digests {expected[:12]} and {digest[:12]}). Only adapters of one base with one "
+                f"tokenizer can be merged: train both with the same files"
+            )
 
 
 def _check_bases(sources: Sequence[Path]) -> None:
@@ -432,6 +447,7 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
     aligned = dict.fromkeys(code for one in of_alignment or [task] for code in one.aligned)
     first = next(iter(of_alignment), task)
     overlap = [one for parent in parents for one in parent.overlap or []]
+    dtypes = {parent.dtype for parent in parents if parent.dtype}
     recipe = RecipeRef(
         name=task.recipe.name,
         digest=_sha256(" ".join(parent.recipe.digest for parent in parents)),
@@ -452,6 +468,8 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "seconds": sum(parent.seconds for parent in parents),
             "packages": adapter.package_versions(),
             "training": {},
+            "tokenizer_digest": next(filter(None, (one.tokenizer_digest for one in parents)), None),
+            "dtype": ", ".join(sorted(dtypes)) if all(parent.dtype for parent in parents) else None,
             "overlap": overlap if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
                 Parent(name=parent.name, digest=adapter.digest(folder))
@@ -541,7 +559,8 @@ def search(
         with locked(folders[-1]):
             if not folders[-1].exists():
                 merge(sources, one, folders[-1], method=method, rank=rank, density=density)
-    scored = [sorted(tasks), limit, adapter.base_digest(bases.resolve(base))]
+    source = bases.resolve(base)
+    scored = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
     settings = run.Settings(
         base=base,
         tasks=tuple(tasks),

@@ -273,20 +273,42 @@ def recipes_of(points: Sequence[Point]) -> list[Recipe]:
 
 def adapters(recipe: Recipe, points: Sequence[Point]) -> list[Path]:
     """What of a trained recipe is scored; merges for its merged points what has not been merged yet."""
+    _check_dtypes(recipe, points)
     trained = [folder for arm, _, folder in training.runs(recipe) if arm != ALONE]
     merged = [point for point in points if point.recipe.name == recipe.name and point.weights]
     return [*trained, *(_merged(point, seed) for point in merged for seed in recipe.seeds)]
 
 
-def _merged(point: Point, seed: int) -> Path:
-    """The point's adapter of a seed, made anew where its parents are others than when it was made."""
-    assert point.weights is not None
+def _folders(point: Point, seed: int) -> list[Path]:
+    """Return the adapter folders of the point's baseline and of its arm."""
     folders = {
         (arm, seed): folder
         for one in (point.against, point.recipe)
         for arm, seed, folder in training.runs(one)
     }
-    parents = [folders[BASELINE, seed], folders[ALONE, seed]]
+    return [folders[BASELINE, seed], folders[point.arm, seed]]
+
+
+def _check_dtypes(recipe: Recipe, points: Sequence[Point]) -> None:
+    """Raise RecipeError for a point that was trained in another dtype than its baseline."""
+    for point in (point for point in points if point.recipe.name == recipe.name):
+        for seed in recipe.seeds:
+            folders = _folders(point, seed)
+            manifests = [adapter.read_manifest(folder) for folder in folders]
+            dtypes = [manifest.dtype if manifest else None for manifest in manifests]
+            if None not in dtypes and dtypes[0] != dtypes[1]:
+                raise RecipeError(
+                    f"{folders[1]} was trained in {dtypes[1]} and its baseline {folders[0]} in {dtypes[0]}: "
+                    f"their difference would also be that of the dtypes. Remove one of the folders and give "
+                    f"the same sweep on a machine of the other's kind, or fix the dtype for all in another "
+                    f"folder: dtype=float32 output=OTHER"
+                )
+
+
+def _merged(point: Point, seed: int) -> Path:
+    """The point's adapter of a seed, made anew where its parents are others than when it was made."""
+    assert point.weights is not None
+    parents = _folders(point, seed)
     folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
     with locked(folder):
         manifest = adapter.read_manifest(folder)

@@ -109,6 +109,25 @@ def test_the_same_shapes_but_another_base(copy: Path, base: Path, tmp_path: Path
         adapter.check(copy, str(twin))
 
 
+def test_the_same_weights_but_another_tokenizer(copy: Path, base: Path, tmp_path: Path) -> None:
+    """What the adapter would be given are other tokens, in evaluation, analysis and merging into the base."""
+    trained = {
+        **manifest(adapter.base_digest(str(base))),
+        "tokenizer_digest": adapter.tokenizer_digest(str(base)),
+    }
+    (copy / adapter.MANIFEST).write_text(json.dumps(trained))
+    adapter.check(copy, str(base))
+    changed = tmp_path / "changed"
+    shutil.copytree(base, changed)
+    file = changed / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": "{{ x }}"}))
+    with pytest.raises(AdapterError, match="trained with another tokenizer, chat template or generation"):
+        adapter.check(copy, str(changed))
+    del trained["tokenizer_digest"]  # as in manifests of before
+    (copy / adapter.MANIFEST).write_text(json.dumps(trained))
+    adapter.check(copy, str(changed))
+
+
 def test_a_malformed_manifest(copy: Path) -> None:
     (copy / adapter.MANIFEST).write_text(json.dumps(manifest("0") | {"seed": "one"}))
     with pytest.raises(AdapterError, match="seed"):

@@ -223,10 +223,34 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     found = adapter.read_manifest(tmp_path / "merged")
     assert (found.arm, found.name) == ("merged svd 1:0.5", "task+align@svd_1_0.5")
     assert (found.supervised, found.aligned, found.layer, found.updates) == (["en"], ["de"], 2, 17)
+    assert found.dtype is None
     assert [(p.name, p.digest) for p in found.parents] == [
         ("task", adapter.digest(task)),
         ("align", adapter.digest(align)),
     ]
+    for number, (of_task, of_align, expected) in enumerate(
+        [
+            ("bfloat16", "bfloat16", "bfloat16"),
+            ("float32", "bfloat16", "bfloat16, float32"),
+            (None, "float32", None),
+        ]
+    ):
+        manifest(task, dtype=of_task)
+        manifest(align, dtype=of_align)
+        merge([task, align], Weights((1.0, 0.5)), tmp_path / f"dtypes-{number}")
+        assert adapter.read_manifest(tmp_path / f"dtypes-{number}").dtype == expected
+    for number, (of_task, of_align) in enumerate([("1" * 64, "1" * 64), (None, "1" * 64), ("1" * 64, None)]):
+        manifest(task, tokenizer_digest=of_task)
+        manifest(align, tokenizer_digest=of_align)
+        merge([task, align], Weights((1.0, 0.5)), tmp_path / f"tokenizers-{number}")
+        merged = adapter.read_manifest(tmp_path / f"tokenizers-{number}")
+        assert merged.tokenizer_digest == "1" * 64
+    third = saved(tmp_path / "third", 1, r=2, target_modules=["q_proj"])
+    manifest(task)
+    manifest(align, tokenizer_digest="1" * 64)
+    manifest(third, tokenizer_digest="2" * 64)
+    with pytest.raises(AdapterError, match=r"align and .*third were trained with different tokenizers"):
+        merge([task, align, third], Weights((1.0, 1.0, 1.0)), tmp_path / "again")
     manifest(align, base="other", base_digest="c" * 64)
     with pytest.raises(AdapterError, match=r"trained on tiny, .* on other, and these are not the same"):
         merge([task, align], Weights((1.0, 1.0)), tmp_path / "again")

@@ -78,6 +78,31 @@ def test_baselines_that_are_stopped_by_their_recipe_s_languages_are_not_shared()
     assert [point.against.aligned for point in sweep.plan(watched)] == [["de"]] * 4
 
 
+def test_points_and_baselines_of_unlike_dtypes_are_not_compared(tmp_path):
+    """A swept dtype has a baseline each; under auto, machines may differ."""
+    grid = Grid(name="g", recipe="mini", grid={"dtype": ["bfloat16", "float32"], "align.layer": [2]})
+    assert [point.against.dtype for point in sweep.plan(grid)] == ["bfloat16", "float32"]
+    grid = Grid(name="g", recipe="mini", grid={"align.layer": [2]})
+    (point,) = sweep.plan(grid, ["seeds=[1]", f"output={tmp_path}"])
+    folders = {arm: folder for arm, _, folder in run.runs(point.recipe)}
+    for dtype in ("float32", "bfloat16", None):
+        for arm, folder in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            made = adapter.Manifest(
+                **{"name": arm, "arm": arm, "seed": 1, "recipe": point.recipe.reference(arm)},
+                **{"base": "mini", "base_digest": "0", "task": "t", "supervised": ["en"], "aligned": []},
+                **{"layer": None, "pairs": None, "updates": 1, "tokens": 1, "seconds": 1.0},
+                **{"packages": {}, "training": {}},
+                dtype="bfloat16" if arm == "baseline" else dtype,
+            )
+            (folder / adapter.MANIFEST).write_text(made.model_dump_json())
+        if dtype == "float32":
+            with pytest.raises(RecipeError, match=r"trained in float32 and its baseline .* in bfloat16"):
+                sweep.adapters(point.recipe, [point])
+        else:
+            assert sweep.adapters(point.recipe, [point]) == list(folders.values())
+
+
 def test_a_nested_change_is_the_same_as_a_dotted_one():
     """And leaves a section's other keys as they are: on dev, with the recipe's own pairs."""
     nested = Grid(

@@ -62,6 +62,16 @@ def lay_out(
     return Rows(*map(torch.tensor, filled))
 
 
+def word_mask(rows: Rows, sink: int) -> Tensor:
+    """Return which tokens a sentence's mean is taken over: (rows, width) bool.
+
+    Neither padding nor a sentence's first `sink` tokens. A sentence without others keeps these.
+    """
+    own = rows.owner >= 0
+    kept = own & (rows.position_ids >= sink)
+    return kept | (own & ~torch.isin(rows.owner, rows.owner[kept]))
+
+
 def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[list[int]]:
     """Which samples share a row: the longest first, each into the row that is emptiest."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from midalign.align.early_exit import EarlyExit, run
 from midalign.align.pooling import mean_pool
-from midalign.align.rows import PADDING, lay_out
+from midalign.align.rows import PADDING, lay_out, word_mask
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
@@ -101,20 +101,23 @@ def states_at_each(
     return states
 
 
-def pooled_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, layer: int) -> Tensor:
-    """Mean over the tokens but BOS after `layer` blocks: (batch, hidden), fp32."""
-    states = states_at(model, {"input_ids": input_ids, "attention_mask": attention_mask}, layer)
-    return mean_pool(states, without_bos(model, input_ids, attention_mask))
-
-
 def pooled_sentences(
-    model: nn.Module, sentences: Sequence[Sequence[int]], layers: Sequence[int], pad: int, rows: int = 50
+    model: nn.Module,
+    sentences: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    pad: int,
+    sink: int,
+    rows: int = 50,
 ) -> Tensor:
-    """`pooled_states` of many sentences after each of some numbers of blocks.
+    """Return the means of sentences' states after each of some numbers of blocks.
+
+    The first token is an attention sink whose state has many times the norm of the others (arXiv 2402.17762).
+    A mean that includes it is mostly a constant.
 
     Args:
         sentences: token ids of each.
         pad: the id that fills rows up.
+        sink: how many tokens at its beginning a sentence's mean leaves out (`sentences.sink_tokens`).
         rows: sentences a batch, taken in order: less of a batch is padding when they are sorted by length.
 
     Returns:
@@ -126,19 +129,9 @@ def pooled_sentences(
         laid = lay_out([sentences[start : start + rows]], [0], pad, None)
         owner, ids = laid.owner[:, 0].tolist(), laid.input_ids.to(place)
         mask = (laid.owner != PADDING).long().to(place)
-        pool = partial(mean_pool, mask=without_bos(model, ids, mask))
+        pool = partial(mean_pool, mask=word_mask(laid, sink).to(place))
         with torch.no_grad():
             states = states_at_each(model, {"input_ids": ids, "attention_mask": mask}, layers, pool)
         for number, own in zip(owner, torch.stack(states, dim=1).cpu(), strict=True):
             found[start + number] = own
     return torch.stack(found, dim=1)
-
-
-def without_bos(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """`attention_mask` (batch, tokens) with BOS cleared.
-
-    The first token is an attention sink whose state has many times the norm of the others (arXiv 2402.17762):
-    a mean that includes it is mostly a constant.
-    """
-    bos = model.config.get_text_config().bos_token_id  # type: ignore[union-attr, operator]
-    return attention_mask if bos is None else attention_mask * (input_ids != bos)

@@ -11,7 +11,7 @@ import numpy as np
 
 from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
-from midalign.analyze.states import PIVOT, digest
+from midalign.analyze.states import PIVOT, POOLING, digest
 from midalign.errors import DataError, RecordError
 from midalign.languages import counterpart
 from midalign.languages import language as known
@@ -86,16 +86,20 @@ FEWEST = 4
 """Languages for a correlation."""
 
 
-def of_model(runs: Sequence[Run], base: str, adapter: str | None) -> list[Run]:
-    """Those of one model, by the digests of its base and adapter; raises RecordError where there are none."""
+def of_model(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str) -> list[Run]:
+    """Return those of one model, by the digests of its base, adapter and tokenizer.
+
+    Older records do not say the tokenizer. Raises RecordError where there are none.
+    """
     found = []
     for run in runs:
         own = run.record.adapter.digest if run.record.adapter else None
-        if (run.record.base.digest, own) == (base, adapter):
+        alike = run.record.base.tokenizer in (None, tokenizer)
+        if alike and (run.record.base.digest, own) == (base, adapter):
             found.append(run)
     if not found:
         raise RecordError(
-            f"No record of this very model (base and adapter) among {len(runs)} runs. "
+            f"No record of this very model (base, adapter and tokenizer) among {len(runs)} runs. "
             f"Records are written by: midalign eval"
         )
     return found
@@ -181,13 +185,20 @@ def _about(path: Path) -> dict[str, Any]:
     return dict(json.loads(about))
 
 
-def check_output(folder: Path, model: str, digests: tuple[str, str | None]) -> None:
-    """Raise DataError where a folder has another model's analysis, which would be written over."""
+Digests = tuple[str, str | None, str]
+"""Of an analysed model: base, adapter, tokenizer."""
+
+
+def check_output(folder: Path, model: str, digests: Digests) -> None:
+    """Raise DataError where a folder has another model's analysis, which would be written over.
+
+    Older analyses do not say the tokenizer.
+    """
     path = folder / TABLE
     if not path.is_file():
         return
     about = _about(path)
-    if about.get("digests") != list(digests):
+    if about.get("digests") not in (list(digests), list(digests[:2])):
         raise DataError(
             f"{folder} has the analysis of {about['model']}, and {model} is another model. "
             f"Write elsewhere: --output OTHER"
@@ -215,6 +226,11 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
             f"each, not those asked for here ({len(texts)} and {len(texts[PIVOT])}), or other texts: give "
             f"both analyses the same --sentences, --languages and --count"
         )
+    if about.get("pooling") != POOLING:
+        raise DataError(
+            f"{folder} was analysed by an earlier version, whose means are over other tokens. Analyse "
+            f"{about['model']} again: midalign analyze MODEL --output {folder}"
+        )
     numbers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
     apart = ~np.eye(len(texts), dtype=bool)
     headline = {}
@@ -224,16 +240,15 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
     return Analysis(about["model"], headline)
 
 
-def describe(
-    table: Any, model: str, digests: tuple[str, str | None], texts: Mapping[str, Sequence[str]]
-) -> Any:
-    """The table with what it was made of, for `read` and `check_output`; digests of base and adapter."""
+def describe(table: Any, model: str, digests: Digests, texts: Mapping[str, Sequence[str]]) -> Any:
+    """Return the table with what it was made of, for `read` and `check_output`."""
     about = {
         "model": model,
         "digests": digests,
         "languages": list(texts),
         "count": len(texts[PIVOT]),
         "sentences": digest(texts),
+        "pooling": POOLING,
     }
     return table.replace_schema_metadata({ABOUT: json.dumps(about)})
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIVOT = "en"
+POOLING = "mean without sink"
+"""In the names of cached states and of analyses: those of before left out the configuration's BOS."""
 FEWEST = 20
 """Sentences a language below which retrieval says little."""
 
@@ -101,7 +103,7 @@ class Store:
 
     folder: Path
     model: str
-    """Digests of base, tokenizer and adapter, and the dtype of the forward."""
+    """Digests of base, tokenizer and adapter, the dtype of the forward, and the pooling."""
     sentences: Mapping[str, Sequence[str]]
 
     def path(self, code: str) -> Path:
@@ -163,11 +165,11 @@ def embed(
     The adapter is one that `midalign.adapter.check` let pass. Raises AdapterError, BaseModelError, and
     EngineError where one of several devices fails.
     """
-    from midalign.device import has_bf16
+    from midalign.device import fast_dtype
 
     source = bases.resolve(base)
-    dtype = "bfloat16" if has_bf16() else "float32"
-    store = Store(folder, " ".join([*digests(source, adapter), dtype]), sentences)
+    dtype = fast_dtype()
+    store = Store(folder, " ".join([*digests(source, adapter), dtype, POOLING]), sentences)
     missing = store.missing()
     there = len(sentences) - len(missing)
     share(

@@ -55,7 +55,9 @@ def analyze(
     chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
-    digests = adapters.base_digest(bases.resolve(model)), adapters.digest(adapter) if adapter else None
+    source = bases.resolve(model)
+    of_adapter = adapters.digest(adapter) if adapter else None
+    digests = adapters.base_digest(source), of_adapter, adapters.tokenizer_digest(source)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name
     report.check_output(output, name, digests)

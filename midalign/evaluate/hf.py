@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from midalign import chat
 from midalign.adapter import WEIGHTS, check_kind
-from midalign.device import has_bf16
+from midalign.device import fast_dtype
 from midalign.errors import EngineError
 from midalign.evaluate import constrain, generation, tokenizers
 from midalign.evaluate.decode import continue_greedily
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def default_dtype() -> str:
     """`bfloat16` where the device multiplies it in hardware, else `float32`."""
-    return "bfloat16" if has_bf16() else "float32"
+    return fast_dtype()
 
 
 def _check_attached(model: Any, folder: Path) -> None:

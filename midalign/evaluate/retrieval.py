@@ -16,6 +16,9 @@ PIVOT = "en"
 SOURCES = ("massive", "mini")
 """Data sets with items that are parallel by id."""
 POOLING = "mean without BOS, centred, cosine, both directions"
+OTHER_POOLING = "mean without {}, centred, cosine, both directions"
+"""Where the tokenizer does not write the configuration's BOS and nothing else: records of before, which left
+nothing out there, are not compared with these."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,16 @@ def digest(pairs: Mapping[str, Pairs]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def pooling(tokenizer: Any, config: Any) -> str:
+    """Return how states are pooled with a tokenizer, in words; `config` is the text decoder's."""
+    from midalign.align.sentences import PROBE, added_tokens
+
+    before, after = added_tokens(tokenizer)
+    if (before, after) == (1, 0) and tokenizer(PROBE)["input_ids"][0] == config.bos_token_id:
+        return POOLING
+    return OTHER_POOLING.format("added tokens" if before else "the first token")
+
+
 def measure(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs], layer: int
 ) -> dict[str, float]:
@@ -97,12 +110,13 @@ def bits_per_character(
 ) -> dict[str, float]:
     """Bits per character of the candidates by language, and of all English ones."""
     from midalign.align.likelihood import bits_per_character
+    from midalign.align.sentences import sentence_ids
 
     switch(model, adapter)
     english = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
     result = {}
     for language, sentences in [(PIVOT, english), *((code, own.foreign) for code, own in pairs.items())]:
-        ids = tokenizer(list(sentences))["input_ids"]
+        ids = sentence_ids(tokenizer, sentences)
         pad = tokenizer.pad_token_id or 0
         result[language] = bits_per_character(model, ids, sum(map(len, sentences)), pad)
     return result
@@ -111,19 +125,21 @@ def bits_per_character(
 def pooled(
     model: Any, tokenizer: Any, sentences: Sequence[str], layers: Sequence[int], rows: int = 50
 ) -> Any:
-    """Means over the tokens but BOS after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
+    """Means over the tokens after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
 
-    A sentence longer than the model's context loses its end.
+    They leave out what the tokenizer adds, or where it writes nothing before a sentence its first token. A
+    sentence longer than the model's context loses its end.
     """
     import torch
 
     from midalign.align.rows import MULTIPLE
+    from midalign.align.sentences import sentence_ids, sink_tokens
     from midalign.align.trunk import pooled_sentences
 
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = room and room - room % MULTIPLE
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     texts = [sentences[i] for i in order]
-    ids = tokenizer(texts, truncation=room is not None, max_length=room)["input_ids"]
-    states = pooled_sentences(model, ids, layers, tokenizer.pad_token_id or 0, rows)
+    ids = sentence_ids(tokenizer, texts, room)
+    states = pooled_sentences(model, ids, layers, tokenizer.pad_token_id or 0, sink_tokens(tokenizer), rows)
     return states[:, torch.tensor(order).argsort()]

@@ -473,6 +473,7 @@ def _in_order(codes: set[str]) -> list[str]:
 
 def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[str, Any]:
     """All that decides what a model's tasks give, apart from the tasks themselves."""
+    pooling = retrieval.pooling(_tokenizer(base), adapters.base_config(base).get_text_config())
     return {
         "base": adapters.base_digest(base),
         "tokenizer": adapters.tokenizer_digest(base),
@@ -488,13 +489,14 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
         "packages": adapters.package_versions(),
         **_prompting(settings, base),
         **({"shots": "of other texts"} if settings.num_fewshot else {}),
+        **({"pooling": pooling} if pooling != retrieval.POOLING else {}),
     }
 
 
 def _dtype() -> str:
-    from midalign.device import has_bf16
+    from midalign.device import fast_dtype
 
-    return "bfloat16" if has_bf16() else "float32"
+    return fast_dtype()
 
 
 def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
@@ -699,7 +701,7 @@ def _measure_retrieval(
                 layer=layer,
                 candidates=min(len(chosen.ids) for chosen in pairs.values()),
                 candidates_digest=retrieval.digest(pairs),
-                pooling=retrieval.POOLING,
+                pooling=retrieval.pooling(tokenizer, model.config.get_text_config()),
                 accuracy=after,
                 base_accuracy=before[layer],
                 bits_per_character=base_bits

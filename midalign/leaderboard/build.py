@@ -10,7 +10,7 @@ from typing import Any
 
 from midalign.errors import MidalignError
 from midalign.leaderboard import plots
-from midalign.leaderboard.compare import DRAWS, LEVEL, compare, compare_by_comet, language_sets
+from midalign.leaderboard.compare import DRAWS, LEVEL, Model, compare, compare_by_comet, language_sets
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import resource_of, sections
 from midalign.leaderboard.tables import MARK, Part, page
@@ -72,7 +72,10 @@ def _section(part: Part) -> dict[str, Any]:
     return {
         "group": section.group,
         "headline": section.scorer.HEADLINE,
-        "base": entry.base.model_dump(exclude={"tokenizer"}),
+        "base": {
+            **entry.base.model_dump(exclude={"tokenizer"}),
+            **({"tokenizer": section.tokenizer} if section.tokenizer else {}),
+        },
         "sample": entry.sample.model_dump(),
         "decoding": entry.decoding,
         "sets": language_sets(section),
@@ -87,11 +90,19 @@ def _section(part: Part) -> dict[str, Any]:
             }
             for code in section.languages
         },
-        "models": [asdict(model) for model in part.models],
+        "models": [_model(model) for model in part.models],
         "differences": [asdict(difference) for difference in part.differences],
         "plot": part.plot,
         **({"comet": asdict(part.comet)} if part.comet else {}),
     }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    """Return a row's figures, without a training dtype that is not known: so boards of older records stay."""
+    figures = asdict(model)
+    if model.training_dtype is None:
+        del figures["training_dtype"]
+    return figures
 
 
 def _rounded(value: Any) -> Any:

@@ -65,6 +65,8 @@ class Model:
     seeds: list[int | None]
     engine: str
     dtype: str
+    training_dtype: str | None
+    """None where it is not known."""
     devices: list[str]
     records: list[str]
     means: dict[str, dict[str, Estimate]]
@@ -146,12 +148,22 @@ def _arms(section: Section) -> list[tuple[Row, Row]]:
 
 
 def baseline_of(section: Section, row: Row) -> Row | None:
-    """The baseline of the row's recipe, by the same engine and dtype if there is one."""
+    """Return the baseline of the row's recipe, if possible by the same engine and dtype.
+
+    A baseline that is known to be trained in another dtype is none.
+    """
     candidates = [
-        other for other in section.rows if other.arm == "baseline" and other.baseline == row.baseline
+        other
+        for other in section.rows
+        if other.arm == "baseline"
+        and other.baseline == row.baseline
+        and (other.training_dtype == row.training_dtype or None in (other.training_dtype, row.training_dtype))
     ]
-    alike = [other for other in candidates if other.engine == row.engine]
-    return next(iter(alike or candidates), None)
+    # A known dtype first, then the engine.
+    candidates.sort(
+        key=lambda other: (other.training_dtype != row.training_dtype, other.engine != row.engine)
+    )
+    return next(iter(candidates), None)
 
 
 def bootstrap(section: Section) -> dict[str, Scores]:
@@ -283,6 +295,7 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
         seeds=[run.record.seed for run in row.runs],
         engine=engine,
         dtype=dtype,
+        training_dtype=row.training_dtype,
         devices=sorted({run.record.engine.device for run in row.runs}),
         records=[run.file for run in row.runs],
         means=_means(section, mean, sets),

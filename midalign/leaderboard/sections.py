@@ -17,7 +17,7 @@ from midalign.metrics import Scorer, scorer
 
 @dataclass(frozen=True)
 class Row:
-    """The seeds of one recipe and arm, evaluated by one engine in one dtype."""
+    """The seeds of one recipe and arm, trained in one dtype and evaluated by one engine in one dtype."""
 
     label: str
     arm: str
@@ -35,10 +35,15 @@ class Row:
         """Engine and dtype."""
         return _engine(self.runs[0])
 
+    @property
+    def training_dtype(self) -> str | None:
+        """Dtype of the training, None where it is not known."""
+        return _training_dtype(self.runs[0])
+
 
 @dataclass(frozen=True)
 class Section:
-    """Runs on the same items, prompts and base, whose languages have the same roles."""
+    """Runs on the same items, prompts, base and tokenizer, whose languages have the same roles."""
 
     group: str
     supervised: tuple[str, ...]
@@ -50,6 +55,12 @@ class Section:
     def first(self) -> Run:
         """Any of its runs, for what they have in common."""
         return self.rows[0].runs[0]
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Digest of tokenizer, chat template and generation settings; None where no record says it."""
+        runs = (run for row in self.rows for run in row.runs)
+        return next(filter(None, (run.record.base.tokenizer for run in runs)), None)
 
     @property
     def regime(self) -> str:
@@ -120,8 +131,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     for run in runs:
         comparable[_conditions(run)].append(run)
     found = []
-    for conditions in sorted(comparable):
-        members = comparable[conditions]
+    groups = [(conditions[0], comparable[conditions]) for conditions in sorted(comparable)]
+    for group, members in [(group, one) for group, alike in groups for one in _by_tokenizer(alike)]:
         trained = defaultdict(list)
         for run in members:
             if run.record.arm != "base":
@@ -133,8 +144,23 @@ def sections(runs: Sequence[Run]) -> list[Section]:
             # A base was trained on no role: where none was scored under these, any one does.
             any_base = list({_engine(run): run for run in bases}.values())
             rows = _rows([*(own or any_base), *trained[roles]])
-            found.append(Section(conditions[0], supervised, aligned, rows))
+            found.append(Section(group, supervised, aligned, rows))
     return found
+
+
+def _by_tokenizer(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs by the tokenizer of their base, in the order of the digests.
+
+    Older records do not say it. They stay with the others where these have one tokenizer, and apart where
+    they have several.
+    """
+    known = {run.record.base.tokenizer for run in runs if run.record.base.tokenizer}
+    if len(known) < 2:
+        return [list(runs)]
+    by_digest = defaultdict(list)
+    for run in runs:
+        by_digest[run.record.base.tokenizer or ""].append(run)
+    return [by_digest[digest] for digest in sorted(by_digest)]
 
 
 def _conditions(run: Run) -> tuple[str, ...]:
@@ -196,6 +222,11 @@ def _engine(run: Run) -> tuple[str, str]:
     return run.record.engine.name, run.record.engine.dtype
 
 
+def _training_dtype(run: Run) -> str | None:
+    adapter = run.record.adapter
+    return adapter.manifest.dtype if adapter and adapter.manifest else None
+
+
 def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
     by_key = defaultdict(list)
     for run in runs:
@@ -230,6 +261,7 @@ class _Key(NamedTuple):
     digest: str
     """Of the recipe's arm, or of the adapter where no recipe is known."""
     engine: tuple[str, str]
+    training_dtype: str | None = None
 
 
 def _key(run: Run) -> _Key:
@@ -237,17 +269,22 @@ def _key(run: Run) -> _Key:
     if entry.arm == "base":
         return _Key("base", "", "", _engine(run))
     if entry.recipe:
-        return _Key(entry.arm, entry.recipe.name, entry.recipe.digest, _engine(run))
+        recipe = entry.recipe
+        return _Key(entry.arm, recipe.name, recipe.digest, _engine(run), _training_dtype(run))
     return _Key(entry.arm, entry.name, entry.adapter.digest if entry.adapter else "", _engine(run))
 
 
 def _label(key: _Key, keys: Sequence[_Key]) -> str:
-    """The shortest label that tells a row from the others: arm, then recipe, its digest, engine and dtype."""
+    """Return the shortest label that tells a row from the others: arm, then recipe, its digest, dtype of
+    training, engine and dtype."""
     rivals = [other for other in keys if other != key and other.arm == key.arm]
     parts = []
     if any(other.digest != key.digest for other in rivals):
         same_name = any(other.name == key.name and other.digest != key.digest for other in rivals)
         parts.append(f"{key.name} {key.digest[:7]}" if same_name else key.name)
-    if any(other.digest == key.digest for other in rivals):
+    alike = [other for other in rivals if other.digest == key.digest]
+    if any(other.training_dtype != key.training_dtype for other in alike):
+        parts.append(f"trained in {key.training_dtype or 'unknown dtype'}")
+    if any(other.engine != key.engine for other in alike):
         parts.append(" ".join(key.engine))
     return f"{key.arm} ({', '.join(parts)})" if parts else key.arm

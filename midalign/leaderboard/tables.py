@@ -328,7 +328,7 @@ def _section(part: Part) -> str:
     ]
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
-        blocks.append(f"No baseline of the same recipe here: {', '.join(lonely)}.")
+        blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
     if part.differences:
         blocks += ["### Differences from the baseline", _difference_table(part)]
     blocks.append(f"![{headline(part)} by language: {title(section)}]({part.plot})")
@@ -355,7 +355,8 @@ def _facts(part: Part) -> str:
     lines = []
     note = f" ({entry.base.note})" if entry.base.note else ""
     digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
-    lines.append(f"- Base: {entry.base.name}{note}{digest}")
+    tokenizer = f", tokenizer `{section.tokenizer[:12]}`" if section.tokenizer else ""
+    lines.append(f"- Base: {entry.base.name}{note}{digest}{tokenizer}")
     if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
         lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
     lines.append(f"- Items a language: {items_span(section)}; {sample_name(section)}")
@@ -381,6 +382,7 @@ def _facts(part: Part) -> str:
     recipes = sorted({model.recipe for model in part.models if model.recipe})
     if recipes:
         lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
+    lines += _training_dtypes(part.models)
     ways = {(one.candidates, one.pooling): None for model in part.models for one in model.retrieval}
     layers = ", ".join(map(str, retrieval_layers(part.models)))
     lines += [
@@ -388,6 +390,17 @@ def _facts(part: Part) -> str:
         for candidates, pooling in ways
     ]
     return "\n".join(lines)
+
+
+def _training_dtypes(models: Sequence[Model]) -> list[str]:
+    """Return the line on dtypes of training, with the rows of each if there are several; none if unknown."""
+    labels: dict[str, list[str]] = {}
+    for model in models:
+        if model.training_dtype:
+            labels.setdefault(model.training_dtype, []).append(model.label)
+    if len(labels) < 2:
+        return [f"- Trained in {dtype}" for dtype in labels]
+    return ["- Trained in " + "; ".join(f"{dtype}: {', '.join(rows)}" for dtype, rows in labels.items())]
 
 
 def _signature_lines(section: Section) -> list[str]:

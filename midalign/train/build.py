@@ -39,6 +39,8 @@ RECIPE_KEYS = {
     "lr_scheduler_type": "scheduler",
     "warmup_steps": "warmup",
     "gradient_checkpointing": "recompute",
+    "bf16": "dtype",
+    "fp16": "dtype",
     "seed": "seeds",
     "data_seed": "seeds",
     "save_steps": "save_every",
@@ -71,7 +73,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
 
     from midalign.align.packing import can_pack
     from midalign.align.rows import WIDTH
-    from midalign.device import device, has_bf16, keep_freed_memory
+    from midalign.device import device, keep_freed_memory, training_dtype
     from midalign.train.distributed import rank, world
     from midalign.train.schedule import schedule
     from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
@@ -86,7 +88,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.scheduler,
         "warmup_steps": round(recipe.warmup * len(plan)),
-        "bf16": has_bf16(),
+        "bf16": training_dtype(recipe.dtype) == "bfloat16",
         "use_cpu": device() == "cpu",
         "seed": seed,
         "save_steps": recipe.save_every,
@@ -270,10 +272,12 @@ def check_bos(name: str, base: Any, tokenizer: Any) -> None:
     Tokenizers lose it in conversions; Gemma 3 270M then takes 1.95 bits for a character of English, not 0.99.
     """
     from midalign.align.likelihood import bits_per_character
+    from midalign.align.sentences import added_tokens
 
     bos = base.config.get_text_config().bos_token_id
     ids = tokenizer(ENGLISH)["input_ids"]
-    if not isinstance(bos, int) or ids[0] == bos:
+    before, _ = added_tokens(tokenizer)
+    if not isinstance(bos, int) or before:
         return
     without, with_bos = (
         bits_per_character(base, [begin + ids], len(ENGLISH), tokenizer.pad_token_id) for begin in ([], [bos])

@@ -47,6 +47,7 @@ def text(manifest: Manifest, records: Sequence[record.Record]) -> str:
         f"| arm, seed | {manifest.arm}, {manifest.seed} |",
         f"| supervised languages | {', '.join(manifest.supervised)} |",
         f"| aligned languages | {', '.join(manifest.aligned) if manifest.layer is not None else 'none'} |",
+        *([f"| dtype of training | {manifest.dtype} |"] if manifest.dtype else []),
         f"| updates, tokens | {manifest.updates:,}, {manifest.tokens:,} |",
         f"| last losses | {', '.join(f'{name} {loss:.2f}' for name, loss in manifest.training.items())} |",
         f"| recipe | {manifest.recipe.name}, digest `{manifest.recipe.digest[:12]}` |",

@@ -46,7 +46,7 @@ def pair_retrieval(
     sides = []
     for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
         ids = [tokens.sentence(sentence) for sentence in side]
-        sides.append(pooled_sentences(model, ids, layers, tokens.tokenizer.pad_token_id))
+        sides.append(pooled_sentences(model, ids, layers, tokens.tokenizer.pad_token_id, tokens.sink))
     return [accuracy(foreign, english) for foreign, english in zip(*sides, strict=True)]
 
 

@@ -161,6 +161,8 @@ class Recipe(Section):
     """Compute activations again in backward: less memory for a third more time."""
     load_in_4bit: bool = False
     """The base's linear layers in 4 bits (bitsandbytes)."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of matrix products; `auto`: bfloat16 where the hardware has it. Other dtypes train other weights."""
     packing: bool = True
     """Several samples a row where the base allows it; what they all begin with once."""
     save_every: PositiveInt

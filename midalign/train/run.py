@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
@@ -21,6 +21,7 @@ from midalign.train import card
 from midalign.train.recipe import Recipe
 
 if TYPE_CHECKING:
+    from midalign.device import Dtype
     from midalign.train.build import Arm
     from midalign.train.stream import TaskSamples
 
@@ -191,9 +192,9 @@ def _train_arm(
 
     work = _work(folder)
     with PartialState().main_process_first():
-        _claim(work, recipe, arm)
+        dtype = _claim(work, recipe, arm)
         checkpoint = last_intact_checkpoint(work)
-    ready = build(recipe, arm, seed, work, samples)
+    ready = build(recipe.model_copy(update={"dtype": dtype}), arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
     # The other processes measure too, since all must do the same, and write nothing.
     written = Log(work / LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
@@ -215,6 +216,7 @@ def _train_arm(
         base=recipe.base_name,
         base_digest=adapter.base_digest(bases.resolve(recipe.base)),
         tokenizer_digest=adapter.tokenizer_digest(bases.resolve(recipe.base)),
+        dtype=dtype,
         task=recipe.task,
         supervised=recipe.supervised,
         aligned=recipe.aligned,
@@ -266,11 +268,16 @@ def memory_named(recipe: Recipe) -> Iterator[None]:
         ) from None
 
 
-def _claim(work: Path, recipe: Recipe, arm: str) -> None:
-    """Mark an arm's checkpoint folder with the recipe and the content of its base and tokenizer.
+def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
+    """Mark an arm's checkpoint folder with the recipe, its dtype and the content of its base and tokenizer.
 
     Empty a folder of other ones that has no checkpoint yet. Raises RecipeError for one that has.
+
+    Returns:
+        The dtype to train in: that in which the run was begun, also where this machine is faster in another.
     """
+    from midalign.device import fast_dtype
+
     mark = work / "recipe.json"
     base = bases.resolve(recipe.base)
     decides = {
@@ -280,8 +287,9 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> None:
     }
     settings = recipe.model_dump(mode="json")
     begun = json.loads(mark.read_text("utf-8")) if mark.is_file() else {}
+    dtype = fast_dtype() if recipe.dtype == "auto" else recipe.dtype
     if {key: begun.get(key) for key in decides} == decides:
-        return
+        return cast("Dtype", begun.get("dtype") or dtype)
     if any(work.glob("checkpoint-*")):
         before = begun.get("recipe", {})
         changed = [key for key, value in settings.items() if before.get(key) != value]
@@ -294,8 +302,9 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps({**decides, "recipe": settings}, indent=1), "utf-8")
+    partial.write_text(json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1), "utf-8")
     os.replace(partial, mark)
+    return dtype
 
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from midalign import chat, harness
 from midalign.align.head import IGNORED
-from midalign.align.rows import common_prefix, lay_out
+from midalign.align.rows import common_prefix, lay_out, word_mask
+from midalign.align.sentences import added_tokens, sink_tokens
 from midalign.data import pairs
 from midalign.errors import RecipeError, TaskError, nearest
 from midalign.languages import counterpart
@@ -59,10 +60,20 @@ class Tokens:
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
+    @cached_property
+    def added(self) -> tuple[int, int]:
+        """Numbers of tokens that the tokenizer writes before and after a sentence by itself."""
+        return added_tokens(self.tokenizer)
+
+    @cached_property
+    def sink(self) -> int:
+        """Number of tokens at a sentence's beginning that its mean leaves out."""
+        return sink_tokens(self.tokenizer)
+
     def sentence(self, text: str) -> list[int]:
-        """Ids of a plain sentence, with the special tokens that the tokenizer adds by itself."""
+        """Ids of a plain sentence with what the tokenizer writes before it, without what it adds after."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids[: self.max_tokens]
+        return ids[: min(len(ids) - self.added[1], self.max_tokens)]
 
     def sample(self, prompt: str, target: str) -> Sample:
         """Prompt ids as lm-eval tokenizes them; the target continues them, then end of sequence."""
@@ -429,15 +440,17 @@ class Stream(Dataset[dict[str, Any]]):
     def contrastive(
         self, drawn: Sequence[Pair], weight: float, rank: int = 0, world: int = 1
     ) -> dict[str, Any]:
-        """Rows of this process's foreign sentences, then their other sides; and of all processes' pairs
-        `same` (pairs, pairs), which of them say the same, and `languages` (pairs,), in the recipe's order."""
+        """Rows of this process's foreign sentences, then their other sides, with `words` (rows, width), which
+        tokens means are taken over; and of all processes' pairs `same` (pairs, pairs), which of them say the
+        same, and `languages` (pairs,), in the recipe's order."""
         sides = [[self.task.tokens.sentence(pair.sides[side]) for pair in drawn] for side in (0, 1)]
         own = [ids for side in sides for ids in _share(side, rank, world)]
-        bos = self.task.tokens.tokenizer.bos_token_id
-        shared = int(all(ids[0] == bos and len(ids) > 1 for ids in own))
+        before, _ = self.task.tokens.added
+        shared = before if all(len(ids) > before for ids in own) else 0
+        rows = lay_out([own], [shared], self.pad, self.width)
         same = [[not {*one.sides}.isdisjoint(other.sides) for other in drawn] for one in drawn]
         return {
-            "rows": vars(lay_out([own], [shared], self.pad, self.width)),
+            "rows": {**vars(rows), "words": word_mask(rows, self.task.tokens.sink)},
             "same": torch.tensor(same),
             "languages": torch.tensor([pair.language for pair in drawn]),
             "weight": weight,

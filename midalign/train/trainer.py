@@ -24,7 +24,7 @@ from midalign.align.objective import token_deviation
 from midalign.align.packing import attention_windows, model_inputs
 from midalign.align.pooling import last_of_own, mean_of_own
 from midalign.align.rows import MULTIPLE, PADDING
-from midalign.align.trunk import states_at_each, without_bos
+from midalign.align.trunk import states_at_each
 from midalign.train.alignment import Alignment
 from midalign.train.distributed import gathered, sum_in_place, world
 from midalign.train.recipe import Align
@@ -167,7 +167,7 @@ class AlignmentTrainer(Trainer):
         assert self.align is not None
         states = states_at_each(model, self.inputs_of(rows), self.layers)
         owner, real = rows["owner"], rows["owner"] != PADDING
-        words = without_bos(model, rows["input_ids"], real)
+        words = rows["words"]
         kept = real if self.align.include_bos else words
         if self.align.pooling == "last":
             pooled = [last_of_own(state, owner, sentences) for state in states]

@@ -17,7 +17,7 @@ import torch
 from midalign import bases
 from midalign.align.trunk import depth
 from midalign.analyze import pairs, states
-from midalign.device import devices, has_bf16
+from midalign.device import devices, fast_dtype
 from midalign.evaluate import live, retrieval
 
 SEPARATE = 8
@@ -28,7 +28,7 @@ def main(base: str, languages: int, sentences: int) -> None:
     """Measure and print."""
     every = states.parallel("ntrex", None, sentences)
     texts = dict(list(every.items())[:languages])
-    dtype = "bfloat16" if has_bf16() else "float32"
+    dtype = fast_dtype()
     model, tokenizer = live.load(bases.resolve(base), {}, dtype)
     layers = range(depth(model) + 1)
     count = len(texts) * (len(texts) - 1) // 2

@@ -118,7 +118,7 @@ def reference(recipe: Recipe, way: Way) -> Iterator[None]:
 
     def pooled(sentences: list[str]) -> Any:
         ids = [arm.tokens.sentence(sentence) for sentence in sentences]
-        shared = int(way.packed and all(one[0] == model.config.bos_token_id for one in ids))
+        shared = arm.tokens.added[0] if way.packed else 0
         rows = vars(lay_out([ids], [shared], pad, WIDTH if way.packed else None))
         states = states_at(model, model_inputs(rows, windows, torch.bfloat16), layer)
         return states, mean_of_own(states, rows["owner"], rows["owner"] != PADDING, len(ids)).bfloat16()

@@ -112,7 +112,7 @@ def measure_base(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int = 0) -
     layers = range(1, model.config.num_hidden_layers + 1)
 
     def pooled(rows: list[list[int]]) -> torch.Tensor:
-        return pooled_sentences(model, rows, layers, int(model.config.pad_token_id))
+        return pooled_sentences(model, rows, layers, int(model.config.pad_token_id), sink=1)
 
     english = pooled([tokenizer.encode(text).ids for text in mini_utterances("en", "dev")])
     figures = []

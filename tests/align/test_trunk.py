@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Qwen3Config
 
-from midalign.align.trunk import decoder_blocks, layer_index, pooled_states, states_at, states_at_each
+from midalign.align.trunk import decoder_blocks, layer_index, pooled_sentences, states_at, states_at_each
 
 SIZES = {
     "vocab_size": 60,
@@ -81,8 +81,10 @@ def test_recomputation_gives_the_same_gradients(model, inputs):
 
 def test_pooling_leaves_out_padding_and_bos(model, batch, inputs):
     ids, mask = batch
-    pooled = pooled_states(model, ids, mask, 2)
-    states = states_at(model, inputs, 2)
+    sentences = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
+    (pooled,) = pooled_sentences(model, sentences, [2], 0, sink=1)
+    with torch.no_grad():
+        states = states_at(model, inputs, 2)
     torch.testing.assert_close(pooled[0], states[0, 1:].mean(0))
     torch.testing.assert_close(pooled[1], states[1, 1:6].mean(0))
 

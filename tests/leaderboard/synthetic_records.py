@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from midalign import record
-from midalign.adapter import RecipeRef
+from midalign.adapter import Manifest, RecipeRef
 from midalign.metrics.slot import COLUMNS, METRICS
 
 ROLES = {"supervised": ["en", "es"], "aligned": ["de", "sw"], "unseen": ["fr"]}
@@ -74,6 +74,8 @@ def write(
     comet: Mapping[str, np.ndarray] | None = None,
     comet_model: str = "comet",
     repeated: Mapping[str, Sequence[int]] | None = None,
+    training_dtype: str | None = None,
+    tokenizer: str | None = None,
 ) -> Path:
     """Write a record into `folder` and return its path; `comet` are scores in millionths by language."""
     tasks, items = {}, {}
@@ -122,6 +124,25 @@ def write(
         digest=sha(recipe_digest or recipe or ""),
         baseline=sha(recipe_baseline) if recipe_baseline else None,
     )
+    manifest = Manifest(
+        name=name,
+        arm=arm,
+        seed=seed or 0,
+        recipe=reference,
+        base=base,
+        base_digest=sha(base),
+        task=group,
+        supervised=roles["supervised"],
+        aligned=roles["aligned"],
+        layer=layer,
+        pairs=None,
+        updates=1,
+        tokens=1,
+        seconds=1.0,
+        packages={},
+        training={},
+        dtype=training_dtype,
+    )
     entry = record.Record(
         schema_version=schema_version,
         name=name,
@@ -129,8 +150,10 @@ def write(
         arm=arm,
         seed=seed,
         recipe=reference if trained and recipe else None,
-        base=record.Base(name=base, digest=sha(base)),
-        adapter=record.Adapter(name=name, digest=sha(name), manifest=None) if trained else None,
+        base=record.Base(name=base, digest=sha(base), tokenizer=sha(tokenizer) if tokenizer else None),
+        adapter=record.Adapter(name=name, digest=sha(name), manifest=manifest if training_dtype else None)
+        if trained
+        else None,
         roles=record.Roles(**roles),
         engine=record.Engine(name=engine, dtype=dtype, device=device),
         decoding=dict(decoding or {}),

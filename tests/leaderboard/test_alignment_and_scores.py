@@ -26,20 +26,28 @@ def test_correlations_are_of_the_very_model_and_of_each_group_alone(tmp_path):
     other = scores(de=1, hi=2, sw=9, fr=5)
     write(tmp_path / "other", "one", "aligned", other, group="midalign_slot", seed=1)
     runs = load(tmp_path)
-    found = report.correlations(ALIGNED, report.of_model(runs, sha("mini"), sha("one")))
+    found = report.correlations(ALIGNED, report.of_model(runs, sha("mini"), sha("one"), "t"))
     assert {one.group: one.languages for one in found} == {"midalign_mini_slot": 4, "midalign_slot": 4}
     expected = {
         "midalign_mini_slot": np.corrcoef([0.8, 0.3, 0.5, 0.1], [15, 6, 9, 2])[0, 1],
         "midalign_slot": np.corrcoef([0.8, 0.3, 0.5, 0.1], [1, 9, 5, 2])[0, 1],
     }
     assert {one.group: one.pearson for one in found} == pytest.approx(expected)
-    (base,) = report.of_model(runs, sha("mini"), None)
+    (base,) = report.of_model(runs, sha("mini"), None, "t")
     assert base.record.name == "plain"
     with pytest.raises(RecordError, match="vary over fewer than 4"):
         report.correlations({"de": 0.1, "es": 0.2, "sw": 0.3, "fr": 0.2}, [base])
-    for digests in ((sha("mini"), sha("three")), (sha("gemma"), None)):
+    for digests in ((sha("mini"), sha("three"), "t"), (sha("gemma"), None, "t")):
         with pytest.raises(RecordError, match="No record of this very model"):
             report.of_model(runs, *digests)
+
+
+def test_scores_of_another_tokenizer_are_not_the_models(tmp_path):
+    write(tmp_path, "one", "base", scores(de=15, sw=6), tokenizer="a")
+    runs = load(tmp_path)
+    assert report.of_model(runs, sha("mini"), None, sha("a")) == runs
+    with pytest.raises(RecordError, match="No record of this very model"):
+        report.of_model(runs, sha("mini"), None, sha("b"))
 
 
 def test_a_direction_with_english_counts_for_its_other_language(tmp_path):

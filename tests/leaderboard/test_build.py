@@ -139,7 +139,10 @@ def test_different_engines_in_a_section_are_marked(tmp_path):
 def test_an_arm_without_baseline_is_named(tmp_path):
     write(tmp_path / "r", "a", "aligned", shares(ALIGNED), seed=1)
     build(tmp_path / "r", tmp_path)
-    assert "No baseline of the same recipe here: aligned." in (tmp_path / "README.md").read_text()
+    assert (
+        "No baseline of the same recipe and training dtype here: aligned."
+        in (tmp_path / "README.md").read_text()
+    )
 
 
 def test_outputs_made_elsewhere_have_a_board_too(tmp_path):

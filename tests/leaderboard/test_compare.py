@@ -1,5 +1,6 @@
 """Figures and intervals against hand computation, a bootstrap in plain Python, and simulation."""
 
+import json
 import random
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from synthetic_records import counts, share, simulated, write
 
 from midalign.leaderboard import compare as compare_module
+from midalign.leaderboard.build import build
 from midalign.leaderboard.compare import DRAWS, bootstrap, compare
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
@@ -252,6 +254,30 @@ def test_another_engines_baseline_is_marked(tmp_path):
     write(tmp_path, "a", "aligned", shares(ALIGNED), seed=1, engine="vllm", dtype="bfloat16")
     _, (difference,) = compare(only_section(tmp_path))
     assert not difference.same_engine
+
+
+def test_an_arm_is_not_held_against_a_baseline_of_another_training_dtype(tmp_path):
+    write(tmp_path, "b1", "baseline", shares(BASELINE), seed=1, training_dtype="bfloat16")
+    write(tmp_path, "b2", "baseline", shares({**BASELINE, "de": 30}), seed=2, training_dtype="float32")
+    for seed, dtype in ((1, "float32"), (2, "float32")):
+        own = shares({**BASELINE, "de": 60})
+        write(tmp_path, f"a{seed}", "aligned", own, seed=seed, training_dtype=dtype)
+    models, (difference,) = compare(only_section(tmp_path))
+    assert (difference.baseline, difference.seeds) == ("baseline (trained in float32)", [2])
+    assert difference.means[HEADLINE]["aligned"].value == pytest.approx(0.15)
+    assert {model.label: model.training_dtype for model in models}["aligned"] == "float32"
+
+
+def test_the_only_baseline_has_another_training_dtype(tmp_path):
+    write(tmp_path, "b1", "baseline", shares(BASELINE), seed=1, training_dtype="bfloat16")
+    write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, training_dtype="float32")
+    assert compare(only_section(tmp_path))[1] == []
+    build(tmp_path, tmp_path / "board")
+    page = (tmp_path / "board" / "README.md").read_text()
+    assert "- Trained in bfloat16: baseline; float32: aligned" in page
+    assert "No baseline of the same recipe and training dtype here: aligned." in page
+    models = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["sections"][0]["models"]
+    assert [model["training_dtype"] for model in models] == ["bfloat16", "float32"]
 
 
 def test_retrieval_before_and_after(tmp_path):

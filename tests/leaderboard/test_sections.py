@@ -140,6 +140,36 @@ def test_engines_and_dtypes_are_rows_of_their_own(tmp_path):
     assert labels(section) == ["baseline (hf float32)", "baseline (vllm bfloat16)"]
 
 
+def test_seeds_trained_in_other_dtypes_are_not_averaged(tmp_path):
+    """What `dtype: auto` gives on machines with and without bf16, beside a record of before."""
+    for seed, dtype in ((1, "bfloat16"), (2, "bfloat16"), (3, "float32"), (4, None)):
+        write(tmp_path, f"b{seed}", "baseline", SCORES, seed=seed, training_dtype=dtype)
+    (section,) = sections(load(tmp_path))
+    assert [(row.label, [run.record.seed for run in row.runs]) for row in section.rows] == [
+        ("baseline (trained in bfloat16)", [1, 2]),
+        ("baseline (trained in float32)", [3]),
+        ("baseline (trained in unknown dtype)", [4]),
+    ]
+
+
+def test_bases_with_other_tokenizers_share_no_table(tmp_path):
+    """Chat templates show in the prompts' digests, token ids and the ends of answers do not."""
+    write(tmp_path, "before", "baseline", SCORES, seed=1)
+    write(tmp_path, "a", "baseline", SCORES, seed=2, tokenizer="a")
+    (section,) = sections(load(tmp_path))
+    assert section.tokenizer == sha("a")
+    assert [run.record.seed for run in section.rows[0].runs] == [1, 2]
+    write(tmp_path, "b", "baseline", SCORES, seed=3, tokenizer="b")
+    write(tmp_path, "b2", "baseline", SCORES, seed=4, tokenizer="b")
+    found = {section.tokenizer: section for section in sections(load(tmp_path))}
+    seeds = {key: [run.record.seed for run in one.rows[0].runs] for key, one in found.items()}
+    assert seeds == {None: [1], sha("a"): [2], sha("b"): [3, 4]}
+    build(tmp_path, tmp_path / "board")
+    page = (tmp_path / "board" / "README.md").read_text()
+    assert [page.count(f", tokenizer `{sha(name)[:12]}`") for name in "ab"] == [1, 1]
+    assert len(list((tmp_path / "board" / "plots").iterdir())) == 3
+
+
 def test_the_base_stands_with_every_recipe_on_it(tmp_path):
     other = {"supervised": ["en"], "aligned": ["de"], "unseen": ["es", "fr", "sw"]}
     write(tmp_path, "base", "base", SCORES)

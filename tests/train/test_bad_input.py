@@ -58,6 +58,7 @@ def test_fields_of_lora_and_training_arguments():
     for changes, message in (
         ("arguments={max_grad_nrm: 0.5}", "Did you mean max_grad_norm"),
         ("arguments={max_steps: 5}", "Set the recipe's key updates"),
+        ("arguments={bf16: false}", "Set the recipe's key dtype"),
         ("arguments={gradient_accumulation_steps: 4}", "Set the recipe's key max_batch_tokens"),
         ("arguments={dataloader_drop_last: true}", "arguments.dataloader_drop_last is not allowed"),
         ("arguments={max_grad_norm: much}", r"arguments.max_grad_norm: .*found 'much'"),
@@ -71,6 +72,16 @@ def test_training_arguments_have_the_types_of_their_fields(tmp_path):
     assert recipe.arguments["adam_epsilon"] == "1e-6"  # as YAML reads it
     trained = build.build(recipe, "baseline", 1, tmp_path).trainer.args
     assert (trained.adam_epsilon, trained.max_grad_norm) == (1e-6, 2.0)
+
+
+@pytest.mark.parametrize(("dtype", "has_bf16"), [("auto", True), ("auto", False), ("float32", True)])
+def test_a_recipe_fixes_the_dtype_and_auto_takes_the_machines(tmp_path, monkeypatch, dtype, has_bf16):
+    monkeypatch.setattr("midalign.device.has_bf16", lambda: has_bf16)
+    arm = build.build(recipes.load("mini", [f"dtype={dtype}"]), "baseline", 1, tmp_path)
+    in_half = dtype == "auto" and has_bf16
+    assert arm.trainer.args.bf16 == in_half
+    linear = {m.weight.dtype for n, m in arm.trainer.model.named_modules() if n.endswith("base_layer")}
+    assert linear == {torch.bfloat16 if in_half else torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +179,7 @@ def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
     class Lost:
         pad_token_id = 0
 
-        def __call__(self, text):
+        def __call__(self, text, add_special_tokens=True):
             return {"input_ids": mini[1](text)["input_ids"][1:]}
 
     with pytest.raises(

@@ -163,3 +163,35 @@ def test_pairs_files_decide_by_what_they_hold(tmp_path):
     load("a", "eins\tONE\n")
     with pytest.raises(RecipeError, match=r"other settings \(other files of align\.pairs\)"):
         run._claim(tmp_path / "work", first, "aligned")
+
+
+def test_a_run_resumes_in_the_dtype_in_which_it_was_begun(tmp_path, monkeypatch):
+    """Under dtype=auto on a machine with bf16, then on one without."""
+    work, recipe = tmp_path / "work", recipes.load("mini")
+    monkeypatch.setattr("midalign.device.has_bf16", lambda: True)
+    assert run._claim(work, recipe, "aligned") == "bfloat16"
+    (work / "checkpoint-1").mkdir()
+    monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
+    assert run._claim(work, recipe, "aligned") == "bfloat16"
+    assert run._claim(tmp_path / "other", recipe, "aligned") == "float32"
+    fixed = recipes.load("mini", ["dtype=bfloat16"])
+    assert run._claim(tmp_path / "fixed", fixed, "aligned") == "bfloat16"
+    with pytest.raises(RecipeError, match=r"begun with other settings \(dtype\)"):
+        run._claim(work, fixed, "aligned")
+    before = json.loads((work / "recipe.json").read_text())
+    del before["dtype"]  # as earlier versions wrote it
+    (work / "recipe.json").write_text(json.dumps(before))
+    assert run._claim(work, recipe, "aligned") == "float32"
+
+
+@pytest.mark.slow
+def test_a_run_resumed_on_another_machine_ends_in_the_weights_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("midalign.device.has_bf16", lambda: True)
+    settings, _ = interrupted(tmp_path / "run", at=2)
+    whole = settings.model_copy(update={"output": tmp_path / "whole"})
+    (expected,) = run.train(whole, lambda _: None, ["aligned"])
+    monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
+    (resumed,) = run.train(settings, lambda _: None, ["aligned"])
+    assert adapter.digest(resumed) == adapter.digest(expected)
+    assert adapter.read_manifest(resumed).dtype == "bfloat16"
+    assert "| dtype of training | bfloat16 |" in (resumed / "README.md").read_text()

@@ -40,6 +40,7 @@ def test_overrides_reach_into_sections_and_win_over_recipe_and_preset():
         ("updates", "expected key=value"),
         ("name.first=1", "name has no keys below it"),
         ("updates=0", "greater than 0"),
+        ("dtype=float16", "dtype: Input should be 'auto', 'bfloat16' or 'float32'"),
     ],
 )
 def test_mistakes(override, message):
@@ -71,11 +72,12 @@ def test_digest_is_of_what_decides_the_weights():
     plain = recipe.load("mini").digest("aligned")
     for same in ("output=elsewhere", "evaluate=false", "seeds=[9]", "evaluation.limit=3", "save_every=7"):
         assert recipe.load("mini", [same]).digest("aligned") == plain
-    for same in ("align.pairs_a_language=null", "align.multiway=false"):
+    for same in ("align.pairs_a_language=null", "align.multiway=false", "dtype=auto"):
         assert recipe.load("mini", [same]).digest("aligned") == plain
-    decide = ("updates=3", "align.layer=2", "align.pairs_a_language=9", "align.multiway=true")
-    for other in (*decide, "task=midalign_slot"):
-        assert recipe.load("mini", [other]).digest("aligned") != plain
+    decide = ["updates=3", "align.layer=2", "align.pairs_a_language=9", "align.multiway=true"]
+    decide += ["task=midalign_slot", "dtype=float32", "dtype=bfloat16"]
+    digests = {recipe.load("mini", [other]).digest("aligned") for other in decide}
+    assert len(digests | {plain}) == len(decide) + 1
 
 
 def test_digest_is_of_one_arm():
