@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +17,11 @@ ROWS = 50
 def bits_per_character(
     model: nn.Module, sentences: Sequence[Sequence[int]], characters: int, pad: int
 ) -> float:
-    """Bits that the tokens after the first take, over the characters of the sentences.
+    """Return the bits that the tokens after the first take per character.
 
     Args:
         sentences: token ids, with what the tokenizer puts before them.
-        characters: of all sentences together.
+        characters: of all sentences together, those of the predicted tokens: `predicted_text` counts them.
     """
     device = next(model.parameters()).device
     nats, head = 0.0, frozen_head(model)
@@ -34,4 +35,18 @@ def bits_per_character(
         with torch.no_grad():
             losses = label_losses(model, inputs, labels.to(device), head)
         nats += float(losses.double().sum())
-    return nats / math.log(2) / characters
+    return nats / math.log(2) / max(characters, 1)
+
+
+def predicted_text(tokenizer: Any, sentence: str, limit: int | None) -> tuple[list[int], int]:
+    """Return a sentence's first `limit` token ids, and the characters of all but the first of these.
+
+    The first token is not predicted: the BOS, which has no characters, or without a BOS a part of the text.
+    """
+    if not tokenizer.is_fast:  # it does not say where its tokens stand
+        ids = tokenizer(sentence)["input_ids"][:limit]
+        return ids, len(tokenizer.decode(ids[1:], skip_special_tokens=True))
+    encoded = tokenizer(sentence, return_offsets_mapping=True)
+    ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+    last = len(sentence) if limit is None or len(ids) <= limit else max(ends[:limit])
+    return ids[:limit], last - ends[0]
