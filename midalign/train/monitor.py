@@ -344,7 +344,7 @@ class Log:
     """JSON lines, one an update and one a measurement; what a resumed run does again is dropped first."""
 
     def __init__(self, path: Path, resumed_at: int) -> None:
-        """Go on at `path` after the update `resumed_at`. 0 begins anew, with what is measured before training."""
+        """Go on at `path` after the update `resumed_at`; 0 begins anew."""
         self.path = path
         kept = [entry for entry in _entries(path) if 0 < resumed_at >= entry["update"]]
         partial = path.with_suffix(".partial")

@@ -2,10 +2,12 @@
 
 import errno
 import json
+import math
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -415,6 +417,21 @@ def test_one_layer_is_measured_and_named(tokenizer, tmp_path):
     }
     assert any(first != last for first, last in by_layer.values())
     assert {code: figures["retrieval", code] for code in by_layer} == {c: v[0] for c, v in by_layer.items()}
+
+
+def test_bits_per_character_are_of_the_text_that_is_not_cut(tokenizer, tmp_path):
+    monitor = watch(tokenizer, tmp_path)
+    monitor.arm = replace(monitor.arm, tokens=Tokens(tokenizer, 6))
+    model = monitor.arm.trainer.model.eval()
+    nats = characters = 0.0
+    for pair in monitor.held_out["de"]:
+        ids = tokenizer(pair.foreign)["input_ids"][:6]
+        batch = torch.tensor([ids])
+        with torch.no_grad():
+            nats += float(model(input_ids=batch, labels=batch).loss) * (len(ids) - 1)
+        characters += len(tokenizer.decode(ids, skip_special_tokens=True))
+    figures = {(figure.measure, figure.language): figure.value for figure in monitor.figures()}
+    assert figures["bits_per_character", "de"] == pytest.approx(nats / math.log(2) / characters, rel=1e-4)
 
 
 def test_an_arm_without_alignment_is_watched_at_the_recipes_layer(tmp_path, monkeypatch):
