@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_trainer import trainer_of
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from midalign import bases, metrics, record
@@ -52,14 +52,32 @@ def train(output, *changes):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """Baseline and aligned adapter of a run that nobody watches."""
-    return train(tmp_path_factory.mktemp("plain"))
+def tiny(tmp_path_factory, tokenizer):
+    """The recipe key of a base that trains in moments."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return f"base={folder}"
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("watched"), WATCH)
+def plain(tmp_path_factory, tiny):
+    """Baseline and aligned adapter of a run that nobody watches."""
+    return train(tmp_path_factory.mktemp("plain"), tiny)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, tiny):
+    return train(tmp_path_factory.mktemp("watched"), tiny, WATCH)
 
 
 def lines(folder):
@@ -116,9 +134,9 @@ run.train(settings, lambda _: None, ["aligned"])
 
 
 @pytest.mark.slow
-def test_a_watched_run_killed_at_three_places_ends_as_one_left_alone(plain, watched, tmp_path):
+def test_a_watched_run_killed_at_three_places_ends_as_one_left_alone(plain, watched, tiny, tmp_path):
     """Killed before the first checkpoint, between checkpoints, and after the last update."""
-    arguments = [*SMALL, f"output={tmp_path}", WATCH]
+    arguments = [*SMALL, f"output={tmp_path}", tiny, WATCH]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False
     )
@@ -154,9 +172,10 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
 
 
 @pytest.mark.slow
-def test_what_is_published_and_said_of_it_are_of_the_best_update(tmp_path, monkeypatch):
+def test_what_is_published_and_said_of_it_are_of_the_best_update(tiny, tmp_path, monkeypatch):
     """An arm that ended early, and whose publishing failed, is neither trained on nor described otherwise."""
     changes = [
+        tiny,
         "updates=9",
         "save_every=1",
         "arms={aligned: {alternate: update}}",
