@@ -104,11 +104,13 @@ class Manifest(BaseModel):
     """Number of blocks below the aligned state; None without alignment."""
     pairs: str | None
     updates: int
+    """Updates of the task, or of alignment alone, until these weights: all, or those until the best one."""
     tokens: int
+    """Seen in training until these weights."""
     seconds: float
     packages: dict[str, str]
     training: dict[str, float]
-    """Last losses by name."""
+    """Last losses by name until these weights; empty where they are those of the beginning."""
     overlap: list[Overlap] | None = None
     """What of the recipe's evaluation stands in the training text, by its leave; None where nobody looked."""
     parents: list[Parent] | None = None

@@ -159,11 +159,9 @@ def family_languages(family: str) -> set[str]:
 
 
 def load(names: Sequence[str]) -> dict[str, Any]:
-    """lm-eval's task objects by name, without the 14,000 files of its own index."""
-    from lm_eval.tasks import TaskManager
-
+    """Return lm-eval's task objects by name, without the 14,000 files of its own index."""
     leaves = expand(names)
-    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False)
+    manager = _manager()
     logger = logging.getLogger("lm_eval.api.task")
     logger.addFilter(_worth_reading)
     try:
@@ -174,6 +172,14 @@ def load(names: Sequence[str]) -> dict[str, Any]:
     finally:
         logger.removeFilter(_worth_reading)
     return {name: tasks[name] for name in leaves}
+
+
+@cache
+def _manager() -> Any:
+    """Return lm-eval's index of our task files, which takes two seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(tasks_dir()), include_defaults=False)
 
 
 @cache

@@ -539,6 +539,8 @@ def search(
     method: Method = "cat",
     rank: int | None = None,
     density: float | None = None,
+    apply_chat_template: bool = False,
+    system_instruction: str | None = None,
 ) -> list[Candidate]:
     """Merge by each of some weights and score on the validation split, the best first.
 
@@ -561,6 +563,8 @@ def search(
                 merge(sources, one, folders[-1], method=method, rank=rank, density=density)
     source = bases.resolve(base)
     scored = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
+    if apply_chat_template or system_instruction is not None:
+        scored += [apply_chat_template, system_instruction]
     settings = run.Settings(
         base=base,
         tasks=tuple(tasks),
@@ -569,6 +573,8 @@ def search(
         adapters_only=True,
         split="validation",
         limit=limit,
+        apply_chat_template=apply_chat_template,
+        system_instruction=system_instruction,
     )
     scores = [_score(verified(path)) for path in run.evaluate(settings, report)]
     found = [Candidate(*one) for one in zip(tried, folders, scores, strict=True)]

@@ -113,6 +113,32 @@ def test_a_tie_is_not_found():
     assert float(found["mexa"]) == pytest.approx(1 / 3)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(3, 12), st.integers(0, 2**32 - 1))
+def test_all_translations_of_a_repeated_sentence_are_right(rows, seed):
+    """Retrievals are those among distinct sentences, where any translation may be the nearest."""
+    random = np.random.default_rng(seed)
+    states = random.normal(size=(2, rows, 5))
+    numbers = random.integers(0, max(rows // 2, 2), size=(2, rows))
+    texts = [[f"sentence {number}" for number in side] for side in numbers]
+    right = set(zip(*texts, strict=True))
+    x, y = (side[own] for side, own in zip(states, numbers, strict=True))
+    x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y))
+    cosines = x @ y.T
+    alike = np.array([[(one, other) in right for other in texts[1]] for one in texts[0]])
+    found = [
+        (np.where(alike, cosines, -2).max(side) > np.where(alike, -2, cosines).max(side) + 1e-12)
+        for side in (1, 0)
+    ]
+    wrong = cosines[~alike]
+    matrices = pairs.of_layer(torch.tensor(np.stack([x, y])), texts)
+    assert matrices["accuracy"][0, 1] == pytest.approx(found[0].mean())
+    assert matrices["accuracy"][1, 0] == pytest.approx(found[1].mean())
+    assert matrices["mexa"][0, 1] == pytest.approx((found[0] & found[1]).mean())
+    assert matrices["pair_cosine"][0, 1] == pytest.approx(np.diagonal(cosines).mean())
+    assert matrices["other_cosine"][0, 1] == pytest.approx(wrong.mean() if len(wrong) else 0, abs=1e-6)
+
+
 def test_all_pairs_have_both_directions_however_many_fit_in_memory(monkeypatch):
     torch.manual_seed(0)
     given = torch.randn(5, 7, 4) + torch.randn(1, 7, 4)

@@ -23,7 +23,8 @@ from transformers import (
 
 from midalign import adapter, bases
 from midalign.errors import AdapterError
-from midalign.merge import Weights, _score, into_base, merge
+from midalign.evaluate import run as evaluation
+from midalign.merge import Weights, _score, into_base, merge, search
 
 SIZES = {
     "vocab_size": 60,
@@ -439,11 +440,38 @@ def test_the_command_merges_and_refuses(tmp_path):
         ((one, two, "--output", "x", "--into-base"), "--base MODEL"),
         ((one, "--output", "x"), "two adapters or more"),
         ((one, two, "--output", "x", "--limit", "3"), "--limit is for --search"),
+        ((one, two, "--output", "x", "--system-instruction", "Be brief."), "are for --search"),
     ):
         done = midalign(*words, check=False)
         assert done.returncode
         assert message in " ".join(done.stderr.replace("│", " ").split())
         assert "Traceback" not in done.stderr
+
+
+def test_a_search_asks_as_the_adapters_were_trained(tmp_path, monkeypatch):
+    asked = []
+
+    def evaluated(settings, _):
+        asked.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluated)
+    sources = [saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two")]
+    prompts = {"apply_chat_template": True, "system_instruction": "Be brief."}
+    for chosen in ({}, prompts):
+        with pytest.raises(KeyboardInterrupt):
+            search(
+                sources,
+                [Weights((1.0, 0.5))],
+                tmp_path / "search",
+                base="mini",
+                tasks=["midalign_mini_slot_en"],
+                limit=4,
+                report=lambda _: None,
+                **chosen,
+            )
+    assert {key: vars(asked[1])[key] for key in prompts} == prompts
+    assert asked[0].output != asked[1].output
 
 
 @pytest.mark.slow

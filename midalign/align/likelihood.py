@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from midalign.align.head import IGNORED, frozen_head, label_losses
 from midalign.align.packing import model_inputs
 from midalign.align.rows import lay_out
+from midalign.align.sentences import added_tokens
 
 ROWS = 50
 
@@ -16,11 +18,11 @@ ROWS = 50
 def bits_per_character(
     model: nn.Module, sentences: Sequence[Sequence[int]], characters: int, pad: int
 ) -> float:
-    """Bits that the tokens after the first take, over the characters of the sentences.
+    """Return the bits that the tokens after the first take per character.
 
     Args:
         sentences: token ids, with what the tokenizer puts before them.
-        characters: of all sentences together.
+        characters: of all sentences together, those of the predicted tokens: `predicted_texts` counts them.
     """
     device = next(model.parameters()).device
     nats, head = 0.0, frozen_head(model)
@@ -34,4 +36,33 @@ def bits_per_character(
         with torch.no_grad():
             losses = label_losses(model, inputs, labels.to(device), head)
         nats += float(losses.double().sum())
-    return nats / math.log(2) / characters
+    return nats / math.log(2) / max(characters, 1)
+
+
+def predicted_texts(
+    tokenizer: Any, sentences: Sequence[str], limit: int | None
+) -> tuple[list[list[int]], int]:
+    """Return sentences' first `limit` token ids, and the characters of all but the first token of each.
+
+    The first token is not predicted: the BOS, which has no characters, or without a BOS a part of the text.
+    What the tokenizer adds after a sentence is left out.
+    """
+    _, after = added_tokens(tokenizer)
+    rows, characters = [], 0
+    for sentence in sentences:
+        ids, count = _predicted_text(tokenizer, sentence, after, limit)
+        rows.append(ids)
+        characters += count
+    return rows, characters
+
+
+def _predicted_text(tokenizer: Any, sentence: str, after: int, limit: int | None) -> tuple[list[int], int]:
+    if not tokenizer.is_fast:  # it does not say where its tokens stand
+        ids = tokenizer(sentence)["input_ids"]
+        ids = ids[: len(ids) - after][:limit]
+        return ids, len(tokenizer.decode(ids[1:], skip_special_tokens=True))
+    encoded = tokenizer(sentence, return_offsets_mapping=True)
+    kept = slice(len(encoded["input_ids"]) - after)
+    ids, ends = encoded["input_ids"][kept], [end for _, end in encoded["offset_mapping"][kept]]
+    last = len(sentence) if limit is None or len(ids) <= limit else max(ends[:limit])
+    return ids[:limit], last - ends[0]

@@ -1,5 +1,7 @@
 """How well the sentences of two languages find each other, by their pooled states."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -21,16 +23,49 @@ SYMMETRIC = ("pair_cosine", "other_cosine", "centred_pair_cosine", "centred_othe
 """Measures that have no direction."""
 
 
-def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
+Repeated = Mapping[str, Sequence[int]]
+"""Sentences of a language that stand in several rows, with these rows."""
+
+
+def repeated(sentences: Sequence[str]) -> Repeated:
+    """Return the rows of every sentence that stands in more than one."""
+    rows: dict[str, list[int]] = {}
+    for row, sentence in enumerate(sentences):
+        rows.setdefault(sentence, []).append(row)
+    return {sentence: places for sentence, places in rows.items() if len(places) > 1}
+
+
+def further_translations(
+    foreign: Sequence[str], other: Sequence[str], again: Repeated, other_again: Repeated
+) -> list[tuple[int, int]]:
+    """Return (i, j), i != j, where `foreign[i]` and `other[j]` translate each other in some row.
+
+    Args:
+        foreign, other: sentences, parallel by row.
+        again, other_again: `repeated` of each.
+    """
+    rows = {row for places in (*again.values(), *other_again.values()) for row in places}
+    right = {
+        (row, place)
+        for row in rows
+        for alike in again.get(foreign[row], [row])
+        for place in other_again.get(other[alike], [alike])
+    }
+    return sorted((row, place) for row, place in right if row != place)
+
+
+def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> dict[str, Tensor]:
     """Of one language against several.
 
     Args:
         foreign: (sentences, hidden) pooled states, any float dtype; computed in fp64: where sentences share
             most of their states, cosines lie so near 1 that fp32 orders them by its rounding.
         others: (languages, sentences, hidden), row i of each parallel to row i of `foreign`.
+        further: (3, k) language, row i and row j of translations besides those of equal rows, where sentences
+            are repeated: `further_translations`.
 
     Returns:
-        By name (languages,) fp64. A retrieval is the share of sentences whose own translation scores higher
+        By name (languages,) fp64. A retrieval is the share of sentences of which a translation scores higher
         than every other candidate, a tie counting as not found; `_back` is from the other language to this.
 
         accuracy: by cosine. margin: by its ratio to the mean cosine of both sides' nearest neighbours
@@ -43,11 +78,14 @@ def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
     plain = _cosines(*sides)
     centred = _cosines(centre(sides[0]), sides[1] - sides[1].mean(1, keepdim=True))
     margin, csls = _neighbours(plain)
+    if further is None:
+        further = torch.empty(3, 0, dtype=torch.long)
+    further = further.to(plain.device)
     found = {
-        "accuracy": _found(plain),
-        "margin": _found(torch.div(plain, margin, out=margin)),
-        "csls": _found(torch.sub(plain, csls, out=csls)),
-        "centred": _found(centred),
+        "accuracy": _found(plain, further),
+        "margin": _found(torch.div(plain, margin, out=margin), further),
+        "csls": _found(torch.sub(plain, csls, out=csls), further),
+        "centred": _found(centred, further),
     }
     result = {"mexa": (found["accuracy"][0] & found["accuracy"][1]).double().mean(1)}
     for name, sides_found in found.items():
@@ -57,7 +95,9 @@ def measures(foreign: Tensor, others: Tensor) -> dict[str, Tensor]:
         count = pairs.shape[1]
         result[f"{prefix}pair_cosine"] = pairs.mean(1)
         rest = cosines.sum((1, 2)) - pairs.sum(1)
-        result[f"{prefix}other_cosine"] = rest / max(count * (count - 1), 1)
+        rest = rest.index_add(0, further[0], cosines[tuple(further)], alpha=-1)
+        number = count * (count - 1) - further[0].bincount(minlength=len(rest))
+        result[f"{prefix}other_cosine"] = rest / number.clamp(min=1)
     return result
 
 
@@ -80,11 +120,21 @@ def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
     return both(MARGIN_NEIGHBOURS), both(CSLS_NEIGHBOURS)
 
 
-def _found(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(languages, sentences) bool: whose own score is above all others' of its row, and of its column."""
+def _found(scores: Tensor, further: Tensor) -> tuple[Tensor, Tensor]:
+    """(languages, sentences) bool: whose best translation is above all others of its row, of its column."""
     diagonal = scores.diagonal(dim1=1, dim2=2)
-    own = diagonal.clone()
-    diagonal.fill_(-torch.inf)  # in place, and put back: a masked copy takes as long as the rest
-    found = own > scores.amax(2) + TIE, own > scores.amax(1) + TIE
+    own, more = diagonal.clone(), scores[tuple(further)]
+    best = [_raised(own, further[0], further[side], more) for side in (1, 2)]
+    # In place, and put back: a masked copy takes as long as the rest.
+    diagonal.fill_(-torch.inf)
+    scores[tuple(further)] = -torch.inf
+    found = best[0] > scores.amax(2) + TIE, best[1] > scores.amax(1) + TIE
     diagonal.copy_(own)
+    scores[tuple(further)] = more
     return found
+
+
+def _raised(scores: Tensor, languages: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Return (languages, sentences) scores, or where higher those that others have at their places."""
+    places = languages * scores.shape[1] + rows
+    return scores.flatten().scatter_reduce(0, places, others, "amax").view_as(scores)

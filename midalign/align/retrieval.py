@@ -1,5 +1,7 @@
 """Does a sentence find its translation among the candidates?"""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -7,11 +9,21 @@ from torch import Tensor
 from midalign.align.objective import centre
 
 
-def accuracy(foreign: Tensor, english: Tensor, *, centred: bool = True) -> float:
-    """Share of sentences whose nearest candidate by cosine is their translation, mean of both directions.
+def translations(pairs: Sequence[tuple[str, str]]) -> Tensor:
+    """Return (pairs, pairs) bool: whether foreign sentence i and English sentence j are one of the pairs.
+
+    Several pairs may share a sentence. All its translations are right then, not only that of the same row.
+    """
+    known = set(pairs)
+    return torch.tensor([[(foreign, english) in known for _, english in pairs] for foreign, _ in pairs])
+
+
+def accuracy(foreign: Tensor, english: Tensor, right: Tensor | None = None, *, centred: bool = True) -> float:
+    """Share of sentences whose nearest candidate by cosine is a translation, mean of both directions.
 
     Args:
         foreign, english: (pairs, hidden) pooled states, row i parallel to row i.
+        right: (pairs, pairs) bool, as `translations` gives it; None where no two pairs share a sentence.
         centred: subtract each side's mean first, which removes what marks the language.
 
     Returns:
@@ -20,7 +32,9 @@ def accuracy(foreign: Tensor, english: Tensor, *, centred: bool = True) -> float
     sides = (foreign.float(), english.float())
     rows, columns = (F.normalize(centre(side) if centred else side, dim=-1) for side in sides)
     similarity = rows @ columns.T
-    own = similarity.diagonal()
-    others = similarity.masked_fill(torch.eye(len(own), dtype=torch.bool, device=own.device), -torch.inf)
-    found = torch.cat([own > others.amax(1), own > others.amax(0)])
+    own = torch.eye(len(rows), dtype=torch.bool) if right is None else right
+    own = own.to(similarity.device)
+    best = similarity.masked_fill(~own, -torch.inf)
+    others = similarity.masked_fill(own, -torch.inf)
+    found = torch.cat([best.amax(side) > others.amax(side) for side in (1, 0)])
     return float(found.float().mean())

@@ -10,7 +10,7 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.align.measures import RETRIEVALS, SYMMETRIC, measures
+from midalign.align.measures import RETRIEVALS, SYMMETRIC, further_translations, measures, repeated
 from midalign.analyze.devices import Report, share
 from midalign.analyze.states import Store
 from midalign.errors import DataError
@@ -49,7 +49,7 @@ def by_layer(
     Raises EngineError where one of several devices fails.
     """
     names = "".join(str(store.path(code).name) for code in store.sentences)
-    key = hashlib.sha256(f"fp64 {names}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"fp64, all translations {names}".encode()).hexdigest()[:16]
     paths = {layer: folder / f"layer-{layer}-{key}.npz" for layer in layers}
     missing = [(layer, path) for layer, path in paths.items() if not path.is_file()]
     there = len(layers) - len(missing)
@@ -73,19 +73,37 @@ def _compare(store: Store, layers: Sequence[tuple[int, Path]]) -> Iterator[None]
     keep_freed_memory()
     place = "cpu" if device() == "mps" else device()  # Apple's GPUs have no fp64
     for layer, path in layers:
-        _write(path, of_layer(store.layer(layer).to(place)))
+        _write(path, of_layer(store.layer(layer).to(place), list(store.sentences.values())))
         yield
 
 
-def of_layer(states: "Tensor") -> Matrices:
-    """Measures of (languages, sentences, hidden) states."""
+def of_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
+    """Return the measures of (languages, sentences, hidden) states.
+
+    `texts` are the sentences by language: all translations of one that is repeated are right. Without them no
+    sentence is.
+    """
+    import torch
+
     count, sentences = states.shape[:2]
+    again = [repeated(lines) for lines in texts]
+
+    def further(one: int, others: range) -> "Tensor":
+        places = [
+            (place, *rows)
+            for place, other in enumerate(others if texts else ())
+            for rows in further_translations(texts[one], texts[other], again[one], again[other])
+        ]
+        return torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
+
     found = {name: np.full((count, count), np.nan, np.float32) for name in MEASURES}
     at_once = max(1, ROOM // sentences**2)
     for one in range(count - 1):
         for start in range(one + 1, count, at_once):
             others = slice(start, min(start + at_once, count))
-            own = {name: value.cpu().numpy() for name, value in measures(states[one], states[others]).items()}
+            right = further(one, range(others.start, others.stop))
+            measured = measures(states[one], states[others], right)
+            own = {name: value.cpu().numpy() for name, value in measured.items()}
             for name, matrix in found.items():
                 matrix[one, others] = own[name]
                 matrix[others, one] = own[name if name in SYMMETRIC else f"{name}_back"]

@@ -36,6 +36,12 @@ def merge(
         str | None, typer.Option(metavar="TASKS", help="Choose among --weights by these tasks' dev split.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items a task in --search.")] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="As the adapters were trained, for --search.")
+    ] = False,
+    system_instruction: Annotated[
+        str | None, typer.Option(help="As the adapters were trained, for --search.")
+    ] = None,
     base: Annotated[str, typer.Option(help="The adapters' base, for --search and --into-base.")] = "",
     into_base: Annotated[
         bool, typer.Option("--into-base", help="Write the base with the sum in its weights, no adapter.")
@@ -54,6 +60,8 @@ def merge(
         raise typer.BadParameter("--search and --into-base load the base: --base MODEL")
     if limit and not search:
         raise typer.BadParameter("--limit is for --search")
+    if (apply_chat_template or system_instruction) and not search:
+        raise typer.BadParameter("--apply-chat-template and --system-instruction are for --search")
     merging.refuse_existing(output)
     blocks = tuple(_blocks(text, len(adapters)) for text in in_blocks or ())
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
@@ -83,6 +91,8 @@ def merge(
             method=method,
             rank=rank,
             density=density,
+            apply_chat_template=apply_chat_template,
+            system_instruction=system_instruction,
         )
         for one in ranking:
             print(f"{100 * one.score:6.2f}  {one.weights}")

@@ -167,12 +167,11 @@ def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
         "--output": str(recipe.output / "results"),
         "--limit": evaluation.limit,
         "--note": evaluation.note,
-        "--system-instruction": recipe.system_instruction,
     }
     command = [sys.executable, "-m", "midalign", "eval"]
     command += [str(word) for option in options.items() if option[1] is not None for word in option]
     command += [word for adapter in adapters for word in ("--adapter", str(adapter))]
-    command += ["--apply-chat-template"] if recipe.chat_template else []
+    command += recipe.prompt_options
     command += [] if evaluation.base else ["--adapters-only"]
     process = subprocess.Popen(command)
     try:

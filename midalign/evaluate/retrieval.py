@@ -109,17 +109,23 @@ def bits_per_character(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs]
 ) -> dict[str, float]:
     """Bits per character of the candidates by language, and of all English ones."""
-    from midalign.align.likelihood import bits_per_character
-    from midalign.align.sentences import sentence_ids
+    from midalign.align.likelihood import bits_per_character, predicted_texts
 
     switch(model, adapter)
     english = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
     result = {}
     for language, sentences in [(PIVOT, english), *((code, own.foreign) for code, own in pairs.items())]:
-        ids = sentence_ids(tokenizer, sentences)
-        pad = tokenizer.pad_token_id or 0
-        result[language] = bits_per_character(model, ids, sum(map(len, sentences)), pad)
+        ids, characters = predicted_texts(tokenizer, sentences, _room(model))
+        result[language] = bits_per_character(model, ids, characters, tokenizer.pad_token_id or 0)
     return result
+
+
+def _room(model: Any) -> int | None:
+    """Most tokens of a sentence, whose row is padded to a multiple; None if the context has no end."""
+    from midalign.align.rows import MULTIPLE
+
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context and context - context % MULTIPLE
 
 
 def pooled(
@@ -132,12 +138,10 @@ def pooled(
     """
     import torch
 
-    from midalign.align.rows import MULTIPLE
     from midalign.align.sentences import sentence_ids, sink_tokens
     from midalign.align.trunk import pooled_sentences
 
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = room and room - room % MULTIPLE
+    room = _room(model)
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     texts = [sentences[i] for i in order]
     ids = sentence_ids(tokenizer, texts, room)

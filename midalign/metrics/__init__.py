@@ -42,6 +42,15 @@ def higher_is_better(scored: Scorer, metric: str) -> bool | None:
     return None if metric in NEUTRAL else metric not in scored.LOWER_IS_BETTER
 
 
+def directions() -> dict[str, bool | None]:
+    """Return `higher_is_better` of every metric of every family."""
+    return {
+        metric: higher_is_better(scored, metric)
+        for scored in map(scorer, FAMILIES)
+        for metric in scored.METRICS
+    }
+
+
 def item_value(scored: Scorer, metric: str, counts: Sequence[int]) -> float:
     """Return one item's value of a metric.
 

@@ -13,7 +13,11 @@ MOMENTUM = 0.9
 
 
 class Alignment(nn.Module):
-    """From pooled states to a loss; `log_temperature` learns, the running means of languages follow."""
+    """From pooled states to a loss; `log_temperature` learns, the running means of languages follow.
+
+    In eval mode the means stay as they are. A language without one is centred by its side's
+    mean in the batch.
+    """
 
     means: Tensor
     """(layers, languages and English, hidden), fp32."""
@@ -63,12 +67,16 @@ class Alignment(nn.Module):
         pivot = len(self.seen) - 1
         of_sentence = torch.cat([languages, torch.full_like(languages, pivot)])
         states = torch.cat([foreign, english])
-        for language in of_sentence.unique().tolist() if self.training else ():
+        means = self.means.clone()
+        for language in of_sentence.unique().tolist():
             own = states.detach()[of_sentence == language].mean(0)
             # Begun from the side's mean: a first sentence minus itself would be zero, which has no direction.
             side = english if language == pivot else foreign
-            before = self.means[:, language] if self.seen[language] else side.detach().mean(0)
-            self.means[:, language] = MOMENTUM * before + (1 - MOMENTUM) * own
-            self.seen[language] = True
-        centred = states - self.means[:, of_sentence].transpose(0, 1)
+            before = means[:, language] if self.seen[language] else side.detach().mean(0)
+            means[:, language] = MOMENTUM * before + (1 - MOMENTUM) * own if self.training else before
+            if self.training:
+                self.seen[language] = True
+        if self.training:
+            self.means.copy_(means)
+        centred = states - means[:, of_sentence].transpose(0, 1)
         return centred[: len(foreign)], centred[len(foreign) :]

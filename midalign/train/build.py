@@ -58,9 +58,15 @@ class Arm:
     recipe: Recipe
     align: Align | None
     layers: list[int]
+    """Numbers of blocks below the aligned states, in the recipe's order."""
     tokens: "Tokens"
     stream: "Stream"
     trainer: "AlignmentTrainer"
+
+    @property
+    def layer(self) -> int:
+        """The layer that monitor, manifest and records measure retrieval after."""
+        return self.layers[0]
 
 
 def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples | None" = None) -> Arm:
@@ -116,7 +122,9 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     check_causal(recipe.base, base)
     tokens = Tokens(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
-    layers = _layers(recipe, align, base, tokens)
+    # An arm without alignment is watched where the aligned ones are.
+    watched = recipe.align if recipe.monitor is not None and recipe.aligned else None
+    layers = _layers(recipe, align or watched, base, tokens)
     packed = recipe.packing and can_pack(base)
     if recipe.packing and not packed:
         log.warning("%s does not allow several samples a row; they are padded", type(base).__name__)

@@ -21,7 +21,6 @@ class ReportUpdates(TrainerCallback):
         self, trainer: "AlignmentTrainer", arm: str, seed: int, report: Report, log: "Log | None"
     ) -> None:
         self.trainer, self.arm, self.seed, self.report, self.log = trainer, arm, seed, report, log
-        self.last_losses: dict[str, float] = {}
         self.began, self.tokens = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -39,7 +38,6 @@ class ReportUpdates(TrainerCallback):
                 f"{losses[wrong[0]]}. Its batch: {batch}. The last checkpoint before it is kept: "
                 f"look at that batch, or lower learning_rate"
             )
-        self.last_losses |= losses  # an update of pairs alone has no task loss
         speed = (state.num_input_tokens_seen - self.tokens) / max(time.monotonic() - self.began, 1e-9)
         if self.log is not None:
             self.log.write({"update": update, "losses": losses, "tokens": state.num_input_tokens_seen})

@@ -34,6 +34,7 @@ def text(manifest: Manifest, records: Sequence[record.Record]) -> str:
         if manifest.layer is not None
         else "without alignment"
     )
+    losses = ", ".join(f"{name} {loss:.2f}" for name, loss in manifest.training.items())
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -49,7 +50,7 @@ def text(manifest: Manifest, records: Sequence[record.Record]) -> str:
         f"| aligned languages | {', '.join(manifest.aligned) if manifest.layer is not None else 'none'} |",
         *([f"| dtype of training | {manifest.dtype} |"] if manifest.dtype else []),
         f"| updates, tokens | {manifest.updates:,}, {manifest.tokens:,} |",
-        f"| last losses | {', '.join(f'{name} {loss:.2f}' for name, loss in manifest.training.items())} |",
+        f"| last losses | {losses or 'none'} |",
         f"| recipe | {manifest.recipe.name}, digest `{manifest.recipe.digest[:12]}` |",
         f"| base, sha256 | `{manifest.base_digest[:12]}` |",
         "",

@@ -42,12 +42,13 @@ class Monitor(Section):
     every: PositiveInt
     """Updates between two measurements."""
     samples: PositiveInt = 50
-    """Of the task, and held-out pairs, a language."""
+    """Validation documents per language that the task's loss is measured on."""
     generate: PositiveInt | None = None
     """Items a language that the model also answers, with the task's own metrics."""
     stop_on: str | None = None
     """The measure that an arm ends by, the same in all arms, such as `task_loss/supervised` or
-    `slot_f1/aligned`. The adapter is the one that was best by it."""
+    `slot_f1/aligned`. The adapter is the one that was best by it: the lowest loss or share of faults, the
+    highest score."""
     patience: PositiveInt = 3
     """Measurements without a better one before the end."""
 
@@ -66,7 +67,8 @@ class Align(Section):
     that English sentence in several languages."""
     layer: Layer | list[Layer]
     """`middle`, a number of blocks, a share of them below 1, or `auto`: where the base finds the most
-    translations among held-out pairs of the aligned languages. Several are aligned at once."""
+    translations among held-out pairs of the aligned languages. Several are aligned at once. Monitor,
+    manifest and records measure retrieval after the first of them."""
     layer_weights: list[float] | None = None
     """Of several layers; without them all count alike."""
     objective: Literal["info_nce", "cosine", "squared"] = "info_nce"
@@ -197,11 +199,18 @@ class Recipe(Section):
                 raise ValueError("token preservation compares with the base under an adapter: lora is null")
             if align is not None and align.multiway and len(self.aligned) < 2:
                 raise ValueError("multiway pairs aligned languages with each other: aligned needs two")
-        if self.aligned and not self.align.held_out:
-            auto = "auto" in (self.align.layer if isinstance(self.align.layer, list) else [self.align.layer])
-            if auto or self.monitor is not None:
+        for align in [self.align, *filter(None, map(self.align_of, self.arms))] if self.aligned else []:
+            auto = "auto" in (align.layer if isinstance(align.layer, list) else [align.layer])
+            if not align.held_out and (auto or self.monitor is not None):
                 what = "align.layer: auto" if auto else "monitor"
                 raise ValueError(f"{what} measures pairs that are kept from training: align.held_out=100")
+        if self.monitor is not None and self.monitor.generate is not None:
+            if harness.is_stock(self.task):
+                raise ValueError(
+                    "monitor.generate scores midalign's tasks: set it to null for a task of lm-eval"
+                )
+            if self.lora is None:
+                raise ValueError("monitor.generate scores adapters of the base: set it to null, lora is null")
         if harness.is_stock(self.task) and self.evaluate:
             raise ValueError(
                 "midalign eval scores midalign's tasks: set evaluate=false, and score with "
@@ -210,6 +219,15 @@ class Recipe(Section):
         if self.load_in_4bit and self.lora is None:
             raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self
+
+    @property
+    def prompt_options(self) -> list[str]:
+        """Options of `midalign eval` for the prompts that the recipe trains on."""
+        system = self.system_instruction
+        return [
+            *(["--apply-chat-template"] if self.chat_template else []),
+            *([] if system is None else ["--system-instruction", system]),
+        ]
 
     def align_of(self, arm: str) -> Align | None:
         """The alignment settings of an arm, None where it trains the task alone."""
@@ -242,8 +260,9 @@ class Recipe(Section):
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
             decides["align"]["pairs"] = pairs.identity(align.pairs, self.aligned)
-        elif stops:  # by what is measured on pairs that are held out, perhaps
-            decides["held_out"] = pairs.identity(self.align.pairs, self.aligned), self.align.held_out
+        elif stops:  # by what is measured on pairs that are held out, perhaps, and after that layer
+            held_out = pairs.identity(self.align.pairs, self.aligned), self.align.held_out
+            decides["held_out"] = *held_out, self.align.layer
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

@@ -199,15 +199,19 @@ def _train_arm(
     # The other processes measure too, since all must do the same, and write nothing.
     written = Log(work / LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
     trainer.accelerator.wait_for_everyone()
-    reporter = ReportUpdates(trainer, arm, seed, report, written)
-    trainer.add_callback(reporter)
+    trainer.add_callback(ReportUpdates(trainer, arm, seed, report, written))
     trainer.add_callback(SealCheckpoints(trainer, work))
-    if recipe.monitor is not None:
-        trainer.add_callback(Monitor(ready, work, written))
+    monitor = Monitor(ready, work, written) if recipe.monitor is not None else None
+    if monitor is not None:
+        trainer.add_callback(monitor)
     start = time.monotonic()
-    with full_disks_named(work), memory_named(recipe):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    ended_early = trainer.state.global_step < len(ready.stream.plan)
+    if monitor is None or not monitor.ended:  # else it ended before it could be published
+        with full_disks_named(work), memory_named(recipe):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    best = monitor.best if monitor is not None else None
+    published = best[0] if best is not None else trainer.state.global_step
+    losses, tokens = Log.training(work / LOG, published)
     manifest = adapter.Manifest(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
@@ -220,18 +224,30 @@ def _train_arm(
         task=recipe.task,
         supervised=recipe.supervised,
         aligned=recipe.aligned,
-        layer=ready.layers[0] if align else None,
+        layer=ready.layer if align else None,
         pairs=align.pairs if align else None,
-        updates=trainer.state.global_step if ended_early else recipe.updates,
-        tokens=trainer.state.num_input_tokens_seen,
+        updates=_updates(ready, published),
+        tokens=tokens,
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),
-        training=reporter.last_losses,
+        training=losses,
         overlap=[one.figures() for one in found],
     )
     with full_disks_named(work):
         _publish(ready, manifest, work, folder)
     return ready.stream.task
+
+
+def _updates(ready: "Arm", published: int) -> int:
+    """Return how many of the recipe's updates the weights have seen: all, or those until the best one.
+
+    Updates of alignment alone, which come on top of the task's, do not count.
+    """
+    plan = ready.stream.plan
+    if published == len(plan):
+        return ready.recipe.updates
+    kind = "task" if ready.align is None or ready.align.task else "pairs"
+    return sum(any(step.kind == kind for step in steps) for steps in plan[:published])
 
 
 @contextmanager

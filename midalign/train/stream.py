@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -227,12 +227,16 @@ class TaskSamples:
         return self.tokens.sample(prompt, delimiter + target)
 
     def validation(self, language: str, count: int) -> list[Sample]:
-        """A language's first validation documents, none where its tasks have no such split."""
+        """Return a language's first validation documents, of its tasks in turn, such as of two treebanks.
+
+        Return none where no task has such a split.
+        """
         code = task_code(self.recipe.task, language)
         every = harness.expand([harness.stock_task(self.recipe.task, language)])
         names = [name for name in every if code in harness.task_languages(name)]
         tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
-        found = ((task, document) for task in tasks for document in task.validation_docs())
+        documents = zip_longest(*(task.validation_docs() for task in tasks))
+        found = (pair for turn in documents for pair in zip(tasks, turn, strict=True) if pair[1] is not None)
         return [self.render(task, document) for task, document in islice(found, count)]
 
     @property

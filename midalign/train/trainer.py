@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -255,22 +256,31 @@ class AlignmentTrainer(Trainer):
         return float(loss)
 
     def gradients_of(self, update: Mapping[str, Any]) -> list[Tensor | None]:
-        """Of each trained parameter from some of an update; the parameters keep none of it."""
+        """Return each trained parameter's gradient from parts of an update, summed over all processes.
+
+        Training goes on as if this had not been called: gradients, noted losses and the running means of
+        languages are as before.
+        """
         noted = {name: list(values) for name, values in self.losses.items()}
+        remembered = deepcopy(self.alignment.state_dict()) if self.alignment is not None else {}
         for loss in self.losses_of(self.model, self._prepare_inputs(dict(update))):
             self.accelerator.backward(loss)
+        if not self.sharded:
+            self.add_up_gradients()
         parameters = self.trained_parameters()
         gradients = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
         for parameter in parameters:
             parameter.grad = None
+        if self.alignment is not None:
+            self.alignment.load_state_dict(remembered)
         self.losses.clear()
         self.losses.update(noted)
         return gradients
 
-    def log_measures(self, measures: Mapping[str, float]) -> None:
-        """Hand measures to where the recipe reports to (comet_ml, tensorboard, wandb)."""
+    def log_measures(self, measures: Mapping[str, float | None]) -> None:
+        """Hand measures that have a value to where the recipe reports to (comet_ml, tensorboard, wandb)."""
         if self.args.report_to:
-            self.log(dict(measures))
+            self.log({name: value for name, value in measures.items() if value is not None})
 
     def note(self, name: str, total: Tensor, count: float = 1) -> None:
         """Keep a sum of losses and their number until `take_losses`."""

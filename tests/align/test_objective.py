@@ -16,7 +16,7 @@ from midalign.align.objective import (
     token_deviation,
 )
 from midalign.align.pooling import mean_pool
-from midalign.align.retrieval import accuracy
+from midalign.align.retrieval import accuracy, translations
 
 
 def by_hand(anchors, candidates, temperature):
@@ -163,3 +163,23 @@ def test_retrieval_against_brute_force():
 def test_a_tie_is_not_found():
     same = torch.ones(4, 3)
     assert accuracy(same, same, centred=False) == 0.0
+
+
+def test_any_of_several_translations_is_a_hit():
+    """One English sentence has three translations, and one foreign sentence has two."""
+    torch.manual_seed(0)
+    texts = [("a", "X"), ("b", "X"), ("c", "X"), ("d", "Y"), ("a", "Y"), ("e", "Z")]
+    states = {text: torch.randn(6) for text in "abcdeXYZ"}
+    foreign, english = (torch.stack([states[pair[side]] for pair in texts]) for side in (0, 1))
+    hits = []
+    for pair in texts:
+        for side in (0, 1):
+            scores = {
+                text: torch.cosine_similarity(states[pair[side]], states[text], dim=0)
+                for text in ("XYZ" if side == 0 else "abcde")
+            }
+            nearest = max(scores, key=scores.get)
+            hits.append(((pair[0], nearest) if side == 0 else (nearest, pair[1])) in texts)
+    assert 0 < sum(hits) < 12
+    assert accuracy(foreign, english, translations(texts), centred=False) == pytest.approx(sum(hits) / 12)
+    assert accuracy(foreign, english, centred=False) < sum(hits) / 12

@@ -1,5 +1,6 @@
 """Measured pair retrieval: states of the right model, in the right order."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,20 @@ def test_sentences_that_are_equal_find_each_other(base: Path) -> None:
     model, tokenizer = live.load(str(base), {}, "float32")
     same = {"xx": Pairs(tuple("01234"), ENGLISH, ENGLISH)}
     assert retrieval.measure(model, tokenizer, None, same, 2) == {"xx": 1.0}
+
+
+def test_bits_and_characters_are_cut_at_the_context_alike(base: Path) -> None:
+    """By transformers' own loss of each sentence, and the characters of the tokens that it is over."""
+    model, tokenizer = live.load(str(base), {}, "float32")
+    model.config.max_position_embeddings = 16
+    pairs = {"de": Pairs(("0", "1"), (FOREIGN[0], " ".join(FOREIGN)), ENGLISH[:2])}
+    nats, characters = 0.0, 0
+    for sentence in pairs["de"].foreign:
+        ids = tokenizer(sentence)["input_ids"][:16]
+        batch = torch.tensor([ids])
+        with torch.no_grad():
+            nats += float(model(input_ids=batch, labels=batch).loss) * (len(ids) - 1)
+        characters += len(tokenizer.decode(ids, skip_special_tokens=True))
+    assert characters < sum(map(len, pairs["de"].foreign))
+    found = retrieval.bits_per_character(model, tokenizer, None, pairs)["de"]
+    assert found == pytest.approx(nats / math.log(2) / characters, rel=1e-4)

@@ -235,6 +235,19 @@ def test_a_boundary_that_merges_changes_neither_prompt_nor_answer(mini):
         (["lora=null", "load_in_4bit=true"], "in 4 bits cannot be trained itself"),
         (["align.layer=auto"], "align.held_out=100"),
         (["monitor={every: 5}"], "monitor measures pairs that are kept from training"),
+        (
+            ["align.held_out=5", "arms.aligned.held_out=0", "monitor={every: 5}"],
+            "monitor measures pairs that are kept from training",
+        ),
+        (["align.held_out=5", "arms.aligned.layer=auto", "arms.aligned.held_out=0"], "align.layer: auto"),
+        (
+            ["lora=null", "align.held_out=5", "monitor={every: 5, generate: 9}"],
+            "monitor.generate scores adapters",
+        ),
+        (
+            ["task=lm_eval:gsm8k", "align.held_out=5", "evaluate=false", "monitor={every: 5, generate: 9}"],
+            "monitor.generate scores midalign's tasks",
+        ),
         (["monitor={evry: 5}"], "unknown key monitor.evry. Did you mean every"),
         (["align.alternate=sometimes"], "align.alternate"),
         (["align.multiway=true", "align.centred=running"], "centred=true instead of running"),

@@ -96,6 +96,7 @@ def test_digest_is_of_one_arm():
     assert digests("updates=3")["baseline"] != plain["baseline"]
     stopped = "monitor={every: 5, samples: 4, stop_on: retrieval/aligned}", "align.held_out=9"
     assert digests(*stopped)["baseline"] != digests(*stopped, "align.held_out=8")["baseline"]
+    assert digests(*stopped)["baseline"] != digests(*stopped, "align.layer=2")["baseline"]
     assert digests(*stopped)["baseline"] == digests(*stopped, "align.weight=0.5")["baseline"]
 
 

@@ -119,6 +119,25 @@ def test_a_languages_first_sentence_has_a_gradient_like_any_other():
     assert sizes[3] < 10 * sizes[:3].max()
 
 
+def test_measuring_before_the_first_mean_centres_by_the_batch():
+    """So measured losses are of centred states from the beginning, and no mean moves."""
+    align = recipes.load("mini", ["align.centred=running"]).align
+    alignment = Alignment(align, layers=1, languages=2, hidden=16).eval()
+    torch.manual_seed(0)
+    foreign, english = torch.randn(2, 4, 1, 16).unbind()
+    same = torch.eye(4, dtype=torch.bool)
+    a, c = (
+        torch.nn.functional.normalize(side[:, 0] - side[:, 0].mean(0), dim=1) for side in (foreign, english)
+    )
+    cosines = a @ c.T / align.temperature
+    own = torch.arange(4)
+    both = [torch.nn.functional.cross_entropy(side, own) for side in (cosines, cosines.T)]
+    found = alignment(foreign, english, torch.tensor([0, 0, 0, 1]), same)
+    assert found.item() == pytest.approx(sum(both).item() / 2, rel=1e-5)
+    assert not alignment.seen.any()
+    assert not alignment.means.any()
+
+
 def test_parts_drop_out_again_as_they_did(tokenizer, tmp_path):
     """Recomputed activations see the same dropout: the gradient is that of the loss that was computed."""
     trainer = trainer_of(tokenizer, tmp_path, dropout=0.5, dtype=torch.float64, width=64, budget=100)
