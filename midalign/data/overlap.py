@@ -18,6 +18,7 @@ Tatoeba, NTREX, WMT23, ALMA and mini (SHORT lies above their longest coincidence
 anything is found falsely among these, as scripts/benchmarks/overlap.py shows, says little of other data.
 """
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,14 @@ class Overlap(Section):
     def figures(self) -> "Overlap":
         """Without texts, which a record must not hold, and without the tasks' names."""
         return self.model_copy(update={"tasks": (), "examples": ()})
+
+
+class OverlapCheck(Section):
+    """Overlap of the text a model was trained on with the text it is scored on."""
+
+    found: list[Overlap]
+    unchecked: list[str]
+    """Training text that could not be compared, in words. Empty if all of it was."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,14 @@ def repeated(text: Text, training: Sequence[Text]) -> list[int]:
     """Positions of the test texts that stand word for word in the training text of their language."""
     known = {s for one in training if one.language == text.language for s in one.sentences}
     return [item for item, sentence in enumerate(text.sentences) if sentence in known]
+
+
+def texts_digest(texts: Sequence[Text]) -> str:
+    """Return the sha256 over lines "<language> TAB <sentence>", sorted by data set, split and language."""
+    found = hashlib.sha256()
+    for text in sorted(texts, key=lambda text: (text.dataset, text.split, text.language)):
+        found.update("".join(f"{text.language}\t{sentence}\n" for sentence in text.sentences).encode())
+    return found.hexdigest()
 
 
 def fingerprints(sentences: Sequence[str]) -> Fingerprints:
