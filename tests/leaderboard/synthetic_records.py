@@ -9,6 +9,7 @@ import numpy as np
 
 from midalign import record
 from midalign.adapter import RecipeRef
+from midalign.data.overlap import OverlapCheck
 from midalign.metrics.slot import COLUMNS, METRICS
 
 ROLES = {"supervised": ["en", "es"], "aligned": ["de", "sw"], "unseen": ["fr"]}
@@ -72,6 +73,7 @@ def write(
     comet: Mapping[str, np.ndarray] | None = None,
     comet_model: str = "comet",
     repeated: Mapping[str, Sequence[int]] | None = None,
+    overlap: OverlapCheck | None = None,
 ) -> Path:
     """Write a record into `folder` and return its path; `comet` are scores in millionths by language."""
     tasks, items = {}, {}
@@ -144,5 +146,6 @@ def write(
         packages={},
         seconds=1.0,
         tokens=100,
+        overlap=overlap,
     )
     return record.write(entry, items, folder)
