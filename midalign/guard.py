@@ -169,6 +169,7 @@ def _lines(one: Overlap) -> list[str]:
     more = f" and {len(one.tasks) - 1:,} more" if len(one.tasks) > 1 else ""
     task = f" ({one.tasks[0]}{more})" if one.tasks else ""
     kinds = [f"{one.exact:,} exact"] if one.exact else []
+    kinds += [f"{one.folded:,} spelt otherwise"] if one.folded else []
     kinds += [f"{one.short:,} of them short"] if one.short else []
     kinds += [f"{one.near:,} near"] if one.near else []
     lines = [f"  {one.sentence}{task}: {', '.join(kinds)}"]
