@@ -73,6 +73,19 @@ class RecipeRef(BaseModel):
     before arms had digests of their own: there all have the recipe's."""
 
 
+class TrainingText(BaseModel):
+    """A source of text that an adapter was trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["task", "pairs"]
+    source: str
+    """A task or group, whose training split was used, or the recipe's `align.pairs`."""
+    languages: tuple[str, ...]
+    digest: str | None
+    """`overlap.texts_digest` of the sentences. None for tasks of lm-eval and in older manifests."""
+
+
 class Parent(BaseModel):
     """An adapter that was merged into another."""
 
@@ -111,8 +124,11 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     training: dict[str, float]
     """Last losses by name until these weights; empty where they are those of the beginning."""
+    trained_on: list[TrainingText] | None = None
+    """Text that the adapter was trained on; None in older manifests."""
     overlap: list[Overlap] | None = None
-    """What of the recipe's evaluation stands in the training text, by its leave; None where nobody looked."""
+    """Overlap of the training text and the recipe's evaluation, as that was during training; None if not
+    checked. Every evaluation checks its own tasks, and its record has the result."""
     parents: list[Parent] | None = None
     """What a merged adapter was made of; None for one that was trained."""
     tokenizer_digest: str | None = None
@@ -120,6 +136,17 @@ class Manifest(BaseModel):
     dtype: str | None = None
     """Of matrix products in training, such as `bfloat16`; several of a merged adapter whose parents differ;
     None in older manifests."""
+
+    @property
+    def training_text(self) -> list[TrainingText] | None:
+        """Text that the adapter was trained on; None in older manifests of merged adapters."""
+        if self.trained_on is not None or self.parents is not None:
+            return self.trained_on
+        found = [TrainingText(kind="task", source=self.task, languages=tuple(self.supervised), digest=None)]
+        if self.pairs is not None:
+            aligned = tuple(self.aligned)
+            found.append(TrainingText(kind="pairs", source=self.pairs, languages=aligned, digest=None))
+        return found
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:

@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from midalign import harness
+from midalign.adapter import MANIFEST, TrainingText
 from midalign.data import own, pairs
-from midalign.data.overlap import Overlap, Text, repeated
+from midalign.data.overlap import Overlap, OverlapCheck, Text, overlaps, repeated, texts_digest
 from midalign.data.segments import sides
 from midalign.data.text import read_text
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, RecipeError, TaskError, nearest
 from midalign.families import family
 from midalign.languages import languages
 
@@ -39,6 +41,66 @@ def aligned(source: str, codes: Iterable[str]) -> list[Text]:
         foreign, english = zip(*pairs.pairs(source, code), strict=True)
         texts += [Text(source, split, code, foreign), Text(source, split, "en", english)]
     return _distinct(texts)
+
+
+def training_text(kind: Literal["task", "pairs"], source: str, languages: Sequence[str]) -> TrainingText:
+    """Describe a source of a recipe's training text, with the digest of its sentences."""
+    text = TrainingText(kind=kind, source=source, languages=tuple(languages), digest=None)
+    if harness.is_stock(source):
+        return text
+    return text.model_copy(update={"digest": texts_digest(sentences_of(text))})
+
+
+def sentences_of(text: TrainingText) -> list[Text]:
+    """Return the sentences of a source of training text as they are now.
+
+    Raises DataError or TaskError where they are not available.
+    """
+    from midalign.train.stream import training_tasks
+
+    if text.kind == "pairs":
+        return aligned(text.source, text.languages)
+    return supervised(training_tasks(text.source, text.languages))
+
+
+def check(sources: Sequence[TrainingText] | None, scored: Sequence[Text]) -> OverlapCheck:
+    """Compare the text that a model was trained on with the text that it is scored on.
+
+    Text that is not available, or is no longer what the model was trained on, is listed as unchecked.
+
+    Args:
+        sources: the training text, None if it is not known.
+        scored: the text of the evaluation.
+    """
+    if sources is None:
+        return OverlapCheck(found=[], unchecked=[f"{MANIFEST} does not name the training text"])
+    learned: list[Text] = []
+    unchecked = []
+    for source in sources:
+        problem = _unknown(source)
+        if problem is None:
+            try:
+                texts = sentences_of(source)
+            except (DataError, TaskError, RecipeError):
+                problem = "is not available"
+            else:
+                if source.digest not in (None, texts_digest(texts)):
+                    problem = "has changed since training"
+        if problem is None:
+            learned += texts
+        else:
+            unchecked.append(f"{source.source} ({', '.join(source.languages)}) {problem}")
+    found = [one.figures() for one in overlaps(_distinct(learned), scored) if one.found]
+    return OverlapCheck(found=found, unchecked=unchecked)
+
+
+def _unknown(source: TrainingText) -> str | None:
+    """Return in words why a source's sentences cannot be known, None if they can."""
+    if harness.is_stock(source.source):
+        return "is a task of lm-eval, whose training text is not known"
+    if source.digest is None and "{language}" in source.source:
+        return f"has no digest in {MANIFEST}"
+    return None
 
 
 def training(name: str) -> list[Text]:
@@ -107,6 +169,7 @@ def _lines(one: Overlap) -> list[str]:
     more = f" and {len(one.tasks) - 1:,} more" if len(one.tasks) > 1 else ""
     task = f" ({one.tasks[0]}{more})" if one.tasks else ""
     kinds = [f"{one.exact:,} exact"] if one.exact else []
+    kinds += [f"{one.folded:,} spelt otherwise"] if one.folded else []
     kinds += [f"{one.short:,} of them short"] if one.short else []
     kinds += [f"{one.near:,} near"] if one.near else []
     lines = [f"  {one.sentence}{task}: {', '.join(kinds)}"]

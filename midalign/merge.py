@@ -446,8 +446,10 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
     supervised = dict.fromkeys(code for one in of_task for code in one.supervised)
     aligned = dict.fromkeys(code for one in of_alignment or [task] for code in one.aligned)
     first = next(iter(of_alignment), task)
-    overlap = [one for parent in parents for one in parent.overlap or []]
+    overlap = dict.fromkeys(one for parent in parents for one in parent.overlap or [])
     dtypes = {parent.dtype for parent in parents if parent.dtype}
+    texts = [parent.training_text for parent in parents]
+    trained_on = dict.fromkeys(text for known in texts for text in known or [])
     recipe = RecipeRef(
         name=task.recipe.name,
         digest=_sha256(" ".join(parent.recipe.digest for parent in parents)),
@@ -470,7 +472,8 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "training": {},
             "tokenizer_digest": next(filter(None, (one.tokenizer_digest for one in parents)), None),
             "dtype": ", ".join(sorted(dtypes)) if all(parent.dtype for parent in parents) else None,
-            "overlap": overlap if all(parent.overlap is not None for parent in parents) else None,
+            "trained_on": None if None in texts else list(trained_on),
+            "overlap": list(overlap) if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
                 Parent(name=parent.name, digest=adapter.digest(folder))
                 for parent, folder in zip(parents, sources, strict=True)
@@ -515,6 +518,8 @@ def into_base(merged: Path, base: str, output: Path) -> None:
     with _beside(output) as partial:
         whole.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        if (merged / adapter.MANIFEST).is_file():  # evaluations take the training text from it
+            shutil.copyfile(merged / adapter.MANIFEST, partial / adapter.MANIFEST)
 
 
 @dataclass(frozen=True)

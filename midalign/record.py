@@ -21,6 +21,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from midalign.adapter import Manifest, RecipeRef
+from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
 from midalign.languages import ROLES, Role, role_of
 
@@ -237,6 +238,9 @@ class Record(Section):
     tokens: Total
     items: ItemsFile | None = None
     """Filled in by `write`."""
+    overlap: OverlapCheck | None = None
+    """Overlap of the tasks with the text that adapter and base were trained on by midalign. None for other
+    bases, for outputs from elsewhere and in older records."""
     run: Digest | None = None
     """Of all that decides the outcome but the packages: the same evaluation is not done again."""
     shard: Shard | None = None

@@ -161,6 +161,7 @@ def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
         if ALONE in arms:
             mixes = ((f"merged={weight:g}", Weights((1.0, weight))) for weight in grid.merged)
             points += [Point(label, found, ALONE, against, weights) for label, weights in mixes]
+    _reject_equal_points(grid, points)
     return points
 
 
@@ -187,6 +188,24 @@ def _claim_name(grid: Grid, named: dict[str, dict[str, Any]], name: str, change:
             f"sweep {grid.name}: {known} and {change} would both be called {file}. Rename what "
             f"they name, so that it differs in letters, digits, or the last folder and file of a path"
         )
+
+
+def _reject_equal_points(grid: Grid, points: Sequence[Point]) -> None:
+    """Raise RecipeError if two points train the same adapter, such as for weights of 1 and 1.0."""
+    labels: dict[str, str] = {}
+    for point in points:
+        align = point.recipe.align_of(point.arm)
+        trained = [
+            point.recipe.model_dump(mode="json", exclude={"name", "arms", "output", "align"}),
+            align and align.model_dump(mode="json"),
+            str(point.weights),
+        ]
+        known = labels.setdefault(json.dumps(trained, sort_keys=True), point.label)
+        if known != point.label:
+            raise RecipeError(
+                f"sweep {grid.name}: the points {known} and {point.label} train the same adapter. "
+                f"Remove one: a value may be the recipe's own, or written in two ways"
+            )
 
 
 def _dotted(change: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +259,8 @@ def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequenc
     """Scored on dev, since a sweep is there to choose by, without the base; whoever wants more says so."""
     unless_said = {"evaluation.split": "validation", "evaluation.base": False}
     values = {**unless_said, **grid.changes, **change, "name": name}
-    given = [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
+    # YAML takes JSON's escapes of characters beyond 16 bits for two characters.
+    given = [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in values.items()]
     output = f"output=sweeps/{grid.name}"
     loaded = recipes.load(grid.recipe, [output, *given, *overrides])
     if not loaded.evaluate:

@@ -1,5 +1,6 @@
 """What is learned from and scored, by name; on real data what the field notes say of it."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import pytest
 
 from midalign import guard, harness, record
 from midalign.data import alma, massive, mini, ntrex, tatoeba, wmt23
-from midalign.data.overlap import Overlap, overlaps
+from midalign.data.overlap import Overlap, OverlapCheck, Text, overlaps, texts_digest
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.score import score
 from midalign.families import slot
@@ -66,6 +67,40 @@ def test_a_users_own_files(tmp_path: Path) -> None:
     lines = [{"source": "a", "target": "b", "language": "de"}, {"utterance": "c", "slots": [["x", "y"]]}]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [list(text.sentences) for text in guard.training(str(tmp_path / "own.jsonl"))] == [["a", "b", "c"]]
+
+
+def test_text_that_changed_or_is_gone_is_unchecked(tmp_path: Path) -> None:
+    scored = guard.scored(["midalign_mini_slot_de"], "test")
+    file = tmp_path / "de.tsv"
+    stolen = "".join(f"{item.utterance}\tx{i}\n" for i, item in enumerate(mini.items("de", "test")))
+    file.write_text(stolen)
+    pairs = guard.training_text("pairs", str(tmp_path / "{language}.tsv"), ["de"])
+    task = guard.training_text("task", "midalign_mini_slot", ["en", "es"])
+    found = guard.check([task, pairs], scored)
+    assert [(one.test, one.split, one.exact) for one in found.found] == [("mini", "test", 300)]
+    assert found.unchecked == []
+    assert guard.check([task], scored) == OverlapCheck(found=[], unchecked=[])
+
+    file.write_text("eins\tone\n")
+    assert guard.check([task, pairs], scored) == OverlapCheck(
+        found=[], unchecked=[f"{tmp_path}/{{language}}.tsv (de) has changed since training"]
+    )
+    file.unlink()
+    assert guard.check([pairs], scored).unchecked == [f"{tmp_path}/{{language}}.tsv (de) is not available"]
+    file.write_text(stolen)
+    older = pairs.model_copy(update={"digest": None})  # the file may be another one
+    assert guard.check([older], scored).unchecked == [
+        f"{tmp_path}/{{language}}.tsv (de) has no digest in midalign.json"
+    ]
+    assert guard.check(None, scored).unchecked == ["midalign.json does not name the training text"]
+    stock = guard.training_text("task", "lm_eval:mgsm_direct_{language}", ["de"])
+    assert "whose training text is not known" in guard.check([stock], scored).unchecked[0]
+
+
+def test_the_digest_of_text_has_its_languages_and_sentences() -> None:
+    texts = [Text("b", "train", "en", ["x", "y"]), Text("a", "train", "de", ["z"])]
+    assert texts_digest(texts) == hashlib.sha256(b"de\tz\nen\tx\nen\ty\n").hexdigest()
+    assert texts_digest(texts[::-1]) == texts_digest(texts)
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,32 @@ def test_a_merged_adapter_has_no_unseen_language_that_a_parent_had_by_another_co
     assert (found.supervised, found.aligned, found.unseen) == (["en"], ["zh_cn"], ["de"])
 
 
+def test_a_merged_adapter_names_the_training_text_of_all_its_parents(tmp_path):
+    one, two, old = (saved(tmp_path / n, 1, r=2, target_modules=["q_proj"]) for n in ("one", "two", "old"))
+    slots = {"kind": "task", "source": "midalign_mini_slot", "languages": ["en"], "digest": "a" * 64}
+    pairs = {"kind": "pairs", "source": "p/{language}.tsv", "languages": ["de"], "digest": "b" * 64}
+    manifest(one, trained_on=[slots])
+    manifest(two, trained_on=[slots, pairs], layer=2, pairs="p/{language}.tsv")
+    manifest(old, task="midalign_mini_mt", pairs="tatoeba", layer=2, aligned=["hi"])
+
+    def sources(folder):
+        found = adapter.read_manifest(folder).training_text
+        return found and [(text.source, text.digest) for text in found]
+
+    merge([one, two], Weights((1.0, 1.0)), tmp_path / "merged")
+    assert sources(tmp_path / "merged") == [("midalign_mini_slot", "a" * 64), ("p/{language}.tsv", "b" * 64)]
+    merge([one, old], Weights((1.0, 1.0)), tmp_path / "with-old")
+    assert sources(tmp_path / "with-old") == [
+        ("midalign_mini_slot", "a" * 64),
+        ("midalign_mini_mt", None),
+        ("tatoeba", None),
+    ]
+    manifest(old, parents=[{"name": "x", "digest": "c" * 64}, {"name": "y", "digest": "d" * 64}])
+    assert sources(old) is None  # of older merges, only the first parent's task is known
+    merge([one, old], Weights((1.0, 1.0)), tmp_path / "unknown")
+    assert sources(tmp_path / "unknown") is None
+
+
 def test_languages_of_a_task_are_kept_when_its_last_update_was_pairs_alone(tmp_path):
     """`alternate: update` ends with alignment; its log still has the task's losses."""
     task, second, align = (

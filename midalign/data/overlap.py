@@ -1,15 +1,23 @@
 """Overlap of training text with text to be scored: the same text, or nearly.
 
-Texts are compared in NFKC, case-folded, letters (with their marks) and digits alone. Lengths count these, a
-wide character (Chinese, Japanese, Korean) as two. Languages are not looked at: a copy under another code is a
-copy. Of the texts of a test split,
+Texts are compared in NFKC, case-folded, letters (with their marks) and digits alone. Languages are not looked
+at: a copy under another code is a copy. A second key also folds spelling. It drops accents, Hebrew points,
+Arabic vowels, hamza above letters, nuktas, and letters that are apostrophes (Uzbek oʻ). It makes letters
+equal that keyboards and writers exchange (Persian ی and ک, Arabic ي and ك; ı and i), digits of all scripts,
+and sequences that are drawn alike. Lengths count the characters of the folded text, a wide one (Chinese,
+Japanese, Korean) as two. Of the texts of a test split,
 
 - *exact* ones equal a training text;
-- *short* ones are exact and shorter than SHORT, about seven words of English: two people write "where is the
-  nearest gas station" without having copied. They count where they are more than COMMON of the split's texts;
-- *near* ones are not exact, have a length of at least NEAR, and at least CONTAINED of their shingles, all
-  stretches of length SHINGLE, stand in the training text, in whichever of its sentences: broken-up and merged
-  ones are found too. The share is that of Chowdhery et al. 2022 (PaLM, section 8) for 8-grams of words.
+- *folded* ones are not exact and equal a training text after folding;
+- *short* ones are exact or folded and shorter than SHORT, about seven words of English: two people write
+  "where is the nearest gas station" without having copied. They count where they are more than COMMON of the
+  split's texts;
+- *near* ones are neither, have a length of at least NEAR, and at least CONTAINED of their shingles, all
+  stretches of length SHINGLE of the folded text, stand in the training text, in whichever of its sentences:
+  broken-up and merged ones are found too. The share is that of Chowdhery et al. 2022 (PaLM, section 8) for
+  8-grams of words.
+
+Traditional and simplified Chinese, and two scripts of one language, stay apart.
 
 Shingles are not sampled, and are compared by 64-bit hashes: a shingle is taken for one of n others with
 probability n / 2^64, 6e-13 for ten million, and a near text needs at least 24 of them. What is found falsely
@@ -18,6 +26,8 @@ Tatoeba, NTREX, WMT23, ALMA and mini (SHORT lies above their longest coincidence
 anything is found falsely among these, as scripts/benchmarks/overlap.py shows, says little of other data.
 """
 
+import hashlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +36,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from midalign.metrics.folding import ALIKE, DRAWN_ALIKE, INVISIBLE
+
 SHINGLE = 16
 NEAR = 48
 CONTAINED = 0.7
@@ -33,6 +45,29 @@ SHORT = 32
 COMMON = 0.05
 EXAMPLES = 3
 THREADS = 2
+
+OPTIONAL_MARKS = re.compile(
+    "["
+    "\u0300-\u036f\u0483-\u0487\u1ab0-\u1aff\u1dc0-\u1dff\ufe20-\ufe2f"  # Latin, Greek, Cyrillic
+    "\u0591-\u05bd\u05bf-\u05c7"  # Hebrew points
+    "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed"  # Arabic vowels, hamza above letters, tatweel
+    "\u02b9-\u02c1\u02c6-\u02d1\u02ec\u02ee\ua78c"  # letters that are apostrophes or accents
+    "]"
+)
+"""Marks and modifier letters that writers leave out, or for which they type an apostrophe."""
+
+NUKTA = 7
+"""Combining class of the dot that makes letters of loan words in scripts of India."""
+
+ALIKE_LETTERS = {
+    **dict.fromkeys("يىے", "ی"),
+    "ك": "ک",
+    **dict.fromkeys("ةہھە", "ه"),
+    "ٱ": "ا",
+    **{"ı": "i", "đ": "d", "ł": "l", "ø": "o"},
+    "ँ": "ं",
+}
+"""Letters that keyboards and writers exchange."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +112,32 @@ class Overlap(Section):
     language: str
     texts: int
     exact: int
+    folded: int = 0
+    """Equal after folding only. 0 in older manifests, where texts were not folded."""
     short: int
-    """Of the exact ones."""
+    """Of the exact and the folded ones."""
     near: int
-    """Beside the exact ones."""
+    """Of the others."""
     tasks: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     """Up to EXAMPLES: an exact one, then the near ones that are least contained."""
 
     @property
+    def texts_found(self) -> int:
+        """Texts that are found in the training text, short ones included."""
+        return self.exact + self.folded + self.near
+
+    @property
     def found(self) -> int:
         """Texts that count as overlap."""
         common = self.short <= COMMON * self.texts
-        return self.exact + self.near - (self.short if common else 0)
+        return self.texts_found - (self.short if common else 0)
 
     @property
     def sentence(self) -> str:
         """`alma holds 1,997 of 1,997 texts of ntrex test, en`"""
         return (
-            f"{self.training} holds {self.exact + self.near:,} of {self.texts:,} texts of "
+            f"{self.training} holds {self.texts_found:,} of {self.texts:,} texts of "
             f"{self.test} {self.split}, {self.language}"
         )
 
@@ -104,16 +146,26 @@ class Overlap(Section):
         return self.model_copy(update={"tasks": (), "examples": ()})
 
 
+class OverlapCheck(Section):
+    """Overlap of the text a model was trained on with the text it is scored on."""
+
+    found: list[Overlap]
+    unchecked: list[str]
+    """Training text that could not be compared, in words. Empty if all of it was."""
+
+
 @dataclass(frozen=True)
 class Fingerprints:
     """Hashes of n sentences."""
 
-    lengths: np.ndarray
-    """(n,) int64, 0 for a sentence without letters and digits."""
     whole: np.ndarray
     """(n,) uint64, of the whole sentence."""
+    lengths: np.ndarray
+    """(n,) int64, of the folded sentence, 0 for one without letters and digits."""
+    folded: np.ndarray
+    """(n,) uint64, of the whole folded sentence."""
     shingles: np.ndarray
-    """(m,) uint64, of all stretches of length SHINGLE, sentence after sentence."""
+    """(m,) uint64, of all stretches of length SHINGLE of the folded sentences, one after the other."""
     owners: np.ndarray
     """(m,) int64, the sentence of each."""
 
@@ -150,6 +202,7 @@ class Known:
         self.sentences = [sentence for text in training for sentence in text.sentences]
         prints = fingerprints(self.sentences)
         self.equal = Lookup(prints.whole, np.arange(len(self.sentences)))
+        self.equal_folded = Lookup(prints.folded, np.arange(len(self.sentences)))
         self.holding = Lookup(prints.shingles, prints.owners)
 
 
@@ -171,20 +224,22 @@ def overlaps(training: Sequence[Text], test: Sequence[Text]) -> list[Overlap]:
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter for most of it
         known = list(pool.map(Known, by_split.values()))
         found = [one for several in pool.map(against_all, test) for one in several]
-    return [one for one in found if one.exact or one.near]
+    return [one for one in found if one.texts_found]
 
 
 def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
-    equal = known.equal(prints.whole)
+    has_letters = prints.lengths > 0
+    exact = (known.equal(prints.whole) >= 0) & has_letters
+    equal = known.equal_folded(prints.folded)  # exact ones are equal when folded, too
+    folded = (equal >= 0) & has_letters & ~exact
     holding = known.holding(prints.shingles)
     total = np.bincount(prints.owners, minlength=len(prints.lengths))
     held = np.bincount(prints.owners, weights=holding >= 0, minlength=len(prints.lengths))
     contained = np.divide(held, total, out=np.zeros(len(total)), where=total > 0)
-    exact = (equal >= 0) & (prints.lengths > 0)
-    near = ~exact & (prints.lengths >= NEAR) & (contained >= CONTAINED)
+    near = ~exact & ~folded & (prints.lengths >= NEAR) & (contained >= CONTAINED)
 
     def example(item: int) -> Example:
-        if exact[item]:
+        if exact[item] or folded[item]:
             return Example(
                 item=item, text=text.sentences[item], training=known.sentences[equal[item]], contained=1.0
             )
@@ -199,8 +254,8 @@ def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
     near_items = np.flatnonzero(near)
     doubtful = near_items[np.argsort(contained[near_items], kind="stable")]
     # The longest first: that one was not written twice by chance.
-    exact_items = np.flatnonzero(exact)
-    longest = exact_items[np.argsort(-prints.lengths[exact_items], kind="stable")]
+    equal_items = np.flatnonzero(exact | folded)
+    longest = equal_items[np.argsort(-prints.lengths[equal_items], kind="stable")]
     shown = [*longest[: max(1, EXAMPLES - len(doubtful))], *doubtful][:EXAMPLES]
     return Overlap(
         training=known.dataset,
@@ -209,7 +264,8 @@ def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
         language=text.language,
         texts=len(text.sentences),
         exact=int(exact.sum()),
-        short=int((exact & (prints.lengths < SHORT)).sum()),
+        folded=int(folded.sum()),
+        short=int(((exact | folded) & (prints.lengths < SHORT)).sum()),
         near=int(near.sum()),
         tasks=text.tasks,
         examples=tuple(example(int(item)) for item in shown),
@@ -222,33 +278,76 @@ def repeated(text: Text, training: Sequence[Text]) -> list[int]:
     return [item for item, sentence in enumerate(text.sentences) if sentence in known]
 
 
+def texts_digest(texts: Sequence[Text]) -> str:
+    """Return the sha256 over lines "<language> TAB <sentence>", sorted by data set, split and language."""
+    found = hashlib.sha256()
+    for text in sorted(texts, key=lambda text: (text.dataset, text.split, text.language)):
+        found.update("".join(f"{text.language}\t{sentence}\n" for sentence in text.sentences).encode())
+    return found.hexdigest()
+
+
 def fingerprints(sentences: Sequence[str]) -> Fingerprints:
-    """Hashes of normalised sentences and of their shingles."""
-    units, ends = _normalised(sentences)
-    starts = np.concatenate([[0], ends + 1])[:-1]
-    lengths = ends - starts
-    mixed = _mixed(units)
-    places = np.arange(len(units)) - np.repeat(starts, lengths + 1)
-    powers = _BASE ** np.arange(lengths.max(initial=0) + 1, dtype=np.uint64)
-    # The separator belongs to its sentence here, so that no segment is empty.
-    whole = np.add.reduceat(mixed * powers[places], starts)
+    """Return the hashes of normalised sentences, of folded ones and of the shingles of these."""
+    joined = "".join(sentence.replace("\n", " ") + "\n" for sentence in sentences)
+    normalised = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", joined).casefold())
+    whole = _whole(*_units(normalised))
+    units, ends = _units(fold_orthography(normalised))
+    starts, lengths = _segments(ends)
     counts = np.maximum(lengths - SHINGLE + 1, 0)
     owners = np.repeat(np.arange(len(lengths)), counts)
     first = np.cumsum(counts) - counts
     at = starts[owners] + np.arange(len(owners)) - first[owners]
-    return Fingerprints(lengths, whole, _windows(mixed)[at], owners)
+    return Fingerprints(whole, lengths, _whole(units, ends), _windows(_mixed(units))[at], owners)
 
 
-def _normalised(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(code points with wide ones twice, a line feed behind each sentence; the line feeds' positions)."""
-    joined = "".join(sentence.replace("\n", " ") + "\n" for sentence in sentences)
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", joined).casefold())
+def fold_orthography(text: str) -> str:
+    """Return a text without differences of spelling that leave it the same text; see the module.
+
+    Args:
+        text: normalised and case-folded text of any languages.
+    """
+    decomposed = unicodedata.normalize("NFKD", text)
+    folded = decomposed.translate({ord(letter): _folded_letter(letter) for letter in set(decomposed)})
+    for pattern, replacement in DRAWN_ALIKE:
+        folded = pattern.sub(replacement, folded)
+    return unicodedata.normalize("NFC", folded.replace("եվ", "եւ"))
+
+
+def _folded_letter(letter: str) -> str:
+    if letter in ALIKE_LETTERS:
+        return ALIKE_LETTERS[letter]
+    if letter in INVISIBLE or OPTIONAL_MARKS.match(letter):
+        return ""
+    if unicodedata.combining(letter) == NUKTA or unicodedata.category(letter) == "Cf":
+        return ""
+    digit = unicodedata.decimal(letter, None)
+    return ALIKE.get(ord(letter), letter) if digit is None else str(digit)
+
+
+def _units(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the letters and digits of lines as code points, wide ones twice, and the line feeds' places."""
     widths = np.zeros(0x110000, np.uint8)
-    for character in set(folded):
+    for character in set(text):
         widths[ord(character)] = _width(character)
-    codes = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), "<u4")
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     units = np.repeat(codes, widths[codes])
     return units, np.flatnonzero(units == ord("\n"))
+
+
+def _segments(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where lines start, and their lengths without the line feed."""
+    starts = np.concatenate([[0], ends + 1])[:-1]
+    return starts, ends - starts
+
+
+def _whole(units: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the hash of each line."""
+    starts, lengths = _segments(ends)
+    places = np.arange(len(units)) - np.repeat(starts, lengths + 1)
+    powers = _BASE ** np.arange(lengths.max(initial=0) + 1, dtype=np.uint64)
+    # The separator belongs to its sentence here, so that no segment is empty.
+    hashes: np.ndarray = np.add.reduceat(_mixed(units) * powers[places], starts)
+    return hashes
 
 
 def _width(character: str) -> int:

@@ -18,6 +18,8 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases, chat, guard, harness, locks, record
+from midalign.adapter import TrainingText
+from midalign.data.overlap import OverlapCheck, Text
 from midalign.errors import AdapterError, EngineError, RecordError, TaskError
 from midalign.evaluate import constrain, generation, install, live, retrieval, shards, tokenizers
 from midalign.evaluate.comet import scores as comet
@@ -174,6 +176,8 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
         for model in wanted:  # which another process may have written since
             record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
         unfinished = [model for model in wanted if not is_finished(model)]
+        unchecked = [model for model in models if model in unfinished or _lacks_overlap(settings, model)]
+        checks = {} if ahead else _check_overlap(unchecked, base, names, settings.split)
         stores = {model.name: _store(settings, base, engine, model) for model in wanted}
         if unfinished:
             _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
@@ -185,9 +189,13 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
             _score_by_comet(parts, tasks, settings, report)
         for model in unfinished:
             own = parts[model.name]
-            _publish(settings, engine, model, stores[model.name], own, tasks, roles, runs[model.name])
+            run, check = runs[model.name], checks[model.name]
+            _publish(settings, engine, model, stores[model.name], own, tasks, roles, run, check)
         for store in stores.values():
             store.remove()
+    for model in unchecked:
+        if model not in unfinished:
+            _add_overlap(_record_path(settings, model), checks[model.name])
     return [_record_path(settings, model) for model in models]
 
 
@@ -356,6 +364,54 @@ def _conditions(
             by_comet if name in directions else None,
         )
     return record.Conditions(shared, tasks, bool(_source_and_languages(list(asked))[1]))
+
+
+def _check_overlap(
+    models: Sequence[Model], base: str, names: Sequence[str], split: Split
+) -> dict[str, OverlapCheck | None]:
+    """Return the overlap of the tasks with each model's training text, None for a base of unknown training.
+
+    Warns of overlap, and of training text that is named but cannot be compared.
+    """
+    trained_base = adapters.read_manifest(adapters.base_folder(base))
+    scored: list[Text] | None = None
+    by_sources: dict[tuple[TrainingText, ...] | None, OverlapCheck] = {}
+    checks: dict[str, OverlapCheck | None] = {}
+    for model in models:
+        manifests: list[adapters.Manifest | None] = [trained_base] if trained_base else []
+        if model.folder is not None:
+            manifests.append(model.manifest)
+        if not manifests:
+            checks[model.name] = None
+            continue
+        texts = [manifest.training_text if manifest else None for manifest in manifests]
+        sources = None if None in texts else tuple(dict.fromkeys(t for known in texts for t in known or []))
+        if sources not in by_sources:
+            scored = guard.scored(names, split) if scored is None else scored
+            by_sources[sources] = guard.check(sources, scored)
+        check = checks[model.name] = by_sources[sources]
+        if check.found:
+            log.warning(
+                "%s was trained on text of this evaluation:\n%s", model.name, guard.described(check.found)
+            )
+        if check.unchecked and sources is not None:
+            log.warning("The overlap of %s was not checked: %s", model.name, "; ".join(check.unchecked))
+    return checks
+
+
+def _lacks_overlap(settings: Settings, model: Model) -> bool:
+    """Return whether the model's record has no overlap check, or one that left text unchecked."""
+    check = record.read(_record_path(settings, model)).overlap
+    return check is None or bool(check.unchecked)
+
+
+def _add_overlap(path: Path, check: OverlapCheck | None) -> None:
+    """Put the overlap into a finished record."""
+    with locks.locked(path):
+        entry = record.read(path)
+        if check not in (None, entry.overlap):
+            updated = entry.model_copy(update={"overlap": check})
+            record.write(updated, record.read_items(path), path.parent)
 
 
 def _record_base(settings: Settings) -> record.Base:
@@ -924,6 +980,7 @@ def _publish(
     tasks: Mapping[str, Any],
     roles: Mapping[str, record.Roles],
     run: str,
+    check: OverlapCheck | None,
 ) -> None:
     """Write a model's record out of its finished parts."""
     results = {name: part.result for name, part in parts.items()}
@@ -951,6 +1008,7 @@ def _publish(
         packages=adapters.package_versions(),
         seconds=round(sum(result.seconds for result in results.values()), 3),
         tokens=sum(result.tokens for result in results.values()),
+        overlap=check,
         run=run,
         shard=record.Shard(number=settings.shard[0], of=settings.shard[1], run=run)
         if settings.shard

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from midalign import harness, locks, record
+from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.score import rates
@@ -78,6 +79,7 @@ def _merged(name: str, files: Sequence[Path]) -> tuple[record.Record, dict[str, 
             "name": name,
             "created": max(entry.created for entry in entries.values()),
             "shard": None,
+            "overlap": _overlap(list(entries.values())),
             "decoding": {
                 **first.decoding,
                 "generation": in_common([_generation(entries[file]) for file in files]),
@@ -88,6 +90,12 @@ def _merged(name: str, files: Sequence[Path]) -> tuple[record.Record, dict[str, 
         }
     )
     return entry, {task: record.Items(i.doc_ids, i.counts, i.repeated, i.comet) for task, i in whole.items()}
+
+
+def _overlap(entries: Sequence[record.Record]) -> OverlapCheck | None:
+    """Return the most complete of the shards' checks, each of which is of the whole split."""
+    checks = [entry.overlap for entry in entries if entry.overlap is not None]
+    return min(checks, key=lambda check: len(check.unchecked), default=None)
 
 
 def _in_order(name: str, entries: Mapping[Path, record.Record]) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from midalign import record
+from midalign.data.overlap import Overlap
 from midalign.languages import ROLES
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.sections import Row, Section, resource_of
@@ -84,8 +85,9 @@ class Model:
     cut_off: int | None
     """Outputs that reached the token limit, in all languages and seeds; None where a record does not know."""
     overlap: list[str]
-    """What of the test texts stands in the model's training text, one entry a text; empty where nothing does
-    or nobody looked."""
+    """Overlaps of the model's training text and the test text, in words."""
+    overlap_unchecked: list[str]
+    """Training text that was not compared with the test text, in words; empty in older records."""
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,7 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
         without_repeated=_without_repeated(section, row),
         cut_off=_cut_off(section, row),
         overlap=_overlap(row),
+        overlap_unchecked=_overlap_unchecked(row),
     )
 
 
@@ -324,9 +327,22 @@ def _without_repeated(section: Section, row: Row) -> dict[str, float]:
 
 
 def _overlap(row: Row) -> list[str]:
-    manifests = [run.record.adapter.manifest for run in row.runs if run.record.adapter]
-    found = (one for manifest in manifests if manifest for one in manifest.overlap or [])
-    return sorted({one.sentence for one in found})
+    """Return the overlaps of training text and test text in words."""
+    return sorted({one.sentence for run in row.runs for one in _overlaps_of(run.record)})
+
+
+def _overlaps_of(entry: record.Record) -> Sequence[Overlap]:
+    """Return the overlaps of a record; in older records the manifest has those that training allowed."""
+    if entry.overlap is not None:
+        return entry.overlap.found
+    manifest = entry.adapter.manifest if entry.adapter else None
+    return (manifest.overlap or []) if manifest else []
+
+
+def _overlap_unchecked(row: Row) -> list[str]:
+    """Return the training text that was not compared with the test text, in words."""
+    checks = [run.record.overlap for run in row.runs]
+    return sorted({text for check in checks if check is not None for text in check.unchecked})
 
 
 def _retrieval(section: Section, row: Row) -> list[Retrieval]:

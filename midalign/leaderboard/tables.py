@@ -326,6 +326,12 @@ def _section(part: Part) -> str:
         for model in part.models
         if model.overlap
     ]
+    blocks += [
+        f"The training text of {model.label} was not compared with the test text: "
+        f"{'; '.join(model.overlap_unchecked)}."
+        for model in part.models
+        if model.overlap_unchecked
+    ]
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")

@@ -77,6 +77,7 @@ def _scores(scored: record.Record) -> list[str]:
         "",
         f"Record `{scored.name}`. Value ± bootstrap standard error.",
         "",
+        *_overlap(scored),
     ]
     tasks_by_metrics = defaultdict(list)
     for task, result in scored.tasks.items():
@@ -89,6 +90,15 @@ def _scores(scored: record.Record) -> list[str]:
             lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
         lines.append("")
     return lines
+
+
+def _overlap(scored: record.Record) -> list[str]:
+    """Return the lines that say how much of the test text is in the training text."""
+    if scored.overlap is None:
+        return []
+    lines = [f"Overlap with the training text: {one.sentence}.  " for one in scored.overlap.found]
+    lines += [f"Overlap not checked: {text}.  " for text in scored.overlap.unchecked]
+    return [*lines, ""] if lines else []
 
 
 def push(folder: Path, namespace: str) -> str:

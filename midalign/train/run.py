@@ -69,7 +69,8 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     """Train what is not there yet of these arms, None for all, and return their adapter folders.
 
     Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
-    folder holds an adapter of another recipe, OverlapError where the training text holds what is evaluated.
+    folder holds an adapter of another recipe, OverlapError where the training text, that of finished adapters
+    too, holds what is evaluated.
     """
     from midalign.train.distributed import join
     from midalign.train.stream import check_roles
@@ -78,7 +79,8 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     check_roles(recipe)
     bases.resolve(recipe.base)
     wanted = [run for run in runs(recipe, arms) if not finished(run[2], recipe, run[0])]
-    found = overlaps(recipe, {arm for arm, _, _ in wanted})
+    # Of finished adapters too: since they were trained, the recipe may evaluate on another split.
+    found = overlaps(recipe, {arm for arm, _, _ in runs(recipe, arms)})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
         with _run_lock(folder):
@@ -87,15 +89,26 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     return [folder for _, _, folder in runs(recipe, arms)]
 
 
-def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
-    """By arm, what of the recipe's evaluation stands in the arm's training text.
+def training_text(recipe: Recipe, arm: str) -> list[adapter.TrainingText]:
+    """Return the sources of the text that an arm is trained on, with their digests."""
+    align = recipe.align_of(arm)
+    found = []
+    if align is None or align.task:
+        found.append(guard.training_text("task", recipe.task, recipe.supervised))
+    if align is not None:
+        found.append(guard.training_text("pairs", align.pairs, recipe.aligned))
+    return found
 
-    Raises OverlapError, with counts and examples, where that is anything and the recipe does not allow it.
+
+def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] | None]:
+    """Return the overlap of the recipe's evaluation and each arm's training text, None if not checked.
+
+    Raises OverlapError, with counts and examples, where there is any and the recipe does not allow it.
     """
     from midalign.train.stream import task_names, training_tasks
 
     if harness.is_stock(recipe.task):
-        return {arm: [] for arm in arms}  # what it is evaluated on is not ours to know
+        return dict.fromkeys(arms)  # midalign does not know the texts of lm-eval's tasks
     languages = recipe.evaluation.languages
     tasks = [recipe.task] if languages == "all" else task_names(recipe.task, languages)
     scored = guard.scored(tasks, recipe.evaluation.split) if arms else []
@@ -103,8 +116,10 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
     found = {}
     for arm in (arm for arm in recipe.arms if arm in arms):
         align = recipe.align_of(arm)
-        aligned = guard.aligned(align.pairs, recipe.aligned) if align else []
-        found[arm] = [one for one in overlap.overlaps([*supervised, *aligned], scored) if one.found]
+        learned = guard.aligned(align.pairs, recipe.aligned) if align else []
+        if align is None or align.task:
+            learned = [*supervised, *learned]
+        found[arm] = [one for one in overlap.overlaps(learned, scored) if one.found]
     distinct = dict.fromkeys(one for several in found.values() for one in several)
     if distinct and not recipe.allow_overlap:
         worst = sorted(distinct, key=lambda one: one.found, reverse=True)[:SHOWN]
@@ -115,7 +130,7 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap]]:
             f"Train or evaluate on something else (supervised, align.pairs, task, evaluation.languages), or "
             f"accept it with allow_overlap=true: the records then say so, and the leaderboard marks them"
         )
-    return found
+    return dict(found)
 
 
 def finished(folder: Path, recipe: Recipe, arm: str) -> bool:
@@ -178,7 +193,7 @@ def _train_arm(
     arm: str,
     seed: int,
     folder: Path,
-    found: list[Overlap],
+    found: list[Overlap] | None,
     report: Report,
     samples: "TaskSamples | None",
 ) -> "TaskSamples":
@@ -231,7 +246,8 @@ def _train_arm(
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),
         training=losses,
-        overlap=[one.figures() for one in found],
+        trained_on=training_text(recipe, arm),
+        overlap=None if found is None else [one.figures() for one in found],
     )
     with full_disks_named(work):
         _publish(ready, manifest, work, folder)

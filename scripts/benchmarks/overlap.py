@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +19,15 @@ sys.path.insert(0, str(ROOT))
 from midalign import guard  # noqa: E402
 from midalign.data.overlap import overlaps  # noqa: E402
 
-TRAINING = ("massive", "alma", "tatoeba", "ntrex", "wmt23", "mini")
-TESTS = ("midalign_slot", "midalign_mt", "midalign_mini_slot", "midalign_mini_mt")
+TRAINING = ("massive", "alma", "tatoeba", "ntrex", "wmt23", "mini", "midalign_json_uner")
+TESTS = (
+    "midalign_slot",
+    "midalign_mt_ntrex",
+    "midalign_mt_wmt23",
+    "midalign_json_uner",
+    "midalign_mini_slot",
+    "midalign_mini_mt",
+)
 
 
 def main() -> None:
@@ -38,18 +46,33 @@ def main() -> None:
     tested: dict[str, int] = defaultdict(int)
     for text in scored:
         tested[text.dataset] += len(text.sentences)
-    print("\nlearned  scored   texts    exact  of them short  near  count")
+    print("\nlearned  scored   texts    exact  folded  of them short  near  count")
     for training in TRAINING:
         for test in tested:
             own = [one for one in found if (one.training, one.test) == (training, test)]
-            counts = [sum(getattr(one, kind) for one in own) for kind in ("exact", "short", "near", "found")]
+            counts = [
+                sum(getattr(one, kind) for one in own)
+                for kind in ("exact", "folded", "short", "near", "found")
+            ]
             if any(one.training == training for one in found) and (own or training != test):
-                exact, short, near, count = counts
-                print(f"{training:8} {test:8} {tested[test]:7,} {exact:7,} {short:14,} {near:5,} {count:6,}")
+                widths = (8, 7, 14, 5, 6)
+                cells = " ".join(f"{count:{width},}" for count, width in zip(counts, widths, strict=True))
+                print(f"{training:8} {test:8} {tested[test]:7,}{cells}")
     print("\nwithin one data set, word for word in the training split of the language:")
     for dataset in dict.fromkeys(text.dataset for text, _ in repeated):
         own_counts = [(len(text.sentences), count) for text, count in repeated if text.dataset == dataset]
         print(f"{dataset}: {sum(c for _, c in own_counts):,} of {sum(n for n, _ in own_counts):,}")
+    print("\ntexts that are equal to a training text after folding only:")
+    for one in found:
+        if one.folded:
+            print(f"{one.training} in {one.test} {one.language}: {one.folded:,} (exact {one.exact:,})")
+    print("\nwithin one data set, training split against test split of the same language:")
+    for text in scored:
+        own_texts = [one for one in learned if (one.dataset, one.language) == (text.dataset, text.language)]
+        renamed = [replace(one, dataset="training") for one in own_texts if one.split == "train"]
+        for one in overlaps(renamed, [text]):
+            if one.folded:
+                print(f"{text.dataset} {text.language}: {one.folded:,} folded, {one.exact:,} exact")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from tiny_models import make_adapter, make_adapter_of
 from transformers import AutoTokenizer
 
 from midalign import adapter as adapters
-from midalign import bases, harness, record
+from midalign import bases, guard, harness, record
 from midalign.data import mini
+from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
 from midalign.evaluate import retrieval, run
 from midalign.families import slot
@@ -455,6 +456,85 @@ def test_a_base_that_changed_does_not_take_the_record(
     adapters.tokenizer_digest.cache_clear()
     with pytest.raises(RecordError, match="chat template or generation settings"):
         run.evaluate(changed, lambda _: None)
+
+
+@pytest.mark.slow
+def test_overlap_is_checked_at_every_evaluation(
+    base: Path, manifest_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pairs hold the test split and nothing of the validation split."""
+    file = tmp_path / "de.tsv"
+    stolen = "".join(f"{item.utterance}\tx{i}\n" for i, item in enumerate(mini.items("de", "test")[:40]))
+    file.write_text(stolen)
+    folder = shutil.copytree(manifest_adapter, tmp_path / "adapter")
+    manifest = adapters.read_manifest(folder)
+    assert manifest is not None
+    text = guard.training_text("pairs", str(tmp_path / "{language}.tsv"), ["de"])
+    (folder / adapters.MANIFEST).write_text(
+        manifest.model_copy(update={"trained_on": [text], "overlap": []}).model_dump_json()
+    )
+    bare = shutil.copytree(manifest_adapter, tmp_path / "bare")
+    (bare / adapters.MANIFEST).unlink()
+
+    def evaluate(split: run.Split, *folders: Path) -> list[OverlapCheck | None]:
+        asked = run.Settings(
+            base=str(base),
+            tasks=(DE,),
+            output=tmp_path / split,
+            adapters=folders,
+            split=split,
+            engine="hf",
+            limit=1,
+        )
+        return [record.read(path).overlap for path in run.evaluate(asked, answered.append)]
+
+    answered: list[run.Progress] = []
+    of_base, clean = evaluate("validation", folder)
+    assert (of_base, clean) == (None, OverlapCheck(found=[], unchecked=[]))
+    file.unlink()
+    _, gone, foreign = evaluate("test", folder, bare)
+    assert gone is not None
+    assert foreign is not None
+    assert (gone.found, gone.unchecked) == ([], [f"{tmp_path}/{{language}}.tsv (de) is not available"])
+    assert foreign.unchecked == ["midalign.json does not name the training text"]
+    file.write_text(stolen)
+    answered.clear()
+    _, found, _ = evaluate("test", folder, bare)  # the finished record gets the check, and nothing else
+    assert found is not None
+    assert answered == []
+    assert [(one.test, one.split, one.exact, one.examples) for one in found.found] == [
+        ("mini", "test", 40, ())
+    ]
+    assert "was trained on text of this evaluation" in caplog.text
+    record.read_items(tmp_path / "test" / "mini-aligned-seed7.json")
+    file.unlink()
+    assert evaluate("test", folder, bare)[1] == found  # and keeps it
+
+
+@pytest.mark.slow
+def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
+    base: Path, manifest_adapter: Path, tmp_path: Path
+) -> None:
+    """`lora: null` and `midalign merge --into-base` leave midalign.json beside the weights."""
+    manifest = adapters.read_manifest(manifest_adapter)
+    assert manifest is not None
+    (tmp_path / "de.tsv").write_text(
+        "".join(f"{item.utterance}\tx{i}\n" for i, item in enumerate(mini.items("de", "test")))
+    )
+    trained = shutil.copytree(base, tmp_path / "trained")
+    text = guard.training_text("pairs", str(tmp_path / "{language}.tsv"), ["de"])
+    (trained / adapters.MANIFEST).write_text(
+        manifest.model_copy(update={"trained_on": [text]}).model_dump_json()
+    )
+    models = [
+        run.Model("trained", None, None, None),
+        run.Model("adapter", manifest_adapter, "d" * 64, manifest),
+    ]
+    checks = run._check_overlap(models, str(trained), [DE], "test")
+    for check in checks.values():
+        assert check is not None
+        assert [one.exact for one in check.found] == [300]
+    assert run._check_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
 
 
 @pytest.mark.slow

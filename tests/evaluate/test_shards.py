@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from midalign import device, harness, record
 from midalign.cli.eval import _shard
+from midalign.data.overlap import OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.evaluate import live, run, shards
 from midalign.leaderboard.load import load
@@ -213,6 +214,15 @@ def test_shards_are_even_and_share_all(sizes: list[int], of: int) -> None:
         itertools.chain.from_iterable(((n, i) for i in own) for n, own in positions.items())
     )
     assert all(items for part in parts for items in part.values())
+
+
+def test_merged_shards_have_the_most_complete_overlap_check() -> None:
+    """One machine may lack the training text."""
+    known, without = OverlapCheck(found=[], unchecked=[]), OverlapCheck(found=[], unchecked=["pairs"])
+    checks = [SimpleNamespace(overlap=one) for one in (without, known, None)]
+    assert shards._overlap(checks) == known
+    assert shards._overlap(checks[:1]) == without
+    assert shards._overlap(checks[2:]) is None
 
 
 def test_shards_that_different_comet_models_scored_are_refused() -> None:

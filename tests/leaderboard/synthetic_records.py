@@ -9,6 +9,7 @@ import numpy as np
 
 from midalign import record
 from midalign.adapter import Manifest, RecipeRef
+from midalign.data.overlap import OverlapCheck
 from midalign.metrics.slot import COLUMNS, METRICS
 
 ROLES = {"supervised": ["en", "es"], "aligned": ["de", "sw"], "unseen": ["fr"]}
@@ -76,6 +77,7 @@ def write(
     repeated: Mapping[str, Sequence[int]] | None = None,
     training_dtype: str | None = None,
     tokenizer: str | None = None,
+    overlap: OverlapCheck | None = None,
 ) -> Path:
     """Write a record into `folder` and return its path; `comet` are scores in millionths by language."""
     tasks, items = {}, {}
@@ -171,5 +173,6 @@ def write(
         packages={},
         seconds=1.0,
         tokens=100,
+        overlap=overlap,
     )
     return record.write(entry, items, folder)

@@ -10,11 +10,13 @@ import pytest
 from synthetic_records import share, simulated, write
 from typer.testing import CliRunner
 
-from midalign import harness
+from midalign import harness, record
 from midalign.cli.leaderboard import app
+from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard import plots
 from midalign.leaderboard.build import build
+from midalign.train import card
 
 BASELINE = {"en": 80, "es": 60, "de": 30, "sw": 10, "fr": 40}
 ALIGNED = {"en": 78, "es": 60, "de": 40, "sw": 20, "fr": 37}
@@ -211,6 +213,31 @@ def test_without_repeated_items_there_is_no_such_table(results, tmp_path):
     page = (tmp_path / "board" / "README.md").read_text()
     assert "repeated" not in page
     assert "§" not in page
+
+
+def test_the_board_says_what_a_record_found_and_could_not_check(tmp_path):
+    one = Overlap(
+        training="p",
+        test="mini",
+        split="test",
+        language="de",
+        texts=300,
+        exact=40,
+        short=0,
+        near=2,
+    )
+    check = OverlapCheck(found=[one], unchecked=["q (sw) is not available"])
+    write(tmp_path / "r", "a", "aligned", {"de": share(10, 4)}, seed=1, overlap=check)
+    build(tmp_path / "r", tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "| aligned § |" in page
+    assert "§ aligned was trained on text of a test set: p holds 42 of 300 texts of mini test, de." in page
+    assert (
+        "The training text of aligned was not compared with the test text: q (sw) is not available." in page
+    )
+    text = "\n".join(card._scores(record.read(tmp_path / "r" / "a.json")))
+    assert "Overlap with the training text: p holds 42 of 300 texts of mini test, de." in text
+    assert "Overlap not checked: q (sw) is not available." in text
 
 
 def test_a_dozen_arms_are_drawn_apart():

@@ -1,5 +1,6 @@
 """Two processes against one with the same global batch, through accelerate and in one update's gradients."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_form import BATCH, FORMS, WORLDS
 from safetensors.torch import load_file
+
+from midalign.train.recipe import Align
 
 # `--cpu` alone starts one process; its environment variable and a launch for several start gloo's.
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -133,6 +137,42 @@ def test_two_processes_end_in_the_weights_of_one(tmp_path, changes, launches):
         assert expected.keys() == found.keys()
         for name, weight in expected.items():
             torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-8)
+
+
+def test_the_forms_set_every_key_of_the_alignment():
+    """A new key needs a form of its own in every_form.py."""
+    which_pairs = {"pairs", "pairs_a_language", "held_out"}
+    given = {change.partition("=")[0] for form in (*FORMS.values(), BATCH) for change in form}
+    assert {f"align.{key}" for key in set(Align.model_fields) - which_pairs} <= given
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_any_number_of_processes_trains_every_form_alike(tmp_path):
+    """To 1e-10 of the largest change of a weight, and 1e-6 of a loss, with 1, 2 and 4 processes.
+
+    Of four processes, some see no copy, no text, or no sample of the task. None can be without a pair: a
+    number of pairs that the processes cannot share is rejected.
+    """
+    program = Path(__file__).with_name("every_form.py")
+    done = subprocess.run(
+        [sys.executable, program, tmp_path],
+        env={**ENVIRONMENT, "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in FORMS:
+        expected, *others = (load_file(tmp_path / str(n) / f"{name}.safetensors") for n in WORLDS)
+        losses, *other_losses = (json.loads((tmp_path / str(n) / f"{name}.json").read_text()) for n in WORLDS)
+        assert losses
+        for found, found_losses in zip(others, other_losses, strict=True):
+            assert found.keys() == expected.keys()
+            for key, change in expected.items():
+                tolerance = 1e-10 * float(change.double().abs().max())
+                torch.testing.assert_close(found[key], change, rtol=0, atol=tolerance, msg=f"{name} {key}")
+            assert found_losses == [pytest.approx(update, rel=1e-6) for update in losses], name
 
 
 @pytest.mark.slow

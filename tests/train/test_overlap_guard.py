@@ -9,6 +9,7 @@ import pytest
 
 from midalign import adapter, record
 from midalign.data import mini
+from midalign.errors import OverlapError
 from midalign.train import recipe, run
 
 SMALL = [
@@ -68,6 +69,14 @@ def test_what_is_allowed_is_told_to_the_end(stolen: str, tmp_path: Path) -> None
     assert english.examples == ()
     written = record.read(tmp_path / "run" / "results" / "mini-aligned-seed1.json")
     assert written.adapter.manifest.overlap == manifests["aligned"].overlap
+    assert [text.source for text in written.adapter.manifest.trained_on] == [
+        "midalign_mini_mt",
+        f"{tmp_path}/{{language}}.tsv",
+    ]
+    assert written.overlap.unchecked == []
+    assert {(one.test, one.split, one.language) for one in written.overlap.found} >= {("mini", "test", "en")}
+    clean = record.read(tmp_path / "run" / "results" / "mini-baseline-seed1.json")
+    assert (clean.overlap.found, clean.overlap.unchecked) == ([], [])
     assert {task.repeated for task in written.tasks.values()} == {0}
 
     built = start(
@@ -100,6 +109,41 @@ def test_by_arm_and_by_what_is_evaluated(stolen: str) -> None:
     # What is said of the weights does not decide them.
     forbidden = settings.model_copy(update={"allow_overlap": False})
     assert settings.digest("aligned") == forbidden.digest("aligned")
+
+
+def test_finished_adapters_are_checked_against_the_new_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pairs hold the test split: training for validation is fine, the same command with test is not."""
+    monkeypatch.setattr(run, "finished", lambda *_: True)  # the adapters are there
+    german = (item.utterance for item in mini.items("de", "test")[:40])
+    (tmp_path / "de.tsv").write_text("".join(f"{text}\tx{i}\n" for i, text in enumerate(german)), "utf-8")
+    pairs = f"align.pairs={tmp_path}/{{language}}.tsv"
+    changes = [*SMALL[1:], pairs, "task=midalign_mini_mt", f"output={tmp_path}"]
+    validation = recipe.load("mini", [*changes, "evaluation.split=validation"])
+    assert len(run.train(validation, lambda _: None)) == 2
+    test = recipe.load("mini", [*changes, "evaluation.split=test"])
+    assert test.digest("aligned") == validation.digest("aligned")
+    with pytest.raises(OverlapError, match=r"holds 4\d of 300 texts of mini test, de"):
+        run.train(test, lambda _: None)
+    assert len(run.train(test, lambda _: None, ["baseline"])) == 1  # whose text has nothing of it
+    run.train(test.model_copy(update={"allow_overlap": True}), lambda _: None)
+
+
+def test_an_arm_of_alignment_alone_does_not_learn_from_the_task(stolen: str) -> None:
+    settings = recipe.load("mini", [*SMALL[1:], "align.task=false", "arms={aligned: {}}"])
+    assert [text.kind for text in run.training_text(settings, "aligned")] == ["pairs"]
+    both = recipe.load("mini", SMALL[1:])
+    assert [(text.kind, text.source) for text in run.training_text(both, "aligned")] == [
+        ("task", "midalign_mini_slot"),
+        ("pairs", "mini"),
+    ]
+    assert [text.kind for text in run.training_text(both, "baseline")] == ["task"]
+
+
+def test_tasks_of_lm_eval_are_not_checked_rather_than_free_of_overlap() -> None:
+    settings = recipe.load("mini", [*SMALL[1:], "task=lm_eval:mgsm_direct_{language}", "evaluate=false"])
+    assert run.overlaps(settings, settings.arms) == {"baseline": None, "aligned": None}
 
 
 @pytest.mark.exhaustive
