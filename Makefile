@@ -2,7 +2,7 @@
 # Another interpreter than python3: make PYTHON=python3.12 test
 PYTHON ?= python3
 
-.PHONY: setup setup-dev demo test lint bench
+.PHONY: setup setup-dev demo test lint docs bench
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -25,6 +25,10 @@ lint: setup-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+
+docs: setup-dev
+	.venv/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
+	@echo "Open docs/_build/html/index.html in a browser"
 
 bench: setup-dev
 	set -e; for script in scripts/benchmarks/*.py; do .venv/bin/python $$script; done

@@ -103,7 +103,9 @@ class Sample(Section):
 
     split: str
     limit: int | None
+    """Items per task, None for all."""
     seed: int
+    """Seed of the sample."""
 
 
 Score = Annotated[float, Field(ge=0)]
@@ -137,9 +139,12 @@ class TaskResult(Section):
     """One language task."""
 
     language: str
+    """A code of `midalign data languages`, or a direction."""
     family: str
     version: float
+    """The task's version."""
     n: Count
+    """Items."""
     counts: dict[str, Total]
     """The family's columns, summed over the items."""
     metrics: dict[str, Metric]
@@ -190,7 +195,9 @@ class Shard(Section):
     """Which part of a run a partial record has."""
 
     number: Annotated[int, Field(ge=1)]
+    """This shard's number, from 1."""
     of: Annotated[int, Field(ge=1)]
+    """Number of shards."""
     run: Digest
     """Of all that decides the whole run's outcome: its shards have the same."""
 
@@ -219,23 +226,30 @@ class Record(Section):
     schema_version: Literal[1, 2] = 2
     """Version 1 has no signatures, and 0 where there is no case."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@=+-]*$")]
+    """The file's name without its suffix."""
     created: datetime
+    """When the evaluation ended, UTC."""
     arm: str
     """`base`, `baseline`, `aligned`, or what the recipe calls it."""
     seed: int | None
+    """Seed of the training, None without a manifest."""
     recipe: RecipeRef | None
     base: Base
     adapter: Adapter | None
     roles: Roles
     engine: Engine
     decoding: dict[str, JsonValue]
+    """Regime, prompt and generation settings."""
     sample: Sample
     tasks: Annotated[dict[str, TaskResult], Field(min_length=1)]
     """By task name as lm-eval spells it."""
     retrieval: Retrieval | None
     packages: dict[str, str]
+    """Versions of the packages that decide what a run gives."""
     seconds: float
+    """Time of all tasks."""
     tokens: Total
+    """Prompt and output tokens of all tasks."""
     items: ItemsFile | None = None
     """Filled in by `write`."""
     overlap: OverlapCheck | None = None

@@ -1,4 +1,4 @@
-"""Make `.venv` ready: `python3 scripts/setup.py` for using midalign, `--dev` for tests and lint too.
+"""Make `.venv` ready: `python3 scripts/setup.py` for using midalign, `--dev` for tests, lint and docs too.
 
 Standard library only, since it runs before anything is installed. What is installed is decided by the
 platform (constraints/<platform>.txt) and by pyproject.toml; a stamp in .venv holds their digest, so a second
@@ -90,7 +90,7 @@ def install(name: str, dev: bool) -> None:
     print(f"Setting up .venv for {name}: some minutes and {'5' if dev else '2'} GB, once", flush=True)
     print(f"  {pinned(constraints, 'torch')}", flush=True)
     install_torch(constraints)
-    print("  midalign and what it needs" + (", vLLM, tools for tests" if dev else ""), flush=True)
+    print("  midalign and what it needs" + (", vLLM, tools for tests and docs" if dev else ""), flush=True)
     if not pip("install", "-qq", "--constraint", str(constraints), *requirements(name, dev)):
         sys.exit("Set-up failed, pip says why above; the same command goes on from here")
     if name == "cpu-linux" and not pip("uninstall", "-qq", "--yes", *UNLOADABLE):

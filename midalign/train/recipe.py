@@ -28,9 +28,13 @@ class Lora(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     r: PositiveInt
+    """Rank."""
     alpha: PositiveInt
+    """Scale: the update is multiplied by alpha / r."""
     dropout: float = Field(ge=0, lt=1)
+    """Dropout on the adapter's input."""
     targets: str | list[str]
+    """Modules that get an adapter, by name, or `all-linear`."""
 
 
 Layer = Literal["middle", "auto"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
@@ -59,9 +63,10 @@ class Align(Section):
     pairs: str
     """`tatoeba`, `ntrex`, a set with parallel training utterances (`massive`, `mini`), or a TSV path."""
     pairs_per_update: PositiveInt
+    """Sentence pairs per update of the alignment loss."""
     pairs_a_language: PositiveInt | None = None
-    """How many of a language's pairs there are to train on, None for all. Chosen by their English, so that
-    languages have the same sentences where they can, and smaller numbers are parts of larger ones."""
+    """Number of training pairs per language, null for all. They are chosen by their English sentence, so that
+    languages share sentences where possible, and a smaller number is a subset of a larger one."""
     multiway: bool = False
     """Pair a sentence with its translation in any other aligned language or English, where the source has
     that English sentence in several languages."""
@@ -72,28 +77,38 @@ class Align(Section):
     layer_weights: list[float] | None = None
     """Of several layers; without them all count alike."""
     objective: Literal["info_nce", "cosine", "squared"] = "info_nce"
+    """The alignment loss: contrastive, or without negatives by cosine or by squared distance."""
     weight: float = Field(ge=0)
+    """Weight of the alignment loss beside the task loss."""
     temperature: float = Field(gt=0)
+    """Divisor of the cosines in `info_nce`."""
     learn_temperature: bool = False
+    """Train the temperature too, starting from `temperature`."""
     symmetric: bool
+    """Mean of both directions of `info_nce`. False: foreign sentences to English ones alone."""
     pooling: Literal["mean", "last"] = "mean"
+    """How the hidden states of a sentence become one vector."""
     centred: bool | Literal["running"]
-    """Each side minus its mean in the batch; `running`: each language minus its running mean."""
+    """Subtract each side's mean over the batch. `running`: subtract each language's running mean."""
     include_bos: bool
+    """Include the first token's state in the mean."""
     stop_gradient: Literal["foreign", "english"] | None = None
+    """Treat this side of the pairs as a constant."""
     preservation: float = Field(ge=0)
     """Weight of token preservation, relative to the contrastive loss."""
     held_out: int = Field(ge=0, default=0)
-    """Pairs a language that are kept from training, for `layer: auto` and the monitor."""
+    """Pairs per language that are held out of training, for `layer: auto` and the monitor."""
     copy_samples: int = Field(ge=0)
-    """Sentences of the pairs that the model repeats, an update."""
+    """Sentences of the pairs per update that the model learns to repeat."""
     text_samples: int = Field(ge=0, default=0)
-    """Sentences of the pairs whose tokens the model predicts, an update."""
+    """Sentences of the pairs per update that the model learns to predict."""
     alternate: Literal["joint", "micro", "update"] = "joint"
+    """How both losses share updates: `joint` is their sum, `micro` alternates parts of an update, `update`
+    alternates updates."""
     ratio: tuple[PositiveInt, PositiveInt] = (1, 1)
     """Task to alignment: parts of an update for `micro`, updates for `update`."""
     cycles: PositiveInt = 1
-    """Times that `micro` goes through the ratio in an update."""
+    """How often `micro` repeats the ratio within an update."""
     rise: float = Field(ge=0, le=1, default=0.0)
     """Share of the task's updates over which the weight rises to its value."""
     until: float = Field(ge=0, le=1, default=1.0)
@@ -132,35 +147,50 @@ class Evaluation(Section):
     base: bool = True
     """Score the base too."""
     languages: list[str] | Literal["all"] = "all"
+    """Languages to score."""
     split: Literal["validation", "test"] = "test"
+    """Split to score: `validation` for choices, `test` for reports."""
     limit: PositiveInt | None = None
+    """Items per task, a seeded sample. null: all items."""
     engine: Literal["auto", "vllm", "hf"] = "auto"
+    """`auto` is vLLM on CUDA where it can serve the adapters, and Hugging Face elsewhere."""
     note: str | None = None
-    """What readers of the records must know of the base, such as "dequantised from Q4_K_M"."""
+    """A remark on the base for readers of the records, such as "dequantised from Q4_K_M"."""
 
 
 class Recipe(Section):
     """One experiment: arms that differ in alignment alone, the same task samples in the same order."""
 
     name: str
+    """Name of the experiment, in adapters, records and tables."""
     base: str
+    """A folder, a model id of the hub, or `mini` for the bundled base."""
     task: str
+    """A task or group of midalign, `FAMILY:FILE` for your own data, or `lm_eval:TASK`."""
     supervised: list[str] = Field(min_length=1)
+    """Languages with task data."""
     aligned: list[str]
+    """Languages with sentence pairs alone."""
     arms: dict[str, dict[str, Any] | None]
-    """Keys of `align` that an arm changes; null trains the task alone."""
+    """The keys of `align` that each arm changes. null trains the task alone."""
     seeds: list[int] = Field(min_length=1)
+    """Seeds. Each arm is trained once per seed."""
     updates: PositiveInt
+    """Updates of the task per arm."""
     samples_per_update: PositiveInt
+    """Task samples per update."""
     learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
     scheduler: Literal["linear", "cosine", "constant_with_warmup", "inverse_sqrt"]
+    """Learning-rate schedule after the warm-up."""
     warmup: float = Field(ge=0, lt=1)
     """Share of the updates over which the learning rate rises."""
     max_tokens: PositiveInt
+    """Tokens per sample at most."""
     max_batch_tokens: PositiveInt | None = None
-    """Most tokens in one forward: less memory for more forwards, the same update."""
+    """Tokens per forward pass at most: less memory, more forward passes, the same update."""
     recompute: bool = False
-    """Compute activations again in backward: less memory for a third more time."""
+    """Recompute activations in the backward pass: less memory, a third more time."""
     load_in_4bit: bool = False
     """The base's linear layers in 4 bits (bitsandbytes)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -168,23 +198,28 @@ class Recipe(Section):
     packing: bool = True
     """Several samples a row where the base allows it; what they all begin with once."""
     save_every: PositiveInt
+    """Updates between two checkpoints."""
     too_long: Literal["truncate", "drop"] = "truncate"
-    """Of samples over max_tokens the prompt's beginning goes, or the whole sample; both are counted."""
+    """Samples longer than max_tokens: truncate the prompt on the left, or drop the sample."""
     chat_template: bool
+    """Wrap prompts in the base's chat template."""
     system_instruction: str | None
+    """Text of the system turn."""
     lora: Lora | None
     """null trains all weights."""
     align: Align
     output: Path
+    """Folder for adapters, checkpoints and records."""
     evaluate: bool
+    """Evaluate base and adapters after training."""
     evaluation: Evaluation
     monitor: Monitor | None = None
     report_to: list[Literal["comet_ml", "tensorboard", "wandb"]] = []
-    """Where losses and measurements go besides the log."""
+    """Trackers that get losses and measurements, besides the log."""
     arguments: dict[str, Any] = {}
-    """Others of transformers' TrainingArguments: fsdp, deepspeed, optim, max_grad_norm, torch_compile."""
+    """Other fields of transformers' TrainingArguments, such as fsdp, deepspeed, optim or max_grad_norm."""
     allow_overlap: bool = False
-    """Train although the training text holds what is evaluated."""
+    """Train even if the training text contains evaluation text."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
