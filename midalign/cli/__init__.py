@@ -1,4 +1,4 @@
-"""The command line: one module a command, each parses, calls the library and prints."""
+"""The command line: one module per command, which parses, calls the library and prints."""
 
 import errno
 import sys
@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; what users can mend ends in one screen on stderr, without a traceback.
+    """Run a command. Errors that users can fix end in one screen on stderr, without a traceback.
 
     Exit status: 1 for a MidalignError or a full disk, 2 for wrong usage (typer's), 130 for Ctrl-C.
     """
@@ -21,7 +21,7 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
-        # typer turns Ctrl-C into this status and says nothing.
+        # typer turns Ctrl-C into this status and prints nothing.
         if end.code == INTERRUPTED:
             _interrupted()
         raise
@@ -29,23 +29,23 @@ def run(command: Callable[[], object]) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "no file named"
-        sys.exit(f"midalign: the disk is full ({where}); free space, then the same command")
+        sys.exit(f"midalign: the disk is full ({where}). Free some space, then rerun the same command.")
 
 
 def _interrupted() -> None:
     print(
-        "midalign: interrupted; what was finished is kept, the same command goes on from there",
+        "midalign: interrupted. Finished work is kept. Rerun the same command to resume.",
         file=sys.stderr,
     )
     sys.exit(INTERRUPTED)
 
 
 def main() -> None:
-    """Entry point of `midalign`."""
+    """Run `midalign`."""
 
     def midalign() -> None:
         from midalign.cli.app import app
 
-        app()
+        app(prog_name="midalign")
 
     run(midalign)
