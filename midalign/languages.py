@@ -118,4 +118,7 @@ def language(code: str) -> Language:
     try:
         return languages()[code]
     except KeyError:
-        raise TaskError(f"No language {code!r} in midalign.{nearest(code, languages())}") from None
+        raise TaskError(
+            f"No language {code!r} in midalign.{nearest(code, languages())} "
+            f"All codes: midalign data languages"
+        ) from None

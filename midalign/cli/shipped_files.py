@@ -13,7 +13,7 @@ KINDS = {
     "presets": ("preset", "default", "List or print the presets: default values that recipes build on."),
     "sweeps": ("sweep", "layer", "List or print the sweeps for `midalign sweep`."),
 }
-"""Kind of file -> singular, an example, the group's help."""
+"""Kind of file (`midalign.shipped.FOLDERS`) -> singular, an example, the group's help."""
 
 
 def new_group(kind: str) -> typer.Typer:

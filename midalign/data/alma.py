@@ -9,7 +9,7 @@ from pathlib import Path
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 
 LICENCE = "MIT (repository); texts from WMT and FLORES-200"
 FILES = FileSet("alma")
@@ -73,7 +73,7 @@ def digest(direction: str, split: str) -> str:
 def _files(direction: str, split: str) -> tuple[str, ...]:
     """Foreign and English file, or the one file of a validation split."""
     if direction not in directions():
-        raise TaskError(f"ALMA has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("ALMA", "direction", direction, directions()))
     pair = f"{_foreign(direction)}-en"
     files = {
         "train": (f"train.{pair}.{_foreign(direction)}", f"train.{pair}.en"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from midalign.data import cache
 from midalign.data.archive import members
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
 from midalign.languages import languages
 
@@ -118,7 +118,7 @@ def _here(files: tuple[str, str]) -> None:
 def _files(direction: str, split: str) -> tuple[str, str]:
     """(source, target)"""
     if direction not in directions():
-        raise TaskError(f"FLORES-200 has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("FLORES-200", "direction", direction, directions()))
     if split not in SPLITS:
         raise TaskError(f"FLORES-200 has no split {split!r}; expected validation or test")
     source, target = (f"{known(code).flores}.{SPLITS[split]}" for code in sides(direction))

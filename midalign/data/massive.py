@@ -8,7 +8,7 @@ from typing import Literal
 from midalign.data import annotation, cache
 from midalign.data.archive import members
 from midalign.data.items import Item
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 URL = "https://amazon-massive-nlu-dataset.s3.amazonaws.com/amazon-massive-dataset-1.1.tar.gz"
@@ -93,7 +93,7 @@ def _lines(content: bytes, source: str) -> dict[str, bytes]:
 def _locale(language: str) -> str:
     known = {code: row.massive for code, row in languages().items() if row.massive}
     if language not in known:
-        raise TaskError(f"MASSIVE has no language {language!r}.{nearest(language, known)}")
+        raise TaskError(unknown_name("MASSIVE", "language", language, known))
     return known[language]
 
 

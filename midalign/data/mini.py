@@ -9,7 +9,7 @@ from typing import Literal
 from midalign.data import annotation
 from midalign.data.items import Item
 from midalign.data.segments import Segment, sides
-from midalign.errors import DataError, nearest
+from midalign.errors import DataError, unknown_name
 from midalign.languages import languages
 
 FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -50,7 +50,7 @@ def labels(kind: Literal["intent", "slot"]) -> list[str]:
 def _file(language: str, split: str) -> Traversable:
     known = [code for code, row in languages().items() if row.mini]
     if language not in known:
-        raise DataError(f"The mini benchmark has no language {language!r}.{nearest(language, known)}")
+        raise DataError(unknown_name("The mini benchmark", "language", language, known))
     if split not in FILES:
         raise DataError(f"No split {split!r}; expected one of {', '.join(FILES)}")
     return files("midalign") / "data" / "mini" / language / FILES[split]

@@ -3,7 +3,7 @@
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import TaskError, nearest
+from midalign.errors import TaskError, unknown_name
 from midalign.languages import language as known
 from midalign.languages import languages
 
@@ -45,7 +45,7 @@ def digest(direction: str, split: str) -> str:
 def _files(direction: str, split: str) -> tuple[str, str]:
     """(source, target)"""
     if direction not in directions():
-        raise TaskError(f"NTREX has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("NTREX", "direction", direction, directions()))
     if split != "test":
         raise TaskError(f"NTREX has no split {split!r}; expected test")
     source, target = (ENGLISH if code == "en" else _reference(code) for code in sides(direction))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0 (all PUD sets but Swedish: 3.0)"
@@ -104,7 +104,7 @@ def digest(treebank: str, split: str) -> str:
 
 def _file(treebank: str, split: str) -> str:
     if treebank not in _FOLDERS:
-        raise TaskError(f"UNER has no treebank {treebank!r}.{nearest(treebank, _FOLDERS)}")
+        raise TaskError(unknown_name("UNER", "treebank", treebank, _FOLDERS))
     if split not in splits(treebank):
         raise TaskError(f"UNER's {treebank} has no split {split!r}; it has {', '.join(splits(treebank))}")
     return f"{treebank}-ud-{SPLITS[split]}.iob2"

@@ -9,7 +9,7 @@ from pathlib import Path
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import TaskError, nearest
+from midalign.errors import TaskError, unknown_name
 
 LICENCE = "research use"
 FILES = FileSet("wmt23")
@@ -47,7 +47,7 @@ def digest(direction: str, split: str) -> str:
 def _files(direction: str, split: str) -> tuple[str, str]:
     """(reference, source)"""
     if direction not in directions():
-        raise TaskError(f"WMT23 has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("WMT23", "direction", direction, directions()))
     if split not in SPLITS:
         raise TaskError(f"WMT23 has no split {split!r}; expected test")
     source, target = sides(direction)

@@ -12,7 +12,7 @@ from typing import Literal
 from midalign.data import cache, lines
 from midalign.data.archive import members
 from midalign.data.items import TaggedItem
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0"
@@ -232,7 +232,7 @@ def _annotated(words: list[str], spans: list[tuple[str, int, int]]) -> str:
 def _file(language: str, split: str) -> str:
     known = {code: row.xsid for code, row in languages().items() if row.xsid}
     if language not in known:
-        raise TaskError(f"xSID has no language {language!r}.{nearest(language, known)}")
+        raise TaskError(unknown_name("xSID", "language", language, known))
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     file = f"{known[language]}.{SPLITS[split]}.conll"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,6 +13,7 @@ from midalign import harness
 from midalign.adapter import RecipeRef
 from midalign.data import pairs
 from midalign.errors import RecipeError, nearest
+from midalign.shipped import shipped_names, shipped_text
 
 
 class Section(BaseModel):
@@ -254,10 +254,8 @@ def _unset(section: Section) -> set[str]:
 
 
 def shipped() -> list[str]:
-    """Names of the recipes in the package."""
-    return sorted(
-        f.name.removesuffix(".yaml") for f in (files("midalign") / "recipes").iterdir() if f.is_file()
-    )
+    """Return the names of the recipes in the package."""
+    return shipped_names("recipes")
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -286,7 +284,7 @@ def _read(recipe: str) -> dict[str, Any]:
             raise RecipeError(f"No recipe file {recipe}. Recipes in the package: {', '.join(shipped())}")
         text = path.read_text("utf-8")
     elif recipe in shipped():
-        text = (files("midalign") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
+        text = shipped_text("recipes", recipe)
     else:
         raise RecipeError(
             f"No recipe {recipe!r}.{nearest(recipe, shipped())} "
@@ -302,11 +300,10 @@ def _read(recipe: str) -> dict[str, Any]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    folder = files("midalign") / "recipes" / "presets"
-    presets = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+    presets = shipped_names("presets")
     if name not in presets:
         raise RecipeError(f"No preset {name!r}; expected one of {', '.join(presets)}")
-    values: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+    values: dict[str, Any] = yaml.safe_load(shipped_text("presets", name))
     return values
 
 
