@@ -72,17 +72,6 @@ def _run(moment: str) -> None:
 
         hooks.AT.get(moment, lambda: None)()
     except Exception as error:
+        from midalign_lm_eval.problems import warn
+
         warn(moment, error)
-
-
-def warn(moment: str, error: Exception) -> None:
-    """Say that our part failed, and how to be rid of the message."""
-    import logging
-
-    logging.getLogger(__name__).warning(
-        "midalign could not hook into lm-eval (%s): %s: %s. Its tasks and models may be missing here; "
-        "MIDALIGN_NO_AUTOLOAD=1 silences this.",
-        moment,
-        type(error).__name__,
-        error,
-    )

@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from midalign_lm_eval.autoload import warn
+from midalign_lm_eval.problems import warn
 
 log = logging.getLogger(__name__)
 

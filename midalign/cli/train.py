@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from midalign import cli
+from midalign.cli.exits import INTERRUPTED, run_command
 from midalign.cli.help import command
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main() -> None:
     """Run `midalign-train`, which is `midalign train`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     command(app, examples=EXAMPLES)(train)
-    cli.run(lambda: app(prog_name="midalign-train"))
+    run_command(lambda: app(prog_name="midalign-train"))
 
 
 def train(
@@ -194,9 +194,9 @@ def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     try:
         process.wait()
     except KeyboardInterrupt:  # the evaluation gets it too, and saves its work before it ends
-        if process.wait() != cli.INTERRUPTED:
+        if process.wait() != INTERRUPTED:
             raise  # before the evaluation could handle it
-    if process.returncode == cli.INTERRUPTED:
-        os._exit(cli.INTERRUPTED)  # the evaluation has told the user already
+    if process.returncode == INTERRUPTED:
+        os._exit(INTERRUPTED)  # the evaluation has told the user already
     if process.returncode:
         sys.exit(process.returncode)

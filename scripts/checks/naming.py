@@ -17,7 +17,7 @@ SOURCES = (ROOT, ROOT / "harness_plugins")
 PACKAGES = ("midalign", "midalign_lm_eval")
 
 CEILINGS = {
-    "modules in import cycles": 10,
+    "modules in import cycles": 4,
     "files over 450 lines": 8,
     "names defined again": 106,
     "docstrings without a verb": 526,
