@@ -34,7 +34,7 @@ class Finder:
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """The spec that another finder has for a hooked module; None leaves every other module alone."""
+        """Return the spec that another finder has for a hooked module, or None for every other module."""
         if name not in HOOKED or name in self.asking:  # asked by a finder that asks the others, as we do
             return None
         self.asking.add(name)
@@ -66,7 +66,7 @@ def _hook(spec: "ModuleSpec") -> None:
 
 
 def _run(moment: str) -> None:
-    """Our part; somebody else's run must not end because of it."""
+    """Run the plug-in's part. Its errors must not end another program's run."""
     try:
         from midalign_lm_eval import hooks
 

@@ -50,7 +50,10 @@ def add_tasks() -> None:
 
 
 def before(include_path: str | Path | list[str | Path] | tuple[str | Path, ...] | None) -> list[str]:
-    """The user's folders with ours in front, unless it is one of them: twice is a warning a task."""
+    """Return the user's folders with midalign's in front, unless it is among them.
+
+    A folder that is given twice causes a warning per task.
+    """
     from midalign.tasks import tasks_dir
 
     users = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []

@@ -23,16 +23,16 @@ FILES = cache.FileSet("flores")
 
 
 def directions() -> list[str]:
-    """To and from English for each language, sorted."""
+    """Return the directions to and from English, sorted."""
     codes = [code for code, row in languages().items() if row.flores and code != "en"]
     return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The segments of a direction in file order; the archive is fetched at first use.
+    """Return the segments of a direction in file order. Downloads the archive at first use.
 
-    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
-    altered, or have different numbers of lines.
+    Raises TaskError for an unknown direction or split, and DataError if files are missing, altered or of
+    different lengths.
     """
     files = _files(direction, split)
     _here(files)
@@ -46,7 +46,7 @@ def read(direction: str, split: str) -> list[Segment]:
 
 
 def digest(direction: str, split: str) -> str:
-    """sha256 of both files' digests."""
+    """Return the sha256 of both files' digests."""
     files = _files(direction, split)
     _here(files)
     return FILES.digest(files)
@@ -116,7 +116,7 @@ def _here(files: tuple[str, str]) -> None:
 
 
 def _files(direction: str, split: str) -> tuple[str, str]:
-    """(source, target)"""
+    """Return (source, target)."""
     if direction not in directions():
         raise TaskError(unknown_name("FLORES-200", "direction", direction, directions()))
     if split not in SPLITS:

@@ -34,7 +34,7 @@ class State:
 
 
 def states() -> list[State]:
-    """Every data set that is not in the package."""
+    """Return the state of every data set that is not in the package."""
     found = []
     for name, module in DATASETS.items():
         files = module.FILES
