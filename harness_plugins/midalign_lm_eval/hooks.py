@@ -1,5 +1,7 @@
-"""Our part in lm-eval: the tasks folder in every TaskManager, two models in the registry, and warnings
-about settings by which another model changes what our tasks ask or score."""
+"""Changes to lm-eval: midalign's tasks in every TaskManager, two models, and warnings.
+
+The warnings are about settings of other models that change what midalign's tasks ask or score.
+"""
 
 import inspect
 import logging

@@ -1,4 +1,4 @@
-"""`midalign analyze`"""
+"""`midalign analyze`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`midalign comet setup`"""
+"""`midalign comet setup`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`midalign data`"""
+"""`midalign data`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

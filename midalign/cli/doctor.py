@@ -1,4 +1,4 @@
-"""`midalign doctor`"""
+"""`midalign doctor`."""
 
 import textwrap
 

@@ -1,4 +1,4 @@
-"""`midalign eval`"""
+"""`midalign eval`."""
 
 from pathlib import Path
 from typing import Annotated, Literal

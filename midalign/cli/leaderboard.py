@@ -1,4 +1,4 @@
-"""`midalign leaderboard`"""
+"""`midalign leaderboard`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

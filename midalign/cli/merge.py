@@ -1,4 +1,4 @@
-"""`midalign merge`"""
+"""`midalign merge`."""
 
 import re
 from pathlib import Path

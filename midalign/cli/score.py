@@ -1,4 +1,4 @@
-"""`midalign score`"""
+"""`midalign score`."""
 
 import json
 import sys

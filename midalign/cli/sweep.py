@@ -1,4 +1,4 @@
-"""`midalign sweep`"""
+"""`midalign sweep`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

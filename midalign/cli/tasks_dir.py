@@ -1,4 +1,4 @@
-"""`midalign tasks-dir`"""
+"""`midalign tasks-dir`."""
 
 EXAMPLES = 'lm_eval --include_path "$(midalign tasks-dir)" --tasks midalign_slot_en ...'
 

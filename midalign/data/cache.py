@@ -91,10 +91,10 @@ def _named(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Files whose line counts and sha256 the project carries, in `<name>_digests.tsv` beside this module; a
-    sha256 that is not known is empty there.
+    """Files with known line counts and sha256.
 
-    Where a set allows it, other copies are kept beside what was published, each verified against itself.
+    They are in `<name>_digests.tsv` next to this module, where an unknown sha256 is empty. If a set allows,
+    other copies than the published ones are kept too, each verified against its own digest.
     """
 
     name: str
@@ -133,8 +133,10 @@ class FileSet:
         return file in self.digests and self.digests[file][1] == hashlib.sha256(content).hexdigest()
 
     def keep(self, file: str, content: bytes, source: str) -> None:
-        """Store a copy that need not be the published one; what is not is told, and verified against itself
-        from then on. Its own digest is what records get, so that scores on two copies are told apart.
+        """Store a copy that need not be the published one.
+
+        Any other copy causes a warning, and is verified against its own digest from then on. Records get that
+        digest, so that scores on two copies can be distinguished.
         """
         if self.published(file, content):
             return self.put(file, content, source)

@@ -53,11 +53,11 @@ def digest(direction: str, split: str) -> str:
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
-    """Store the `<code>.dev` and `<code>.devtest` files found in a file, folder or archive; returns
-    (added, still missing) file names.
+    """Store the `<code>.dev` and `<code>.devtest` files found in a file, folder or archive.
 
-    What is not the official archive is checked: UTF-8, as many lines in each file of a split, no line empty.
-    Byte order marks and carriage returns are dropped. Raises DataError with file and line.
+    Returns (added, still missing) file names. Anything but the official archive is checked: UTF-8, the same
+    number of lines in each file of a split, and no empty line. Byte order marks and carriage returns are
+    dropped. Raises DataError with file and line.
     """
     official = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
     found = {
@@ -81,8 +81,10 @@ def _add_official(archive: Path) -> None:
 
 
 def _check(found: dict[str, bytes], path: Path) -> None:
-    """Raise DataError for files whose lines cannot translate each other; warn where the release has other
-    numbers of lines."""
+    """Raise DataError for files whose lines cannot be parallel.
+
+    Warns if the release has other numbers of lines.
+    """
     first: dict[str, tuple[str, int]] = {}
     for name, content in found.items():
         try:

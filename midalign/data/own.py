@@ -90,6 +90,7 @@ class Utterance(Row):
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return target([(one.slot, one.value) for one in self.slots])
 
     @property
@@ -120,6 +121,7 @@ class Translation(Row):
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return self.target
 
     @property
@@ -143,6 +145,7 @@ class Text(Row):
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return entities([(one.type, one.text) for one in self.entities])
 
 

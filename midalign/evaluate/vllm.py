@@ -263,8 +263,10 @@ class MidalignVLLM(VLLM):
         return thoughts
 
     def _text(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens; vLLM's own ends with U+FFFD or without where it stops within a
-        character."""
+        """Return the text of tokens.
+
+        vLLM's own text may end with U+FFFD, or lack it, if generation stops within a character.
+        """
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _sampling(self, request: "Instance", settings: Greedy, said: int = 0) -> SamplingParams:

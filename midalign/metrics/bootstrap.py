@@ -1,5 +1,7 @@
-"""Bootstrap over items by counts (Efron and Tibshirani 1993, chapter 6): texts are scored once, only counts
-are drawn again."""
+"""Bootstrap over items by counts (Efron and Tibshirani 1993, chapter 6).
+
+Texts are scored once. Only their counts are resampled.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache

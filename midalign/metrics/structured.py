@@ -98,12 +98,12 @@ class Tagged:
 
 
 def parse(output: str) -> Parsed:
-    """Read an output as one JSON value (RFC 8259), white space around it aside.
+    r"""Read an output as one JSON value (RFC 8259), white space around it aside.
 
     Nothing is cut away or repaired: a code fence, text before or behind, a trailing comma, single quotes, a
     comment, and a raw control character in a string do not parse. Neither do four things that some
     parsers let through: a key that stands twice in an object (I-JSON, RFC 7493), NaN and Infinity, nesting
-    deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\\u00e9` is `é`.
+    deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\u00e9` is `é`.
     """
     if len(output) > LONGEST or _depth(output) > DEEPEST:
         return Parsed(False, None)

@@ -100,6 +100,7 @@ def _line(error: BaseException) -> str:
 
 
 def main() -> None:
+    """Answer requests on standard input until it ends."""
     # COMET and what it imports print as they like: standard output is ours alone, the rest for what matters.
     logging.disable(logging.INFO)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; who started us ends us
