@@ -397,12 +397,12 @@ def test_the_command_merges_and_refuses(tmp_path):
     done = midalign(one, two, "--output", tmp_path / "both", "--weights", "1,0.5", "--in-blocks", "0-1=0,1")
     assert "cat of 2 adapters, weights 1:0.5, 0:1 in 0-1, rank 4, 3 modules" in " ".join(done.stdout.split())
     for words, message in (
-        ((one, two, "--output", "x", "--weights", "1"), "expected 2 numbers, one per adapter"),
+        ((one, two, "--output", "x", "--weights", "1"), "is not a weight for each of 2 adapters"),
         ((one, two, "--output", "x", "--weights", "1,1", "--weights", "1,2"), "--search TASKS"),
         ((one, two, "--output", tmp_path / "both"), "is there already"),
         ((one, two, "--output", "x", "--into-base"), "--base MODEL"),
         ((one, "--output", "x"), "two adapters or more"),
-        ((one, two, "--output", "x", "--limit", "3"), "--limit works only with --search"),
+        ((one, two, "--output", "x", "--limit", "3"), "--limit is for --search"),
     ):
         done = midalign(*words, check=False)
         assert done.returncode

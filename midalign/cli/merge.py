@@ -108,11 +108,11 @@ def merge(
     from midalign import merge as merging
 
     if len(adapters) < 2:
-        raise typer.BadParameter("expected at least two adapters: midalign merge TASK ALIGN --output FOLDER")
+        raise typer.BadParameter("merging takes two adapters or more: midalign merge TASK ALIGN --output FOLDER")
     if (search or into_base) and not base:
         raise typer.BadParameter("--search and --into-base need the base: add --base MODEL")
     if limit and not search:
-        raise typer.BadParameter("--limit works only with --search")
+        raise typer.BadParameter("--limit is for --search")
     merging.refuse_existing(output)
     blocks = tuple(_blocks(text, len(adapters)) for text in in_blocks or ())
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
@@ -164,7 +164,7 @@ def _numbers(text: str, count: int) -> tuple[float, ...]:
     except ValueError:
         found = ()
     if len(found) != count:
-        raise typer.BadParameter(f"{text!r}: expected {count} numbers, one per adapter, such as 1,0.5")
+        raise typer.BadParameter(f"{text!r} is not a weight for each of {count} adapters, such as 1,0.5")
     return found
 
 
