@@ -108,7 +108,9 @@ def merge(
     from midalign import merge as merging
 
     if len(adapters) < 2:
-        raise typer.BadParameter("merging takes two adapters or more: midalign merge TASK ALIGN --output FOLDER")
+        raise typer.BadParameter(
+            "merging takes two adapters or more: midalign merge TASK ALIGN --output FOLDER"
+        )
     if (search or into_base) and not base:
         raise typer.BadParameter("--search and --into-base need the base: add --base MODEL")
     if limit and not search:

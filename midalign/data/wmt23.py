@@ -25,27 +25,26 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 
 
 def directions() -> list[str]:
-    """All directions, sorted."""
+    """Return all directions, sorted."""
     return sorted(file.split(".")[1] for file in FILES.digests if ".src." in file)
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The segments of a direction in file order; fetched at first use.
+    """Return the segments of a direction in file order. Downloads them at first use.
 
-    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
-    altered.
+    Raises TaskError for an unknown direction or split, and DataError if files are missing or altered.
     """
     reference, source = _files(direction, split)
     return segments(f"wmt23-{direction}", SOURCES.read(source), REFERENCES.read(reference))
 
 
 def digest(direction: str, split: str) -> str:
-    """sha256 of both files' digests."""
+    """Return the sha256 of both files' digests."""
     return FILES.digest(_files(direction, split))
 
 
 def _files(direction: str, split: str) -> tuple[str, str]:
-    """(reference, source)"""
+    """Return (reference, source)."""
     if direction not in directions():
         raise TaskError(unknown_name("WMT23", "direction", direction, directions()))
     if split not in SPLITS:

@@ -210,7 +210,7 @@ class Recipe(Section):
         return self
 
     def align_of(self, arm: str) -> Align | None:
-        """The alignment settings of an arm, None where it trains the task alone."""
+        """Return the alignment settings of an arm, or None if it trains only the task."""
         changes = self.arms[arm]
         return None if changes is None else Align.model_validate({**self.align.model_dump(), **changes})
 
@@ -221,12 +221,14 @@ class Recipe(Section):
         return folder.resolve().name if folder.is_dir() else self.base
 
     def digest(self, arm: str) -> str:
-        """sha256 over what decides an arm's weights: not where they go, which seeds, which arms stand beside
-        it, or what is said of it."""
+        """Return the sha256 of everything that determines an arm's weights.
+
+        Output folder, seeds, other arms and notes are not part of it.
+        """
         return self._digest_with(self.align_of(arm))
 
     def reference(self, arm: str) -> RecipeRef:
-        """What manifests and records say of the recipe."""
+        """Return the reference to the recipe in manifests and records."""
         return RecipeRef(name=self.name, digest=self.digest(arm), baseline=self._digest_with(None))
 
     def _digest_with(self, align: Align | None) -> str:
@@ -246,7 +248,7 @@ class Recipe(Section):
 
 
 def _unset(section: Section) -> set[str]:
-    """Keys at the value that changes nothing: one that came later leaves the digests of before."""
+    """Return the keys at their default. Excluding them keeps old digests valid when a key is added."""
     fields = type(section).model_fields.items()
     return {
         name for name, field in fields if not field.is_required() and getattr(section, name) == field.default
@@ -259,9 +261,10 @@ def shipped() -> list[str]:
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or path, over its preset, with `key=value` overrides (`align.layer=4`).
+    """Load a recipe by name or path, over its preset, with `key=value` overrides (`align.layer=4`).
 
-    Raises RecipeError for an unknown recipe, key or preset (with the nearest valid ones) and for wrong types.
+    Raises RecipeError for wrong types and, with the nearest valid names, for an unknown recipe, key or
+    preset.
     """
     values = _read(recipe)
     for override in overrides:
