@@ -15,7 +15,7 @@ from midalign.cli import (
     train,
 )
 from midalign.cli import eval as eval_command
-from midalign.cli.help import command, new_app
+from midalign.cli.help import add_command, new_app
 
 RUN = "Train and score"
 COMPARE = "Compare and combine"
@@ -31,19 +31,19 @@ midalign leaderboard build --results first/results --output board
 """,
     completion=True,
 )
-command(app, "train", section=RUN, examples=train.EXAMPLES)(train.train)
-command(app, "eval", section=RUN, examples=eval_command.EXAMPLES)(eval_command.evaluate)
-command(app, "score", section=RUN, examples=score.EXAMPLES)(score.score)
+add_command(app, "train", section=RUN, examples=train.EXAMPLES)(train.train)
+add_command(app, "eval", section=RUN, examples=eval_command.EXAMPLES)(eval_command.evaluate)
+add_command(app, "score", section=RUN, examples=score.EXAMPLES)(score.score)
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
-command(app, "sweep", section=COMPARE, examples=sweep.EXAMPLES)(sweep.sweep)
-command(app, "merge", section=COMPARE, examples=merge.EXAMPLES)(merge.merge)
-command(app, "analyze", section=COMPARE, examples=analyze.EXAMPLES)(analyze.analyze)
+add_command(app, "sweep", section=COMPARE, examples=sweep.EXAMPLES)(sweep.sweep)
+add_command(app, "merge", section=COMPARE, examples=merge.EXAMPLES)(merge.merge)
+add_command(app, "analyze", section=COMPARE, examples=analyze.EXAMPLES)(analyze.analyze)
 app.add_typer(data.app, name="data", rich_help_panel=LOOK_UP)
 for kind in shipped_files.KINDS:
     app.add_typer(shipped_files.new_group(kind), name=kind, rich_help_panel=LOOK_UP)
-command(app, "doctor", section=SET_UP, examples=doctor.EXAMPLES)(doctor.doctor)
+add_command(app, "doctor", section=SET_UP, examples=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(comet.app, name="comet", rich_help_panel=SET_UP)
-command(app, "tasks-dir", section=SET_UP, examples=tasks_dir.EXAMPLES)(tasks_dir.tasks_dir)
+add_command(app, "tasks-dir", section=SET_UP, examples=tasks_dir.EXAMPLES)(tasks_dir.tasks_dir)
 
 
 @app.callback()

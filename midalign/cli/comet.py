@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from midalign.cli.help import command, new_app
+from midalign.cli.help import add_command, new_app
 
 app = new_app("Install COMET into an environment of its own.", "midalign comet setup")
 
@@ -15,7 +15,7 @@ def comet() -> None:
     """Keep typer from dropping the name of the only command."""
 
 
-@command(app, examples="midalign comet setup\nmidalign comet setup --path /data/comet")
+@add_command(app, examples="midalign comet setup\nmidalign comet setup --path /data/comet")
 def setup(
     path: Annotated[
         Path | None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from midalign.cli.help import command, new_app
+from midalign.cli.help import add_command, new_app
 
 if TYPE_CHECKING:
     from midalign.languages import Language
@@ -18,7 +18,7 @@ app = new_app(
 )
 
 
-@command(app, "add", examples="midalign data add massive amazon-massive-dataset-1.1.tar.gz")
+@add_command(app, "add", examples="midalign data add massive amazon-massive-dataset-1.1.tar.gz")
 def add(
     name: Annotated[str, typer.Argument(help="massive, tatoeba, ntrex, wmt23, alma, xsid, flores or uner.")],
     path: Annotated[Path, typer.Argument(help="File, folder or archive, as published.")],
@@ -35,7 +35,7 @@ def add(
         print(f"still missing: {_shown(missing)}")
 
 
-@command(app, "list", examples="midalign data list")
+@add_command(app, "list", examples="midalign data list")
 def list_() -> None:
     """List the data sets, their licences, and how to get them."""
     from midalign.data.registry import states
@@ -48,7 +48,7 @@ def list_() -> None:
         )
 
 
-@command(
+@add_command(
     app,
     "languages",
     examples="midalign data languages --family translation\nmidalign data languages --json",
@@ -110,7 +110,7 @@ def _print_languages(rows: "list[Language]") -> None:
     )
 
 
-@command(
+@add_command(
     app,
     "overlap",
     examples="midalign data overlap alma --test midalign_mt_ntrex\n"

@@ -28,7 +28,7 @@ def new_app(help_text: str, examples: str, completion: bool = False) -> typer.Ty
     )
 
 
-def command(
+def add_command(
     app: typer.Typer, name: str | None = None, *, examples: str, section: str | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds a function to `app`, in a section of the group's help.

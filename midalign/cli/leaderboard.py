@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from midalign.cli.help import command, new_app
+from midalign.cli.help import add_command, new_app
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +20,7 @@ app = new_app(
 )
 
 
-@command(app, examples="midalign leaderboard build --results results --output board")
+@add_command(app, examples="midalign leaderboard build --results results --output board")
 def build(
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Records (*.json).")] = Path(
         "leaderboard/results"
@@ -55,7 +55,7 @@ def build(
     )
 
 
-@command(app, examples="midalign leaderboard merge shards/1 shards/2 --output results")
+@add_command(app, examples="midalign leaderboard merge shards/1 shards/2 --output results")
 def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Folders with shards.")],
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where complete records go.")],

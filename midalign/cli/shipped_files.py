@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from midalign.cli.help import command, new_app
+from midalign.cli.help import add_command, new_app
 
 WIDTH = 78
 KINDS = {
@@ -41,6 +41,6 @@ def new_group(kind: str) -> typer.Typer:
 
     list_files.__doc__ = f"List the {kind} of the package, with a line on each."
     show.__doc__ = f"Print a {singular}, to read or to start your own from."
-    command(app, "list", examples=f"midalign {kind} list")(list_files)
-    command(app, "show", examples=f"midalign {kind} show {example} > mine.yaml")(show)
+    add_command(app, "list", examples=f"midalign {kind} list")(list_files)
+    add_command(app, "show", examples=f"midalign {kind} show {example} > mine.yaml")(show)
     return app

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from midalign.cli.exits import INTERRUPTED, run_command
-from midalign.cli.help import command
+from midalign.cli.help import add_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ accelerate launch -m midalign.train mine.yaml
 def main() -> None:
     """Run `midalign-train`, which is `midalign train`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    command(app, examples=EXAMPLES)(train)
+    add_command(app, examples=EXAMPLES)(train)
     run_command(lambda: app(prog_name="midalign-train"))
 
 
@@ -185,12 +185,12 @@ def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
         "--note": evaluation.note,
         "--system-instruction": recipe.system_instruction,
     }
-    words = [sys.executable, "-m", "midalign", "eval"]
-    words += [str(word) for option in options.items() if option[1] is not None for word in option]
-    words += [word for adapter in adapters for word in ("--adapter", str(adapter))]
-    words += ["--apply-chat-template"] if recipe.chat_template else []
-    words += [] if evaluation.base else ["--adapters-only"]
-    process = subprocess.Popen(words)
+    command = [sys.executable, "-m", "midalign", "eval"]
+    command += [str(word) for option in options.items() if option[1] is not None for word in option]
+    command += [word for adapter in adapters for word in ("--adapter", str(adapter))]
+    command += ["--apply-chat-template"] if recipe.chat_template else []
+    command += [] if evaluation.base else ["--adapters-only"]
+    process = subprocess.Popen(command)
     try:
         process.wait()
     except KeyboardInterrupt:  # the evaluation gets it too, and saves its work before it ends
