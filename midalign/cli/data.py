@@ -38,14 +38,15 @@ def add(
 @add_command(app, "list", examples="midalign data list")
 def list_() -> None:
     """List the data sets, their licences, and how to get them."""
+    from midalign.data import cache
     from midalign.data.registry import states
 
-    print("mini      bundled with midalign, Apache-2.0")
+    print(f"{'mini':9} {'bundled':18} Apache-2.0")
     for state in states():
-        rest = "" if state.complete else f"; downloaded at first use, or: {state.remedy}"
-        print(
-            f"{state.name:9} {state.present} of {state.files} files, {state.licence}, in {state.folder}{rest}"
-        )
+        print(f"{state.name:9} {f'{state.present} of {state.files} files':18} {state.licence}")
+    print(f"\nFolder: {cache.folder()}")
+    if any(not state.complete for state in states()):
+        print("Missing files are downloaded at first use. From a local copy:\n  midalign data add NAME PATH")
 
 
 @add_command(

@@ -24,8 +24,6 @@ class State:
     licence: str
     present: int
     files: int
-    folder: str
-    remedy: str
 
     @property
     def complete(self) -> bool:
@@ -39,6 +37,5 @@ def states() -> list[State]:
     for name, module in DATASETS.items():
         files = module.FILES
         present = sum(files.path(file).is_file() for file in files.digests)
-        folder = str(files.path("x").parent)
-        found.append(State(name, module.LICENCE, present, len(files.digests), folder, files.remedy))
+        found.append(State(name, module.LICENCE, present, len(files.digests)))
     return found
