@@ -1,8 +1,8 @@
-# make demo and make test are all a newcomer needs; both set up .venv first (once).
+# make demo and make test are all that a newcomer needs. Both create .venv first, once.
 # Another interpreter than python3: make PYTHON=python3.12 test
 PYTHON ?= python3
 
-.PHONY: setup setup-dev demo test lint docs bench
+.PHONY: setup setup-dev demo test lint docs dist test-wheel bench
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -10,13 +10,13 @@ setup:
 setup-dev:
 	@$(PYTHON) scripts/setup.py --dev
 
-# A short recipe and a sample of the test split; FULL=1: the whole recipe, all items.
+# A short recipe and a sample of the test split. FULL=1: the whole recipe, all items.
 FORM = $(if $(FULL),,updates=240 samples_per_update=16 align.pairs_per_update=16 evaluation.limit=10)
 demo: setup
 	.venv/bin/midalign-train mini-families output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
-# Less than ten minutes on two cores; FULL=1: whole data sets and runs of many processes too.
+# Less than ten minutes on two cores. FULL=1: whole data sets and runs of many processes too.
 test: setup-dev
 	OMP_NUM_THREADS=1 .venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile $(if $(FULL),,-m "not exhaustive")
 
@@ -25,6 +25,15 @@ lint: setup-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+	.venv/bin/python scripts/checks/naming.py
+
+# The wheel and the source distribution, in dist/.
+dist: setup-dev
+	.venv/bin/python -m build --no-isolation
+
+# Builds a wheel, installs it alone and uses it from another directory.
+test-wheel: setup-dev
+	.venv/bin/pytest tests/e2e
 
 docs: setup-dev
 	.venv/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html

@@ -1,4 +1,4 @@
-"""python -m midalign"""
+"""The program `python -m midalign`."""
 
 from midalign.cli import main
 

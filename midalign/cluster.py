@@ -130,7 +130,7 @@ def _check_answers(address: str) -> None:
 
 
 def _absolute(recipe: Recipe) -> Recipe:
-    """The recipe as processes in other folders understand it; none of this is in its digest."""
+    """Make the recipe's paths absolute, for processes in other folders. Its digest stays the same."""
     bases.resolve(recipe.base)
     is_folder = recipe.base not in bases.NAMES and Path(recipe.base).expanduser().is_dir()
     base = str(Path(recipe.base).expanduser().absolute()) if is_folder else recipe.base
@@ -152,7 +152,7 @@ def _absolute_pairs(source: str) -> str:
 def _drive(
     send: Connection, address: str, groups: list[list[Recipe]], points: list[Point], folder: Path
 ) -> None:
-    """The driver's process: a Standing every second, in the end None or an exception."""
+    """Run the driver's process. Sends a Standing every second, and finally None or an exception."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that shows the sweep ends this one
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stdout.fileno())
@@ -174,7 +174,7 @@ def _drive(
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Ray as long as the sweep takes."""
+    """Connect to Ray for the duration of the sweep."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
@@ -209,9 +209,10 @@ class _Task:
 
 
 def _train(recipe: Recipe, arm: str, seed: int) -> None:
-    """One adapter. Its folder and its checkpoints are its own, and caches appear whole: others may train too.
+    """Train one adapter.
 
-    Ray begins it anew only when it takes the first process for dead, which then ends with its node.
+    Its folder and checkpoints are its own, and caches appear atomically, so other runs may train at the same
+    time. Ray restarts it only if it considers the first process dead, which then ends with its node.
     """
     training.train(recipe.model_copy(update={"seeds": [seed]}), lambda _: None, [arm])
 
@@ -221,7 +222,7 @@ def _answer(settings: evaluation.Settings) -> None:
 
 
 def _evaluate(recipes: Sequence[Recipe], points: Sequence[Point], results: Path) -> None:
-    """Merged points, whose parents are all there now, are answered for here: they are few."""
+    """Score adapters, and also generate for merged points, whose parents now exist. There are few of them."""
     adapters = [folder for recipe in recipes for folder in sweeping.adapters(recipe, points)]
     evaluation.evaluate(_settings(recipes[0], adapters, results), lambda _: None)
 
@@ -229,7 +230,7 @@ def _evaluate(recipes: Sequence[Recipe], points: Sequence[Point], results: Path)
 def _begin(
     board: Any, number: int, folder: str, function: Callable[..., None], arguments: Sequence[Any]
 ) -> None:
-    """What a node does for a task."""
+    """Run a task on its node."""
     import ray
 
     board.begin.remote(number, ray.get_runtime_context().get_node_id())
@@ -252,7 +253,7 @@ class _Board:
 
 
 def _look(tokens: Sequence[Path], folders: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
-    """What a node does not see of files and bases that are here, and the versions of its packages."""
+    """Return the files and bases that a node cannot see, and the versions of its packages."""
     missing = [token.parent for token in tokens if not token.is_file()]
     missing += [folder for folder in folders if not (folder / "config.json").is_file()]
     return missing, adapter.package_versions()
@@ -278,7 +279,7 @@ class _Sweep:
     failures: list[Exception] = field(default_factory=list)
 
     def run(self) -> None:
-        """All tasks to their ends; raises what failed."""
+        """Run all tasks. Raises the error of those that failed."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -312,12 +313,12 @@ class _Sweep:
         return bool(node["Resources"].get("GPU", 0) >= self.gpus and node["Resources"].get("CPU", 0) >= 1)
 
     def plan(self) -> tuple[list[_Task], list[_Task]]:
-        """Tasks that may run at once, and those after all of them.
+        """Return the tasks that may run at once, and those that run after all of them.
 
-        An adapter is answered for as soon as it is trained, alone, for loading the base again costs seconds
-        and devices would idle while the longest run of a sweep ends. What is said of all adapters together
-        (the layers that retrieval is measured at, the base's roles) is left to one evaluation of all,
-        which finds their answers there and writes the records of a local sweep.
+        Each adapter generates its answers as soon as it is trained, alone: loading the base again costs
+        seconds, while waiting for the longest run would leave devices idle. Whatever concerns all adapters
+        together (the layers that retrieval is measured at, the base's roles) is left to one final evaluation,
+        which finds these answers and writes the records of a local sweep.
         """
         results = self.folder / "results"
         first, last = [], []
@@ -345,7 +346,7 @@ class _Sweep:
         self.begun += 1
 
     def wait(self) -> None:
-        """Until nothing is pending, what follows a task included."""
+        """Wait until no task is pending, including follow-up tasks."""
         import ray
 
         while self.pending:
@@ -444,7 +445,7 @@ class _Sweep:
             )
 
     def _failure(self) -> Exception:
-        """One for all tasks that failed, in the words of a local run where they failed alike."""
+        """Return one error for all failed tasks, with the message of a local run if they failed alike."""
         distinct = list({str(error): error for error in self.failures}.values())
         if len(distinct) == 1:
             return distinct[0]
@@ -453,7 +454,7 @@ class _Sweep:
 
 @contextmanager
 def _tokens(folders: Sequence[Path]) -> Iterator[list[Path]]:
-    """A file in each folder that other machines can look for."""
+    """Create a file in each folder, for other machines to look for."""
     tokens = [folder / f".ray-{uuid.uuid4().hex}" for folder in folders]
     try:
         for token in tokens:
@@ -465,12 +466,12 @@ def _tokens(folders: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _has_record(name: str, results: Path) -> bool:
-    """Whether a record is there; one that no longer holds is made again with the others."""
+    """Return whether a record exists. Outdated records are made again with the others."""
     return (results / f"{record.file_name(name)}{record.SUFFIX}").is_file()
 
 
 def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> evaluation.Settings:
-    """What `midalign sweep` asks of an evaluation."""
+    """Return the settings of the evaluation that `midalign sweep` runs."""
     from midalign.train.stream import task_names
 
     asked = recipe.evaluation

@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 def device() -> str:
-    """`cuda`, `mps` or `cpu`, the first that works."""
+    """Return `cuda`, `mps` or `cpu`, the first that works."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def devices() -> list[str]:
-    """Every GPU, such as `cuda:0` and `cuda:1`, or the one device that there is."""
+    """Return every GPU, such as `cuda:0` and `cuda:1`, or the only device."""
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device()]
 
 
@@ -40,7 +40,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def has_bf16() -> bool:
-    """Whether the device multiplies bf16 matrices in hardware: emulation is slower than fp32."""
+    """Return whether the device multiplies bf16 matrices in hardware. Emulation is slower than fp32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     mkldnn = torch.backends.mkldnn.is_available()

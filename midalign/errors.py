@@ -1,7 +1,10 @@
 """The errors that people meet: each message says what was found, what was expected and what to type next."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+MOST_LISTED = 60
+"""Longest list of valid names that an error prints."""
 
 
 class MidalignError(Exception):
@@ -49,6 +52,16 @@ class RecordError(MidalignError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A sentence end that offers the valid names closest to `name`, empty when none is close."""
+    """Return a sentence that offers the valid names closest to `name`, empty when none is close."""
     close = difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def unknown_name(owner: str, kind: str, name: str, valid: Collection[str]) -> str:
+    """Return an error message such as "MASSIVE has no language 'xx'. Available: af, am".
+
+    More than MOST_LISTED valid names are counted instead, with the command that lists languages.
+    """
+    many = f"{len(valid)}. All language codes: midalign data languages"
+    available = ", ".join(valid) if len(valid) <= MOST_LISTED else many
+    return f"{owner} has no {kind} {name!r}.{nearest(name, valid)} Available: {available}"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from midalign.data import own
-from midalign.errors import TaskError, nearest
+from midalign.errors import TaskError, nearest, unknown_name
 from midalign.families import family, structured
 from midalign.tasks import tasks_dir
 
@@ -49,7 +49,7 @@ def _own(name: str) -> dict[str, Any]:
         return {"group": group, "task": [f"{group}_{one}" for one in source.languages]}
     splits = source.splits(language)
     if not splits:
-        raise TaskError(f"No task {name!r}.{nearest(language, source.languages)}")
+        raise TaskError(unknown_name(group, "language", language, source.languages))
     return {
         "task": name,
         "training_split": "train" if "train" in splits else None,

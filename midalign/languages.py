@@ -70,7 +70,7 @@ class Language:
 
 @cache
 def languages() -> dict[str, Language]:
-    """All languages by code, in the order of the table."""
+    """Return all languages by code, in the order of the table."""
     header, *lines = (files("midalign") / "languages.tsv").read_text("utf-8").splitlines()
     columns = header.split("\t")
     table = {}
@@ -121,8 +121,11 @@ def role_of(code: str, supervised: Collection[str], aligned: Collection[str]) ->
 
 
 def language(code: str) -> Language:
-    """The language of `code`; raises TaskError with the nearest codes otherwise."""
+    """Return the language of `code`. Raises TaskError with the nearest codes."""
     try:
         return languages()[code]
     except KeyError:
-        raise TaskError(f"No language {code!r} in midalign.{nearest(code, languages())}") from None
+        raise TaskError(
+            f"No language {code!r} in midalign.{nearest(code, languages())} "
+            f"All codes: midalign data languages"
+        ) from None

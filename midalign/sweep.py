@@ -14,7 +14,6 @@ import shutil
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ from midalign.leaderboard.sections import Row, Section
 from midalign.locks import locked
 from midalign.merge import Weights, file_name, merge
 from midalign.record import write_atomically
+from midalign.shipped import shipped_names, shipped_text
 from midalign.train import recipe as recipes
 from midalign.train import run as training
 from midalign.train.recipe import Recipe
@@ -104,10 +104,9 @@ class Result:
 def read(name: str) -> Grid:
     """A sweep of the package by name, or of a YAML file; raises RecipeError."""
     path = Path(name)
-    folder = files("midalign") / "sweeps"
-    shipped = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    shipped = shipped_names("sweeps")
     if name in shipped:
-        text = (folder / f"{name}.yaml").read_text("utf-8")
+        text = shipped_text("sweeps", name)
     elif path.is_file():
         text = path.read_text("utf-8")
     else:

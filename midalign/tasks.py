@@ -6,7 +6,7 @@ from midalign.errors import MidalignError
 
 
 def tasks_dir() -> Path:
-    """The folder that holds the task families; what `--include_path` of lm-eval takes."""
+    """Return the folder of the task files, for lm-eval's `--include_path`."""
     package = Path(__file__).parent
     for folder in (package / "tasks", package.parent / "tasks" / "midalign"):
         if folder.is_dir():

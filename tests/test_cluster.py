@@ -214,7 +214,7 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
             os.killpg(process.pid, signal.SIGINT)
             _, said = process.communicate(timeout=300)
             assert process.returncode == 130
-            assert "midalign: interrupted; what was finished is kept" in said
+            assert "midalign: interrupted. Finished work is kept" in said
             assert "Traceback" not in said
             ended = time.monotonic() + 60
             while trains(node, tmp_path / "long"):

@@ -34,7 +34,7 @@ class Finder:
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """The spec that another finder has for a hooked module; None leaves every other module alone."""
+        """Return the spec that another finder has for a hooked module, or None for every other module."""
         if name not in HOOKED or name in self.asking:  # asked by a finder that asks the others, as we do
             return None
         self.asking.add(name)
@@ -66,23 +66,12 @@ def _hook(spec: "ModuleSpec") -> None:
 
 
 def _run(moment: str) -> None:
-    """Our part; somebody else's run must not end because of it."""
+    """Run the plug-in's part. Its errors must not end another program's run."""
     try:
         from midalign_lm_eval import hooks
 
         hooks.AT.get(moment, lambda: None)()
     except Exception as error:
+        from midalign_lm_eval.problems import warn
+
         warn(moment, error)
-
-
-def warn(moment: str, error: Exception) -> None:
-    """Say that our part failed, and how to be rid of the message."""
-    import logging
-
-    logging.getLogger(__name__).warning(
-        "midalign could not hook into lm-eval (%s): %s: %s. Its tasks and models may be missing here; "
-        "MIDALIGN_NO_AUTOLOAD=1 silences this.",
-        moment,
-        type(error).__name__,
-        error,
-    )

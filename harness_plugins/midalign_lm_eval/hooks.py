@@ -1,5 +1,7 @@
-"""Our part in lm-eval: the tasks folder in every TaskManager, two models in the registry, and warnings
-about settings by which another model changes what our tasks ask or score."""
+"""Changes to lm-eval: midalign's tasks in every TaskManager, two models, and warnings.
+
+The warnings are about settings of other models that change what midalign's tasks ask or score.
+"""
 
 import inspect
 import logging
@@ -10,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from midalign_lm_eval.autoload import warn
+from midalign_lm_eval.problems import warn
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,10 @@ def add_tasks() -> None:
 
 
 def before(include_path: str | Path | list[str | Path] | tuple[str | Path, ...] | None) -> list[str]:
-    """The user's folders with ours in front, unless it is one of them: twice is a warning a task."""
+    """Return the user's folders with midalign's in front, unless it is among them.
+
+    A folder that is given twice causes a warning per task.
+    """
     from midalign.tasks import tasks_dir
 
     users = include_path if isinstance(include_path, list | tuple) else [include_path] if include_path else []

@@ -14,10 +14,10 @@ class EarlyExit(Exception):  # noqa: N818 - not an error
 
 
 def run(model: nn.Module, inputs: Mapping[str, object]) -> Any:
-    """What `model(**inputs)` gives, without a key-value cache, or what a hook left it with.
+    """Run `model(**inputs)` without a key-value cache, and return its output or what a hook stopped it with.
 
-    It is caught within the call and not around it: the model's own hooks then see an output. FSDP hangs there
-    what gathers gradients, and without it they would silently stay where they are.
+    The exception is caught inside the call, so that the model's own forward hooks still see an output. FSDP
+    reduces gradients from such hooks, and would silently skip it otherwise.
     """
     forward, own = model.forward, "forward" in vars(model)
 

@@ -79,7 +79,7 @@ def _ends_in(model: nn.Module, head: nn.Linear) -> bool:
 def label_losses(
     model: nn.Module, inputs: Mapping[str, object], labels: Tensor, head: Tensor | None
 ) -> Tensor:
-    """Cross entropy of every label, at least in fp32.
+    """Return the cross entropy of every label, at least in fp32.
 
     Args:
         inputs: what the model's forward takes.

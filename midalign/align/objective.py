@@ -10,7 +10,7 @@ from midalign.align.pooling import mean_of_own
 
 
 def centre(states: Tensor) -> Tensor:
-    """Pooled states (batch, hidden) minus their mean over the batch, which holds what all sentences share."""
+    """Subtract the batch mean, which holds what all sentences share, from states (batch, hidden)."""
     return states - states.mean(0, keepdim=True)
 
 
@@ -22,7 +22,7 @@ def info_nce(
     symmetric: bool,
     same: Tensor | None = None,
 ) -> Tensor:
-    """InfoNCE over cosine similarities: row i of `anchors` belongs to row i of `candidates`.
+    """Return InfoNCE over cosine similarities. Row i of `anchors` belongs to row i of `candidates`.
 
     Args:
         anchors, candidates: (batch, hidden) pooled states; all other rows of the batch are negatives.
@@ -45,15 +45,19 @@ def info_nce(
 
 
 def cosine_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """Mean of 1 - cosine of the pairs (batch, hidden): no negatives, so nothing keeps sentences apart."""
+    """Return the mean of 1 - cosine over pairs (batch, hidden).
+
+    Without negatives, nothing keeps sentences apart.
+    """
     with torch.autocast(anchors.device.type, enabled=False):
         return 1 - (_unit(anchors) * _unit(candidates)).sum(1).mean()
 
 
 def squared_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """Squared distance of the pairs over the mean squared norm of both sides, which is held constant.
+    """Return the squared distance of pairs, relative to the mean squared norm of both sides.
 
-    The norm of states differs by orders of magnitude among bases and layers; the share does not.
+    The norm is held constant. Norms differ by orders of magnitude between bases and layers, the ratio does
+    not.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, candidates = _precise(anchors), _precise(candidates)
@@ -64,18 +68,18 @@ def squared_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
 def stop_gradient(
     foreign: Tensor, english: Tensor, side: Literal["foreign", "english"] | None
 ) -> tuple[Tensor, Tensor]:
-    """Both sides, one of them as a constant that the other is drawn to."""
+    """Return both sides, with one of them detached."""
     if side == "foreign":
         return foreign.detach(), english
     return (foreign, english.detach()) if side == "english" else (foreign, english)
 
 
 def token_deviation(states: Tensor, reference: Tensor, owner: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """How far tokens moved within their sentence, and the reference's own variance to compare it with.
+    """Return how far tokens moved within their sentence, and the variance of the reference.
 
-    Each token's state minus its sentence's mean is compared with the same of the base: the sentence may move
-    as a whole, which alignment wants, while its tokens stay as different from each other as they were. Token
-    preservation is the first over the second.
+    Each token's state minus its sentence's mean is compared with the same of the base. The sentence may move
+    as a whole, as alignment requires, while its tokens stay as different from each other as before. Token
+    preservation is the first result divided by the second.
 
     Args:
         states, reference: (rows, width, hidden) with and without the adapter.

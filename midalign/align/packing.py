@@ -17,10 +17,10 @@ a token that sees too much moves them by 0.45."""
 
 
 def block_mask(owner: Tensor, position_ids: Tensor, window: int | None = None) -> Tensor:
-    """Who attends to whom: (rows, 1, width, width), True where the query (third axis) sees the key.
+    """Return the mask (rows, 1, width, width), True where the query (third axis) sees the key.
 
-    A token sees the shared tokens of its row and those of its own sample, not later ones and, with a window,
-    fewer than `window` positions back. Padding sees itself, since a softmax over nothing is not a number.
+    A token sees the shared tokens of its row and earlier ones of its own sample. With a window, it sees fewer
+    than `window` positions back. Padding sees itself, because a softmax over no token is NaN.
     """
     query, key = owner.unsqueeze(2), owner.unsqueeze(1)
     index = torch.arange(owner.shape[1], device=owner.device)
@@ -31,7 +31,7 @@ def block_mask(owner: Tensor, position_ids: Tensor, window: int | None = None) -
 
 
 def attention_windows(model: nn.Module) -> Windows:
-    """The kinds of attention of a decoder, by transformers' names."""
+    """Return the kinds of attention of a decoder, by transformers' names."""
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     window: int | None = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -43,7 +43,7 @@ def attention_windows(model: nn.Module) -> Windows:
 def model_inputs(
     rows: Mapping[str, Tensor], windows: Windows | None, dtype: torch.dtype
 ) -> dict[str, object]:
-    """What a transformers decoder's forward takes for rows.
+    """Return the arguments of a transformers decoder's forward for rows.
 
     Args:
         rows: `input_ids`, `position_ids` and `owner`, as in Rows.
@@ -65,10 +65,10 @@ def model_inputs(
 
 
 def can_pack(model: nn.Module) -> bool:
-    """Whether packed rows give the states of samples alone, found out by trying.
+    """Return whether packed rows give the same states as single samples, by trying.
 
-    Decoders that find distances from a token's place in the row (ALiBi), that carry a state from token to
-    token, or that mask by themselves do not.
+    They do not in decoders that derive distances from a token's place in the row (ALiBi), carry a state from
+    token to token, or build their own mask.
     """
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     longest = min(getattr(config, "max_position_embeddings", None) or 300, 300)

@@ -36,7 +36,7 @@ class Rows:
 def lay_out(
     groups: Sequence[Sequence[Sequence[int]]], shared: Sequence[int], pad: int, width: int | None
 ) -> Rows:
-    """Rows for some groups of samples; no row holds samples of two groups.
+    """Lay out groups of samples in rows. No row holds samples of two groups.
 
     Args:
         groups: token ids of every sample.
@@ -73,7 +73,7 @@ def word_mask(rows: Rows, sink: int) -> Tensor:
 
 
 def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[list[int]]:
-    """Which samples share a row: the longest first, each into the row that is emptiest."""
+    """Choose which samples share a row: the longest first, each into the emptiest row."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     if width is None:
         return [[i] for i in reversed(order)]
@@ -87,6 +87,6 @@ def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; one of each is left, since an answer follows a prompt's own."""
+    """Return the length of the common prefix, leaving each prompt at least one token of its own."""
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     return min(sum(1 for _ in shared), min(map(len, prompts)) - 1)

@@ -16,10 +16,10 @@ POLL = 0.5
 
 
 def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Report) -> None:
-    """Do every item once, each device those that are its turn; what comes of them the work itself keeps.
+    """Process each item once, round-robin over devices. `work` stores its own results.
 
-    One device is this process's own. For several `work` is pickled, and EngineError raised where a process
-    ends before its work does; the others are ended too.
+    A single device is used by this process. For several, `work` is pickled. Raises EngineError if a process
+    ends before its work does, and stops the others.
     """
     report(0, len(items))
     if not items:
@@ -51,7 +51,7 @@ def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Repo
 
 
 def _one(number: int, work: Work, items: Sequence[Any], devices: Sequence[str], done: Any) -> None:
-    """A device's process."""
+    """Run the process of one device."""
     import torch
 
     if devices[number].startswith("cuda"):

@@ -27,12 +27,14 @@ FEWEST = 20
 
 
 def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
-    """The same sentences in every language, English first: a seeded sample of `count`, or all where there are
-    fewer. `languages` None: all that the source has; otherwise sorted, whatever their order here.
+    """Return the same sentences in every language, English first.
 
-    `source` is `ntrex`, or a folder with a text file a language (`de.txt`), one sentence a line, parallel by
-    line. Raises DataError for files of different lengths, empty lines, fewer than FEWEST sentences and
-    English alone, TaskError with the nearest name for an unknown language.
+    They are a seeded sample of `count`, or all if there are fewer. `languages` None takes all of the source,
+    otherwise they are sorted. `source` is `ntrex`, or a folder with one text file per language (`de.txt`),
+    one sentence per line, parallel by line.
+
+    Raises DataError for files of different lengths, empty lines, fewer than FEWEST sentences and English
+    alone, and TaskError with the nearest name for an unknown language.
     """
     texts = _of_ntrex(languages) if source == "ntrex" else _of_folder(Path(source), languages)
     if len(texts) == 1:
@@ -91,7 +93,7 @@ def _sentences(path: Path) -> list[str]:
 
 
 def digest(sentences: Mapping[str, Sequence[str]]) -> str:
-    """Of what a model is analysed on, in its order."""
+    """Return the digest of the sentences that a model is analysed on, in their order."""
     return hashlib.sha256(
         json.dumps([[code, *lines] for code, lines in sentences.items()]).encode()
     ).hexdigest()
@@ -107,12 +109,12 @@ class Store:
     sentences: Mapping[str, Sequence[str]]
 
     def path(self, code: str) -> Path:
-        """Of a language."""
+        """Return the file of a language."""
         text = json.dumps([self.model, list(self.sentences[code])])
         return self.folder / f"{code}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
     def missing(self) -> list[str]:
-        """Languages whose states are not there yet."""
+        """Return the languages without states."""
         return [code for code in self.sentences if not self.path(code).is_file()]
 
     def write(self, code: str, states: "Tensor") -> None:
@@ -125,7 +127,7 @@ class Store:
         write_atomically(self.path(code), save({"states": states}))
 
     def layer(self, number: int) -> "Tensor":
-        """(languages, sentences, hidden) fp32 of one layer, in the order of `sentences`."""
+        """Return (languages, sentences, hidden) fp32 of one layer, in the order of `sentences`."""
         import torch
         from safetensors import safe_open
 
@@ -146,7 +148,10 @@ def digests(source: str, adapter: Path | None) -> list[str]:
 
 
 def rows() -> int:
-    """Sentences a batch: on a CPU few are faster, they have less padding."""
+    """Return the number of sentences per batch.
+
+    On a CPU small batches are faster, since they have less padding.
+    """
     from midalign.device import device
 
     return 16 if device() == "cpu" else 128
@@ -160,10 +165,10 @@ def embed(
     devices: Sequence[str],
     report: Report,
 ) -> Store:
-    """Every language's states on disk; those that are there are not computed again.
+    """Compute every language's states on disk. Existing ones are not computed again.
 
-    The adapter is one that `midalign.adapter.check` let pass. Raises AdapterError, BaseModelError, and
-    EngineError where one of several devices fails.
+    The adapter has passed `midalign.adapter.check`. Raises AdapterError, BaseModelError, and EngineError if
+    one of several devices fails.
     """
     from midalign.device import fast_dtype
 
@@ -184,7 +189,7 @@ def embed(
 def _embed(
     source: str, adapter: Path | None, dtype: str, store: Store, codes: Sequence[str]
 ) -> Iterator[None]:
-    """Some languages' states, by a model that is loaded for them."""
+    """Compute some languages' states by a model that is loaded for them."""
     import torch
 
     from midalign.align.trunk import depth

@@ -13,7 +13,7 @@ EARLIER_VERSIONS = {
 
 
 def resolve(name: str) -> str:
-    """What transformers, peft and vLLM load for `name`: the folder of a bundled base, a folder, or a hub id.
+    """Return what transformers, peft and vLLM load for `name`: a folder or a hub id.
 
     A bundled name wins over a folder of the same name: `./mini` is always the folder.
 
@@ -38,6 +38,6 @@ def resolve(name: str) -> str:
 
 
 def _may_be_hub_id(name: str) -> bool:
-    """`owner/name`, or one word as for the oldest models of the hub (gpt2)."""
+    """Return whether `name` looks like `owner/name`, or is one word as for the hub's oldest models (gpt2)."""
     parts = name.split("/")
     return len(parts) <= 2 and all(part and part[0] not in ".~" and " " not in part for part in parts)

@@ -1,51 +1,14 @@
-"""The command line: one module a command, each parses, calls the library and prints."""
+"""The command line: one module per command, which parses, calls the library and prints."""
 
-import errno
-import sys
-from collections.abc import Callable
-
-from midalign.errors import MidalignError
-
-INTERRUPTED = 130
-
-
-def run(command: Callable[[], object]) -> None:
-    """Run a command; what users can mend ends in one screen on stderr, without a traceback.
-
-    Exit status: 1 for a MidalignError or a full disk, 2 for wrong usage (typer's), 130 for Ctrl-C.
-    """
-    try:
-        command()
-    except MidalignError as error:
-        sys.exit(f"midalign: {error}")
-    except KeyboardInterrupt:
-        _interrupted()
-    except SystemExit as end:
-        # typer turns Ctrl-C into this status and says nothing.
-        if end.code == INTERRUPTED:
-            _interrupted()
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = error.filename or "no file named"
-        sys.exit(f"midalign: the disk is full ({where}); free space, then the same command")
-
-
-def _interrupted() -> None:
-    print(
-        "midalign: interrupted; what was finished is kept, the same command goes on from there",
-        file=sys.stderr,
-    )
-    sys.exit(INTERRUPTED)
+from midalign.cli.exits import run_command
 
 
 def main() -> None:
-    """Entry point of `midalign`."""
+    """Run `midalign`."""
 
     def midalign() -> None:
         from midalign.cli.app import app
 
-        app()
+        app(prog_name="midalign")
 
-    run(midalign)
+    run_command(midalign)

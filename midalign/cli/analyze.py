@@ -1,4 +1,4 @@
-"""`midalign analyze`"""
+"""`midalign analyze`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,27 +15,49 @@ if TYPE_CHECKING:
     from midalign.analyze.report import Analysis, Layer
 
 
+EXAMPLES = """\
+midalign analyze mini --languages en,de,hi
+midalign analyze google/gemma-3-270m --adapter runs/a --layers 6,9,12
+midalign analyze mini --adapter runs/a --against analysis/mini
+"""
+
+
 def analyze(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, or mini for the bundled base.")],
-    adapter: Annotated[Path | None, typer.Option(help="A peft folder.")] = None,
+    model: Annotated[str, typer.Argument(help="Folder or hub id, or mini (bundled).")],
+    adapter: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Peft adapter.")] = None,
     sentences: Annotated[
-        str, typer.Option(help="ntrex, or a folder with a text file a language, parallel by line.")
+        str,
+        typer.Option(
+            metavar="SOURCE", help="ntrex, or a folder with one text file per language, parallel by line."
+        ),
     ] = "ntrex",
-    languages: Annotated[str, typer.Option(help="Codes, such as de,sw; without it all.")] = "",
-    count: Annotated[int, typer.Option(min=1, help="Sentences a language, a seeded sample.")] = 500,
-    layers: Annotated[str, typer.Option(help="Numbers of blocks, such as 4,8; without it all.")] = "",
+    languages: Annotated[str, typer.Option(metavar="CODES", help="Such as en,de,sw. Default: all.")] = "",
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Sentences per language: a seeded sample.")
+    ] = 500,
+    layers: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Layers to measure, such as 4,8. Default: all.")
+    ] = "",
     against: Annotated[
-        Path | None, typer.Option(help="Folder of another model's analysis, to compare.")
+        Path | None, typer.Option(metavar="FOLDER", help="Analysis of another model to compare with.")
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="Folder of records: scores beside languages' alignment.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Records: correlate alignment with their scores."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for table, plots and states. Default: analysis/MODEL or analysis/ADAPTER."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Where table, plots and hidden states go. Default: analysis/MODEL or analysis/ADAPTER.",
+        ),
     ] = None,
 ) -> None:
-    """Where in a model languages meet: retrieval between all of them, at every layer."""
+    """Measure how well languages are aligned at each layer.
+
+    Aligned means that a sentence's translation is its nearest neighbour among all sentences of the
+    other language.
+    """
     import os
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,25 +1,51 @@
 """The `midalign` command and its subcommands."""
 
-import typer
-
 import midalign
-from midalign.cli import analyze, comet, data, doctor, leaderboard, merge, score, sweep, tasks_dir, train
+from midalign.cli import (
+    analyze,
+    comet,
+    data,
+    doctor,
+    leaderboard,
+    merge,
+    score,
+    shipped_files,
+    sweep,
+    tasks_dir,
+    train,
+)
 from midalign.cli import eval as eval_command
+from midalign.cli.help import add_command, new_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command("doctor")(doctor.doctor)
-app.command("tasks-dir")(tasks_dir.tasks_dir)
-app.command("eval")(eval_command.evaluate)
-app.command("score")(score.score)
-app.command("train")(train.train)
-app.command("analyze")(analyze.analyze)
-app.command("merge")(merge.merge)
-app.command("sweep")(sweep.sweep)
-app.add_typer(comet.app, name="comet")
-app.add_typer(data.app, name="data")
-app.add_typer(leaderboard.app, name="leaderboard")
+RUN = "Train and score"
+COMPARE = "Compare and combine"
+LOOK_UP = "Look up"
+SET_UP = "Set up and check"
+
+app = new_app(
+    midalign.__doc__ or "",
+    """\
+midalign doctor
+midalign train mini updates=60 'seeds=[1]' evaluation.limit=20 output=first
+midalign leaderboard build --results first/results --output board
+""",
+    completion=True,
+)
+add_command(app, "train", section=RUN, examples=train.EXAMPLES)(train.train)
+add_command(app, "eval", section=RUN, examples=eval_command.EXAMPLES)(eval_command.evaluate)
+add_command(app, "score", section=RUN, examples=score.EXAMPLES)(score.score)
+app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
+add_command(app, "sweep", section=COMPARE, examples=sweep.EXAMPLES)(sweep.sweep)
+add_command(app, "merge", section=COMPARE, examples=merge.EXAMPLES)(merge.merge)
+add_command(app, "analyze", section=COMPARE, examples=analyze.EXAMPLES)(analyze.analyze)
+app.add_typer(data.app, name="data", rich_help_panel=LOOK_UP)
+for kind in shipped_files.KINDS:
+    app.add_typer(shipped_files.new_group(kind), name=kind, rich_help_panel=LOOK_UP)
+add_command(app, "doctor", section=SET_UP, examples=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(comet.app, name="comet", rich_help_panel=SET_UP)
+add_command(app, "tasks-dir", section=SET_UP, examples=tasks_dir.EXAMPLES)(tasks_dir.tasks_dir)
 
 
-@app.callback(help=midalign.__doc__)
+@app.callback()
 def main() -> None:
-    """Without a callback, typer would drop the name of a single subcommand."""
+    """Keep typer from dropping the name of a group's only command."""

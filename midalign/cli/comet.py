@@ -1,30 +1,39 @@
-"""`midalign comet setup`"""
+"""`midalign comet setup`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="COMET, which has an environment of its own.")
+from midalign.cli.help import add_command, new_app
+
+app = new_app("Install COMET into an environment of its own.", "midalign comet setup")
 
 
 @app.callback()
 def comet() -> None:
-    """COMET, which has an environment of its own."""
+    """Keep typer from dropping the name of the only command."""
 
 
-@app.command()
+@add_command(app, examples="midalign comet setup\nmidalign comet setup --path /data/comet")
 def setup(
     path: Annotated[
         Path | None,
-        typer.Option(help="Folder for the environment; by default $MIDALIGN_COMET, or one in the cache."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Environment to create. Default: $MIDALIGN_COMET or in the cache.",
+        ),
     ] = None,
 ) -> None:
-    """Make the environment that --comet of midalign eval and midalign score needs; once, 1.4 GB."""
+    """Create the environment that `--comet` needs.
+
+    Takes a minute and 1.4 GB, once. COMET's dependencies conflict with midalign's, so it runs in a
+    process of its own.
+    """
     from midalign.evaluate.comet import environment
 
     chosen = (path or environment.folder()).expanduser().absolute()
-    made = environment.setup(chosen, lambda text: print(text, flush=True))
-    print(f"COMET is {'ready' if made else 'there already'}: {chosen}")
+    created = environment.setup(chosen, lambda text: print(text, flush=True))
+    print(f"COMET is {'ready' if created else 'already set up'}: {chosen}")
     if chosen != environment.folder():
-        print(f"For midalign to find it there: export MIDALIGN_COMET={chosen}")
+        print(f"Tell midalign where it is: export MIDALIGN_COMET={chosen}")

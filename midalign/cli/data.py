@@ -1,24 +1,29 @@
-"""`midalign data`"""
+"""`midalign data`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from midalign.cli.help import add_command, new_app
+
 if TYPE_CHECKING:
     from midalign.languages import Language
 
 WIDTH = 110
 
-app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
+app = new_app(
+    "List, add and check data sets and languages.",
+    "midalign data list\nmidalign data languages --family slot",
+)
 
 
-@app.command("add")
+@add_command(app, "add", examples="midalign data add massive amazon-massive-dataset-1.1.tar.gz")
 def add(
     name: Annotated[str, typer.Argument(help="massive, tatoeba, ntrex, wmt23, alma, xsid, flores or uner.")],
-    path: Annotated[Path, typer.Argument(help="A file, a folder or an archive of the publisher's files.")],
+    path: Annotated[Path, typer.Argument(help="File, folder or archive, as published.")],
 ) -> None:
-    """Add a data set from a local copy, verified against the digests that midalign carries."""
+    """Add a data set from a local copy, verified by digest."""
     from midalign.data.registry import DATASETS
     from midalign.errors import DataError, nearest
 
@@ -30,25 +35,32 @@ def add(
         print(f"still missing: {_shown(missing)}")
 
 
-@app.command("list")
+@add_command(app, "list", examples="midalign data list")
 def list_() -> None:
-    """Show which data sets are here, and how to get the others."""
+    """List the data sets, their licences, and how to get them."""
+    from midalign.data import cache
     from midalign.data.registry import states
 
-    print("mini      bundled with midalign, Apache-2.0")
+    print(f"{'mini':9} {'bundled':18} Apache-2.0")
     for state in states():
-        rest = "" if state.complete else f"; downloaded at first use, or: {state.remedy}"
-        print(
-            f"{state.name:9} {state.present} of {state.files} files, {state.licence}, in {state.folder}{rest}"
-        )
+        print(f"{state.name:9} {f'{state.present} of {state.files} files':18} {state.licence}")
+    print(f"\nFolder: {cache.folder()}")
+    if any(not state.complete for state in states()):
+        print("Missing files are downloaded at first use. From a local copy:\n  midalign data add NAME PATH")
 
 
-@app.command("languages")
+@add_command(
+    app,
+    "languages",
+    examples="midalign data languages --family translation\nmidalign data languages --json",
+)
 def languages_(
-    family: Annotated[str, typer.Option(help="Only languages of slot, translation, ...")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Every column, as JSON.")] = False,
+    family: Annotated[
+        str, typer.Option(metavar="NAME", help="Only languages of slot, translation or structured.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all columns as JSON.")] = False,
 ) -> None:
-    """Show the languages that occur in midalign: names, scripts, resource classes, data sets."""
+    """List languages with codes, scripts, resource classes and data sets."""
     import json
     from dataclasses import asdict
 
@@ -66,7 +78,7 @@ def languages_(
 
 
 def _print_languages(rows: "list[Language]") -> None:
-    """A table within WIDTH columns, and what it means."""
+    """Print a table of at most WIDTH columns, and its legend."""
     from rich.console import Console
     from rich.table import Table
 
@@ -99,16 +111,22 @@ def _print_languages(rows: "list[Language]") -> None:
     )
 
 
-@app.command("overlap")
+@add_command(
+    app,
+    "overlap",
+    examples="midalign data overlap alma --test midalign_mt_ntrex\n"
+    "midalign data overlap my-pairs.tsv --test midalign_slot --json",
+)
 def overlap(
     training: Annotated[
-        list[str], typer.Argument(help="Data sets, tasks or files of your own that a model learns from.")
+        list[str],
+        typer.Argument(metavar="TRAINING", help="Training text: data sets, tasks or your own files."),
     ],
-    test: Annotated[list[str], typer.Option(help="Tasks or groups; may be repeated.")],
-    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="All counts, as JSON.")] = False,
+    test: Annotated[list[str], typer.Option(metavar="NAME", help="Task or group to check. Repeatable.")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="test or validation.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all counts as JSON.")] = False,
 ) -> None:
-    """Show which test texts stand in the training text, exactly or nearly."""
+    """Find test texts that the training text contains, exactly or nearly."""
     import json
 
     from midalign import guard

@@ -1,74 +1,189 @@
-"""`midalign eval`"""
+"""`midalign eval`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+EXAMPLES = """\
+midalign eval --base mini --tasks midalign_mini_slot --limit 20
+midalign eval --base google/gemma-3-270m --adapter runs/a --adapter runs/b \\
+    --tasks midalign_slot --output results
+midalign eval --base mini --tasks slot:my.jsonl --split validation
+midalign eval --base mini --tasks midalign_mini_json --constrained
+"""
+
+MODELS = "Models"
+ELSEWHERE = "Adapters trained without midalign"
+TASKS = "Tasks"
+PROMPTS = "Prompts"
+GENERATION = "Generation"
+REASONING = "Reasoning models"
+RECORDS = "Records"
+HARDWARE = "Hardware"
+
 
 def evaluate(
-    base: Annotated[str, typer.Option(help="A folder, a hub id, or mini for the bundled base.")],
-    tasks: Annotated[list[str], typer.Option(help="Tasks or groups, separated by commas; may be repeated.")],
-    adapter: Annotated[list[Path] | None, typer.Option(help="A peft folder; may be repeated.")] = None,
+    base: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="Folder or hub id, or mini (bundled).", rich_help_panel=MODELS),
+    ],
+    tasks: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAMES", help="Tasks or groups, comma-separated. Repeatable.", rich_help_panel=TASKS
+        ),
+    ],
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Peft adapter. Repeatable.", rich_help_panel=MODELS),
+    ] = None,
     adapters_only: Annotated[
-        bool, typer.Option("--adapters-only", help="Leave the base out, whose answers often never end.")
+        bool,
+        typer.Option(
+            "--adapters-only",
+            help="Skip the base model (an untuned base often generates until the token limit).",
+            rich_help_panel=MODELS,
+        ),
     ] = False,
     engine: Annotated[
-        Literal["auto", "vllm", "hf"], typer.Option(help="auto: vLLM on CUDA, Hugging Face elsewhere.")
+        Literal["auto", "vllm", "hf"],
+        typer.Option(
+            metavar="NAME",
+            help="vllm, hf, or auto: vLLM on CUDA, Hugging Face elsewhere.",
+            rich_help_panel=HARDWARE,
+        ),
     ] = "auto",
     split: Annotated[
-        Literal["validation", "test"], typer.Option(help="validation: for whatever is chosen by its scores.")
+        Literal["validation", "test"],
+        typer.Option(
+            metavar="NAME",
+            help="validation for model selection, test for reporting.",
+            rich_help_panel=TASKS,
+        ),
     ] = "test",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Items a task: a seeded sample, the same for every task.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Items per task: a seeded sample, the same for every language.",
+            rich_help_panel=TASKS,
+        ),
     ] = None,
     supervised: Annotated[
         list[str] | None,
-        typer.Option(help="Languages with task labels, for adapters trained elsewhere: en,es."),
+        typer.Option(
+            metavar="CODES", help="Languages with task data, such as en,es.", rich_help_panel=ELSEWHERE
+        ),
     ] = None,
     aligned: Annotated[
         list[str] | None,
-        typer.Option(help="Languages aligned with English, for adapters trained elsewhere: sw,hi."),
+        typer.Option(
+            metavar="CODES", help="Languages aligned with English, such as sw,hi.", rich_help_panel=ELSEWHERE
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("results"),
-    note: Annotated[str, typer.Option(help="What readers must know of the base: 'dequantised'.")] = "",
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where records go.", rich_help_panel=RECORDS)
+    ] = Path("results"),
+    note: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Remark on the base that tables show, such as 'dequantised'.",
+            rich_help_panel=RECORDS,
+        ),
+    ] = "",
     log_samples: Annotated[
-        bool, typer.Option("--log-samples", help="Keep prompts and outputs in a file beside each record.")
+        bool,
+        typer.Option(
+            "--log-samples",
+            help="Save prompts and outputs in a file next to each record.",
+            rich_help_panel=RECORDS,
+        ),
     ] = False,
     comet: Annotated[
         str | None,
-        typer.Option(help="COMET for translation tasks: a checkpoint, its folder or a hub id; see README."),
+        typer.Option(
+            metavar="MODEL",
+            help="Also score translations by COMET: a hub id, a folder or a checkpoint. "
+            "First: midalign comet setup.",
+            rich_help_panel=TASKS,
+        ),
     ] = None,
-    num_fewshot: Annotated[int, typer.Option(min=0, help="Examples in the prompt.")] = 0,
+    num_fewshot: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Examples in the prompt.", rich_help_panel=PROMPTS),
+    ] = 0,
     apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Wrap prompts as the base's tokenizer says.")
+        bool,
+        typer.Option(
+            "--apply-chat-template",
+            help="Format prompts with the chat template of the base's tokenizer.",
+            rich_help_panel=PROMPTS,
+        ),
     ] = False,
     system_instruction: Annotated[
         str | None,
-        typer.Option(help="Text of the system turn; of the first user turn where the template has no other."),
+        typer.Option(
+            metavar="TEXT",
+            help="System message. It opens the first user message where the template has no system role.",
+            rich_help_panel=PROMPTS,
+        ),
     ] = None,
     think_end_token: Annotated[
-        str | None, typer.Option(help="Text that ends a reasoning model's thoughts: </think>. They are cut.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that ends the reasoning, such as '</think>'. All text up to it is removed.",
+            rich_help_panel=REASONING,
+        ),
     ] = None,
     max_thinking_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens per item for thoughts, before those of the answer.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Reasoning tokens per item, in addition to those of the answer.",
+            rich_help_panel=REASONING,
+        ),
     ] = 2048,
     enable_thinking: Annotated[
         bool | None,
-        typer.Option("--enable-thinking/--no-enable-thinking", help="Passed to the chat template."),
+        typer.Option(
+            "--enable-thinking/--no-enable-thinking",
+            help="Value of enable_thinking in the chat template.",
+            rich_help_panel=REASONING,
+        ),
     ] = None,
     constrained: Annotated[
-        bool, typer.Option("--constrained", help="Let outputs only be what the tasks' grammars allow.")
+        bool,
+        typer.Option(
+            "--constrained",
+            help="Constrain outputs to the task's grammar or JSON schema.",
+            rich_help_panel=GENERATION,
+        ),
     ] = False,
     shard: Annotated[
-        str, typer.Option(help="I/N: the I-th of N parts, for job arrays; then: midalign leaderboard merge.")
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Run part I of N, for job arrays. Join the parts with midalign leaderboard merge.",
+            rich_help_panel=HARDWARE,
+        ),
     ] = "",
-    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that vLLM splits the model over.")] = 1,
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="GPUs per model, vLLM only.", rich_help_panel=HARDWARE),
+    ] = 1,
 ) -> None:
-    """Score a base and adapters on it, one record each. A killed evaluation goes on where it was."""
+    """Score a base model and its adapters: one record per model.
+
+    Interrupted evaluations resume where they stopped. Records that are up to date are kept.
+    """
     import os
 
-    os.environ["TQDM_DISABLE"] = "1"  # lm-eval's own bars, one a task; read when tqdm is imported
+    os.environ["TQDM_DISABLE"] = "1"  # lm-eval shows a bar per task; read when tqdm is imported
     # Read when torch is imported: threads that spin while they wait cost a shared machine most of its speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rich.console import Console
@@ -125,7 +240,7 @@ def evaluate(
 
 
 def _shard(text: str) -> tuple[int, int] | None:
-    """I and N of I/N."""
+    """Parse I/N."""
     number, slash, of = text.partition("/")
     if not text:
         return None
@@ -135,5 +250,5 @@ def _shard(text: str) -> tuple[int, int] | None:
 
 
 def _names(texts: list[str] | None) -> tuple[str, ...]:
-    """The names of an option's values, each of which may hold several."""
+    """Split the values of a repeatable, comma-separated option."""
     return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())

@@ -1,9 +1,11 @@
-"""`midalign leaderboard`"""
+"""`midalign leaderboard`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from midalign.cli.help import add_command, new_app
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -12,25 +14,26 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 
-app = typer.Typer(no_args_is_help=True, help="Tables and plots from run records.")
+app = new_app(
+    "Build tables and plots from records, or join shards.",
+    "midalign leaderboard build --results results --output board",
+)
 
 
-@app.callback()
-def leaderboard() -> None:
-    """Tables and plots from run records."""
-
-
-@app.command()
+@add_command(app, examples="midalign leaderboard build --results results --output board")
 def build(
-    results: Annotated[Path, typer.Option(help="Folder of records (*.json).")] = Path("leaderboard/results"),
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Records (*.json).")] = Path(
+        "leaderboard/results"
+    ),
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Where README.md, leaderboard.json and plots/ go; by default the folder above --results."
+            metavar="FOLDER",
+            help="Where README.md, leaderboard.json and plots/ go. Default: the folder above --results.",
         ),
     ] = None,
 ) -> None:
-    """Build README.md, leaderboard.json and plots from records, and print the table."""
+    """Build tables and plots from records, and print the tables."""
     from rich.console import Console
 
     from midalign.cli.table_printing import print_table
@@ -52,12 +55,12 @@ def build(
     )
 
 
-@app.command()
+@add_command(app, examples="midalign leaderboard merge shards/1 shards/2 --output results")
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Folders with shards of evaluations.")],
-    output: Annotated[Path, typer.Option(help="Folder for the whole records.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Folders with shards.")],
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where complete records go.")],
 ) -> None:
-    """Put the shards of evaluations (midalign eval --shard I/N) together into whole records."""
+    """Join the shards of `midalign eval --shard I/N` into records."""
     from midalign.evaluate.shards import merge as merged
 
     for path in merged(folders, output):
@@ -65,7 +68,7 @@ def merge(
 
 
 def table(part: "Part") -> "Table":
-    """A section's rows within 100 columns; the README has the rest."""
+    """Return a section's rows in at most 100 columns. The README has more columns."""
     from rich import box
     from rich.table import Table
 

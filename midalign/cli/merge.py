@@ -1,4 +1,4 @@
-"""`midalign merge`"""
+"""`midalign merge`."""
 
 import re
 from pathlib import Path
@@ -10,44 +10,113 @@ if TYPE_CHECKING:
     from midalign.evaluate import run
 
 
+EXAMPLES = """\
+midalign merge runs/task runs/align --weights 1,0.5 --output merged
+midalign merge runs/task runs/align --weights 1,0.25 --weights 1,0.5 \\
+    --search midalign_mini_slot --base mini --output merged
+"""
+
+WEIGHTS = "Weights"
+METHOD = "Method"
+OUTPUT = "Output"
+
+
 def merge(
     adapters: Annotated[
-        list[Path], typer.Argument(metavar="TASK ALIGN...", help="Peft folders, adapters of one base.")
+        list[Path],
+        typer.Argument(metavar="ADAPTER", help="Peft adapters of the same base."),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the merged adapter.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Where the merged adapter goes.", rich_help_panel=OUTPUT),
+    ],
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="How much of each: 1,0.5. With --search several, to choose among. Default: all 1."),
+        typer.Option(
+            metavar="NUMBERS",
+            help="One weight per adapter, such as 1,0.5. Repeat it for --search. Default: 1 for each.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = None,
     in_blocks: Annotated[
-        list[str] | None, typer.Option(help="Other weights in some blocks: 8-15=0,1; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="RANGE=NUMBERS",
+            help="Other weights in some blocks, such as 8-15=0,1. Repeatable.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = None,
     method: Annotated[
         Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"],
-        typer.Option(help="cat is the exact weighted sum; see README."),
+        typer.Option(
+            metavar="NAME",
+            help="cat (the exact weighted sum), svd, linear, ties, dare_linear or dare_ties.",
+            rich_help_panel=METHOD,
+        ),
     ] = "cat",
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Of svd, ties and dare. Default: the largest.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Rank for svd, ties and dare. Default: the largest.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     density: Annotated[
-        float | None, typer.Option(min=0.01, max=0.99, help="Of ties and dare: entries kept. Default: 0.5.")
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0.01,
+            max=0.99,
+            help="Share of entries that ties and dare keep. Default: 0.5.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     search: Annotated[
-        str | None, typer.Option(metavar="TASKS", help="Choose among --weights by these tasks' dev split.")
+        str | None,
+        typer.Option(
+            metavar="TASKS",
+            help="Choose the --weights with the best score on these tasks' validation split.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items a task in --search.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Items per task in the search.", rich_help_panel=WEIGHTS),
+    ] = None,
     apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="As the adapters were trained, for --search.")
+        bool,
+        typer.Option(
+            "--apply-chat-template",
+            help="Search with the base's chat template, as in training.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = False,
     system_instruction: Annotated[
-        str | None, typer.Option(help="As the adapters were trained, for --search.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Search with this system instruction, as in training.",
+            rich_help_panel=WEIGHTS,
+        ),
     ] = None,
-    base: Annotated[str, typer.Option(help="The adapters' base, for --search and --into-base.")] = "",
+    base: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Base of the adapters, to search or to merge into it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "",
     into_base: Annotated[
-        bool, typer.Option("--into-base", help="Write the base with the sum in its weights, no adapter.")
+        bool,
+        typer.Option(
+            "--into-base", help="Write a whole model instead of an adapter.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
-    """Merge adapters that were trained apart into one."""
+    """Merge adapters of the same base into one."""
     import tempfile
 
     from rich.console import Console
@@ -55,9 +124,11 @@ def merge(
     from midalign import merge as merging
 
     if len(adapters) < 2:
-        raise typer.BadParameter("merging takes two adapters or more: midalign merge TASK ALIGN --output DIR")
+        raise typer.BadParameter(
+            "merging takes two adapters or more: midalign merge TASK ALIGN --output FOLDER"
+        )
     if (search or into_base) and not base:
-        raise typer.BadParameter("--search and --into-base load the base: --base MODEL")
+        raise typer.BadParameter("--search and --into-base need the base: add --base MODEL")
     if limit and not search:
         raise typer.BadParameter("--limit is for --search")
     if (apply_chat_template or system_instruction) and not search:
@@ -67,7 +138,7 @@ def merge(
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
     candidates = [merging.Weights(one, blocks) for one in given]
     if len(candidates) > 1 and not search:
-        raise typer.BadParameter("several --weights are to be chosen among: --search TASKS --base MODEL")
+        raise typer.BadParameter("several --weights need --search TASKS --base MODEL to choose among them")
     chosen = candidates[0]
     if search:
         from midalign.record import decimals
@@ -104,12 +175,12 @@ def merge(
             merging.into_base(target, base, output)
     print(
         f"{output}: {method} of {len(adapters)} adapters, weights {chosen}, rank {found.rank}, "
-        f"{found.modules} modules; {100 * found.error:.2g}% from the weighted sum on random inputs, at most"
+        f"{found.modules} modules. Largest deviation from the exact weighted sum: {100 * found.error:.2g} %"
     )
 
 
 def _numbers(text: str, count: int) -> tuple[float, ...]:
-    """Weights, one an adapter."""
+    """Parse one weight per adapter."""
     try:
         found = tuple(float(one) for one in text.split(","))
     except ValueError:
@@ -120,7 +191,7 @@ def _numbers(text: str, count: int) -> tuple[float, ...]:
 
 
 def _blocks(text: str, count: int) -> tuple[range, tuple[float, ...]]:
-    """Blocks and their weights, of 8-15=0,1."""
+    """Parse blocks and their weights, such as 8-15=0,1."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?=(.+)", text)
     if not match:
         raise typer.BadParameter(f"--in-blocks {text}: expected FIRST-LAST=WEIGHTS, such as 8-15=0,1")

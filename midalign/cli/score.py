@@ -1,4 +1,4 @@
-"""`midalign score`"""
+"""`midalign score`."""
 
 import json
 import sys
@@ -7,21 +7,39 @@ from typing import Annotated
 
 import typer
 
+EXAMPLES = """\
+midalign score --task midalign_slot_en --outputs outputs.jsonl
+midalign score --task midalign_slot_sw --outputs outputs.jsonl --json
+"""
+
 
 def score(
-    task: Annotated[str, typer.Option(help="A language task, such as midalign_slot_en.")],
-    outputs: Annotated[Path, typer.Option(help='Lines {"doc_id": 0, "output": "..."}.')],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    task: Annotated[
+        str, typer.Option(metavar="NAME", help="Task of one language, such as midalign_slot_en.")
+    ],
+    outputs: Annotated[
+        Path, typer.Option(metavar="FILE", help='JSON lines such as {"doc_id": 0, "output": "..."}.')
+    ],
+    split: Annotated[str, typer.Option(metavar="NAME", help="train, validation or test.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
-    output: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("results"),
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the record goes.")] = Path("results"),
     think_end_token: Annotated[
-        str | None, typer.Option(help="Text that ends a reasoning model's thoughts: </think>. They are cut.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text that ends the reasoning, such as '</think>'. All text up to it is removed.",
+        ),
     ] = None,
     comet: Annotated[
-        str | None, typer.Option(help="COMET too: a checkpoint, its folder or a hub id. Translation only.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Also score translations by COMET: a hub id, a folder or a checkpoint. "
+            "First: midalign comet setup.",
+        ),
     ] = None,
 ) -> None:
-    """Score outputs that were made elsewhere, with the same code and into the same record."""
+    """Score outputs of another program, as `midalign eval` would."""
     from midalign.evaluate import score as scoring
     from midalign.record import decimals
 
@@ -39,7 +57,7 @@ def score(
 
 
 def _report(done: int, total: int) -> None:
-    """One line on a terminal, written over."""
+    """Update one line on a terminal."""
     if sys.stderr.isatty():
         print(
             f"\rCOMET {done}/{total} segments", end="\n" if done == total else "", file=sys.stderr, flush=True

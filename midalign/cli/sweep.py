@@ -1,4 +1,4 @@
-"""`midalign sweep`"""
+"""`midalign sweep`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,18 +18,30 @@ if TYPE_CHECKING:
     from midalign.train.recipe import Recipe
 
 
+EXAMPLES = """\
+midalign sweeps list
+midalign sweep layer 'seeds=[1,2]'
+midalign sweep mine.yaml --ray auto
+"""
+
+
 def sweep(
-    grid: Annotated[str, typer.Argument(help="A sweep of the package (layer, pairs, ...) or a YAML file.")],
+    grid: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="YAML file, or a name of `midalign sweeps list`.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to all recipes, such as seeds=[1,2]."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to all recipes, such as seeds=[1,2]."),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto."),
     ] = None,
 ) -> None:
-    """Train and score many forms of a recipe on dev, and show them side by side. A killed sweep goes on."""
+    """Train a grid of recipes and compare their validation scores.
+
+    Interrupted sweeps resume where they stopped. Extending a grid does not retrain existing points.
+    """
     from midalign.cli import train as training
 
     training.settle_environment()
@@ -67,7 +79,7 @@ def sweep(
 
 
 def _run_here(alike: "Sequence[Recipe]", points: "Sequence[Point]", folder: Path, console: "Console") -> None:
-    """Train, merge and score recipes of which one evaluation has all adapters."""
+    """Train, merge and score recipes whose adapters share one evaluation."""
     from midalign import sweep as sweeping
     from midalign.cli import train as training
     from midalign.train import run
@@ -82,7 +94,7 @@ def _run_here(alike: "Sequence[Recipe]", points: "Sequence[Point]", folder: Path
 
 @contextmanager
 def _tasks_bar(console: "Console") -> "Iterator[Report]":
-    """A bar over the tasks of a cluster, and a line for each that has ended."""
+    """Show a bar over the tasks of a cluster, and a line per finished task."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -100,7 +112,7 @@ def _tasks_bar(console: "Console") -> "Iterator[Report]":
 
 
 def _scored_alike(recipe: "Recipe") -> tuple[object, ...]:
-    """What one evaluation has for all its adapters."""
+    """Return the settings that recipes of one evaluation share."""
     return recipe.base, recipe.task, recipe.chat_template, recipe.system_instruction, recipe.evaluation
 
 

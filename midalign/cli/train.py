@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from midalign import cli
+from midalign.cli.exits import INTERRUPTED, run_command
+from midalign.cli.help import add_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,50 +23,65 @@ if TYPE_CHECKING:
 
 
 QUIET = 0.5
-"""Processes that wait for a core, on average of the last minute, on a machine that does little else."""
+"""Load average of the last minute below which a machine counts as quiet."""
+
+
+EXAMPLES = """\
+midalign recipes list
+midalign train mini --dry-run
+midalign train mine.yaml updates=50 'seeds=[1,2]'
+accelerate launch -m midalign.train mine.yaml
+"""
 
 
 def main() -> None:
-    """Entry point of `midalign-train`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(train)
-    cli.run(app)
+    """Run `midalign-train`, which is `midalign train`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    add_command(app, examples=EXAMPLES)(train)
+    run_command(lambda: app(prog_name="midalign-train"))
 
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe of the package (mini, massive-gemma) or a YAML file.")
+        str, typer.Argument(metavar="RECIPE", help="YAML file, or a name of `midalign recipes list`.")
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as updates=50 seeds=[1,2]."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes, such as updates=50 seeds=[1,2]."),
     ] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="Train this arm of the recipe alone, or several by several --arm."),
+        typer.Option(metavar="NAME", help="Train only this arm of the recipe. Repeatable."),
     ] = None,
     allow_overlap: Annotated[
         bool,
-        typer.Option("--allow-overlap", help="Train although the training text holds what is evaluated."),
+        typer.Option("--allow-overlap", help="Train even if the training text contains evaluation text."),
     ] = False,
     push_to_hub: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMESPACE", help="Upload the adapters to the Hugging Face hub, scores and all."
+            metavar="NAMESPACE", help="Upload adapters and their model cards to the Hugging Face hub."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show data, samples, time and memory; train and keep nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show data, samples, and the time and memory needed. Nothing is saved."
+        ),
     ] = False,
 ) -> None:
-    """Train the arms of a recipe, then evaluate base and adapters."""
+    """Train baseline and aligned adapters, then score them.
+
+    `midalign-train` is the same command. Interrupted runs resume from the last checkpoint. The base is
+    scored too, for comparison.
+    """
     settle_environment()
     from rich.console import Console
 
     from midalign.train import recipe as recipes
     from midalign.train import run
 
-    main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks, and evaluates
+    main = os.environ.get("RANK", "0") == "0"  # only the first process prints and evaluates
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
     settings = recipes.load(recipe, changes)
     console = Console(stderr=True, quiet=not main)
@@ -85,7 +101,7 @@ def train(
     for adapter in adapters:
         print(adapter)
     if settings.lora is None:
-        print(f"All weights were trained; to score: midalign eval --base FOLDER --tasks {settings.task}")
+        print(f"All weights were trained. To score them: midalign eval --base FOLDER --tasks {settings.task}")
     elif settings.evaluate:
         evaluate(settings, adapters)
         _write_scores(adapters, settings.output / "results")
@@ -97,7 +113,7 @@ def train(
 
 
 def _write_scores(adapters: list[Path], results: Path) -> None:
-    """Put the scores into the adapters' cards: those of every whole record of these very weights."""
+    """Write scores into the adapters' cards, from every complete record of the same weights."""
     from midalign import record
     from midalign.adapter import digest
     from midalign.leaderboard.load import verified
@@ -113,18 +129,18 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
 
 
 def settle_environment() -> None:
-    """What torch and tqdm read when they are imported."""
-    # Threads that spin while they wait cost a busy machine most of its speed, and threads that sleep at once
-    # cost a quiet one a third: a short spin where nothing else runs.
+    """Set the variables that torch and tqdm read when they are imported."""
+    # Waiting threads that spin slow a busy machine down most. Threads that sleep at once cost a quiet machine
+    # a third of its speed, so they spin briefly there.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if os.getloadavg()[0] < QUIET:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    os.environ["TQDM_DISABLE"] = "1"  # transformers' bars around ours
+    os.environ["TQDM_DISABLE"] = "1"  # transformers' own bars
 
 
 @contextmanager
 def training_bars(console: "Console", visible: bool = True) -> "Iterator[Report]":
-    """A bar for every adapter in training; where there is no terminal, a line for every 25 updates."""
+    """Show a bar per adapter, or a line per 25 updates where there is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -154,7 +170,7 @@ def _state(now: "run.Progress") -> str:
 
 
 def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
-    """Score in a fresh process: one that has trained keeps memory for every batch shape it has seen."""
+    """Score in a fresh process: after training, memory stays allocated for every batch shape."""
     from midalign.train.stream import task_names
 
     evaluation = recipe.evaluation
@@ -176,10 +192,10 @@ def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     process = subprocess.Popen(command)
     try:
         process.wait()
-    except KeyboardInterrupt:  # it reached the evaluation too, which puts down what it has before it ends
-        if process.wait() != cli.INTERRUPTED:
-            raise  # so early that it could not say so
-    if process.returncode == cli.INTERRUPTED:
-        os._exit(cli.INTERRUPTED)  # the evaluation has told the user already
+    except KeyboardInterrupt:  # the evaluation gets it too, and saves its work before it ends
+        if process.wait() != INTERRUPTED:
+            raise  # before the evaluation could handle it
+    if process.returncode == INTERRUPTED:
+        os._exit(INTERRUPTED)  # the evaluation has told the user already
     if process.returncode:
         sys.exit(process.returncode)

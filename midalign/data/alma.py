@@ -9,7 +9,7 @@ from pathlib import Path
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 
 LICENCE = "MIT (repository); texts from WMT and FLORES-200"
 FILES = FileSet("alma")
@@ -22,32 +22,32 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 
 
 def languages() -> list[str]:
-    """Languages with pairs, sorted."""
+    """Return the languages with pairs, sorted."""
     return sorted({file.split(".")[1].removesuffix("-en") for file in FILES.digests})
 
 
 def directions() -> list[str]:
-    """To and from English for each language, sorted."""
+    """Return the directions to and from English, sorted."""
     return sorted(direction for code in languages() for direction in (f"en-{code}", f"{code}-en"))
 
 
 def splits(direction: str) -> list[str]:
-    """The splits of a direction: none of one that is not here, no validation for Icelandic."""
+    """Return the splits of a direction: none if it does not exist, no validation for Icelandic."""
     if direction not in directions():
         return []
     return ["train", "validation"] if f"valid.{_foreign(direction)}-en.json" in FILES.digests else ["train"]
 
 
 def present(direction: str, split: str) -> bool:
-    """Whether the files of a direction's split are in the cache."""
+    """Return whether the files of a direction's split are in the cache."""
     return all(FILES.path(file).is_file() for file in _files(direction, split))
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The segments of a direction in file order; fetched at first use. Icelandic has no validation split.
+    """Return the segments of a direction in file order. Downloads them at first use.
 
-    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
-    altered.
+    Icelandic has no validation split. Raises TaskError for an unknown direction or split, and DataError if
+    files are missing or altered.
     """
     files = _files(direction, split)
     foreign = _foreign(direction)
@@ -66,14 +66,14 @@ def read(direction: str, split: str) -> list[Segment]:
 
 
 def digest(direction: str, split: str) -> str:
-    """sha256 of the files' digests."""
+    """Return the sha256 of the files' digests."""
     return FILES.digest(_files(direction, split))
 
 
 def _files(direction: str, split: str) -> tuple[str, ...]:
-    """Foreign and English file, or the one file of a validation split."""
+    """Return the foreign and the English file, or the only file of a validation split."""
     if direction not in directions():
-        raise TaskError(f"ALMA has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("ALMA", "direction", direction, directions()))
     pair = f"{_foreign(direction)}-en"
     files = {
         "train": (f"train.{pair}.{_foreign(direction)}", f"train.{pair}.en"),

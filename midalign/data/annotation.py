@@ -6,10 +6,10 @@ SPAN = re.compile(r"\[(\S+) : (.+?)\]")
 
 
 def slots(annotated: str) -> tuple[tuple[str, str], ...]:
-    """(label, value) of the spans, in order of appearance."""
+    """Return (label, value) of the spans, in order of appearance."""
     return tuple((label, value.strip()) for label, value in SPAN.findall(annotated))
 
 
 def plain(annotated: str) -> str:
-    """The text without its brackets."""
+    """Return the text without brackets."""
     return SPAN.sub(r"\2", annotated)

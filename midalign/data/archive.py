@@ -16,10 +16,10 @@ Wanted = Callable[[str], bool]
 
 
 def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of what `wanted` accepts by its name, without folders and `.xz` or `.gz`.
+    """Yield (file name, content) of files whose name `wanted` accepts, without folders and `.xz` or `.gz`.
 
-    Archives in a folder are looked into. Raises DataError where `path` does not exist, is damaged or cannot
-    be read.
+    Archives in a folder are searched too. Raises DataError if `path` does not exist, is damaged or cannot be
+    read.
     """
     try:
         if not path.exists():

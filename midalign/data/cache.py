@@ -30,7 +30,7 @@ PROGRESS = 5.0
 
 
 def folder() -> Path:
-    """$MIDALIGN_CACHE, or `midalign` in the user's cache folder."""
+    """Return $MIDALIGN_CACHE, or `midalign` in the user's cache folder."""
     chosen = os.environ.get("MIDALIGN_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -38,7 +38,7 @@ def folder() -> Path:
 
 
 def offline() -> bool:
-    """Whether the user has asked Hugging Face's tools to stay off the network; we obey the same switches."""
+    """Return whether one of Hugging Face's offline switches is set, which midalign obeys too."""
     switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
     return any(switch.upper() in ("1", "TRUE", "YES", "ON") for switch in switches)
 
@@ -60,7 +60,7 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Held by one process of the machine at a time, for the duration of a download to `path`."""
+    """Hold a lock that one process of the machine has at a time, for a download to `path`."""
     held = filelock.FileLock(f"{path}.lock")
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ def _named(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Files whose line counts and sha256 the project carries, in `<name>_digests.tsv` beside this module; a
-    sha256 that is not known is empty there.
+    """Files with known line counts and sha256.
 
-    Where a set allows it, other copies are kept beside what was published, each verified against itself.
+    They are in `<name>_digests.tsv` next to this module, where an unknown sha256 is empty. If a set allows,
+    other copies than the published ones are kept too, each verified against its own digest.
     """
 
     name: str
@@ -107,11 +107,11 @@ class FileSet:
         return {file: (int(lines), sha256) for file, lines, sha256 in table}
 
     def digest(self, several: Iterable[str]) -> str:
-        """sha256 over the digests of some files."""
+        """Return the sha256 of the digests of some files."""
         return hashlib.sha256("".join(self.expected(file)[1] for file in several).encode()).hexdigest()
 
     def expected(self, file: str) -> tuple[int, str]:
-        """(lines, sha256) that `read` insists on: what was noted when a copy was kept, else the published."""
+        """Return (lines, sha256) that `read` requires: noted when a copy was added, or published."""
         try:
             lines, sha256 = self._note(file).read_text("utf-8").split()
         except FileNotFoundError:
@@ -119,7 +119,7 @@ class FileSet:
         return int(lines), sha256
 
     def path(self, file: str) -> Path:
-        """Where a file of the set lies once it is there."""
+        """Return where a file of the set is stored."""
         return folder() / self.name / file
 
     def put(self, file: str, content: bytes, source: str) -> None:
@@ -129,12 +129,14 @@ class FileSet:
         write(self.path(file), content)
 
     def published(self, file: str, content: bytes) -> bool:
-        """Whether this is the file as the project knows it."""
+        """Return whether the content is that of the published file."""
         return file in self.digests and self.digests[file][1] == hashlib.sha256(content).hexdigest()
 
     def keep(self, file: str, content: bytes, source: str) -> None:
-        """Store a copy that need not be the published one; what is not is told, and verified against itself
-        from then on. Its own digest is what records get, so that scores on two copies are told apart.
+        """Store a copy that need not be the published one.
+
+        Any other copy causes a warning, and is verified against its own digest from then on. Records get that
+        digest, so that scores on two copies can be distinguished.
         """
         if self.published(file, content):
             return self.put(file, content, source)
@@ -150,7 +152,7 @@ class FileSet:
         write(self.path(file), content)
 
     def read(self, file: str) -> str:
-        """The text of a stored file, verified; raises DataError where it was altered or cut."""
+        """Return the text of a stored file. Raises DataError if it was altered or truncated."""
         path = self.path(file)
         try:
             content = path.read_bytes()
@@ -188,7 +190,7 @@ class FileSet:
         return f"midalign data add {self.name} PATH"
 
     def _note(self, file: str) -> Path:
-        """Lines and sha256 of a copy that is not the published one."""
+        """Return the file that notes the lines and sha256 of a copy that differs from the published one."""
         path = self.path(file)
         return path.with_name(f"{path.name}.kept")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from midalign.data import cache
 from midalign.data.archive import members
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
 from midalign.languages import languages
 
@@ -23,16 +23,16 @@ FILES = cache.FileSet("flores")
 
 
 def directions() -> list[str]:
-    """To and from English for each language, sorted."""
+    """Return the directions to and from English, sorted."""
     codes = [code for code, row in languages().items() if row.flores and code != "en"]
     return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The segments of a direction in file order; the archive is fetched at first use.
+    """Return the segments of a direction in file order. Downloads the archive at first use.
 
-    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
-    altered, or have different numbers of lines.
+    Raises TaskError for an unknown direction or split, and DataError if files are missing, altered or of
+    different lengths.
     """
     files = _files(direction, split)
     _here(files)
@@ -46,18 +46,18 @@ def read(direction: str, split: str) -> list[Segment]:
 
 
 def digest(direction: str, split: str) -> str:
-    """sha256 of both files' digests."""
+    """Return the sha256 of both files' digests."""
     files = _files(direction, split)
     _here(files)
     return FILES.digest(files)
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
-    """Store the `<code>.dev` and `<code>.devtest` files found in a file, folder or archive; returns
-    (added, still missing) file names.
+    """Store the `<code>.dev` and `<code>.devtest` files found in a file, folder or archive.
 
-    What is not the official archive is checked: UTF-8, as many lines in each file of a split, no line empty.
-    Byte order marks and carriage returns are dropped. Raises DataError with file and line.
+    Returns (added, still missing) file names. Anything but the official archive is checked: UTF-8, the same
+    number of lines in each file of a split, and no empty line. Byte order marks and carriage returns are
+    dropped. Raises DataError with file and line.
     """
     official = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
     found = {
@@ -81,8 +81,10 @@ def _add_official(archive: Path) -> None:
 
 
 def _check(found: dict[str, bytes], path: Path) -> None:
-    """Raise DataError for files whose lines cannot translate each other; warn where the release has other
-    numbers of lines."""
+    """Raise DataError for files whose lines cannot be parallel.
+
+    Warns if the release has other numbers of lines.
+    """
     first: dict[str, tuple[str, int]] = {}
     for name, content in found.items():
         try:
@@ -116,9 +118,9 @@ def _here(files: tuple[str, str]) -> None:
 
 
 def _files(direction: str, split: str) -> tuple[str, str]:
-    """(source, target)"""
+    """Return (source, target)."""
     if direction not in directions():
-        raise TaskError(f"FLORES-200 has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("FLORES-200", "direction", direction, directions()))
     if split not in SPLITS:
         raise TaskError(f"FLORES-200 has no split {split!r}; expected validation or test")
     source, target = (f"{known(code).flores}.{SPLITS[split]}" for code in sides(direction))

@@ -17,7 +17,7 @@ class Source:
     url: str
 
     def read(self, file: str) -> list[str]:
-        """The lines of a file, downloaded at first use."""
+        """Return the lines of a file. Downloads it at first use."""
         if not self.files.path(file).is_file():
             self.fetch(file)
         return self.files.read(file).removesuffix("\n").split("\n")
@@ -44,7 +44,7 @@ class Source:
 
 
 def parallel(source: Source, language: str, foreign: str | None, english: str) -> list[tuple[str, str]]:
-    """(foreign, English) line by line; raises DataError where the set has no file of the language."""
+    """Return (foreign, English) line by line. Raises DataError if the set lacks the language."""
     if foreign is None or foreign not in source.files.digests:
         raise DataError(f"{source.files.name} has no pairs of {language!r}. Expected {_others(language)}")
     left, right = source.read(foreign), source.read(english)
@@ -54,7 +54,7 @@ def parallel(source: Source, language: str, foreign: str | None, english: str) -
 
 
 def _others(language: str) -> str:
-    """Where a language has pairs with English."""
+    """Name the sources of pairs of a language with English."""
     row = known(language)
     have = [name for name in ("tatoeba", "ntrex", "massive", "mini") if getattr(row, name)]
     return (

@@ -8,7 +8,7 @@ from typing import Literal
 from midalign.data import annotation, cache
 from midalign.data.archive import members
 from midalign.data.items import Item
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 URL = "https://amazon-massive-nlu-dataset.s3.amazonaws.com/amazon-massive-dataset-1.1.tar.gz"
@@ -19,12 +19,12 @@ FILES = cache.FileSet("massive")
 
 
 def items(language: str, split: str) -> list[Item]:
-    """The items of a language and split in the publisher's order; fetches the data set at first use.
+    """Return the items of a language and split in the publisher's order. Downloads the data set at first use.
 
-    The utterance is the text: in ja, zh_cn and zh_tw the annotation has blanks around its spans that the
-    utterance lacks. Values carry none of them and stand in the utterance as they are, in all 52 locales.
+    The utterance is the text itself. In ja, zh_cn and zh_tw the annotation has blanks around spans that the
+    utterance lacks. Values have none of these blanks and occur in the utterance verbatim, in all 52 locales.
 
-    Raises TaskError for an unknown language or split, DataError where the data is missing or altered.
+    Raises TaskError for an unknown language or split, and DataError if the data is missing or altered.
     """
     file = _file(language, split)
     if not FILES.path(file).is_file():
@@ -37,12 +37,12 @@ def items(language: str, split: str) -> list[Item]:
 
 
 def digest(language: str, split: str) -> str:
-    """sha256 of a split, as the project carries it."""
+    """Return the published sha256 of a split."""
     return FILES.digests[_file(language, split)][1]
 
 
 def labels(kind: Literal["intent", "slot"]) -> list[str]:
-    """All 60 intents or 55 slots, the same in every locale, from massive_labels.tsv."""
+    """Return all 60 intents or 55 slots, the same in every locale, from massive_labels.tsv."""
     _, *rows = (files("midalign") / "data" / "massive_labels.tsv").read_text("utf-8").splitlines()
     return [name for of, name in (row.split("\t") for row in rows) if of == kind]
 
@@ -75,7 +75,7 @@ def fetch() -> None:
 
 
 def _lines(content: bytes, source: str) -> dict[str, bytes]:
-    """The stored form by split of a locale's JSON lines."""
+    """Convert a locale's JSON lines to the stored form, by split."""
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     names = {theirs: ours for ours, theirs in SPLITS.items()}
     for number, line in enumerate(content.decode("utf-8").split("\n"), start=1):
@@ -93,7 +93,7 @@ def _lines(content: bytes, source: str) -> dict[str, bytes]:
 def _locale(language: str) -> str:
     known = {code: row.massive for code, row in languages().items() if row.massive}
     if language not in known:
-        raise TaskError(f"MASSIVE has no language {language!r}.{nearest(language, known)}")
+        raise TaskError(unknown_name("MASSIVE", "language", language, known))
     return known[language]
 
 

@@ -9,14 +9,14 @@ from typing import Literal
 from midalign.data import annotation
 from midalign.data.items import Item
 from midalign.data.segments import Segment, sides
-from midalign.errors import DataError, nearest
+from midalign.errors import DataError, unknown_name
 from midalign.languages import languages
 
 FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
 
 def items(language: str, split: str) -> list[Item]:
-    """The items of a split in file order; raises DataError for an unknown language or split."""
+    """Return the items of a split in file order. Raises DataError for an unknown language or split."""
     _, *lines = _file(language, split).read_text("utf-8").splitlines()
     rows = (line.split("\t") for line in lines)
     return [
@@ -26,13 +26,16 @@ def items(language: str, split: str) -> list[Item]:
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The utterances of a direction such as en-de, parallel by id, in file order; raises as `items`."""
+    """Return the utterances of a direction such as en-de, parallel by id, in file order.
+
+    Raises like `items`.
+    """
     before, after = (items(code, split) for code in sides(direction))
     return [Segment(one.id, one.utterance, other.utterance) for one, other in zip(before, after, strict=True)]
 
 
 def digest(language: str, split: str) -> str:
-    """sha256 of the split's file; of both files' digests for a direction."""
+    """Return the sha256 of the split's file, or of both files' digests for a direction."""
     if "-" in language:
         both = "".join(digest(code, split) for code in sides(language))
         return hashlib.sha256(both.encode()).hexdigest()
@@ -41,7 +44,7 @@ def digest(language: str, split: str) -> str:
 
 @cache
 def labels(kind: Literal["intent", "slot"]) -> list[str]:
-    """All intents or slots, sorted; the same in every language."""
+    """Return all intents or slots, sorted. They are the same in every language."""
     every = [item for split in FILES for item in items("en", split)]
     slots = {slot for item in every for slot, _ in item.slots}
     return sorted({item.intent for item in every} if kind == "intent" else slots)
@@ -50,7 +53,7 @@ def labels(kind: Literal["intent", "slot"]) -> list[str]:
 def _file(language: str, split: str) -> Traversable:
     known = [code for code, row in languages().items() if row.mini]
     if language not in known:
-        raise DataError(f"The mini benchmark has no language {language!r}.{nearest(language, known)}")
+        raise DataError(unknown_name("The mini benchmark", "language", language, known))
     if split not in FILES:
         raise DataError(f"No split {split!r}; expected one of {', '.join(FILES)}")
     return files("midalign") / "data" / "mini" / language / FILES[split]

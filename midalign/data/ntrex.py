@@ -3,7 +3,7 @@
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import TaskError, nearest
+from midalign.errors import TaskError, unknown_name
 from midalign.languages import language as known
 from midalign.languages import languages
 
@@ -17,35 +17,34 @@ add = SOURCE.add
 
 
 def pairs(language: str) -> list[tuple[str, str]]:
-    """(foreign, English) of a language, in file order; raises DataError where the set lacks the language."""
+    """Return (foreign, English) pairs in file order. Raises DataError if the set lacks the language."""
     return lines.parallel(SOURCE, language, _reference(language) if known(language).ntrex else None, ENGLISH)
 
 
 def directions() -> list[str]:
-    """To and from English for each reference, sorted."""
+    """Return the directions to and from English for each reference, sorted."""
     codes = [code for code, row in languages().items() if row.ntrex]
     return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The segments of a direction in file order; fetched at first use.
+    """Return the segments of a direction in file order. Downloads them at first use.
 
-    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
-    altered.
+    Raises TaskError for an unknown direction or split, and DataError if files are missing or altered.
     """
     source, target = _files(direction, split)
     return segments("ntrex", SOURCE.read(source), SOURCE.read(target))
 
 
 def digest(direction: str, split: str) -> str:
-    """sha256 of both files' digests."""
+    """Return the sha256 of both files' digests."""
     return FILES.digest(_files(direction, split))
 
 
 def _files(direction: str, split: str) -> tuple[str, str]:
-    """(source, target)"""
+    """Return (source, target)."""
     if direction not in directions():
-        raise TaskError(f"NTREX has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("NTREX", "direction", direction, directions()))
     if split != "test":
         raise TaskError(f"NTREX has no split {split!r}; expected test")
     source, target = (ENGLISH if code == "en" else _reference(code) for code in sides(direction))

@@ -90,6 +90,7 @@ class Utterance(Row):
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return target([(one.slot, one.value) for one in self.slots])
 
     @property
@@ -120,6 +121,7 @@ class Translation(Row):
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return self.target
 
     @property
@@ -143,6 +145,7 @@ class Text(Row):
 
     @property
     def answer(self) -> str:
+        """The right answer."""
         return entities([(one.type, one.text) for one in self.entities])
 
 
@@ -159,12 +162,12 @@ EXAMPLES = {
 
 
 def is_spec(name: str) -> bool:
-    """Whether this is `family:PATH`."""
+    """Return whether this is `family:PATH`."""
     return name.partition(":")[0] in ROWS and ":" in name
 
 
 def is_own(name: str) -> bool:
-    """Whether a group, task or data set is out of a user's file."""
+    """Return whether a group, task or data set comes from a user's file."""
     return name.startswith(PREFIX)
 
 
@@ -187,7 +190,7 @@ def add(spec: str) -> str:
 
 
 def parse(family: str, content: str, path: str) -> list[Row]:
-    """The rows of a file's text, each with an id; raises DataError with file and line."""
+    """Return the rows of a file's text, each with an id. Raises DataError with file and line."""
     rows: list[Row] = []
     seen: dict[tuple[str, str, str], int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
@@ -212,7 +215,7 @@ def parse(family: str, content: str, path: str) -> list[Row]:
 
 
 def _check(family: str, row: Row) -> None:
-    """What is wrong with a row beyond its form: raises ValueError or TaskError."""
+    """Raise ValueError or TaskError for a row that is well-formed but wrong."""
     codes = sides(row.language) if family == "translation" else [row.language]
     for code in codes:
         known_language(code)
@@ -242,7 +245,10 @@ def _file(name: str) -> Path:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(group, language) of a task's name, the language empty for a group's; raises TaskError for another."""
+    """Return (group, language) of a task's name.
+
+    The language of a group is empty. Raises TaskError otherwise.
+    """
     parts = name.split("_", 4)
     if len(parts) < 4 or parts[1] not in ROWS:
         raise TaskError(f"No task {name!r}; expected own_<family>_<file>_<digest>_<language>")
@@ -266,12 +272,12 @@ class Source:
         return list(dict.fromkeys(row.language for row in _rows(self.name)))
 
     def splits(self, language: str) -> list[str]:
-        """Those of train, validation and test that a language has."""
+        """Return the splits (train, validation, test) that a language has."""
         have = {row.split for row in _rows(self.name) if row.language == language}
         return [split for split in get_args(Split) if split in have]
 
     def rows(self, language: str, split: str) -> Sequence[Any]:
-        """The rows of a split in the order of the file; raises TaskError where it has none."""
+        """Return the rows of a split in the order of the file. Raises TaskError if there are none."""
         found = [row for row in _rows(self.name) if (row.language, row.split) == (language, split)]
         if not found:
             raise TaskError(
@@ -282,15 +288,15 @@ class Source:
         return found
 
     def items(self, language: str, split: str) -> list[Item]:
-        """Utterances with their slots; raises as `rows`."""
+        """Return utterances with their slots. Raises like `rows`."""
         return [row.item for row in self.rows(language, split)]
 
     def read(self, direction: str, split: str) -> list[Segment]:
-        """Sources with their translations; raises as `rows`."""
+        """Return sources with their translations. Raises like `rows`."""
         return [row.segment for row in self.rows(direction, split)]
 
     def labels(self, kind: Literal["slot", "type"]) -> list[str]:
-        """All slots or types of entities in the file, sorted."""
+        """Return all slots or entity types in the file, sorted."""
         if kind == "slot":
             slots = (slot for row in _rows(self.name) if isinstance(row, Utterance) for slot in row.slots)
             return sorted({slot.slot for slot in slots})
@@ -298,12 +304,12 @@ class Source:
         return sorted({entity.type for row in texts for entity in row.entities})
 
     def digest(self, language: str, split: str) -> str:
-        """sha256 over the rows of a split; raises as `rows`."""
+        """Return the sha256 of the rows of a split. Raises like `rows`."""
         lines = (row.model_dump_json() for row in self.rows(language, split))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def longest(self, language: str) -> int:
-        """UTF-8 bytes of the longest answer in a language."""
+        """Return the length of the longest answer in a language, in UTF-8 bytes."""
         return max(len(row.answer.encode()) for row in _rows(self.name) if row.language == language)
 
 

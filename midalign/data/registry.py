@@ -24,8 +24,6 @@ class State:
     licence: str
     present: int
     files: int
-    folder: str
-    remedy: str
 
     @property
     def complete(self) -> bool:
@@ -34,11 +32,10 @@ class State:
 
 
 def states() -> list[State]:
-    """Every data set that is not in the package."""
+    """Return the state of every data set that is not in the package."""
     found = []
     for name, module in DATASETS.items():
         files = module.FILES
         present = sum(files.path(file).is_file() for file in files.digests)
-        folder = str(files.path("x").parent)
-        found.append(State(name, module.LICENCE, present, len(files.digests), folder, files.remedy))
+        found.append(State(name, module.LICENCE, present, len(files.digests)))
     return found

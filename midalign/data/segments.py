@@ -15,7 +15,7 @@ class Segment:
 
 
 def sides(direction: str) -> tuple[str, str]:
-    """Codes of source and target of `en-de`; raises TaskError for anything else."""
+    """Return the codes of source and target of `en-de`. Raises TaskError for anything else."""
     source, dash, target = direction.partition("-")
     if not dash or not source or not target or "-" in target:
         raise TaskError(f"{direction!r} is no direction; expected two codes such as en-de")
@@ -23,7 +23,7 @@ def sides(direction: str) -> tuple[str, str]:
 
 
 def segments(prefix: str, source: list[str], target: list[str]) -> list[Segment]:
-    """Line n of one list with line n of the other, `<prefix>-<n>` as its id."""
+    """Join line n of one list with line n of the other, with the id `<prefix>-<n>`."""
     return [
         Segment(f"{prefix}-{number}", before.strip(), after.strip())
         for number, (before, after) in enumerate(zip(source, target, strict=True))

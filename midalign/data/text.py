@@ -6,15 +6,15 @@ from midalign.errors import DataError
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of `read_text`, one at least; raises DataError as it does."""
+    """Return the lines of `read_text`, at least one. Raises DataError like it."""
     # Not splitlines: it also breaks at characters that sentences of some languages hold, such as U+2028.
     return read_text(path).removesuffix("\n").split("\n")
 
 
 def read_text(path: Path) -> str:
-    """A file's text, without byte order mark and carriage returns before line feeds.
+    """Return a file's text, without byte order mark and without carriage returns before line feeds.
 
-    Raises DataError with the line where it is not UTF-8, and where it cannot be read.
+    Raises DataError if the file cannot be read, or with the line if it is not UTF-8.
     """
     try:
         content = path.read_bytes()

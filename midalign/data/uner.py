@@ -12,7 +12,7 @@ from pathlib import Path
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0 (all PUD sets but Swedish: 3.0)"
@@ -73,12 +73,12 @@ class Sentence:
 
 @cache
 def treebanks() -> dict[str, str]:
-    """Language code by treebank, in the order of the table of languages."""
+    """Return the language code of each treebank, in the order of the table of languages."""
     return {name: code for code, row in languages().items() for name in row.uner.split()}
 
 
 def splits(treebank: str) -> list[str]:
-    """The splits that a treebank has: the PUD sets, Cebuano and Tagalog are test sets only."""
+    """Return the splits of a treebank. The PUD sets, Cebuano and Tagalog are test sets only."""
     return [split for split, theirs in SPLITS.items() if f"{treebank}-ud-{theirs}.iob2" in FILES.digests]
 
 
@@ -88,23 +88,23 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 
 
 def sentences(treebank: str, split: str) -> list[Sentence]:
-    """The sentences of a treebank's split in file order; fetched at first use.
+    """Return the sentences of a treebank's split in file order. Downloads them at first use.
 
-    Raises TaskError for a treebank or split that the set lacks, DataError where a file is missing, altered
-    or malformed.
+    Raises TaskError for an unknown treebank or split, and DataError if a file is missing, altered or
+    malformed.
     """
     file = _file(treebank, split)
     return parse(_source(treebank).read(file), str(FILES.path(file)), UNOPENED.get(file, ()))
 
 
 def digest(treebank: str, split: str) -> str:
-    """sha256 of a split's file."""
+    """Return the sha256 of a split's file."""
     return FILES.digests[_file(treebank, split)][1]
 
 
 def _file(treebank: str, split: str) -> str:
     if treebank not in _FOLDERS:
-        raise TaskError(f"UNER has no treebank {treebank!r}.{nearest(treebank, _FOLDERS)}")
+        raise TaskError(unknown_name("UNER", "treebank", treebank, _FOLDERS))
     if split not in splits(treebank):
         raise TaskError(f"UNER's {treebank} has no split {split!r}; it has {', '.join(splits(treebank))}")
     return f"{treebank}-ud-{SPLITS[split]}.iob2"
@@ -151,7 +151,7 @@ def parse(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[
 
 
 def _tag(tag: str, before: str, where: str, may_begin: bool) -> str:
-    """A tag in IOB2: O, or B- or I- with one of TYPES."""
+    """Check a tag and return it in IOB2: O, or B- or I- with one of TYPES."""
     if tag in OUTSIDE:
         return "O"
     position, dash, type = tag.partition("-")
@@ -180,10 +180,11 @@ def _sentence(id: str, text: str, tokens: list[tuple[str, str]], where: str) -> 
 
 
 def _places(text: str, tokens: list[str]) -> tuple[tuple[int, int], ...]:
-    """First character and end of each token in the text, one behind the other with white space between them.
+    """Return the first character and end of each token in the text, separated by white space.
 
-    Some of Arabizi's do not line up: a word's ending repeats its article ("el", "elnehd"), or a token is not
-    in the text at all. Such a token is looked up from the token before on, and else has an empty place.
+    Some tokens of Arabizi do not line up: a word's ending repeats its article ("el", "elnehd"), or the token
+    is not in the text. Such a token is searched for from the previous token on, and has an empty place if not
+    found.
     """
     found: list[tuple[int, int]] = []
     begin = end = 0

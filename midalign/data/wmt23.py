@@ -9,7 +9,7 @@ from pathlib import Path
 from midalign.data import lines
 from midalign.data.cache import FileSet
 from midalign.data.segments import Segment, segments, sides
-from midalign.errors import TaskError, nearest
+from midalign.errors import TaskError, unknown_name
 
 LICENCE = "research use"
 FILES = FileSet("wmt23")
@@ -26,22 +26,21 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 
 
 def directions() -> list[str]:
-    """All directions, sorted."""
+    """Return all directions, sorted."""
     return sorted(file.split(".")[1] for file in FILES.digests if ".src." in file)
 
 
 def read(direction: str, split: str) -> list[Segment]:
-    """The segments of a direction in file order; fetched at first use.
+    """Return the segments of a direction in file order. Downloads them at first use.
 
-    Raises TaskError for a direction or split that the set lacks, DataError where files are missing or
-    altered.
+    Raises TaskError for an unknown direction or split, and DataError if files are missing or altered.
     """
     reference, source = _files(direction, split)
     return segments(f"wmt23-{direction}", SOURCES.read(source), REFERENCES.read(reference))
 
 
 def digest(direction: str, split: str) -> str:
-    """sha256 of both files' digests."""
+    """Return the sha256 of both files' digests."""
     return FILES.digest(_files(direction, split))
 
 
@@ -51,9 +50,9 @@ def named_reference(direction: str) -> str | None:
 
 
 def _files(direction: str, split: str) -> tuple[str, str]:
-    """(reference, source)"""
+    """Return (reference, source)."""
     if direction not in directions():
-        raise TaskError(f"WMT23 has no direction {direction!r}.{nearest(direction, directions())}")
+        raise TaskError(unknown_name("WMT23", "direction", direction, directions()))
     if split not in SPLITS:
         raise TaskError(f"WMT23 has no split {split!r}; expected test")
     source, target = sides(direction)

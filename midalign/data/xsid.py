@@ -12,7 +12,7 @@ from typing import Literal
 from midalign.data import cache, lines
 from midalign.data.archive import members
 from midalign.data.items import TaggedItem
-from midalign.errors import DataError, TaskError, nearest
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0"
@@ -88,12 +88,12 @@ def items(language: str, split: str) -> list[TaggedItem]:
 
 
 def labels(kind: Literal["slot"]) -> list[str]:
-    """All slots, the same in every language."""
+    """Return all slots, the same in every language."""
     return LABELS
 
 
 def digest(language: str, split: str) -> str:
-    """sha256 of a split: of the copy that was added where that is not the published one."""
+    """Return the sha256 of a split, as published or else of the copy that was added."""
     return FILES.expected(_file(language, split))[1]
 
 
@@ -124,11 +124,12 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 
 
 def parse(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
-    """The items of a file: comments such as `# text = ...` or `# text: ...`, then rows of index, word, intent
-    and BIO tag; items are separated by an empty line.
+    """Return the items of a file.
 
-    The utterance is the comment `text` where that spells the words (blanks apart), else the words with blanks
-    between them: in one item of the release it does not. `unique` refuses an id that stands twice.
+    A file has comments such as `# text = ...` or `# text: ...`, then rows of index, word, intent and BIO tag.
+    An empty line separates items. The utterance is the comment `text` if that spells the words (blanks
+    apart), else the words with blanks between them: in one item of the release it does not. `unique` rejects
+    duplicate ids.
 
     Raises DataError with `source` and line.
     """
@@ -162,7 +163,7 @@ def parse(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
 
 
 def _row(line: str, before: list[tuple[str, str, str]], where: str) -> tuple[str, str, str]:
-    """(word, intent, tag)"""
+    """Parse a row to (word, intent, tag)."""
     fields = line.split("\t")
     if len(fields) != 4:
         raise DataError(
@@ -208,7 +209,7 @@ def _item(id: str, comments: dict[str, str], rows: list[tuple[str, str, str]]) -
 
 
 def _spans(tags: list[str]) -> list[tuple[str, int, int]]:
-    """(label, first word, end)"""
+    """Return (label, first word, end) of the spans."""
     starts = [i for i, tag in enumerate(tags) if tag.startswith("B")]
     return [
         (
@@ -221,7 +222,7 @@ def _spans(tags: list[str]) -> list[tuple[str, int, int]]:
 
 
 def _annotated(words: list[str], spans: list[tuple[str, int, int]]) -> str:
-    """As MASSIVE writes it."""
+    """Write the annotation as MASSIVE does."""
     shown = list(words)
     for label, start, end in spans:
         shown[start] = f"[{label} : {shown[start]}"
@@ -232,7 +233,7 @@ def _annotated(words: list[str], spans: list[tuple[str, int, int]]) -> str:
 def _file(language: str, split: str) -> str:
     known = {code: row.xsid for code, row in languages().items() if row.xsid}
     if language not in known:
-        raise TaskError(f"xSID has no language {language!r}.{nearest(language, known)}")
+        raise TaskError(unknown_name("xSID", "language", language, known))
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     file = f"{known[language]}.{SPLITS[split]}.conll"

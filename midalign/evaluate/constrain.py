@@ -39,7 +39,7 @@ _ESCAPE = (
 
 
 def constraint_of(task: str, doc: Mapping[str, Any]) -> dict[str, Any] | str:
-    """A JSON Schema, or a grammar in xgrammar's EBNF; raises TaskError for a task that has neither."""
+    """Return a JSON Schema, or a grammar in xgrammar's EBNF. Raises TaskError for a task without either."""
     try:
         metadata = harness.metadata(task)
     except TaskError:
@@ -51,10 +51,10 @@ def constraint_of(task: str, doc: Mapping[str, Any]) -> dict[str, Any] | str:
 
 
 def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoughts: bool = False) -> str:
-    """The grammar of a document's output in xgrammar's EBNF.
+    """Return the grammar of a document's output in xgrammar's EBNF.
 
-    Answers after thoughts may begin with line breaks, which part the two. Raises TaskError for a task without
-    constraint, or whose schema or grammar does not compile.
+    Answers after thoughts may begin with line breaks, which separate the two. Raises TaskError for a task
+    without constraint, or if its schema or grammar does not compile.
     """
     import xgrammar
 
@@ -79,11 +79,11 @@ def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoug
 
 @cache
 def _of_schema(schema: str) -> str:
-    """The grammar of a JSON Schema's documents, on one line as json.dumps writes them.
+    """Return the grammar of a JSON Schema's documents, on one line as json.dumps writes them.
 
-    xgrammar 0.2.8 reads a string with a length as characters without escapes, and with raw control
-    characters, which no JSON has: so that rule is replaced. So are escapes: half of a surrogate pair is no
-    text.
+    xgrammar 0.2.8 reads a string with a length as characters without escapes and with raw control characters,
+    which JSON does not have, so that rule is replaced. Escapes are replaced too, because half of a surrogate
+    pair is not text.
     """
     import jsonschema
     import xgrammar
@@ -98,10 +98,10 @@ def _of_schema(schema: str) -> str:
 
 
 def _text(grammar: "xgrammar.Grammar") -> str:
-    """A grammar as EBNF that reads as what it is.
+    r"""Return a grammar as EBNF that can be parsed again without a change of meaning.
 
-    xgrammar 0.2.8 writes "é" as \\xe9 and reads as far as there are digits, so that \\xe9e is one character
-    to it and not é and e. The longer escape has its length.
+    xgrammar 0.2.8 writes "é" as \xe9 and reads as many digits as follow, so that it parses \xe9e as one
+    character instead of é and e. The longer escape has a fixed length.
     """
     return re.sub(
         r"\\(\\|x([0-9a-f]{2}))", lambda escape: f"\\u00{escape[2]}" if escape[2] else escape[0], str(grammar)
@@ -109,8 +109,10 @@ def _text(grammar: "xgrammar.Grammar") -> str:
 
 
 def markup(tokenizer: Any, ends: Collection[int]) -> list[int]:
-    """Ids of special tokens that end nothing, sorted: decoding drops them, but a grammar reads their names
-    as text."""
+    """Return the sorted ids of special tokens that end nothing.
+
+    Decoding drops them, but a grammar reads their names as text.
+    """
     added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     return sorted((added | set(tokenizer.all_special_ids)) - set(ends))
 
@@ -119,7 +121,10 @@ class Compiler:
     """Grammars compiled for one tokenizer, each once as long as CACHE holds it."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, ends: Collection[int]) -> None:
-        """`vocabulary` is the number of the model's logits, `ends` the ids that end a sequence."""
+        """Prepare the vocabulary.
+
+        `vocabulary` is the number of the model's logits, `ends` the ids that end a sequence.
+        """
         import xgrammar
 
         info = xgrammar.TokenizerInfo.from_huggingface(
@@ -131,7 +136,7 @@ class Compiler:
         self.markup = [id for id in markup(tokenizer, ends) if id < vocabulary]
 
     def constraints(self, grammars: Sequence[str]) -> "Constraints":
-        """The start of a batch whose rows have these grammars."""
+        """Start a batch whose rows have these grammars."""
         compiled = [self.compiler.compile_grammar(text) for text in grammars]
         return Constraints(compiled, self.vocabulary, self.markup)
 
@@ -170,7 +175,7 @@ class Constraints:
 
 
 def refuse_sampling() -> EngineError:
-    """Requests that go to lm-eval's own loop would come back unconstrained."""
+    """Return the error for requests that lm-eval's own loop would answer unconstrained."""
     return EngineError(
         "Constrained decoding is greedy, and a task asks for sampling or beams. Leave out temperature, "
         "do_sample and num_beams in --gen_kwargs, or --constrained (constrained=True)"

@@ -26,7 +26,7 @@ def continue_greedily(
     pad: int,
     constraints: constrain.Constraints | None = None,
 ) -> list[tuple[list[int], bool]]:
-    """The most likely continuations of one batch.
+    """Return the most likely continuation of each prompt of a batch.
 
     Args:
         prompts: token ids. What all of them begin with is computed once, where the architecture allows it;
@@ -150,8 +150,11 @@ def _continue_alone(
 
 
 def _rows_to_keep(finished: list[bool]) -> list[int]:
-    """Indices of the rows to go on with: the unfinished ones, filled up with others to a multiple of STEP, or
-    to a power of two where they are fewer."""
+    """Return the indices of rows to continue with.
+
+    These are the unfinished rows, filled up with others to a multiple of STEP, or to a power of two where
+    they are fewer.
+    """
     going = [i for i, done in enumerate(finished) if not done]
     spare = (i for i, done in enumerate(finished) if done)
     step = STEP if len(going) > STEP // 2 else 1 << max(len(going) - 1, 0).bit_length()
@@ -160,7 +163,7 @@ def _rows_to_keep(finished: list[bool]) -> list[int]:
 
 
 def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """What all prompts begin with, but for the last token of the shortest: each has something of its own."""
+    """Return the longest common prefix of the prompts, leaving each at least one token of its own."""
     first, last = min(prompts), max(prompts)
     shortest = min(map(len, prompts))
     differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
@@ -204,9 +207,10 @@ class LayerWithRoom(DynamicLayer):
 
 
 def _cache(config: Any, positions: int) -> tuple[DynamicCache, bool]:
-    """A cache for `positions` at most, and whether each of its layers keeps all of them.
+    """Return a cache for at most `positions`, and whether each of its layers keeps all of them.
 
-    A layer with a shorter window, or a state in their place, cannot go on with padding after a prefix.
+    A layer with a shorter window, or with a state instead of positions, cannot continue with padding after a
+    prefix.
     """
     cache = DynamicCache(config=config)
     for index, layer in enumerate(cache.layers):

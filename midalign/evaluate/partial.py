@@ -50,7 +50,7 @@ class Store:
         self.folder = results / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def read(self, name: str, kind: type[Kind]) -> Kind | None:
-        """A part by name, None where it is not there or was written by another version."""
+        """Return a part by name, or None if it is missing or another version wrote it."""
         try:
             return kind.model_validate_json((self.folder / f"{name}.json").read_bytes())
         except (FileNotFoundError, ValidationError):

@@ -34,9 +34,9 @@ class Generated:
 
 
 def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
-    """The settings of a greedy request; None for sampling or beams, which lm-eval's own engine runs.
+    """Return the settings of a greedy request, or None for sampling and beams.
 
-    `max_new` is used where the task does not say.
+    lm-eval's own engine runs these. `max_new` is used if the task has no limit.
     """
     rest = dict(settings)
     until = rest.pop("until", None) or []
@@ -82,7 +82,7 @@ def report_cut(tasks: Iterable[str], answers: Iterable[Generated], context: int)
 
 
 def cut(text: str, until: Sequence[str]) -> str:
-    """`text` up to the first of the stop strings."""
+    """Return `text` up to the first of the stop strings."""
     for stop in until:
         if stop:
             text = text.split(stop, 1)[0]

@@ -132,7 +132,10 @@ def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.M
 
 
 def read_outputs(path: Path, size: int) -> list[str]:
-    """The outputs of documents 0 to size-1, in order; raises DataError for a malformed or incomplete file."""
+    """Return the outputs of documents 0 to size-1 in order.
+
+    Raises DataError for malformed or incomplete files.
+    """
     lines = read_text(path).split("\n")
     texts: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):

@@ -22,9 +22,9 @@ SAME = ("base", "adapter", "arm", "seed", "recipe", "roles", "engine", "sample",
 
 
 def share(positions: Mapping[str, Sequence[int]], number: int, of: int) -> dict[str, list[int]]:
-    """The items of shard `number` (from 1), by task: a stretch of all of them in the order of the tasks.
+    """Return the items of shard `number` (from 1) by task: a stretch of all items in the order of the tasks.
 
-    The stretches differ by one item at most, and cut at most two tasks each.
+    The stretches differ by at most one item, and cut at most two tasks each.
     """
     total = sum(map(len, positions.values()))
     first, end = (total * (number - 1) // of, total * number // of)
@@ -99,7 +99,7 @@ def _overlap(entries: Sequence[record.Record]) -> OverlapCheck | None:
 
 
 def _in_order(name: str, entries: Mapping[Path, record.Record]) -> list[Path]:
-    """The files by shard; raises RecordError unless each shard of one run is there once."""
+    """Return the files by shard. Raises RecordError unless each shard of one run exists once."""
     by_number: dict[int, Path] = {}
     (first_file, first), *_ = entries.items()
     for file, entry in entries.items():
@@ -132,7 +132,7 @@ def _in_order(name: str, entries: Mapping[Path, record.Record]) -> list[Path]:
 
 
 def _joined(parts: Sequence[record.Items]) -> record.Items:
-    """The items of one task, in the order of the shards, which is that of the documents."""
+    """Return the items of one task in the order of the shards, which is that of the documents."""
     with_comet = [one.comet for one in parts if one.comet is not None]
     return record.Items(
         np.concatenate([one.doc_ids for one in parts]),
@@ -144,7 +144,7 @@ def _joined(parts: Sequence[record.Items]) -> record.Items:
 
 
 def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) -> record.TaskResult:
-    """A task's result of all its items."""
+    """Return a task's result over all its items."""
     metadata = harness.metadata(task)
     by_comet = None
     if items.comet is not None:
@@ -177,13 +177,13 @@ def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) 
 
 
 def _sum(numbers: Sequence[int | None]) -> int | None:
-    """None where one of them is not known."""
+    """Return the sum, or None if one of the numbers is unknown."""
     known = [number for number in numbers if number is not None]
     return sum(known) if len(known) == len(numbers) else None
 
 
 def prompt_digest(prompts: Iterable[str]) -> str:
-    """sha256 over rendered prompts, each ended by a zero byte."""
+    """Return the sha256 of rendered prompts, each followed by a zero byte."""
     return hashlib.sha256("".join(f"{prompt}\0" for prompt in prompts).encode()).hexdigest()
 
 
@@ -194,6 +194,9 @@ def _generation(entry: record.Record) -> dict[str, Any]:
 
 
 def in_common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all are generated with: `max_gen_toks` may differ between tasks, and is in their files."""
+    """Return the common generation settings.
+
+    `max_gen_toks` may differ between tasks, and is in their files.
+    """
     first, *others = settings
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}

@@ -27,9 +27,9 @@ def load(base: str) -> Any:
 
 
 def check(folder: Path, base: str, *, chat: bool) -> None:
-    """Refuse an adapter whose tokenizer is not that of the base, nor its chat template where `chat` is set.
+    """Reject an adapter whose tokenizer is not the base's, or whose chat template is not if `chat` is set.
 
-    Prompts are rendered and tokenized by the base, and would not be those that the adapter was trained on.
+    The base renders and tokenizes prompts, so that they would differ from those of the adapter's training.
     Raises AdapterError.
     """
     from transformers import AutoTokenizer

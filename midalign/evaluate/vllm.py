@@ -67,11 +67,11 @@ class MidalignVLLM(VLLM):
         chat_template_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """As lm-eval's VLLM; `adapters` act live as LoRA requests, `merged` are folders of whole models.
+        """Start lm-eval's VLLM. `adapters` act as live LoRA requests, `merged` are folders of whole models.
 
-        Of the two a caller gives one: live LoRA on a CPU costs 4 to 8 times the base (measured on 2 cores).
-        `constrained` lets outputs only be what their tasks' grammars allow. Thoughts end with
-        `think_end_token`, have `max_thinking_tokens` of their own, and are cut.
+        Give one of the two: live LoRA on a CPU costs 4 to 8 times the base (measured on 2 cores).
+        `constrained` restricts outputs to their tasks' grammars. Thoughts end with `think_end_token`, have
+        `max_thinking_tokens` of their own, and are removed.
         """
         self.thinking = Thinking.of(think_end_token, max_thinking_tokens, enable_thinking)
         self.template_arguments = dict(chat_template_args or {})
@@ -138,7 +138,10 @@ class MidalignVLLM(VLLM):
             self.loaded = adapter
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
-        """Answers in the order of the requests; those that are not greedy go to lm-eval's own loop."""
+        """Return answers in the order of the requests.
+
+        Requests that are not greedy go to lm-eval's own loop.
+        """
         self.generated = {}
         settings = [greedy(request.args[1], self.max_gen_toks) for request in requests]
         if not all(settings):
@@ -260,8 +263,10 @@ class MidalignVLLM(VLLM):
         return thoughts
 
     def _text(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens; vLLM's own ends with U+FFFD or without where it stops within a
-        character."""
+        """Return the text of tokens.
+
+        vLLM's own text may end with U+FFFD, or lack it, if generation stops within a character.
+        """
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _sampling(self, request: "Instance", settings: Greedy, said: int = 0) -> SamplingParams:
@@ -282,7 +287,7 @@ class MidalignVLLM(VLLM):
         return constrain.markup(self.tokenizer, self._end_ids())
 
     def _end_ids(self) -> set[int]:
-        """Ends of sequence by the tokenizer and the model's generation settings, which may name several."""
+        """Return the end-of-sequence ids of the tokenizer and of the model's generation settings."""
         several = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
         return {i for i in (*several, self.tokenizer.eos_token_id) if i is not None}
 

@@ -12,31 +12,36 @@ class Family(Protocol):
     """What a family's module has; its metrics are in midalign.metrics under the same name."""
 
     def dataset(self, **metadata: Any) -> Any:
-        """The splits of a task, by name, as lm-eval's `custom_dataset` wants them."""
+        """Return the splits of a task, by name, for lm-eval's `custom_dataset`."""
 
     def counts(self, doc: Mapping[str, Any], output: str) -> list[int]:
-        """The family's COLUMNS of a document's output."""
+        """Return the family's COLUMNS of a document's output."""
 
     def metrics(self, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Those of the family's METRICS that a task has, the headline first."""
+        """Return the family's METRICS that a task has, the headline first."""
 
     def signatures(self, metadata: Mapping[str, Any]) -> dict[str, str]:
         """Return how another tool's scores of a task were computed on this machine, by metric."""
 
     def constraint(self, doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any] | str:
-        """What constrained decoding holds a document's output to: a JSON Schema, or a grammar in xgrammar's
-        EBNF; raises TaskError in a family without."""
+        """Return the constraint of a document's output: a JSON Schema, or a grammar in xgrammar's EBNF.
+
+        Raises TaskError in a family without constraints.
+        """
 
     def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
-        """The data set's own digest of a split of a task."""
+        """Return the data set's digest of a split of a task."""
 
     def origin(self, metadata: Mapping[str, Any], split: str) -> str:
-        """The data set that a split of a task comes from."""
+        """Return the name of the data set that a split of a task comes from."""
 
     def texts(self, metadata: Mapping[str, Any], split: str) -> "list[Text]":
-        """The sentences of a split, one text a language; raises TaskError where the data set lacks it."""
+        """Return the sentences of a split, one text per language.
+
+        Raises TaskError if the data set lacks it.
+        """
 
 
 def family(name: str) -> Family:
-    """The module of one of midalign.metrics.FAMILIES."""
+    """Return the module of one of midalign.metrics.FAMILIES."""
     return cast(Family, import_module(f"midalign.families.{name}"))

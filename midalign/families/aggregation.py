@@ -62,7 +62,7 @@ def item_scores(family: str, counts: list[int], metrics: Mapping[str, Any]) -> d
 
 
 def by_name(metrics: Mapping[str, Callable[..., Any]]) -> dict[str, Aggregation]:
-    """Both aggregations of each metric, by the names that lm-eval looks up in a family's module."""
+    """Return both aggregations of each metric, by the names that lm-eval looks up in a family's module."""
     found: dict[str, Aggregation] = {}
     for name, metric in metrics.items():
         found[name], found[f"{name}_stderr"] = rate(metric), error(metric)

@@ -61,7 +61,7 @@ class Splits(dict[str, "datasets.Dataset"]):
 
 
 def _source(name: str) -> Any:
-    """The data set's module, or a user's file."""
+    """Return the data set's module, or a user's file."""
     from midalign.data import massive, mini, xsid
 
     if own.is_own(name):
@@ -70,12 +70,12 @@ def _source(name: str) -> Any:
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata."""
+    """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
     return Splits(source, language, document)
 
 
 def document(item: "Item", source: str, language: str) -> dict[str, Any]:
-    """One document: all that a prompt or a score needs."""
+    """Return one document, with everything that a prompt or a score needs."""
     return {
         "id": item.id,
         "language": language,
@@ -88,12 +88,12 @@ def document(item: "Item", source: str, language: str) -> dict[str, Any]:
 
 
 def spaced(annotated: str) -> str:
-    """The annotation with blanks around its spans, as MASSIVE writes them and the published scorer reads."""
+    """Return the annotation with blanks around its spans, as in MASSIVE and for the published scorer."""
     return " ".join(re.sub(r"(\[\S+ : .+?\])", r" \1 ", annotated).split())
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """metrics.slot.COLUMNS of an output's first line: engines stop there, outputs made elsewhere may not."""
+    """Return metrics.slot.COLUMNS of an output's first line. Engines stop there, other programs may not."""
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     line = output.strip().partition("\n")[0]
     return count(gold, line, doc["utterance"], doc["annotated"], doc["language"])
@@ -105,12 +105,12 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Every task has all of the family's metrics."""
+    """Return all metrics of the family, which every task has."""
     return METRICS
 
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """The grammar of a document's answers: slots of its data set, values out of its utterance."""
+    """Return the grammar of a document's answers: slots of its data set, values from its utterance."""
     return slot_grammar.grammar(doc["utterance"], _source(metadata["source"]).labels("slot"), doc["language"])
 
 
@@ -120,17 +120,17 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set's own digest of a split of a task."""
+    """Return the data set's digest of a split of a task."""
     return str(_source(metadata["source"]).digest(metadata["language"], split))
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set that a split of a task comes from."""
+    """Return the name of the data set that a split of a task comes from."""
     return str(metadata["source"])
 
 
 def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
-    """The utterances of a split."""
+    """Return the utterances of a split."""
     source, language = metadata["source"], metadata["language"]
     utterances = [item.utterance for item in _source(source).items(language, split)]
     return [Text(source, split, language, utterances)]

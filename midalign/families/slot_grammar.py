@@ -18,10 +18,10 @@ three, a letter seldom more than four marks."""
 
 
 def grammar(utterance: str, slots: Sequence[str], language: str) -> str:
-    """`None` or `slot: value; slot: value` in xgrammar's EBNF.
+    """Return the grammar of `None` or `slot: value; slot: value` in xgrammar's EBNF.
 
-    Linear in the utterance: one rule a character, which is that character and, where there is more, the rule
-    of the next. A value is any of the rules at whose character a value may begin.
+    Its size is linear in the utterance, with one rule per character: that character and, if there are more,
+    the rule of the next. A value is any of the rules at whose character a value may begin.
     """
     rules: list[str] = []
     starts: list[str] = []
@@ -64,5 +64,8 @@ def separable(text: str, place: int, language: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """A string of the EBNF; what is not printed, and the two characters with a meaning, by their numbers."""
+    """Return a string literal of the EBNF.
+
+    Unprintable characters and the two special ones are written as numbers.
+    """
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'

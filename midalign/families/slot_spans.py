@@ -27,12 +27,12 @@ __all__ = [
 
 
 def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata."""
+    """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
     return slot.Splits(source, language, document)
 
 
 def document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
-    """One document: that of midalign.families.slot, and the words with their spans."""
+    """Return one document: that of midalign.families.slot, with the words and their spans."""
     return {
         **slot.document(item, source, language),
         "words": json.dumps(item.words, ensure_ascii=False),
@@ -41,7 +41,10 @@ def document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """metrics.slot_spans.COLUMNS of an output's first line: engines stop there, others may not."""
+    """Return metrics.slot_spans.COLUMNS of an output's first line.
+
+    Engines stop there, other programs may not.
+    """
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
     line = output.strip().partition("\n")[0]
@@ -49,7 +52,7 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Every task has all of the family's metrics."""
+    """Return all metrics of the family, which every task has."""
     return METRICS
 
 

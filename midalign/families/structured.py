@@ -42,7 +42,7 @@ class Splits(dict[str, "datasets.Dataset"]):
 
 
 def dataset(*, source: str, language: str, treebank: str = "", **_: Any) -> Splits:
-    """What lm-eval's `custom_dataset` calls with a task's metadata; `source`: "uner", "massive" or "mini"."""
+    """Return the splits of a task for lm-eval's `custom_dataset`. `source` is "uner", "massive" or "mini"."""
     if source == "uner":
         return Splits(lambda split: _texts(language, treebank, split))
     if own.is_own(source):
@@ -74,8 +74,11 @@ def _own_texts(source: str, language: str, split: str) -> list[dict[str, Any]]:
 
 
 def shots_from(language: str) -> tuple[str, str]:
-    """(treebank, split) of the shots for a language of UNER: its own training split, or, where no treebank of
-    it has one, the validation split of the English EWT."""
+    """Return (treebank, split) of the few-shot examples for a language of UNER.
+
+    It is the language's training split, or the validation split of the English EWT if no treebank of the
+    language has one.
+    """
     from midalign.data import uner
 
     own = (name for name, code in uner.treebanks().items() if code == language)
@@ -83,14 +86,17 @@ def shots_from(language: str) -> tuple[str, str]:
 
 
 def _shots(split: str, items: list[One]) -> list[One]:
-    """Some in a seeded order, as in slot filling: file order begins with one intent or document."""
+    """Return some items in a seeded order, as in slot filling.
+
+    In file order they would begin with one intent or document.
+    """
     if split != "shots":
         return items
     return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
 
 
 def utterance(item: "Item", source: str, language: str) -> dict[str, Any]:
-    """One utterance to be called: all that a prompt or a score needs."""
+    """Return one utterance to be called, with everything that a prompt or a score needs."""
     return {
         "id": item.id,
         "dataset": source,
@@ -102,7 +108,7 @@ def utterance(item: "Item", source: str, language: str) -> dict[str, Any]:
 
 
 def text(sentence: "Sentence", language: str) -> dict[str, Any]:
-    """One text with entities: all that a prompt or a score needs."""
+    """Return one text with entities, with everything that a prompt or a score needs."""
     return {
         "id": sentence.id,
         "dataset": "uner",
@@ -115,7 +121,7 @@ def text(sentence: "Sentence", language: str) -> dict[str, Any]:
 
 
 def _module(name: str) -> Any:
-    """The module of a data set of utterances, or a user's file."""
+    """Return the module of a data set of utterances, or a user's file."""
     from midalign.data import massive, mini
 
     if own.is_own(name):
@@ -124,7 +130,7 @@ def _module(name: str) -> Any:
 
 
 def schema(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a task's answers; raises DataError where it does not compile."""
+    """Return the JSON Schema (draft 2020-12) of a task's answers. Raises DataError if it does not compile."""
     return _schema(metadata["source"])
 
 
@@ -147,7 +153,7 @@ def _schema(source: str) -> dict[str, Any]:
 
 
 def _own_schema(types: Sequence[str]) -> dict[str, Any]:
-    """UNER's schema with other types; any where a file has no entity."""
+    """Return UNER's schema with other types, or with any type for a file without entities."""
     schema: dict[str, Any] = json.loads(json.dumps(_schema("uner")))
     type = schema["properties"]["entities"]["items"]["properties"]["type"]
     type.pop("enum")
@@ -157,7 +163,7 @@ def _own_schema(types: Sequence[str]) -> dict[str, Any]:
 
 
 def instruction(source: str) -> str:
-    """What a prompt for a user's own entities begins with."""
+    """Return the text that prompts for a user's own entities begin with."""
     types = own.Source(source).labels("type") or ["..."]
     example = json.dumps({"entities": [{"type": types[0], "text": "..."}]})
     return (
@@ -175,20 +181,26 @@ def _complies(source: str) -> Callable[[Any], bool]:
 
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a document's answers."""
+    """Return the schema of a document's answers."""
     return schema(metadata)
 
 
 def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a task: UNER's entities have places and no intent, with calls it is the other way round,
-    and a user's entities have neither."""
+    """Return the metrics of a task.
+
+    UNER's entities have places and no intent, calls have an intent and no places, and a user's entities have
+    neither.
+    """
     lacks = {"uner": ("intent_accuracy",), "massive": ("span_f1_seqeval",), "mini": ("span_f1_seqeval",)}
     absent = lacks.get(metadata["source"], ("intent_accuracy", "span_f1_seqeval"))
     return {metric: rate for metric, rate in METRICS.items() if metric not in absent}
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """metrics.structured.COLUMNS of an output's first line: engines stop there, others may not."""
+    """Return metrics.structured.COLUMNS of an output's first line.
+
+    Engines stop there, other programs may not.
+    """
     line = output.strip().partition("\n")[0]
     complies = _complies(doc["dataset"])
     if "utterance" in doc:
@@ -211,7 +223,7 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set's own digest of a split of a task."""
+    """Return the data set's digest of a split of a task."""
     if metadata["source"] == "uner":
         from midalign.data import uner
 
@@ -220,12 +232,12 @@ def data_digest(metadata: Mapping[str, Any], split: str) -> str:
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set that a split of a task comes from."""
+    """Return the name of the data set that a split of a task comes from."""
     return str(metadata["source"])
 
 
 def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
-    """The utterances or texts of a split; raises TaskError where a treebank lacks it."""
+    """Return the utterances or texts of a split. Raises TaskError if a treebank lacks it."""
     source, language = metadata["source"], metadata["language"]
     if source == "uner":
         from midalign.data import uner

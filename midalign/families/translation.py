@@ -55,7 +55,10 @@ class Splits(dict[str, "datasets.Dataset"]):
         return found
 
     def _shots(self) -> "list[Segment]":
-        """lm-eval reads the pool for prompts without shots too, so ALMA is not downloaded for it."""
+        """Return the pool of few-shot examples.
+
+        lm-eval reads it for prompts without examples too, so ALMA is not downloaded then.
+        """
         from midalign.data import alma
 
         pool = "validation" if self.source == "flores" else "train"
@@ -67,7 +70,7 @@ class Splits(dict[str, "datasets.Dataset"]):
 
 
 def splits(source: str, direction: str) -> list[str]:
-    """Those of train, validation and test that a direction has."""
+    """Return the splits (train, validation, test) that a direction has."""
     from midalign.data import alma
 
     if own.is_own(source):
@@ -77,8 +80,10 @@ def splits(source: str, direction: str) -> list[str]:
 
 
 def _source(name: str, split: str) -> Any:
-    """The module or user's file that has the split: what is a test set and no more is trained for on ALMA's
-    pairs."""
+    """Return the module or user's file that has the split.
+
+    For data sets that are only test sets, ALMA's pairs are the training split.
+    """
     from midalign.data import alma, flores, mini, ntrex, wmt23
 
     if own.is_own(name):
@@ -88,7 +93,7 @@ def _source(name: str, split: str) -> Any:
 
 
 def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """What lm-eval calls with a task's metadata; `language` is a direction such as en-de."""
+    """Return the splits of a task for lm-eval. `language` is a direction such as en-de."""
     return Splits(source, language)
 
 
@@ -124,18 +129,18 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set's own digest of a split of a task."""
+    """Return the data set's digest of a split of a task."""
     return str(_source(metadata["source"], split).digest(metadata["language"], split))
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
-    """The data set that a split of a task comes from: ALMA for the training split of WMT23 and NTREX."""
+    """Return the data set of a split of a task: ALMA for the training split of WMT23 and NTREX."""
     source: str = metadata["source"]
     return source if own.is_own(source) or split in OWN[source] else "alma"
 
 
 def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
-    """Sources and targets of a split."""
+    """Return sources and targets of a split."""
     before, after = sides(metadata["language"])
     segments = _source(metadata["source"], split).read(metadata["language"], split)
     dataset = origin(metadata, split)
@@ -146,7 +151,7 @@ def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
 
 
 def document(segment: "Segment", direction: str) -> dict[str, Any]:
-    """One document: all that a prompt or a score needs."""
+    """Return one document, with everything that a prompt or a score needs."""
     before, after = sides(direction)
     return {
         "id": segment.id,
@@ -159,12 +164,12 @@ def document(segment: "Segment", direction: str) -> dict[str, Any]:
 
 
 def answer(output: str) -> str:
-    """An output's first line, which is what is scored: engines stop there, others may not."""
+    """Return an output's first line, which is scored. Engines stop there, other programs may not."""
     return output.strip().partition("\n")[0][:LONGEST].strip()
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """metrics.translation.COLUMNS of an output."""
+    """Return metrics.translation.COLUMNS of an output."""
     target = language(doc["target_language"])
     tokenize = _tokenizer(target.code)
     expected = wanted(target.code, target.script, target.identifier)
@@ -172,7 +177,7 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
 
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """None: any text may be a translation; raises TaskError."""
+    """Raise TaskError: any text may be a translation."""
     raise TaskError(
         "Translation has no constrained regime: any text may be a translation. Leave out --constrained "
         "(constrained=True), or the translation tasks"

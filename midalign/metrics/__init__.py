@@ -71,5 +71,5 @@ def item_value(scored: Scorer, metric: str, counts: Sequence[int]) -> float:
 
 
 def scorer(family: str) -> Scorer:
-    """The module of one of FAMILIES."""
+    """Return the module of one of FAMILIES."""
     return cast(Scorer, import_module(f"midalign.metrics.{family}"))

@@ -1,5 +1,7 @@
-"""Bootstrap over items by counts (Efron and Tibshirani 1993, chapter 6): texts are scored once, only counts
-are drawn again."""
+"""Bootstrap over items by counts (Efron and Tibshirani 1993, chapter 6).
+
+Texts are scored once. Only their counts are resampled.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -38,7 +40,7 @@ def _resampled(counts: bytes, columns: int, draws: int, seed: int) -> NDArray[np
 
 
 def resample(counts: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.int64]:
-    """Pooled counts (draws, columns) of as many test sets, each of as many items, drawn with replacement."""
+    """Draw test sets of the same size with replacement, and return their pooled counts (draws, columns)."""
     random, items = np.random.default_rng(seed), len(counts)
     # A float product runs in BLAS, and stays exact: counts are small integers.
     exact = counts.astype(np.float64)

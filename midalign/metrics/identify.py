@@ -1,9 +1,9 @@
-"""Whether a text is in a wanted language, by script and by py3langid: naive Bayes over byte n-grams, 140
-languages, in its wheel.
+"""Identification of whether a text is in a given language, by script and by py3langid.
 
-py3langid confuses close relatives (Malay and Indonesian, Xhosa and Zulu) and lacks many languages. So an
-output is not asked for one label: any label that the identifier gives to the language's own reference
-translations counts as the language. `labels.tsv` has these labels; scripts/calibrate_identifier.py writes it.
+py3langid is naive Bayes over byte n-grams for 140 languages, with its model in the wheel. It confuses close
+relatives (Malay and Indonesian, Xhosa and Zulu) and lacks many languages. So an output is not asked for one
+label: any label that the identifier gives to the language's own reference translations counts as the
+language. `labels.tsv` has these labels; scripts/calibrate_identifier.py writes it.
 """
 
 from dataclasses import dataclass

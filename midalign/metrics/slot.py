@@ -119,12 +119,12 @@ def parse(output: str) -> Parsed:
 
 
 def target(slots: Sequence[Pair]) -> str:
-    """The right answer: `slot: value; slot: value` in order of appearance, or `None`."""
+    """Return the right answer: `slot: value; slot: value` in order of appearance, or `None`."""
     return "; ".join(f"{label}: {value}" for label, value in slots) or NOTHING
 
 
 def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str) -> list[int]:
-    """The COLUMNS of one item.
+    """Return the COLUMNS of one item.
 
     Args:
         gold: (label, value) pairs.
@@ -160,15 +160,15 @@ def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, lan
 
 
 def _shared(some: Iterable[Hashable], others: Iterable[Hashable]) -> int:
-    """Size of the intersection of two multisets."""
+    """Return the size of the intersection of two multisets."""
     return (Counter(some) & Counter(others)).total()
 
 
 def reference_gold(annotated: str, language: str) -> tuple[list[str], list[str]]:
-    """Tokens and their labels as the published scorer reads them off an annotation.
+    """Return tokens and their labels as the published scorer reads them from an annotation.
 
-    The original takes the tokens from the utterance, split at white space; in all of MASSIVE they are the
-    same (a test reads it through).
+    The original takes the tokens from the utterance, split at white space. They are the same in all of
+    MASSIVE (checked by a test).
     """
     if language in BY_CHARACTER:
         return _gold_by_character(annotated)
@@ -207,7 +207,7 @@ def _gold_by_character(annotated: str) -> tuple[list[str], list[str]]:
 
 
 def reference_prediction(output: str, tokens: Sequence[str], language: str) -> list[str]:
-    """A label for each token: every occurrence of a predicted value, later slots over earlier ones."""
+    """Return a label for each token: every occurrence of a predicted value, later slots over earlier ones."""
     labels = [OTHER] * len(tokens)
     text = output.strip()
     if text.lower() == NOTHING.lower():
@@ -228,7 +228,10 @@ def reference_prediction(output: str, tokens: Sequence[str], language: str) -> l
 
 
 def spans(labels: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(label, first token, end) of the runs of equal labels: seqeval's entities of the B-/I- tags of runs."""
+    """Return (label, first token, end) of runs of equal labels.
+
+    They are seqeval's entities of the B-/I- tags of runs.
+    """
     found, start = set(), 0
     for end in range(1, len(labels) + 1):
         if end == len(labels) or labels[end] != labels[start]:
@@ -244,7 +247,7 @@ def _column(counts: Counts, name: str) -> Counts:
 
 
 def _f1(true: str, predicted: str, gold: str) -> Callable[[Counts], Rates]:
-    """Micro F1 = 2 tp / (predicted + gold); NaN where there is neither."""
+    """Return micro F1 = 2 tp / (predicted + gold), NaN without predicted and gold slots."""
 
     def f1(counts: Counts) -> Rates:
         return quotient(2 * _column(counts, true), _column(counts, predicted) + _column(counts, gold))

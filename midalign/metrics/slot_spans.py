@@ -53,7 +53,7 @@ def count(
     spans: Sequence[Span],
     language: str,
 ) -> list[int]:
-    """The COLUMNS of one item.
+    """Return the COLUMNS of one item.
 
     Args:
         gold: (label, value) pairs.
@@ -79,7 +79,7 @@ def count(
 def located(
     pairs: Sequence[Pair], words: Sequence[str], spans: Sequence[Span], language: str
 ) -> list[Span | None]:
-    """Where each pair stands in `words`, None where it has no place; the rule is the module's."""
+    """Return the place of each pair in `words`, None if it has none, by the rule of this module."""
     folded = [_spelling(word, language) for word in words]
     values = [_without_stop(_spelling(value, language)) for _, value in pairs]
     found: list[Span | None] = [None] * len(pairs)
@@ -101,7 +101,10 @@ def located(
 
 
 def _leftmost(value: str, folded: Sequence[str], free: Sequence[bool]) -> tuple[int, int] | None:
-    """First word and end of free words that spell `value`; xSID has a few empty words, and none is an end."""
+    """Return first word and end of the first free words that spell `value`.
+
+    xSID has a few empty words. They never end a span.
+    """
     for start, first in enumerate(folded):
         if not first or not value.startswith(_without_stop(first)):
             continue
@@ -126,19 +129,20 @@ def _without_stop(spelling: str) -> str:
 
 
 def _published(span: Span, words: int) -> Span:
-    """A span as xSID's scorer notes it: up to the word behind it, or to the last word where none is behind.
+    """Return a span as xSID's scorer notes it.
 
-    A quirk of the original, kept: a span of the last two words looks like one of the last but one alone.
+    It reaches to the word behind it, or to the last word if there is none. This keeps a quirk of the
+    original: a span of the last two words looks like one of the last but one alone.
     """
     label, start, end = span
     return label, start, min(end, words - 1)
 
 
 def _touches(one: Span, other: Span) -> bool:
-    """Whether `other` has the same label and begins or ends within `one`, the word behind it included.
+    """Return whether `other` has the same label and begins or ends within `one`.
 
-    Quirks of the original, kept: neighbours touch, and a span does not touch one that contains it on both
-    sides (but is touched by it).
+    The word behind `one` counts as within. This keeps quirks of the original: neighbours touch, and a span
+    does not touch one that contains it on both sides (but is touched by it).
     """
     (label, start, end), (other_label, other_start, other_end) = one, other
     return label == other_label and (start <= other_start <= end or start <= other_end <= end)
@@ -150,7 +154,10 @@ def _column(counts: Counts, name: str) -> Counts:
 
 
 def _f1(true_of_predicted: str, true_of_gold: str) -> Callable[[Counts], Rates]:
-    """Harmonic mean of precision and recall, 0 where both are; NaN without predicted and gold spans."""
+    """Return the harmonic mean of precision and recall.
+
+    It is 0 if both are 0, and NaN without predicted and gold spans.
+    """
 
     def f1(counts: Counts) -> Rates:
         predicted, gold = _column(counts, "slot_pred"), _column(counts, "slot_gold")
@@ -167,7 +174,7 @@ _AS_PAIRS = [COLUMNS.index(name) if name in COLUMNS else 0 for name in slot.COLU
 
 
 def _of_pairs(metric: str) -> Callable[[Counts], Rates]:
-    """A metric of midalign.metrics.slot, which looks for its columns in the order that they have there."""
+    """Return a metric of midalign.metrics.slot, which finds its columns in the order that they have there."""
     return lambda counts: slot.METRICS[metric](counts[..., _AS_PAIRS])
 
 

@@ -98,12 +98,12 @@ class Tagged:
 
 
 def parse(output: str) -> Parsed:
-    """Read an output as one JSON value (RFC 8259), white space around it aside.
+    r"""Read an output as one JSON value (RFC 8259), white space around it aside.
 
     Nothing is cut away or repaired: a code fence, text before or behind, a trailing comma, single quotes, a
     comment, and a raw control character in a string do not parse. Neither do four things that some
     parsers let through: a key that stands twice in an object (I-JSON, RFC 7493), NaN and Infinity, nesting
-    deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\\u00e9` is `é`.
+    deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\u00e9` is `é`.
     """
     if len(output) > LONGEST or _depth(output) > DEEPEST:
         return Parsed(False, None)
@@ -115,7 +115,7 @@ def parse(output: str) -> Parsed:
 
 
 def _depth(text: str) -> int:
-    """The deepest nesting; of texts without many brackets an upper bound of it."""
+    """Return the deepest nesting. For texts with few brackets it is an upper bound."""
     if (brackets := text.count("[") + text.count("{")) <= DEEPEST:
         return brackets
     depth = deepest = 0
@@ -137,13 +137,15 @@ def _no_number(name: str) -> None:
 
 
 def entities(spans: Sequence[Pair]) -> str:
-    """The right answer for a text: its entities in order of appearance."""
+    """Return the right answer for a text: its entities in order of appearance."""
     return _line({"entities": [{"type": type, "text": text} for type, text in spans]})
 
 
 def call(intent: str, slots: Sequence[Pair]) -> str:
-    """The right answer for an utterance: a function call, its arguments in order of appearance. They are a
-    list, since a slot may stand there twice."""
+    """Return the right answer for an utterance: a function call, its arguments in order of appearance.
+
+    Arguments are a list, since a slot may occur twice.
+    """
     return _line({"name": intent, "arguments": [{"slot": slot, "value": value} for slot, value in slots]})
 
 
@@ -152,10 +154,10 @@ def _line(answer: dict[str, Any]) -> str:
 
 
 def pairs(value: Any, name: str) -> list[Pair]:
-    """The spans that stand in the list `name` of a parsed answer, whether or not the rest of it complies.
+    """Return the spans in the list `name` of a parsed answer, even if the rest of the answer does not comply.
 
-    What is no object with both sides as strings is a pair of nothing, which no gold span equals: precision
-    must not gain from it. Where the list itself is missing, nothing was predicted.
+    An entry that is not an object with both sides as strings becomes an empty pair, which equals no gold
+    span: precision must not gain from it. If the list itself is missing, nothing was predicted.
     """
     listed = value.get(name) if isinstance(value, dict) else None
     return [_pair(one, *_LISTS[name]) for one in listed] if isinstance(listed, list) else []
@@ -176,7 +178,7 @@ def count(
     language: str,
     tagged: Tagged | None = None,
 ) -> list[int]:
-    """The COLUMNS of one item.
+    """Return the COLUMNS of one item.
 
     Args:
         target: the right answer, by `entities` or `call`.
@@ -214,13 +216,13 @@ def count(
 
 
 def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> list[Span | None]:
-    """Where each predicted span stands in the text; None where it does not.
+    """Return the place of each predicted span in the text, None if there is none.
 
-    An answer names texts, tags have places. So the spans are taken in the answer's order, and each gets the
-    leftmost run of whole tokens that reads like it (texts folded as everywhere) and that no span before it
-    has taken. Where the text stands more than once, what the annotators marked goes first: an answer cannot
-    say which of two it means, and the right one must not count as wrong. A full stop behind the span is
-    part of the tagged text where the text has it, and does not count where the text has none.
+    An answer names texts, tags have places. So spans are taken in the answer's order, and each gets the
+    leftmost run of whole tokens that reads like it (texts folded as everywhere) and that no earlier span has
+    taken. If the text occurs more than once, places that the annotators marked come first: an answer cannot
+    say which of two it means, and the right one must not count as wrong. A full stop behind the span is part
+    of the tagged text if the text has it, and does not count otherwise.
     """
     taken = [False] * len(tagged.tokens)
     marked = {(start, end) for _, start, end in tagged.spans}
@@ -266,7 +268,7 @@ def _column(counts: Counts, name: str) -> Counts:
 
 
 def _f1(true: str, predicted: str, gold: str) -> Callable[[Counts], Rates]:
-    """Micro F1 = 2 tp / (predicted + gold); NaN where there is neither."""
+    """Return micro F1 = 2 tp / (predicted + gold), NaN without predicted and gold spans."""
 
     def f1(counts: Counts) -> Rates:
         return quotient(2 * _column(counts, true), _column(counts, predicted) + _column(counts, gold))

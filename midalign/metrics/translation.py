@@ -83,7 +83,7 @@ def tokenizer(language: str, script: str) -> str | None:
 
 
 def flores_model_is_here() -> bool:
-    """Whether the sentencepiece model of `flores200`, which sacreBLEU downloads, is in its folder."""
+    """Return whether sacreBLEU has downloaded the sentencepiece model of `flores200`."""
     from sacrebleu.utils import SACREBLEU_DIR
 
     return Path(SACREBLEU_DIR, "models", "flores200sacrebleuspm").is_file()
@@ -119,7 +119,7 @@ def signatures(tokenize: str | None) -> dict[str, str]:
 
 
 def count(source: str, reference: str, output: str, tokenize: str | None, target: Wanted) -> list[int]:
-    """The COLUMNS of one segment.
+    """Return the COLUMNS of one segment.
 
     Args:
         source: the text to be translated.
@@ -164,7 +164,7 @@ def _folded(text: str) -> str:
 
 
 def _columns(counts: Counts, names: Iterable[str]) -> NDArray[np.float64]:
-    """Some columns, (..., names), as floats."""
+    """Return some columns, (..., names), as floats."""
     return counts[..., [COLUMNS.index(name) for name in names]].astype(np.float64)
 
 
@@ -188,7 +188,10 @@ def bleu(counts: Counts) -> Scores:
 
 
 def chrf(counts: Counts) -> Scores:
-    """Corpus chrF++, 0 to 100, of pooled counts (..., columns): F2 of mean precision and mean recall."""
+    """Return corpus chrF++, 0 to 100, of pooled counts (..., columns).
+
+    It is the F2 of mean precision and mean recall.
+    """
     orders = range(1, CHRF_ORDERS + 1)
     output, reference, match = (
         _columns(counts, (f"chrf_{side}_{n}" for n in orders)) for side in ("output", "reference", "match")

@@ -35,7 +35,7 @@ class Alignment(nn.Module):
             self.register_buffer("seen", torch.zeros(languages + 1, dtype=torch.bool))
 
     def forward(self, foreign: Tensor, english: Tensor, languages: Tensor, same: Tensor) -> Tensor:
-        """The loss of pairs, a scalar.
+        """Return the loss of pairs, a scalar.
 
         Args:
             foreign, english: (pairs, layers, hidden), pooled, at least fp32.

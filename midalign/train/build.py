@@ -70,9 +70,10 @@ class Arm:
 
 
 def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples | None" = None) -> Arm:
-    """The trainer of an arm, with checkpoints in `work`; `samples` are those of an arm before it.
+    """Build the trainer of an arm, with checkpoints in `work`. `samples` are those of an earlier arm.
 
-    Raises RecipeError for what this base cannot do, BaseModelError where it cannot be loaded.
+    Raises RecipeError for settings that this base does not support, and BaseModelError if it cannot be
+    loaded.
     """
     from transformers import PrinterCallback, TrainingArguments, set_seed
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -178,7 +179,7 @@ def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_base(name: str, *, in_4bit: bool = False) -> tuple[Any, Any]:
-    """Model, in fp32 where it is not in 4 bits, and tokenizer of a base by name, path or hub id.
+    """Return model and tokenizer of a base by name, path or hub id. The model is in fp32 or 4 bits.
 
     Raises BaseModelError.
     """
@@ -347,10 +348,10 @@ def halve_linears(model: Any) -> None:
 
 
 def with_adapter(base: Any, lora: Lora | None) -> Any:
-    """The base under a fresh LoRA adapter, or itself where all weights train.
+    """Return the base with a fresh LoRA adapter, or itself if all weights are trained.
 
-    Raises RecipeError for a field that LoraConfig lacks, a form of LoRA that `midalign eval` does not run and
-    for targets that this base lacks.
+    Raises RecipeError for a field that LoraConfig lacks, a form of LoRA that `midalign eval` does not run,
+    and targets that this base lacks.
     """
     import peft
 
@@ -414,7 +415,7 @@ def _takes_lora(module: Any) -> bool:
 
 
 def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "Tokens") -> list[int]:
-    """Numbers of blocks below the aligned states; raises RecipeError where the base has fewer."""
+    """Return the numbers of blocks below the aligned states. Raises RecipeError if the base has fewer."""
     from midalign.align.trunk import depth, layer_index
 
     wanted: Any = align.layer if align else "middle"
@@ -429,7 +430,7 @@ def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "Tokens") ->
 
 
 def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "Tokens") -> int:
-    """Number of blocks after which the base finds most translations among the held-out pairs."""
+    """Return the number of blocks after which the base retrieves most held-out translations."""
     from midalign.align.trunk import depth
     from midalign.train.monitor import pair_retrieval
     from midalign.train.stream import PairSamples

@@ -23,12 +23,12 @@ def join() -> None:
 
 
 def world() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world() > 1 else 0
 
 
@@ -50,7 +50,10 @@ class _Gather(torch.autograd.Function):
 
 
 def gathered(own: Tensor) -> Tensor:
-    """The rows of all processes, in their order, with gradients; all hold equally many."""
+    """Return the rows of all processes in order, with gradients.
+
+    All processes hold the same number of rows.
+    """
     return own if world() == 1 else _Gather.apply(own)  # type: ignore[no-untyped-call]
 
 

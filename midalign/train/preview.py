@@ -1,4 +1,4 @@
-"""What a recipe would do: data, samples as the model sees them, and a few updates for time and memory."""
+"""`--dry-run`: show a recipe's data and samples, and measure time and memory over a few updates."""
 
 import ctypes
 import gc
@@ -21,16 +21,21 @@ if TYPE_CHECKING:
     from midalign.train.build import Arm
 
 PROBE = 5
-"""Updates that are run, the first of them unmeasured."""
+"""Number of updates. The first is not timed."""
 
 SHOWN = 3
-"""Rendered samples."""
+"""Number of samples that are printed in full."""
 
 
 def preview(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[str]:
-    """Lines to print. Loads the base, trains these arms, None for all, for a few updates and keeps nothing.
+    """Yield the lines of a dry run: load the base, train `arms` for a few updates and save nothing.
 
-    Raises RecipeError for an arm that the recipe lacks.
+    Args:
+        recipe: The recipe.
+        arms: Names of arms, None for all.
+
+    Raises:
+        RecipeError: The recipe lacks one of the arms.
     """
     from midalign.train.stream import check_roles
 
@@ -52,35 +57,38 @@ def _arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iterator[str
     )
     if arm.stream.aligned is not None:
         pairs = zip(recipe.aligned, arm.stream.aligned.pairs, strict=True)
-        yield "  pairs to train on: " + ", ".join(f"{language} {len(own):,}" for language, own in pairs)
+        yield "  pairs per language: " + ", ".join(f"{language} {len(own):,}" for language, own in pairs)
     yield from _probe(arm)
 
 
 def _data(arm: "Arm") -> Iterator[str]:
-    """Samples by language, their tokens, and the first few in full."""
+    """Yield the number of samples per language, their lengths in tokens, and a few samples in full."""
     task = arm.stream.task
-    names = {id(one): name for name, one in task.tasks.items()}
-    languages = Counter("-".join(harness.task_languages(names[id(one)])) for one, _ in task.every)
+    names = {id(entry): name for name, entry in task.tasks.items()}
+    languages = Counter("-".join(harness.task_languages(names[id(entry)])) for entry, _ in task.every)
     counts = ", ".join(f"{language} {count:,}" for language, count in languages.items())
     yield f"task samples: {counts}"
-    some = [task[position] for position in range(0, len(task), max(len(task) // 500, 1))]
-    lengths = sorted(len(sample.prompt) + len(sample.target) for sample in some)
-    answers = statistics.mean(len(sample.target) for sample in some)
-    cut = sum(1 for sample in some if sample.cut)
+    samples = [task[position] for position in range(0, len(task), max(len(task) // 500, 1))]
+    lengths = sorted(len(sample.prompt) + len(sample.target) for sample in samples)
+    answers = statistics.mean(len(sample.target) for sample in samples)
+    cut = sum(1 for sample in samples if sample.cut)
     yield (
-        f"tokens a sample, of {len(some)} looked at: mean {statistics.mean(lengths):.0f}, "
-        f"19 of 20 below {lengths[len(lengths) * 19 // 20]}, longest {lengths[-1]}; "
-        f"{answers:.0f} of them supervised; {cut} cut at max_tokens={arm.recipe.max_tokens}"
+        f"tokens per sample ({len(samples)} samples): mean {statistics.mean(lengths):.0f}, "
+        f"95th percentile {lengths[len(lengths) * 19 // 20]}, longest {lengths[-1]}"
+    )
+    yield (
+        f"tokens with a loss (the answers): mean {answers:.0f} per sample. "
+        f"{cut} samples truncated to max_tokens={arm.recipe.max_tokens}"
     )
     decode = arm.tokens.tokenizer.decode
     for number in range(SHOWN):
         sample = task[number * (len(task) - 1) // (SHOWN - 1)]
-        yield f"\nsample {number + 1}, what is learned between >>> and <<<:"
+        yield f"\nsample {number + 1} (the loss is on the text between >>> and <<<):"
         yield f"{decode(sample.prompt)}>>>{decode(sample.target)}<<<"
 
 
 def _probe(arm: "Arm") -> Iterator[str]:
-    """FLOPs, seconds and memory of an update, and what they come to."""
+    """Train for PROBE updates and yield FLOPs, seconds and memory per update, and the total time."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -101,10 +109,11 @@ def _probe(arm: "Arm") -> Iterator[str]:
         seconds.append(time.perf_counter() - start)
     typical = statistics.median(seconds[1:] or seconds)
     trained = sum(p.numel() for p in trainer.trained_parameters())
-    yield f"  {trained:,} weights train; an update takes {counter.get_total_flops() / 1e12:.3g} TFLOP"
-    yield (
-        f"  {typical:.2f} s an update here, so about {_duration(typical * len(stream.plan))} "
-        f"for an arm and {_duration(typical * len(stream.plan) * len(arm.recipe.seeds))} for its seeds"
+    yield f"  {trained:,} trainable weights, {counter.get_total_flops() / 1e12:.3g} TFLOP per update"
+    seeds = len(arm.recipe.seeds)
+    one_seed = typical * len(stream.plan)
+    yield f"  {typical:.2f} s per update: about {_duration(one_seed)} per seed" + (
+        f", {_duration(one_seed * seeds)} for {seeds} seeds" if seeds > 1 else ""
     )
     measured = _peak()
     error = 100 * (expected / measured - 1)
@@ -112,7 +121,7 @@ def _probe(arm: "Arm") -> Iterator[str]:
 
 
 def _forget_peak() -> None:
-    """Begin a new measurement of memory, without what loading took; on a CPU only Linux can."""
+    """Reset the peak of memory, so that loading does not count. On a CPU this needs Linux."""
     import torch
 
     gc.collect()
@@ -121,12 +130,12 @@ def _forget_peak() -> None:
     elif CLEAR.exists():
         release = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if release is not None:
-            release(0)  # glibc keeps what an earlier arm has given back
+            release(0)  # glibc keeps the memory that an earlier arm has freed
         CLEAR.write_text("5")
 
 
 def _peak() -> int:
-    """Bytes that the process, or the GPU, held at most."""
+    """Return the peak memory of the GPU, or else of the process, in bytes."""
     import torch
 
     if torch.cuda.is_available():
@@ -139,18 +148,19 @@ def _peak() -> int:
 
 
 CLEAR = Path("/proc/self/clear_refs")
-"""Writing 5 here makes Linux measure the peak anew."""
+"""Writing 5 here makes Linux reset the peak."""
 
 LIBRARIES = 900_000_000
 """Bytes of a CPU process that has loaded torch and transformers and no model."""
 
 
 def _memory(arm: "Arm") -> float:
-    """Bytes: weights, gradients and both moments of what trains, and the activations of the largest forward.
+    """Estimate the memory of an update, in bytes.
 
-    What a block keeps was counted on Gemma 3 and Llama under adapters: some 24 states of the hidden size in
-    fp32 (norms and what autocast copies), ten of the inner size and, without fused attention, ten scores
-    for every pair of tokens in a row.
+    It is the sum of weights, gradients and both Adam moments of the trained weights, and of the activations
+    of the largest forward pass. Activations per block were counted on Gemma 3 and Llama with adapters: 24
+    states of the hidden size in fp32 (norms and copies by autocast), ten of the inner size and, without fused
+    attention, ten scores for every pair of tokens in a row.
     """
     import torch
 
@@ -158,7 +168,7 @@ def _memory(arm: "Arm") -> float:
     config = trainer.model.config.get_text_config()
     weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     if trainer.head is not None and trainer.args.bf16:
-        weights += 2 * trainer.head.numel()  # in half precision beside the embeddings that it shares
+        weights += 2 * trainer.head.numel()  # in a copy in half precision of the embeddings that it shares
     trained = sum(p.numel() * 12 for p in trainer.trained_parameters())
     batches = [arm.stream[update] for update in range(min(PROBE, len(arm.stream)))]
     parts = [u["answers"] for u in batches if "answers" in u] + [

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,6 +13,7 @@ from midalign import harness
 from midalign.adapter import RecipeRef
 from midalign.data import pairs
 from midalign.errors import RecipeError, nearest
+from midalign.shipped import shipped_names, shipped_text
 
 
 class Section(BaseModel):
@@ -265,7 +265,7 @@ class Recipe(Section):
         ]
 
     def align_of(self, arm: str) -> Align | None:
-        """The alignment settings of an arm, None where it trains the task alone."""
+        """Return the alignment settings of an arm, or None if it trains only the task."""
         changes = self.arms[arm]
         return None if changes is None else Align.model_validate({**self.align.model_dump(), **changes})
 
@@ -276,12 +276,14 @@ class Recipe(Section):
         return folder.resolve().name if folder.is_dir() else self.base
 
     def digest(self, arm: str) -> str:
-        """sha256 over what decides an arm's weights: not where they go, which seeds, which arms stand beside
-        it, or what is said of it."""
+        """Return the sha256 of everything that determines an arm's weights.
+
+        Output folder, seeds, other arms and notes are not part of it.
+        """
         return self._digest_with(self.align_of(arm))
 
     def reference(self, arm: str) -> RecipeRef:
-        """What manifests and records say of the recipe."""
+        """Return the reference to the recipe in manifests and records."""
         return RecipeRef(name=self.name, digest=self.digest(arm), baseline=self._digest_with(None))
 
     def _digest_with(self, align: Align | None) -> str:
@@ -302,7 +304,7 @@ class Recipe(Section):
 
 
 def _unset(section: Section) -> set[str]:
-    """Keys at the value that changes nothing: one that came later leaves the digests of before."""
+    """Return the keys at their default. Excluding them keeps old digests valid when a key is added."""
     fields = type(section).model_fields.items()
     return {
         name for name, field in fields if not field.is_required() and getattr(section, name) == field.default
@@ -310,16 +312,15 @@ def _unset(section: Section) -> set[str]:
 
 
 def shipped() -> list[str]:
-    """Names of the recipes in the package."""
-    return sorted(
-        f.name.removesuffix(".yaml") for f in (files("midalign") / "recipes").iterdir() if f.is_file()
-    )
+    """Return the names of the recipes in the package."""
+    return shipped_names("recipes")
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or path, over its preset, with `key=value` overrides (`align.layer=4`).
+    """Load a recipe by name or path, over its preset, with `key=value` overrides (`align.layer=4`).
 
-    Raises RecipeError for an unknown recipe, key or preset (with the nearest valid ones) and for wrong types.
+    Raises RecipeError for wrong types and, with the nearest valid names, for an unknown recipe, key or
+    preset.
     """
     values = _read(recipe)
     for override in overrides:
@@ -342,7 +343,7 @@ def _read(recipe: str) -> dict[str, Any]:
             raise RecipeError(f"No recipe file {recipe}. Recipes in the package: {', '.join(shipped())}")
         text = path.read_text("utf-8")
     elif recipe in shipped():
-        text = (files("midalign") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
+        text = shipped_text("recipes", recipe)
     else:
         raise RecipeError(
             f"No recipe {recipe!r}.{nearest(recipe, shipped())} "
@@ -358,11 +359,10 @@ def _read(recipe: str) -> dict[str, Any]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    folder = files("midalign") / "recipes" / "presets"
-    presets = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+    presets = shipped_names("presets")
     if name not in presets:
         raise RecipeError(f"No preset {name!r}; expected one of {', '.join(presets)}")
-    values: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+    values: dict[str, Any] = yaml.safe_load(shipped_text("presets", name))
     return values
 
 

@@ -29,7 +29,7 @@ class Sample:
 
 
 def digest(parts: Iterable[Any]) -> str:
-    """sha256 over some values that JSON can say, or else `str`."""
+    """Return the sha256 of values that JSON can encode, or else `str`."""
     found = hashlib.sha256()
     for part in parts:
         found.update(json.dumps(part, sort_keys=True, default=str).encode())
@@ -38,12 +38,12 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def path(key: str) -> Path:
-    """Where the samples of a digest lie."""
+    """Return where the samples of a digest are stored."""
     return cache.folder() / "samples" / f"{key[:32]}.npz"
 
 
 def read(key: str) -> dict[int, Sample]:
-    """Samples by position; none where there are none or the file is damaged."""
+    """Return samples by position. There are none if the file is missing or damaged."""
     try:
         with np.load(path(key)) as file:
             ids, table = file["ids"].tolist(), file["table"].tolist()

@@ -23,11 +23,11 @@ Update = tuple[Step, ...]
 
 
 def schedule(updates: int, align: Align | None) -> list[Update]:
-    """The updates of an arm: all arms see the same `updates` batches of the task, in the same order.
+    """Return the updates of an arm. All arms see the same `updates` batches of the task, in the same order.
 
-    `align.alternate` says how alignment comes in: `joint` adds its loss to that of every task batch, `micro`
-    cuts both batches into parts that take turns within an update and count alike, `update` gives it updates
-    of its own. Updates of its own, and those of `align.first`, come on top of the task's.
+    `align.alternate` decides how alignment takes part. `joint` adds its loss to that of every task batch.
+    `micro` cuts both batches into parts that alternate within an update and have the same weight. `update`
+    gives alignment updates of its own. These, and those of `align.first`, come on top of the task's.
     """
     if align is None:
         return [(Step("task", batch),) for batch in range(updates)]
@@ -58,7 +58,7 @@ def _alone(updates: int, align: Align, begun: int = 0) -> Iterator[Update]:
 
 
 def _in_turn(task_batch: int, pair_batch: int, weight: float, align: Align) -> Iterator[Step]:
-    """Parts of the task's batch and the pairs', each a mean over itself, averaged over all of them."""
+    """Yield parts of the task's batch and of the pairs', each a mean over itself, averaged over all parts."""
     task, pairs = align.ratio
     tasks, alignments = task * align.cycles, pairs * align.cycles
     share = 1 / (tasks + alignments)

@@ -18,7 +18,7 @@ from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out, word_mask
 from midalign.align.sentences import added_tokens, sink_tokens
 from midalign.data import pairs
-from midalign.errors import RecipeError, TaskError, nearest
+from midalign.errors import RecipeError, TaskError, unknown_name
 from midalign.languages import counterpart
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Align, Recipe
@@ -495,7 +495,7 @@ def task_names(group: str, languages: Sequence[str]) -> list[str]:
     names: dict[str, None] = {}
     for language in languages:
         if language not in known:
-            raise TaskError(f"{group} has no language {language!r}.{nearest(language, known)}")
+            raise TaskError(unknown_name(group, "language", language, sorted(known)))
         own = (name for name, codes in languages_of.items() if language in codes)
         names.update(dict.fromkeys(name for name in own if set(languages_of[name]) <= set(languages)))
     return list(names)

@@ -52,7 +52,7 @@ def command(body: str) -> subprocess.CompletedProcess[str]:
         "-c",
         "import errno, os, signal, time, typer\nfrom midalign import cli, errors\n"
         "app = typer.Typer(pretty_exceptions_enable=False)\n@app.command()\n"
-        f"def main():\n    {lines}\ncli.run(app)",
+        f"def main():\n    {lines}\ncli.run_command(app)",
     )
 
 

@@ -24,18 +24,18 @@ SETUP = "midalign comet setup"
 
 
 def folder() -> Path:
-    """$MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
+    """Return $MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
     chosen = os.environ.get("MIDALIGN_COMET")
     return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
 
 
 def is_ready() -> bool:
-    """Whether the environment was made to its end."""
+    """Return whether the environment was completed."""
     return (folder() / STAMP).is_file()
 
 
 def python() -> Path:
-    """The interpreter of the environment; raises EngineError with the command that makes it."""
+    """Return the interpreter of the environment. Raises EngineError with the command that creates it."""
     if not is_ready():
         raise EngineError(
             f"COMET has an environment of its own, and there is none in {folder()}. "
@@ -72,7 +72,7 @@ def _python(environment: Path) -> Path:
 
 
 def _interpreter() -> str:
-    """A Python that COMET's pins have wheels for: this one, or one on the path."""
+    """Find a Python that COMET's pinned packages have wheels for: this one, or one on the path."""
     if sys.version_info[:2] in PYTHONS:
         return sys.executable
     names = [f"python{major}.{minor}" for major, minor in PYTHONS]
@@ -86,7 +86,7 @@ def _interpreter() -> str:
 
 
 def _create(path: Path) -> None:
-    """A virtual environment in `path`, unless one that works is there."""
+    """Create a virtual environment in `path`, unless a working one exists."""
     works = [str(_python(path)), "-m", "pip", "--version"]
     if _python(path).exists() and subprocess.run(works, capture_output=True).returncode == 0:
         return
@@ -97,7 +97,10 @@ def _create(path: Path) -> None:
 
 
 def _install_torch(path: Path, tell: Callable[[str], None]) -> None:
-    """Torch alone, on Linux without a GPU a CPU build: as pip is configured, or from PyTorch's own index."""
+    """Install torch alone, a CPU build on Linux without a GPU.
+
+    The source is that of pip's configuration, or else PyTorch's own index.
+    """
     lines = CONSTRAINTS.read_text("utf-8").splitlines()
     torch = next(line for line in lines if line.startswith("torch=="))
     on_cpu = platform.system() == "Linux" and not _has_nvidia()
@@ -117,7 +120,7 @@ def _has_nvidia() -> bool:
 
 
 def _pip(path: Path, *arguments: str) -> bool:
-    """Whether pip succeeded; what it has to say goes to the terminal."""
+    """Run pip with its output on the terminal, and return whether it succeeded."""
     command = [str(_python(path)), "-m", "pip", "--disable-pip-version-check", *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, check=False, stdin=subprocess.DEVNULL, env=environment).returncode == 0

@@ -57,11 +57,10 @@ class Model:
 
 
 def directions(asked: Sequence[str], warn: bool = False) -> list[str]:
-    """The tasks among `asked` (names and groups) that COMET scores: those with two languages that it knows.
+    """Return the tasks among `asked` (names and groups) that COMET scores: pairs of languages that it knows.
 
-    The others of a group are left out, and named in a warning where `warn` is set. Raises TaskError for tasks
-    that are no translation, for a direction that was asked for by its own name and is not covered, and where
-    nothing is left.
+    Other tasks of a group are skipped, and named in a warning if `warn` is set. Raises TaskError for tasks
+    that are not translation, for an uncovered direction that was named itself, and if no task is left.
     """
     names = harness.expand(asked)
     others = [name for name in names if harness.metadata(name)["family"] != "translation"]
@@ -86,13 +85,13 @@ def directions(asked: Sequence[str], warn: bool = False) -> list[str]:
 
 
 def _unknown(task: str) -> list[str]:
-    """Names of a direction's languages that COMET does not know."""
+    """Return the names of a direction's languages that COMET does not know."""
     both = (language(code) for code in sides(str(harness.metadata(task)["language"])))
     return [one.name for one in both if not one.comet]
 
 
 def segment(doc: Mapping[str, Any], output: str) -> Segment:
-    """What COMET scores of a document of a translation task."""
+    """Return the segment to score, of a document of a translation task."""
     return Segment(doc["source"], answer(output), doc["target"])
 
 
@@ -107,10 +106,10 @@ def check(name: str) -> Model:
 
 
 def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[Model, list[int]]:
-    """Scores of the segments in millionths, in their order, and the model that gave them.
+    """Return the scores of the segments in millionths, in their order, and the model that gave them.
 
-    Segments that were scored before are read from the cache. Raises EngineError where there is no such model
-    or environment, or where COMET's process ends.
+    Segments that were scored before come from the cache. Raises EngineError if the model or the environment
+    is missing, or COMET's process ends.
     """
     with Worker(name) as worker, closing(Kept(worker.model)) as kept:
         found = {segment: kept.find(segment) for segment in dict.fromkeys(segments)}
@@ -129,7 +128,7 @@ def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[Model
 
 
 def pooled(model: Model, millionths: Sequence[int]) -> record.Comet:
-    """What a record says of a task: mean score and its bootstrap standard error."""
+    """Return the score of a task for its record: the mean and its bootstrap standard error."""
     counts = np.stack([np.ones(len(millionths), np.int64), np.array(millionths, np.int64)], axis=1)
     return record.Comet(
         name=model.name,
@@ -142,7 +141,7 @@ def pooled(model: Model, millionths: Sequence[int]) -> record.Comet:
 
 
 def mean(counts: np.ndarray) -> np.ndarray:
-    """Mean score of pooled (..., [n, millionths])."""
+    """Return the mean score of pooled (..., [n, millionths])."""
     return np.asarray(counts[..., 1] / counts[..., 0] / MILLION)
 
 
@@ -161,7 +160,7 @@ class Worker:
         self.model = Model(_shown(name), said["digest"], said["version"])
 
     def score(self, batch: Sequence[Segment]) -> list[int]:
-        """Scores in millionths; raises EngineError where the process ends or gives no numbers."""
+        """Return scores in millionths. Raises EngineError if the process ends or returns no numbers."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(batch).encode() + b"\n")
@@ -193,7 +192,7 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -207,7 +206,7 @@ class Worker:
 
 
 def _shown(name: str) -> str:
-    """A model's folder by its last part: records are published, and paths are this machine's."""
+    """Shorten a model's folder to its last part. Records are published, and paths belong to this machine."""
     path = Path(name).expanduser().resolve()
     if path.is_file():
         return path.parents[1].name
@@ -230,7 +229,7 @@ class Kept:
             )
 
     def find(self, segment: Segment) -> int | None:
-        """A segment's score in millionths, None where it has none yet."""
+        """Return a segment's score in millionths, or None if it has none yet."""
         with self._named():
             query = "select millionths from scores where segment = ?"
             row = self._database.execute(query, (_key(segment),)).fetchone()

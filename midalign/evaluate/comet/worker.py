@@ -23,7 +23,7 @@ class Refused(Exception):  # noqa: N818
 
 
 def checkpoint(model: str) -> Path:
-    """The checkpoint file, which has its hparams.yaml one folder up, as COMET writes them."""
+    """Return the checkpoint file. Its hparams.yaml is one folder up, where COMET writes it."""
     path = Path(model).expanduser()
     if path.is_dir():
         found = sorted(path.glob("checkpoints/*.ckpt"))
@@ -39,7 +39,7 @@ def checkpoint(model: str) -> Path:
 
 
 def downloaded(model: str) -> Path:
-    """The checkpoint of a hub id, from the hub's cache or the hub."""
+    """Return the checkpoint of a hub id, from the hub's cache or the hub."""
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise Refused(
             f"No COMET model {model!r}: neither a checkpoint file nor a folder here, nor a hub id such as "
@@ -61,7 +61,7 @@ def downloaded(model: str) -> Path:
 
 
 def digest(path: Path) -> str:
-    """sha256 of the checkpoint and its hyperparameters."""
+    """Return the sha256 of the checkpoint and its hyperparameters."""
     found = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -70,7 +70,7 @@ def digest(path: Path) -> str:
 
 
 def load(path: Path) -> Any:
-    """The model, on a GPU where there is one."""
+    """Load the model, on a GPU if there is one."""
     import torch
     from comet import load_from_checkpoint
 
@@ -82,7 +82,7 @@ def load(path: Path) -> Any:
 
 
 def score(model: Any, segments: "list[list[str]]") -> "list[float]":
-    """Scores of one batch, by the steps that COMET's own `predict` takes."""
+    """Score one batch by the steps of COMET's own `predict`."""
     import torch
 
     samples = [dict(zip(("src", "mt", "ref"), segment, strict=True)) for segment in segments]
@@ -100,6 +100,7 @@ def _line(error: BaseException) -> str:
 
 
 def main() -> None:
+    """Answer requests on standard input until it ends."""
     # COMET and what it imports print as they like: standard output is ours alone, the rest for what matters.
     logging.disable(logging.INFO)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; who started us ends us

@@ -1,0 +1,40 @@
+"""How commands end: errors in one screen, and exit statuses."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from midalign.errors import MidalignError
+
+INTERRUPTED = 130
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Run a command. Errors that users can fix end in one screen on stderr, without a traceback.
+
+    Exit status: 1 for a MidalignError or a full disk, 2 for wrong usage (typer's), 130 for Ctrl-C.
+    """
+    try:
+        command()
+    except MidalignError as error:
+        sys.exit(f"midalign: {error}")
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as end:
+        # typer turns Ctrl-C into this status and prints nothing.
+        if end.code == INTERRUPTED:
+            _interrupted()
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "no file named"
+        sys.exit(f"midalign: the disk is full ({where}). Free some space, then rerun the same command.")
+
+
+def _interrupted() -> None:
+    print(
+        "midalign: interrupted. Finished work is kept. Rerun the same command to resume.",
+        file=sys.stderr,
+    )
+    sys.exit(INTERRUPTED)
