@@ -558,5 +558,7 @@ def test_cosine_of_gradients():
     expected = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
     assert cosine([one, None, torch.ones(2)], [other, torch.ones(2), None]) == pytest.approx(expected)
     assert cosine([one], [-one]) == pytest.approx(-1)
+    zeros = torch.zeros(2)  # of a process that did not reach the parameter
+    assert cosine([one, zeros], [other, torch.ones(2)]) == pytest.approx(expected)
     assert cosine([None], [one]) is None
     assert cosine([torch.zeros(3, 4)], [one]) is None
