@@ -363,6 +363,8 @@ def test_measuring_leaves_means_noted_losses_and_dropout_as_they_were(tokenizer,
         tensors = {name: value.clone() for name, value in trainer.alignment.state_dict().items()}
         return tensors, noted, torch.get_rng_state(), trainer.model.training
 
+    assert trainer.alignment.log_temperature.grad is not None  # of the last update
+    assert trainer.gradients_of({"pairs": []}) == [None] * len(trainer.trained_parameters())
     before = state()
     monitor._measure(2, None)
     after = state()
