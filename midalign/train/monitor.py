@@ -76,13 +76,19 @@ def pair_retrieval(
 
 
 def cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> float | None:
-    """Return the cosine of two gradients over the parameters that have both, None if either is zero there."""
+    """Return the cosine of two gradients over the parameters that both change, None if there are none.
+
+    Parameters that one loss does not reach, as those above the aligned layer, have no gradient, or zeros
+    where processes have added theirs up.
+    """
     pairs = [
-        (a.double(), b.double()) for a, b in zip(one, other, strict=True) if a is not None and b is not None
+        (a.double(), b.double())
+        for a, b in zip(one, other, strict=True)
+        if a is not None and b is not None and a.any() and b.any()
     ]
     product = sum(float((a * b).sum()) for a, b in pairs)
     norms = [math.sqrt(sum(float(pair[side].square().sum()) for pair in pairs)) for side in (0, 1)]
-    return product / (norms[0] * norms[1]) if all(norms) else None
+    return product / (norms[0] * norms[1]) if pairs else None
 
 
 class Monitor(TrainerCallback):

@@ -258,16 +258,18 @@ class AlignmentTrainer(Trainer):
     def gradients_of(self, update: Mapping[str, Any]) -> list[Tensor | None]:
         """Return each trained parameter's gradient from parts of an update, summed over all processes.
 
-        Training goes on as if this had not been called: gradients, noted losses and the running means of
-        languages are as before.
+        To be called between updates. Training goes on as if this had not been called: noted losses and the
+        running means of languages are as before, and gradients are cleared.
         """
         noted = {name: list(values) for name, values in self.losses.items()}
         remembered = deepcopy(self.alignment.state_dict()) if self.alignment is not None else {}
+        parameters = self.trained_parameters()
+        for parameter in parameters:
+            parameter.grad = None  # the temperature's is kept until the next update
         for loss in self.losses_of(self.model, self._prepare_inputs(dict(update))):
             self.accelerator.backward(loss)
         if not self.sharded:
             self.add_up_gradients()
-        parameters = self.trained_parameters()
         gradients = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
         for parameter in parameters:
             parameter.grad = None

@@ -66,6 +66,12 @@ trainer.train()
 state = {{n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}}
 assert trainer.sharded == ("/sharded" in {work!r})
 state = {{n: p.full_tensor() if trainer.sharded else p for n, p in state.items()}}
+if not trainer.sharded:
+    from midalign.train.monitor import cosine
+    updates = [trainer.train_dataset[number] for number in range(2)]
+    samples = trainer.gradients_of({{**updates[0], "pairs": []}})
+    pairs = trainer.gradients_of({{"pairs": updates[0]["pairs"] or updates[1]["pairs"]}})
+    Path({work!r}, f"cosine-{{small.rank()}}").write_text(str(cosine(samples, pairs)))
 if trainer.is_world_process_zero():
     state |= dict(trainer.alignment.state_dict())
     small.save_file(state, {work!r} + "/weights.safetensors")
@@ -132,6 +138,8 @@ def test_two_processes_end_in_the_weights_of_one(tmp_path, changes, launches):
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         weights[name] = load_file(tmp_path / name / "weights.safetensors")
+    cosines = [float(path.read_text()) for path in tmp_path.glob("*/cosine-*")]
+    assert cosines == [pytest.approx(cosines[0], rel=1e-6)] * (3 if "shared" in launches else 1)
     expected = weights.pop("one")
     for found in weights.values():
         assert expected.keys() == found.keys()

@@ -363,6 +363,8 @@ def test_measuring_leaves_means_noted_losses_and_dropout_as_they_were(tokenizer,
         tensors = {name: value.clone() for name, value in trainer.alignment.state_dict().items()}
         return tensors, noted, torch.get_rng_state(), trainer.model.training
 
+    assert trainer.alignment.log_temperature.grad is not None  # of the last update
+    assert trainer.gradients_of({"pairs": []}) == [None] * len(trainer.trained_parameters())
     before = state()
     monitor._measure(2, None)
     after = state()
@@ -558,6 +560,8 @@ def test_cosine_of_gradients():
     expected = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
     assert cosine([one, None, torch.ones(2)], [other, torch.ones(2), None]) == pytest.approx(expected)
     assert cosine([one], [-one]) == pytest.approx(-1)
+    zeros = torch.zeros(2)  # of a process that did not reach the parameter
+    assert cosine([one, zeros], [other, torch.ones(2)]) == pytest.approx(expected)
     assert cosine([None], [one]) is None
     assert cosine([torch.zeros(3, 4)], [one]) is None
 
