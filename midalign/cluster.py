@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from midalign import __version__, adapter, bases, record
+from midalign import __version__, adapter, bases, harness, record
 from midalign import sweep as sweeping
 from midalign.data import cache
 from midalign.errors import ClusterError, MidalignError
@@ -472,10 +472,8 @@ def _has_record(name: str, results: Path) -> bool:
 
 def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> evaluation.Settings:
     """Return the settings of the evaluation that `midalign sweep` runs."""
-    from midalign.train.stream import task_names
-
     asked = recipe.evaluation
-    tasks = [recipe.task] if asked.languages == "all" else task_names(recipe.task, asked.languages)
+    tasks = [recipe.task] if asked.languages == "all" else harness.task_names(recipe.task, asked.languages)
     return evaluation.Settings(
         base=recipe.base,
         tasks=tuple(tasks),

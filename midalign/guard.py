@@ -56,11 +56,9 @@ def sentences_of(text: TrainingText) -> list[Text]:
 
     Raises DataError or TaskError where they are not available.
     """
-    from midalign.train.stream import training_tasks
-
     if text.kind == "pairs":
         return aligned(text.source, text.languages)
-    return supervised(training_tasks(text.source, text.languages))
+    return supervised(harness.training_tasks(text.source, text.languages))
 
 
 def check(sources: Sequence[TrainingText] | None, scored: Sequence[Text]) -> OverlapCheck:

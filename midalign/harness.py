@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from midalign.data import own
-from midalign.errors import TaskError, nearest, unknown_name
+from midalign.errors import RecipeError, TaskError, nearest, unknown_name
 from midalign.families import family, structured
+from midalign.languages import counterpart
 from midalign.tasks import tasks_dir
 
 
@@ -145,6 +146,52 @@ def task_languages(name: str) -> list[str]:
         return re.findall(r"\{(.+)\}", name) or ["en"]
     *others, last = str(metadata(name)["language"]).split("-")
     return [code for code in (*others, last) if code != "en"] if others else [last]
+
+
+def task_code(group: str, language: str) -> str:
+    """Return a group's code of a language, which may be `zh` for `zh_cn`; the same code if it has none."""
+    names = expand([stock_task(group, language)])
+    codes = {code for name in names for code in task_languages(name)}
+    return counterpart(language, codes) or language
+
+
+def task_names(group: str, languages: Sequence[str]) -> list[str]:
+    """Return the group's tasks in some languages, in their order.
+
+    For translation, these are the directions among the languages and English. Raises TaskError for a language
+    that the group lacks.
+    """
+    if is_stock(group):
+        if len(languages) > 1 and "{language}" not in group:
+            raise TaskError(
+                f"{group} is one task, and the recipe has {len(languages)} languages of it: "
+                f"name it with {{language}}, such as lm_eval:mgsm_direct_{{language}}"
+            )
+        return [stock_task(group, language) for language in languages]
+    languages_of = {name: task_languages(name) for name in expand([group])}
+    known = {code for codes in languages_of.values() for code in codes}
+    names: dict[str, None] = {}
+    for language in languages:
+        if language not in known:
+            raise TaskError(unknown_name(group, "language", language, sorted(known)))
+        own = (name for name, codes in languages_of.items() if language in codes)
+        names.update(dict.fromkeys(name for name in own if set(languages_of[name]) <= set(languages)))
+    return list(names)
+
+
+def training_tasks(group: str, languages: Sequence[str]) -> list[str]:
+    """Return the tasks of `task_names` that have a training split.
+
+    Raises RecipeError for a language without any.
+    """
+    names = task_names(group, languages)
+    candidates = names if is_stock(group) else expand([group])
+    trainable = [name for name in candidates if has_training_split(name)]
+    known = dict.fromkeys(code for name in trainable for code in task_languages(name))
+    for language in languages:
+        if language not in known:
+            raise RecipeError(f"{group} has no training data in {language!r}, only in {', '.join(known)}")
+    return [name for name in names if name in trainable]
 
 
 def family_languages(family: str) -> set[str]:

@@ -5,8 +5,8 @@ import pytest
 from midalign import harness
 from midalign.data import flores, massive, mini, uner, wmt23, xsid
 from midalign.errors import MidalignError, unknown_name
+from midalign.harness import task_names
 from midalign.tasks import tasks_dir
-from midalign.train.stream import task_names
 
 
 def in_task_files(prefix: str) -> set[str]:

@@ -171,10 +171,14 @@ def _state(now: "run.Progress") -> str:
 
 def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     """Score in a fresh process: after training, memory stays allocated for every batch shape."""
-    from midalign.train.stream import task_names
+    from midalign import harness
 
     evaluation = recipe.evaluation
-    tasks = [recipe.task] if evaluation.languages == "all" else task_names(recipe.task, evaluation.languages)
+    tasks = (
+        [recipe.task]
+        if evaluation.languages == "all"
+        else harness.task_names(recipe.task, evaluation.languages)
+    )
     options = {
         "--base": recipe.base,
         "--tasks": ",".join(tasks),

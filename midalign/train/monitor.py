@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback
 
-from midalign import metrics, record
+from midalign import harness, metrics, record
 from midalign.align.head import IGNORED
 from midalign.align.likelihood import bits_per_character, predicted_texts
 from midalign.align.retrieval import accuracy, translations
@@ -26,7 +26,7 @@ from midalign.train.distributed import world
 from midalign.train.plain import plain_copy
 from midalign.train.recipe import Monitor as Settings
 from midalign.train.run import LOG
-from midalign.train.stream import PairSamples, TaskSamples, answers, task_code, task_names
+from midalign.train.stream import PairSamples, TaskSamples, answers
 from midalign.train.trainer import starts_in_base
 
 if TYPE_CHECKING:
@@ -242,9 +242,14 @@ class Monitor(TrainerCallback):
                 os.replace(saved, adapter)
             recipe = self.arm.recipe
             trained = [*recipe.supervised, *recipe.aligned]
-            languages = list(dict.fromkeys(task_code(recipe.task, language) for language in trained))
+            languages = list(dict.fromkeys(harness.task_code(recipe.task, language) for language in trained))
             command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base]
-            command += ["--tasks", ",".join(task_names(recipe.task, languages)), "--split", "validation"]
+            command += [
+                "--tasks",
+                ",".join(harness.task_names(recipe.task, languages)),
+                "--split",
+                "validation",
+            ]
             command += ["--limit", str(self.settings.generate), "--output", str(results)]
             command += ["--adapter", str(adapter), "--adapters-only", "--engine", "hf"]
             command += ["--supervised", ",".join(recipe.supervised), "--aligned", ",".join(recipe.aligned)]

@@ -105,14 +105,12 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] |
 
     Raises OverlapError, with counts and examples, where there is any and the recipe does not allow it.
     """
-    from midalign.train.stream import task_names, training_tasks
-
     if harness.is_stock(recipe.task):
         return dict.fromkeys(arms)  # midalign does not know the texts of lm-eval's tasks
     languages = recipe.evaluation.languages
-    tasks = [recipe.task] if languages == "all" else task_names(recipe.task, languages)
+    tasks = [recipe.task] if languages == "all" else harness.task_names(recipe.task, languages)
     scored = guard.scored(tasks, recipe.evaluation.split) if arms else []
-    supervised = guard.supervised(training_tasks(recipe.task, recipe.supervised)) if arms else []
+    supervised = guard.supervised(harness.training_tasks(recipe.task, recipe.supervised)) if arms else []
     found = {}
     for arm in (arm for arm in recipe.arms if arm in arms):
         align = recipe.align_of(arm)

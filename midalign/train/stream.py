@@ -18,8 +18,7 @@ from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out, word_mask
 from midalign.align.sentences import added_tokens, sink_tokens
 from midalign.data import pairs
-from midalign.errors import RecipeError, TaskError, unknown_name
-from midalign.languages import counterpart
+from midalign.errors import RecipeError
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Align, Recipe
 from midalign.train.samples import Sample
@@ -150,7 +149,7 @@ class TaskSamples:
     @cached_property
     def tasks(self) -> dict[str, Any]:
         """lm-eval's task objects of the supervised languages, by name."""
-        return harness.load(training_tasks(self.recipe.task, self.recipe.supervised))
+        return harness.load(harness.training_tasks(self.recipe.task, self.recipe.supervised))
 
     @cached_property
     def every(self) -> list[tuple[Any, dict[str, Any]]]:
@@ -231,7 +230,7 @@ class TaskSamples:
 
         Return none where no task has such a split.
         """
-        code = task_code(self.recipe.task, language)
+        code = harness.task_code(self.recipe.task, language)
         every = harness.expand([harness.stock_task(self.recipe.task, language)])
         names = [name for name in every if code in harness.task_languages(name)]
         tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
@@ -473,49 +472,9 @@ def _share(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
 
 
-def task_code(group: str, language: str) -> str:
-    """Return a group's code of a language, which may be `zh` for `zh_cn`; the same code if it has none."""
-    names = harness.expand([harness.stock_task(group, language)])
-    codes = {code for name in names for code in harness.task_languages(name)}
-    return counterpart(language, codes) or language
-
-
-def task_names(group: str, languages: Sequence[str]) -> list[str]:
-    """The group's tasks in some languages, in their order; for translation the directions among them and
-    English. Raises TaskError with the nearest language for one that the group lacks."""
-    if harness.is_stock(group):
-        if len(languages) > 1 and "{language}" not in group:
-            raise TaskError(
-                f"{group} is one task, and the recipe has {len(languages)} languages of it: "
-                f"name it with {{language}}, such as lm_eval:mgsm_direct_{{language}}"
-            )
-        return [harness.stock_task(group, language) for language in languages]
-    languages_of = {name: harness.task_languages(name) for name in harness.expand([group])}
-    known = {code for codes in languages_of.values() for code in codes}
-    names: dict[str, None] = {}
-    for language in languages:
-        if language not in known:
-            raise TaskError(unknown_name(group, "language", language, sorted(known)))
-        own = (name for name, codes in languages_of.items() if language in codes)
-        names.update(dict.fromkeys(name for name in own if set(languages_of[name]) <= set(languages)))
-    return list(names)
-
-
-def training_tasks(group: str, languages: Sequence[str]) -> list[str]:
-    """Those of `task_names` that have a training split; raises RecipeError for a language without any."""
-    names = task_names(group, languages)
-    candidates = names if harness.is_stock(group) else harness.expand([group])
-    trainable = [name for name in candidates if harness.has_training_split(name)]
-    known = dict.fromkeys(code for name in trainable for code in harness.task_languages(name))
-    for language in languages:
-        if language not in known:
-            raise RecipeError(f"{group} has no training data in {language!r}, only in {', '.join(known)}")
-    return [name for name in names if name in trainable]
-
-
 def check_roles(recipe: Recipe) -> None:
     """Fail before anything heavy is loaded: languages of the task, pairs of the aligned languages."""
-    training_tasks(recipe.task, recipe.supervised)
+    harness.training_tasks(recipe.task, recipe.supervised)
     for arm in recipe.arms:
         align = recipe.align_of(arm)
         if align is None:

@@ -20,7 +20,6 @@ from transformers import AutoTokenizer, TrainerCallback
 from midalign import bases, harness
 from midalign.train import recipe as recipes
 from midalign.train.distributed import world
-from midalign.train.stream import training_tasks
 
 WORLDS = (1, 2, 4)
 UPDATES = 2
@@ -83,7 +82,7 @@ def train(folder, rank, processes):
 def share_tasks():
     """Load the tasks and their documents before the forks: lm-eval takes seconds each time."""
     recipe = recipes.load("mini")
-    tasks = harness.load(training_tasks(recipe.task, recipe.supervised))
+    tasks = harness.load(harness.training_tasks(recipe.task, recipe.supervised))
     harness.load = lambda names: {name: tasks[name] for name in names}
     for task in tasks.values():
         len(task.training_docs())

@@ -9,8 +9,9 @@ import pytest
 
 from midalign import record
 from midalign.errors import RecipeError, TaskError
+from midalign.harness import task_names, training_tasks
 from midalign.train import recipe as recipes
-from midalign.train.stream import check_roles, task_names, training_tasks
+from midalign.train.stream import check_roles
 
 SMALL = [
     "mini",
@@ -72,7 +73,10 @@ def test_what_is_trained_on_has_a_training_split() -> None:
     ]
     assert training_tasks(group, ["pt", "zh"]) == [f"{group}_pt_bosque", f"{group}_zh_gsd"]
     assert training_tasks("midalign_mini_json", ["ja"]) == ["midalign_mini_json_ja"]
-    assert training_tasks("midalign_mini_mt", ["ja"]) == ["midalign_mini_mt_en-ja", "midalign_mini_mt_ja-en"]
+    assert training_tasks("midalign_mini_mt", ["ja"]) == [
+        "midalign_mini_mt_en-ja",
+        "midalign_mini_mt_ja-en",
+    ]
     with pytest.raises(RecipeError, match=r"no training data in 'de', only in da, hr, pt, qaf, sk, sr_latn"):
         training_tasks(group, ["zh", "de"])
     with pytest.raises(TaskError, match="no language 'fr'"):

@@ -23,13 +23,14 @@ from midalign.cli.app import app
 from midalign.data import mini
 from midalign.errors import RecipeError
 from midalign.evaluate import run as evaluation
+from midalign.harness import task_code
 from midalign.train import card, run
 from midalign.train import monitor as monitoring
 from midalign.train import recipe as recipes
 from midalign.train.build import Arm
 from midalign.train.monitor import Figure, Log, Monitor, best_update, cosine, named, pair_retrieval
 from midalign.train.recipe import Align
-from midalign.train.stream import Pair, PairSamples, TaskSamples, Tokens, task_code
+from midalign.train.stream import Pair, PairSamples, TaskSamples, Tokens
 
 SMALL = [
     "seeds=[1]",
@@ -587,5 +588,9 @@ def test_validation_samples_are_of_the_tasks_code_of_a_language():
     samples = TaskSamples(recipes.load("mini", SMALL), Tokens(tokenizer, 128))
     assert samples.validation("zh_cn", 2) == samples.validation("zh", 2) != []
     assert samples.validation("sw", 2) == []
-    assert [task_code("midalign_mini_slot", code) for code in ("zh_cn", "zh", "sw")] == ["zh", "zh", "sw"]
+    assert [task_code("midalign_mini_slot", code) for code in ("zh_cn", "zh", "sw")] == [
+        "zh",
+        "zh",
+        "sw",
+    ]
     assert task_code("midalign_slot", "zh") == "zh_cn"
