@@ -176,8 +176,12 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
         for model in wanted:  # which another process may have written since
             record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
         unfinished = [model for model in wanted if not is_finished(model)]
-        unchecked = [model for model in models if model in unfinished or _lacks_overlap(settings, model)]
-        checks = {} if ahead else _check_overlap(unchecked, base, names, settings.split)
+        unchecked = (
+            []  # the evaluation that writes the records checks them
+            if ahead
+            else [model for model in models if model in unfinished or _lacks_overlap(settings, model)]
+        )
+        checks = _check_overlap(unchecked, base, names, settings.split)
         stores = {model.name: _store(settings, base, engine, model) for model in wanted}
         if unfinished:
             _generate(engine, base, unfinished, stores, tasks, samples, measured, settings, report)
@@ -387,8 +391,9 @@ def _check_overlap(
         texts = [manifest.training_text if manifest else None for manifest in manifests]
         sources = None if None in texts else tuple(dict.fromkeys(t for known in texts for t in known or []))
         if sources not in by_sources:
-            scored = guard.scored(names, split) if scored is None else scored
-            by_sources[sources] = guard.check(sources, scored)
+            if scored is None and sources is not None:
+                scored = guard.scored(names, split)
+            by_sources[sources] = guard.check(sources, scored or [])
         check = checks[model.name] = by_sources[sources]
         if check.found:
             log.warning(

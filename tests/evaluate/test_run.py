@@ -512,6 +512,16 @@ def test_overlap_is_checked_at_every_evaluation(
 
 
 @pytest.mark.slow
+def test_answers_ahead_are_not_checked_for_overlap(
+    settings: run.Settings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base has no record then. The evaluation that writes the records checks them."""
+    monkeypatch.setattr(run, "_generate", lambda *_: None)
+    run.answer_ahead(replace(settings, adapters=(manifest_adapter,), output=tmp_path), lambda _: None)
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.slow
 def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
     base: Path, manifest_adapter: Path, tmp_path: Path
 ) -> None:
