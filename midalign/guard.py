@@ -61,7 +61,7 @@ def sentences_of(text: TrainingText) -> list[Text]:
     return supervised(harness.training_tasks(text.source, text.languages))
 
 
-def check(sources: Sequence[TrainingText] | None, scored: Sequence[Text]) -> OverlapCheck:
+def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[Text]) -> OverlapCheck:
     """Compare the text that a model was trained on with the text that it is scored on.
 
     Text that is not available, or is no longer what the model was trained on, is listed as unchecked.

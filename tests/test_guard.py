@@ -76,25 +76,27 @@ def test_text_that_changed_or_is_gone_is_unchecked(tmp_path: Path) -> None:
     file.write_text(stolen)
     pairs = guard.training_text("pairs", str(tmp_path / "{language}.tsv"), ["de"])
     task = guard.training_text("task", "midalign_mini_slot", ["en", "es"])
-    found = guard.check([task, pairs], scored)
+    found = guard.check_overlap([task, pairs], scored)
     assert [(one.test, one.split, one.exact) for one in found.found] == [("mini", "test", 300)]
     assert found.unchecked == []
-    assert guard.check([task], scored) == OverlapCheck(found=[], unchecked=[])
+    assert guard.check_overlap([task], scored) == OverlapCheck(found=[], unchecked=[])
 
     file.write_text("eins\tone\n")
-    assert guard.check([task, pairs], scored) == OverlapCheck(
+    assert guard.check_overlap([task, pairs], scored) == OverlapCheck(
         found=[], unchecked=[f"{tmp_path}/{{language}}.tsv (de) has changed since training"]
     )
     file.unlink()
-    assert guard.check([pairs], scored).unchecked == [f"{tmp_path}/{{language}}.tsv (de) is not available"]
+    assert guard.check_overlap([pairs], scored).unchecked == [
+        f"{tmp_path}/{{language}}.tsv (de) is not available"
+    ]
     file.write_text(stolen)
     older = pairs.model_copy(update={"digest": None})  # the file may be another one
-    assert guard.check([older], scored).unchecked == [
+    assert guard.check_overlap([older], scored).unchecked == [
         f"{tmp_path}/{{language}}.tsv (de) has no digest in midalign.json"
     ]
-    assert guard.check(None, scored).unchecked == ["midalign.json does not name the training text"]
+    assert guard.check_overlap(None, scored).unchecked == ["midalign.json does not name the training text"]
     stock = guard.training_text("task", "lm_eval:mgsm_direct_{language}", ["de"])
-    assert "whose training text is not known" in guard.check([stock], scored).unchecked[0]
+    assert "whose training text is not known" in guard.check_overlap([stock], scored).unchecked[0]
 
 
 def test_the_digest_of_text_has_its_languages_and_sentences() -> None:

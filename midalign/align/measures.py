@@ -27,7 +27,7 @@ Repeated = Mapping[str, Sequence[int]]
 """Sentences of a language that stand in several rows, with these rows."""
 
 
-def repeated(sentences: Sequence[str]) -> Repeated:
+def repeated_sentences(sentences: Sequence[str]) -> Repeated:
     """Return the rows of every sentence that stands in more than one."""
     rows: dict[str, list[int]] = {}
     for row, sentence in enumerate(sentences):
@@ -42,7 +42,7 @@ def further_translations(
 
     Args:
         foreign, other: sentences, parallel by row.
-        again, other_again: `repeated` of each.
+        again, other_again: `repeated_sentences` of each.
     """
     rows = {row for places in (*again.values(), *other_again.values()) for row in places}
     right = {

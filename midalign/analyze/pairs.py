@@ -10,7 +10,7 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.align.measures import RETRIEVALS, SYMMETRIC, further_translations, measures, repeated
+from midalign.align.measures import RETRIEVALS, SYMMETRIC, further_translations, measures, repeated_sentences
 from midalign.analyze.devices import Report, share
 from midalign.analyze.states import Store
 from midalign.errors import DataError
@@ -86,7 +86,7 @@ def of_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
     import torch
 
     count, sentences = states.shape[:2]
-    again = [repeated(lines) for lines in texts]
+    again = [repeated_sentences(lines) for lines in texts]
 
     def further(one: int, others: range) -> "Tensor":
         places = [

@@ -393,7 +393,7 @@ def _check_overlap(
         if sources not in by_sources:
             if scored is None and sources is not None:
                 scored = guard.scored(names, split)
-            by_sources[sources] = guard.check(sources, scored or [])
+            by_sources[sources] = guard.check_overlap(sources, scored or [])
         check = checks[model.name] = by_sources[sources]
         if check.found:
             log.warning(

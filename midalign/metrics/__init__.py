@@ -42,7 +42,7 @@ def higher_is_better(scored: Scorer, metric: str) -> bool | None:
     return None if metric in NEUTRAL else metric not in scored.LOWER_IS_BETTER
 
 
-def directions() -> dict[str, bool | None]:
+def metric_directions() -> dict[str, bool | None]:
     """Return `higher_is_better` of every metric of every family."""
     return {
         metric: higher_is_better(scored, metric)

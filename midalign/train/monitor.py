@@ -272,13 +272,13 @@ class Monitor(TrainerCallback):
             os.replace(fresh, kept)
 
 
-def higher_is_better(measure: str) -> bool:
+def direction_of(measure: str) -> bool:
     """Return the direction of a measure, such as `off_target/aligned`.
 
     Raises RecipeError for measures that do not exist, and for those of which neither end is better.
     """
     name = measure.partition("/")[0]
-    known = {**HIGHER_IS_BETTER, **metrics.directions()}
+    known = {**HIGHER_IS_BETTER, **metrics.metric_directions()}
     if name not in known:
         raise RecipeError(
             f"monitor.stop_on: no measure {measure!r}.{nearest(name, known)} There are {', '.join(known)}"
@@ -295,7 +295,7 @@ def higher_is_better(measure: str) -> bool:
 def _check_stop_on(settings: Settings) -> None:
     """Raise RecipeError for a `stop_on` that will never have a value, or has no direction."""
     assert settings.stop_on is not None
-    higher_is_better(settings.stop_on)
+    direction_of(settings.stop_on)
     generated = settings.stop_on.partition("/")[0] not in HIGHER_IS_BETTER
     if generated and settings.generate is None:
         raise RecipeError(
@@ -310,7 +310,7 @@ def best_update(
 
     Measurements without a value are left out; None if all are.
     """
-    sign = 1 if higher_is_better(name) else -1
+    sign = 1 if direction_of(name) else -1
     values = [(update, sign * value) for update, found in measures if (value := found.get(name)) is not None]
     if not values:
         return None

@@ -89,7 +89,7 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     return [folder for _, _, folder in runs(recipe, arms)]
 
 
-def training_text(recipe: Recipe, arm: str) -> list[adapter.TrainingText]:
+def training_sources(recipe: Recipe, arm: str) -> list[adapter.TrainingText]:
     """Return the sources of the text that an arm is trained on, with their digests."""
     align = recipe.align_of(arm)
     found = []
@@ -244,7 +244,7 @@ def _train_arm(
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),
         training=losses,
-        trained_on=training_text(recipe, arm),
+        trained_on=training_sources(recipe, arm),
         overlap=None if found is None else [one.figures() for one in found],
     )
     with full_disks_named(work):

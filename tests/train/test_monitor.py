@@ -288,7 +288,7 @@ def test_every_metric_has_one_direction_whatever_its_family():
         for metric in family.METRICS:
             direction = metrics.higher_is_better(family, metric)
             assert directions.setdefault(metric, direction) == direction
-    assert metrics.directions() == directions
+    assert metrics.metric_directions() == directions
     assert {metric for metric, higher in directions.items() if higher is False} == set(FAULTS)
 
 

@@ -132,13 +132,13 @@ def test_finished_adapters_are_checked_against_the_new_split(
 
 def test_an_arm_of_alignment_alone_does_not_learn_from_the_task(stolen: str) -> None:
     settings = recipe.load("mini", [*SMALL[1:], "align.task=false", "arms={aligned: {}}"])
-    assert [text.kind for text in run.training_text(settings, "aligned")] == ["pairs"]
+    assert [text.kind for text in run.training_sources(settings, "aligned")] == ["pairs"]
     both = recipe.load("mini", SMALL[1:])
-    assert [(text.kind, text.source) for text in run.training_text(both, "aligned")] == [
+    assert [(text.kind, text.source) for text in run.training_sources(both, "aligned")] == [
         ("task", "midalign_mini_slot"),
         ("pairs", "mini"),
     ]
-    assert [text.kind for text in run.training_text(both, "baseline")] == ["task"]
+    assert [text.kind for text in run.training_sources(both, "baseline")] == ["task"]
 
 
 def test_tasks_of_lm_eval_are_not_checked_rather_than_free_of_overlap() -> None:
