@@ -148,10 +148,11 @@ def test_one_record_a_model_with_all_that_it_came_from(
 
 
 @pytest.mark.slow
-def test_figures_follow_from_the_outputs(finished: Path) -> None:
+def test_figures_follow_from_the_outputs(finished: Path, base: Path) -> None:
     """Prompts are the harness's, and counts, metrics and errors are recomputed from the outputs kept."""
-    docs = {name: slot.dataset(**harness.metadata(name))["test"] for name in (EN, DE)}
+    docs = {name: list(slot.dataset(**harness.metadata(name))["test"]) for name in (EN, DE)}
     tasks = harness.load([EN, DE])
+    tokenizer = AutoTokenizer.from_pretrained(base)
     for name in ("tiny", "adapter-a", "mini-aligned-seed7"):
         entry, items = record.read(finished / f"{name}.json"), record.read_items(finished / f"{name}.json")
         lines = [json.loads(line) for line in (finished / f"{name}.outputs.jsonl").read_text().splitlines()]
@@ -165,8 +166,9 @@ def test_figures_follow_from_the_outputs(finished: Path) -> None:
             result = entry.tasks[task]
             assert list(result.counts.items()) == list(zip(COLUMNS, counts.sum(0).tolist(), strict=True))
             assert result.cut_off == sum(line["finish"] == "length" for line in kept)
-            longest = max(len(line["output"].encode()) for line in kept)
-            assert result.max_gen_toks == 128 or longest < result.max_gen_toks
+            gold = tokenizer([doc["target"] for doc in docs[task]], add_special_tokens=False)["input_ids"]
+            longest = max(map(len, gold))
+            assert longest < result.max_gen_toks <= 1.25 * longest + 17
             assert result.prompts_cut == 0
             for metric, value in result.metrics.items():
                 assert value.value == pytest.approx(float(METRICS[metric](counts.sum(0))))
