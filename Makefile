@@ -37,6 +37,7 @@ test-wheel: setup-dev
 
 docs: setup-dev
 	.venv/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
+	@echo "External links, not fetched: docs/_build/html/external-links.txt"
 	@echo "Open docs/_build/html/index.html in a browser"
 
 bench: setup-dev

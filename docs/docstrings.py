@@ -1,10 +1,11 @@
-"""Sphinx extension: read docstrings in Google's convention, and keep models' signatures short.
+"""Sphinx extension: read docstrings in Google's convention, and keep what is shown of them short.
 
 `sphinx.ext.napoleon` would take the words before a colon in an attribute's docstring for its type.
 """
 
 from typing import Any
 
+from docutils import nodes
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config
@@ -15,6 +16,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to autodoc."""
     app.connect("autodoc-process-docstring", _read_sections)
     app.connect("autodoc-process-signature", _shorten)
+    app.connect("doctree-resolved", _draw_dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -23,6 +25,13 @@ def _read_sections(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
     if what in ("function", "method", "class"):
         config = Config(napoleon_use_rtype=False)
         lines[:] = _Docstring(lines, config, app, what, name, obj, options).lines()
+
+
+def _draw_dashes(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Put a dash between a parameter and its meaning, where Sphinx counts on `smartquotes` for it."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 class _Docstring(GoogleDocstring):
