@@ -61,7 +61,7 @@ def analyze(
     import os
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ["TQDM_DISABLE"] = "1"  # transformers' bars beside ours
+    os.environ["TQDM_DISABLE"] = "1"  # transformers' own bars
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -108,11 +108,11 @@ def analyze(
     print_table(screen, _by_layer(by_layer, best, title, other))
     print_table(screen, _by_language(headline, codes, best, other))
     if best:
-        screen.print(f"Most translations are found after block {best}: align.layer={best}")
+        screen.print(f"Retrieval peaks after block {best}. In a recipe: align.layer={best}")
     for path in paths:
         print(path)
     if records:
-        screen.print("Pearson's r of alignment with English and scores, over languages without task data:")
+        screen.print("Pearson's r of alignment with English and score, over languages without task data:")
         for entry in report.correlations(report.of_english(headline, codes), runs):
             of = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
             line = f"  {entry.pearson:+.2f}  {of}  {entry.file}"
@@ -120,7 +120,7 @@ def analyze(
 
 
 def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], None]":
-    """Tell a bar of what is done and of how much; where there is no terminal, a line for every so many."""
+    """Return a callback that moves a bar, or prints a line per `every` items where there is no terminal."""
     bar = bars.add_task(what, total=None)
 
     def report(done: int, total: int) -> None:
@@ -136,7 +136,7 @@ def _by_layer(layers: "Sequence[Layer]", best: int, title: str, other: "Analysis
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, title=f"{title}: found translations in %", title_justify="left")
+    table = Table(box=box.SIMPLE, title=f"{title}: retrieval in %", title_justify="left")
     for heading in ("layer", "margin", "csls", "centred", "cosine", "margin, English", "MEXA, English"):
         table.add_column(heading, justify="right")
     if other:

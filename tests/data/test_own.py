@@ -123,7 +123,7 @@ def test_the_group_and_its_tasks(kept: Callable[..., str]) -> None:
     assert list(map(harness.has_training_split, names)) == [True, False]
     with pytest.raises(TaskError, match="no rows in zh_cn for validation, only for test"):
         own.Source(group).rows("zh_cn", "validation")
-    with pytest.raises(TaskError, match="No task"):
+    with pytest.raises(TaskError, match=r"has no language 'fr'\. Available: de, zh_cn"):
         harness.metadata(f"{group}_fr")
     (learned,) = guard.training(spec)
     assert (learned.language, learned.sentences) == ("de", ("um neun",))
