@@ -130,7 +130,7 @@ def _command_section(name: str, command: Any) -> str:
         if rows:
             parts.append(table([kind, "meaning"], [(code(what), prose(text)) for what, text in rows]))
     if command.epilog:
-        parts.append(help_text(command.epilog))
+        parts.append(f"```bash\n{inspect.cleandoc(command.epilog)}\n```\n")
     return "\n".join(parts)
 
 

@@ -150,7 +150,7 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """`midalign.json` of an adapter, None where there is none; raises AdapterError when it is malformed."""
+    """Return `midalign.json` of an adapter, or None without one. Raises AdapterError if it is malformed."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         return None
@@ -166,7 +166,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the installed packages that decide what a run gives."""
+    """Return the versions of the installed packages that determine a run's outcome."""
     versions = {"midalign": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -179,13 +179,13 @@ def package_versions() -> dict[str, str]:
 
 
 def digest(folder: str | Path) -> str:
-    """sha256 over an adapter's configuration and weights."""
+    """Return the sha256 of an adapter's configuration and weights."""
     return files_digest([Path(folder) / CONFIG, Path(folder) / WEIGHTS])
 
 
 @cache
 def base_digest(base: str) -> str:
-    """sha256 over `config.json` and the weight files of a base, by folder or hub id."""
+    """Return the sha256 of `config.json` and the weight files of a base, by folder or hub id."""
     folder = base_folder(base)
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not weights:
@@ -195,8 +195,10 @@ def base_digest(base: str) -> str:
 
 @cache
 def tokenizer_digest(base: str) -> str:
-    """sha256 over what else decides a base's prompts and where its answers end: tokenizer, chat template and
-    generation settings, by folder or hub id."""
+    """Return the sha256 of tokenizer, chat template and generation settings, by folder or hub id.
+
+    Besides the weights, these determine a base's prompts and where its answers end.
+    """
     folder = base_folder(base)
     patterns = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab*")
     more = ("merges.txt", "*.model", "generation_config.json")
@@ -205,7 +207,7 @@ def tokenizer_digest(base: str) -> str:
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """sha256 over lines "<sha256 of the file>  <its name>" sorted by name, as sha256sum prints them."""
+    """Return the sha256 of what sha256sum prints, "<sha256 of the file>  <its name>" lines sorted by name."""
     lines = []
     for path in sorted(paths, key=lambda path: path.name):
         with path.open("rb") as file:
@@ -214,9 +216,9 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 
 def base_folder(base: str) -> Path:
-    """Where the files of a base are; a hub id is fetched into the hub's own cache unless it is there.
+    """Return the folder of a base. A hub id is downloaded into the hub's cache unless it is there.
 
-    Raises BaseModelError for what is neither a folder with `config.json` nor a hub id that can be had.
+    Raises BaseModelError for anything but a folder with `config.json` or an available hub id.
     """
     folder = Path(base)
     if (folder / "config.json").is_file():
@@ -238,8 +240,10 @@ def base_folder(base: str) -> Path:
 
 
 def base_config(base: str) -> Any:
-    """transformers' configuration of a base, by folder or hub id; raises BaseModelError for a model that it
-    does not know."""
+    """Return transformers' configuration of a base, by folder or hub id.
+
+    Raises BaseModelError for a model that transformers does not know.
+    """
     from transformers import AutoConfig
 
     folder = base_folder(base)
@@ -253,11 +257,9 @@ def base_config(base: str) -> Any:
 
 
 def check(folder: str | Path, base: str) -> None:
-    """Refuse an adapter that is not safe to load or was not made for `base` and its tokenizer.
+    """Reject an adapter that is not safe to load or was not made for `base` (a folder or hub id).
 
-    `base` is a folder or hub id.
-
-    Reads headers alone: no weights are loaded, and nothing is unpickled. Raises AdapterError.
+    Reads only headers: no weights are loaded, and nothing is unpickled. Raises AdapterError.
     """
     folder = Path(folder)
     trained_on = str(
@@ -368,7 +370,7 @@ def trained_tokens(folder: Path) -> list[int]:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes by name from a safetensors header; raises AdapterError when it is malformed."""
+    """Return tensor shapes by name from a safetensors header. Raises AdapterError if it is malformed."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -416,7 +418,10 @@ def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
 
 
 def _width(module: Any, side: str) -> int:
-    """How many numbers a module takes or gives: a linear layer, GPT-2's transposed one, or an embedding."""
+    """Return the size of a module's input or output.
+
+    The module is a linear layer, GPT-2's transposed one, or an embedding.
+    """
     first, second = module.weight.shape
     gives_first = type(module).__name__ not in ("Conv1D", "Embedding")
     return int(second if (side == "takes") == gives_first else first)

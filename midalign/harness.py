@@ -18,7 +18,7 @@ from midalign.tasks import tasks_dir
 
 @cache
 def _files() -> dict[str, dict[str, Any]]:
-    """The YAML of every group and task by name; what tasks share is in files without the suffix."""
+    """Return the YAML of every group and task by name. Shared parts are in files without the suffix."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 900 files: 1.8 s without the one in C
     files = sorted(tasks_dir().rglob("*.yaml"))
     return {path.stem: yaml.load(path.read_text("utf-8"), loader) for path in files}
@@ -43,7 +43,7 @@ OWN_TEMPLATES = {
 
 
 def _own(name: str) -> dict[str, Any]:
-    """What a file would say of a group or task of a user's own data."""
+    """Return what a file would contain for a group or task of a user's own data."""
     group, language = own.split_name(name)
     source = own.Source(group)
     if not language:
@@ -68,7 +68,7 @@ def _own(name: str) -> dict[str, Any]:
 
 
 def _own_task(name: str) -> dict[str, Any]:
-    """The configuration of a task of a user's own data, as lm-eval takes it."""
+    """Return the configuration of a task of a user's own data, for lm-eval."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     content = _own(name)
@@ -82,7 +82,7 @@ def _own_task(name: str) -> dict[str, Any]:
 
 
 def group_name(name: str) -> str:
-    """The name itself, or, of `family:PATH`, the group of the user's own data."""
+    """Return the name itself, or for `family:PATH` the group of the user's own data."""
     return own.add(name) if own.is_spec(name) else name
 
 
@@ -91,19 +91,20 @@ STOCK = "lm_eval:"
 
 
 def is_stock(name: str) -> bool:
-    """Whether a task is not ours."""
+    """Return whether a task is one of lm-eval's own."""
     return name.startswith(STOCK)
 
 
 def stock_task(name: str, language: str) -> str:
-    """The task of a language, in braces, of a name such as `lm_eval:mgsm_direct_{language}`."""
+    """Return the task of a language, in braces, of a name such as `lm_eval:mgsm_direct_{language}`."""
     return name.replace("{language}", f"{{{language}}}")
 
 
 def expand(names: Sequence[str], split: str | None = None) -> list[str]:
-    """Task names with groups replaced by their tasks, each once; raises TaskError with the nearest names.
+    """Return task names with groups replaced by their tasks, each once.
 
-    For a split, a group of a user's own data is the languages that have it, where any has.
+    For a split, a group of a user's own data is the languages that have it, if any has. Raises TaskError with
+    the nearest names.
     """
     found: dict[str, None] = {}
     for name in map(group_name, names):
@@ -120,7 +121,7 @@ def expand(names: Sequence[str], split: str | None = None) -> list[str]:
 
 
 def _has_split(name: str, split: str | None) -> bool:
-    """Whether a task has a split; those of the data sets have what they are asked for."""
+    """Return whether a task has a split. Those of the data sets always do."""
     if split is None or not own.is_own(name):
         return True
     group, language = own.split_name(name)
@@ -128,20 +129,20 @@ def _has_split(name: str, split: str | None) -> bool:
 
 
 def metadata(name: str) -> dict[str, Any]:
-    """A task's metadata: version, family, source, language."""
+    """Return a task's metadata: version, family, source, language."""
     content: dict[str, Any] = _file(name)["metadata"]
     return content
 
 
 def has_training_split(name: str) -> bool:
-    """Whether a task can be trained on; a file says so where it cannot."""
+    """Return whether a task can be trained on. A task file says so if it cannot."""
     if is_stock(name):
         return bool(load([name])[name].has_training_docs())
     return _file(name).get("training_split", "train") is not None
 
 
 def task_languages(name: str) -> list[str]:
-    """Codes of the languages that decide a task's role: its own, or a direction's sides but English."""
+    """Return the languages that decide a task's role: its own, or a direction's sides except English."""
     if is_stock(name):
         return re.findall(r"\{(.+)\}", name) or ["en"]
     *others, last = str(metadata(name)["language"]).split("-")
@@ -195,7 +196,7 @@ def training_tasks(group: str, languages: Sequence[str]) -> list[str]:
 
 
 def family_languages(family: str) -> set[str]:
-    """Codes of all languages in the tasks of a folder of task files: slot, translation, ..."""
+    """Return all languages in the tasks of a folder of task files: slot, translation, ..."""
     folders = {path.name: path for path in tasks_dir().iterdir() if path.is_dir()}
     if family not in folders:
         raise TaskError(
@@ -231,7 +232,7 @@ def _manager() -> Any:
 
 @cache
 def _stock(name: str) -> Any:
-    """A task of lm-eval's own, or of a YAML file, which lm-eval finds without its index."""
+    """Load a task of lm-eval's own, or of a YAML file, for which no index is needed."""
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -246,7 +247,7 @@ def _stock(name: str) -> Any:
 
 
 def _worth_reading(entry: logging.LogRecord) -> bool:
-    """Not lm-eval's hint, two lines a task, that a custom data set might take options: ours takes none."""
+    """Return False for lm-eval's hint, two lines per task, that a custom data set may take options."""
     return "Custom kwargs can be passed" not in entry.getMessage()
 
 
@@ -258,7 +259,7 @@ def prompt(
     system_instruction: str | None = None,
     num_fewshot: int = 0,
 ) -> str:
-    """The text that lm-eval hands to an engine's `generate_until` for a document."""
+    """Return the text that lm-eval passes to an engine's `generate_until` for a document."""
     text: str = task.fewshot_context(
         doc,
         num_fewshot,

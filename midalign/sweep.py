@@ -102,7 +102,7 @@ class Result:
 
 
 def read(name: str) -> Grid:
-    """A sweep of the package by name, or of a YAML file; raises RecipeError."""
+    """Read a sweep of the package by name, or a YAML file. Raises RecipeError."""
     path = Path(name)
     shipped = shipped_names("sweeps")
     if name in shipped:
@@ -126,7 +126,7 @@ def read(name: str) -> Grid:
 
 
 def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
-    """The points, in order; raises RecipeError for what their recipes cannot be."""
+    """Return the points in order. Raises RecipeError for invalid recipes."""
     changes = _distinct([_dotted(change) for change in [*_combinations(grid.grid), *grid.points]])
     if not changes and not grid.merged:
         raise RecipeError(
@@ -208,7 +208,7 @@ def _reject_equal_points(grid: Grid, points: Sequence[Point]) -> None:
 
 
 def _dotted(change: Mapping[str, Any]) -> dict[str, Any]:
-    """`{align: {layer: 2}}` as `{align.layer: 2}`."""
+    """Return `{align: {layer: 2}}` as `{align.layer: 2}`."""
     dotted: dict[str, Any] = {}
     for key, value in change.items():
         dotted |= (
@@ -241,7 +241,7 @@ def _check_keys(grid: Grid, swept: Collection[str], overrides: Sequence[str]) ->
 
 
 def _label(change: Mapping[str, Any]) -> str:
-    """Such as `layer=2,weight=0.3`, a part of a file's name."""
+    """Return a label such as `layer=2,weight=0.3`, part of a file name."""
     return ",".join(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in change.items())
 
 
@@ -255,7 +255,7 @@ def _word(value: Any) -> str:
 
 
 def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequence[str]) -> Recipe:
-    """Scored on dev, since a sweep is there to choose by, without the base; whoever wants more says so."""
+    """Return a point's recipe. By default it is scored on the validation split, without the base."""
     unless_said = {"evaluation.split": "validation", "evaluation.base": False}
     values = {**unless_said, **grid.changes, **change, "name": name}
     # YAML takes JSON's escapes of characters beyond 16 bits for two characters.
@@ -286,12 +286,12 @@ def _task_side(recipe: Recipe) -> str:
 
 
 def recipes_of(points: Sequence[Point]) -> list[Recipe]:
-    """Each once, in order."""
+    """Return each recipe once, in order."""
     return list({point.recipe.name: point.recipe for point in points}.values())
 
 
 def adapters(recipe: Recipe, points: Sequence[Point]) -> list[Path]:
-    """What of a trained recipe is scored; merges for its merged points what has not been merged yet."""
+    """Return the adapters of a trained recipe to score. Creates missing merged ones."""
     _check_dtypes(recipe, points)
     trained = [folder for arm, _, folder in training.runs(recipe) if arm != ALONE]
     merged = [point for point in points if point.recipe.name == recipe.name and point.weights]
@@ -325,7 +325,7 @@ def _check_dtypes(recipe: Recipe, points: Sequence[Point]) -> None:
 
 
 def _merged(point: Point, seed: int) -> Path:
-    """The point's adapter of a seed, made anew where its parents are others than when it was made."""
+    """Return the point's merged adapter of a seed, made again if its parents have changed."""
     assert point.weights is not None
     parents = _folders(point, seed)
     folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
@@ -339,7 +339,7 @@ def _merged(point: Point, seed: int) -> Path:
 
 
 def results(points: Sequence[Point], folder: Path) -> list[Result]:
-    """Every point's scores beside its baseline's, from the records in `folder`, or RecordError."""
+    """Return every point's scores with its baseline's, from the records in `folder`. Raises RecordError."""
     wanted = {
         (*scored, seed)
         for point in points
@@ -374,7 +374,7 @@ def _no_record(task: str, recipe: str, arm: str, seed: int) -> RecordError:
 def _of_group(
     points: Sequence[Point], group: str, runs: Mapping[tuple[str, str, int | None], Run]
 ) -> Iterator[Result]:
-    """The points with this group's task, which their baselines are known by."""
+    """Yield the results of the points with this group's task, which identifies their baselines."""
     first, *others = runs.values()
     for other in others:
         if other.ids != first.ids:
@@ -424,7 +424,7 @@ def _of_group(
 
 
 def write(found: Sequence[Result], folder: Path) -> list[Path]:
-    """`results.csv` and a plot for each group of tasks."""
+    """Write `results.csv` and a plot per group of tasks."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["group", "point", "role", "seeds", "score", "change", "low", "high", "by_seed"])
@@ -447,7 +447,7 @@ def _cell(figure: float) -> str:
 
 
 def _plot(found: Sequence[Result]) -> bytes:
-    """A row for each point: changes by role, with their intervals."""
+    """Plot a row per point: changes by role, with their intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -483,16 +483,16 @@ def _plot(found: Sequence[Result]) -> bytes:
 
 
 def roles(found: Sequence[Result]) -> list[str]:
-    """Those that any point has: one that aligns all other languages leaves none unseen."""
+    """Return the roles that any point has. A point that aligns all other languages has no unseen one."""
     return [role for role in ROLES if any(role in one.change for one in found)]
 
 
 def _in_lines(label: str) -> str:
-    """Broken after what joins languages: 19 of them are wider than the plot."""
+    """Break a label where languages are joined, since 19 of them are wider than the plot."""
     parts = label.replace("+", "+ ").replace(",", ", ").split()
     return textwrap.fill(" ".join(parts), WIDTH, break_long_words=False).replace("+ ", "+")
 
 
 def said(seeds: Sequence[int]) -> str:
-    """Seeds in words, such as "seed 1"."""
+    """Name the seeds, such as "seed 1"."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -55,7 +55,7 @@ def further_translations(
 
 
 def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> dict[str, Tensor]:
-    """Of one language against several.
+    """Measure retrieval of one language against several.
 
     Args:
         foreign: (sentences, hidden) pooled states, any float dtype; computed in fp64: where sentences share
@@ -102,12 +102,12 @@ def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> 
 
 
 def _cosines(foreign: Tensor, others: Tensor) -> Tensor:
-    """(languages, sentences of `foreign`, sentences of the other)."""
+    """Return cosines (languages, sentences of `foreign`, sentences of the other)."""
     return F.normalize(foreign, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
 
 
 def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
-    """For margin and for CSLS, the mean cosine of nearest neighbours, in the shape of `cosines`."""
+    """Return the mean cosine of nearest neighbours for margin and for CSLS, in the shape of `cosines`."""
     most = max(MARGIN_NEIGHBOURS, CSLS_NEIGHBOURS)
     nearest = [cosines.topk(min(most, cosines.shape[dim]), dim=dim).values.split(1, dim) for dim in (2, 1)]
 
@@ -121,7 +121,7 @@ def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _found(scores: Tensor, further: Tensor) -> tuple[Tensor, Tensor]:
-    """(languages, sentences) bool: whose best translation is above all others of its row, of its column."""
+    """Return (languages, sentences) bool: whose own score is the highest of its row, and of its column."""
     diagonal = scores.diagonal(dim1=1, dim2=2)
     own, more = diagonal.clone(), scores[tuple(further)]
     best = [_raised(own, further[0], further[side], more) for side in (1, 2)]

@@ -19,7 +19,9 @@ def translations(pairs: Sequence[tuple[str, str]]) -> Tensor:
 
 
 def accuracy(foreign: Tensor, english: Tensor, right: Tensor | None = None, *, centred: bool = True) -> float:
-    """Share of sentences whose nearest candidate by cosine is a translation, mean of both directions.
+    """Return the share of sentences whose nearest candidate by cosine is a translation.
+
+    It is the mean of both directions.
 
     Args:
         foreign, english: (pairs, hidden) pooled states, row i parallel to row i.

@@ -29,9 +29,9 @@ Matrices = dict[str, np.ndarray]
 
 
 def layers(base: str, asked: str) -> list[int]:
-    """Numbers of blocks, such as of `4,8`; all, embeddings included, where nothing is asked.
+    """Return block numbers, such as of `4,8`. The default is all, embeddings included.
 
-    Raises DataError for what is no layer of the base, BaseModelError.
+    Raises DataError for a layer that the base lacks, and BaseModelError.
     """
     depth = adapters.base_config(bases.resolve(base)).get_text_config().num_hidden_layers
     numbers = [one.strip() for one in asked.split(",") if one.strip()]
@@ -44,9 +44,9 @@ def layers(base: str, asked: str) -> list[int]:
 def by_layer(
     store: Store, layers: Sequence[int], folder: Path, devices: Sequence[str], report: Report
 ) -> dict[int, Matrices]:
-    """Every measure of every directed pair at some layers; those that `folder` has are not computed again.
+    """Return every measure of every directed pair at some layers. Those in `folder` are not computed again.
 
-    Raises EngineError where one of several devices fails.
+    Raises EngineError if one of several devices fails.
     """
     names = "".join(str(store.path(code).name) for code in store.sentences)
     key = hashlib.sha256(f"fp64, all translations {names}".encode()).hexdigest()[:16]
@@ -67,7 +67,7 @@ def by_layer(
 
 
 def _compare(store: Store, layers: Sequence[tuple[int, Path]]) -> Iterator[None]:
-    """The measures of some layers into files."""
+    """Write the measures of some layers into files."""
     from midalign.device import device, keep_freed_memory
 
     keep_freed_memory()
@@ -121,7 +121,7 @@ def _write(path: Path, matrices: Matrices) -> None:
 
 
 def table(found: dict[int, Matrices], codes: Sequence[str]) -> Any:
-    """A pyarrow table: a row for each layer and directed pair, a column for each measure."""
+    """Return a pyarrow table with a row per layer and directed pair, and a column per measure."""
     import pyarrow
 
     rows, columns = np.nonzero(~np.eye(len(codes), dtype=bool))

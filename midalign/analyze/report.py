@@ -44,7 +44,7 @@ class Layer:
 
 
 def by_layer(found: dict[int, Matrices]) -> list[Layer]:
-    """English is the first language of the matrices."""
+    """Summarise the matrices per layer. English is their first language."""
     return [
         Layer(
             layer,
@@ -58,13 +58,15 @@ def by_layer(found: dict[int, Matrices]) -> list[Layer]:
 
 
 def recommended(layers: Sequence[Layer]) -> int:
-    """Where most translations are found, the lowest of equals; embeddings, where nothing can be aligned, only
-    if there is no other layer."""
+    """Return the layer with the most retrieved translations, the lowest of equals.
+
+    Embeddings, where alignment is impossible, count only if there is no other layer.
+    """
     return max(layers, key=lambda one: (one.layer > 0, one.all_pairs[HEADLINE], -one.layer)).layer
 
 
 def of_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
-    """Every other language's retrieval with English, the first, mean of both directions."""
+    """Return each other language's retrieval with English, the first: the mean of both directions."""
     both = (headline[0] + headline[:, 0]) / 2
     return {code: float(value) for code, value in zip(codes[1:], both[1:], strict=True)}
 
@@ -106,11 +108,11 @@ def of_model(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str
 
 
 def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
-    """Pearson's r of `of_english` with the scores of `of_model`, over the languages of both that had no task
-    data: what these score is transferred, of the others it is learned (Liu and Niehues 2025).
+    """Return Pearson's r of `of_english` with the scores of `of_model`, per run.
 
-    A translation direction with English counts for its other language, the mean where there are both.
-    Raises RecordError where no run has enough languages.
+    It is over the languages of both without task data, whose scores are transferred instead of learned (Liu
+    and Niehues 2025). A translation direction with English counts for its other language, and their mean if
+    there are both. Raises RecordError if no run has enough languages.
     """
     found = []
     for run in runs:
@@ -149,7 +151,7 @@ def _evaluated(entry: record.Record) -> str:
 
 
 def _scores(run: Run) -> dict[str, float]:
-    """A run's headline by language."""
+    """Return a run's headline by language."""
     values: dict[str, list[float]] = {}
     for place in run.languages:
         task = run.task(place)
@@ -172,7 +174,7 @@ class Analysis:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """What an analysis's table was made of; raises DataError where it is not one of ours."""
+    """Return the metadata of an analysis's table. Raises DataError for another file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -206,7 +208,10 @@ def check_output(folder: Path, model: str, digests: Digests) -> None:
 
 
 def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
-    """The analysis in a folder; raises DataError where there is none, or one of other sentences or layers."""
+    """Read the analysis in a folder.
+
+    Raises DataError if there is none, or it has other sentences or layers.
+    """
     import pyarrow.parquet
 
     path = folder / TABLE
@@ -254,7 +259,7 @@ def describe(table: Any, model: str, digests: Digests, texts: Mapping[str, Seque
 
 
 def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
-    """Means by layer with the spread over pairs, as a PNG."""
+    """Plot means by layer with the spread over pairs, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -290,7 +295,10 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
 
 
 def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: bool = False) -> bytes:
-    """Retrieval from row to column, or how it changed, languages by family, script and code, as a PNG."""
+    """Plot retrieval from row to column, or its change, as a PNG.
+
+    Languages are in the order of family, script and code.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -343,7 +351,7 @@ def _png(figure: "Figure") -> bytes:
 
 
 def write(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Path]:
-    """`alignment.parquet`, `alignment.csv` and the plots; one of changes that is not made now goes."""
+    """Write `alignment.parquet`, `alignment.csv` and the plots. Removes an outdated plot of changes."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet

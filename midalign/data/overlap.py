@@ -142,7 +142,7 @@ class Overlap(Section):
         )
 
     def figures(self) -> "Overlap":
-        """Without texts, which a record must not hold, and without the tasks' names."""
+        """Return the overlap without texts, which a record must not hold, and without the tasks' names."""
         return self.model_copy(update={"tasks": (), "examples": ()})
 
 
@@ -182,7 +182,7 @@ class Lookup:
         self.seen[self.hashes & self.low] = True
 
     def __call__(self, hashes: np.ndarray) -> np.ndarray:
-        """(m,) the sentence of each, -1 where there is none."""
+        """Return (m,) the sentence of each hash, -1 if there is none."""
         maybe = np.flatnonzero(self.seen[hashes & self.low])
         # In ascending order, a search goes through memory from one end to the other.
         maybe = maybe[np.argsort(hashes[maybe])]
@@ -207,10 +207,10 @@ class Known:
 
 
 def overlaps(training: Sequence[Text], test: Sequence[Text]) -> list[Overlap]:
-    """What of each test text stands in each training split, where that is anything, short ones included.
+    """Return the overlap of each test text with each training split, if there is any, short texts included.
 
-    Splits of one data set are not compared with each other: `repeated` counts what they share. A split is
-    compared with itself. Takes about 30 bytes of memory for each distinct shingle of the training text.
+    Splits of one data set are not compared with each other, which `repeated` does. A split is compared with
+    itself. Takes about 30 bytes of memory per distinct shingle of the training text.
     """
     by_split: dict[tuple[str, str], list[Text]] = {}
     for text in training:
@@ -273,7 +273,7 @@ def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
 
 
 def repeated(text: Text, training: Sequence[Text]) -> list[int]:
-    """Positions of the test texts that stand word for word in the training text of their language."""
+    """Return positions of the test texts that occur verbatim in the training text of their language."""
     known = {s for one in training if one.language == text.language for s in one.sentences}
     return [item for item, sentence in enumerate(text.sentences) if sentence in known]
 
@@ -362,7 +362,7 @@ _BASE = np.uint64(0xD6E8FEB86659FD93)  # odd, or the hashes of long stretches wo
 
 
 def _mixed(units: np.ndarray) -> np.ndarray:
-    """64 well-mixed bits of each code point: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Return 64 well-mixed bits per code point: the finaliser of SplitMix64 (Steele et al. 2014)."""
     bits = units.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -371,7 +371,10 @@ def _mixed(units: np.ndarray) -> np.ndarray:
 
 
 def _windows(mixed: np.ndarray) -> np.ndarray:
-    """Polynomial hashes, modulo 2^64, of the SHINGLE numbers from each place on; fewer numbers have none."""
+    """Return polynomial hashes, modulo 2^64, of SHINGLE numbers from each place on.
+
+    Fewer numbers have none.
+    """
     if len(mixed) < SHINGLE:
         return np.zeros(0, np.uint64)
     size, hashes = 1, mixed

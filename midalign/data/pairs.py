@@ -21,7 +21,7 @@ SELECTIONS = {"tatoeba": 2}
 
 
 def pairs(source: str, language: str) -> list[tuple[str, str]]:
-    """(foreign, English) pairs of a language, exact duplicates dropped.
+    """Return (foreign, English) pairs of a language without exact duplicates.
 
     Args:
         source: one of TRANSLATIONS or PARALLEL, or the path of files of lines `foreign TAB English` in which
@@ -62,7 +62,7 @@ def identity(source: str, languages: Sequence[str]) -> str:
 
 
 def items(source: str, language: str, split: str) -> list[Item]:
-    """Items of one of PARALLEL."""
+    """Return items of one of PARALLEL."""
     found: list[Item] = import_module(f"midalign.data.{source}").items(language, split)
     return found
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def default_dtype() -> str:
-    """`bfloat16` where the device multiplies it in hardware, else `float32`."""
+    """Return `bfloat16` if the device multiplies it in hardware, else `float32`."""
     return fast_dtype()
 
 
@@ -60,10 +60,10 @@ class MidalignHF(HFLM):
         enable_thinking: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """As HFLM; `dtype` "auto" is bf16 where the device has it. `pretrained` may be a loaded model.
+        """Load HFLM. `dtype` "auto" is bf16 if the device has it, and `pretrained` may be a loaded model.
 
-        `constrained` lets outputs only be what their tasks' grammars allow. Thoughts end with
-        `think_end_token`, have `max_thinking_tokens` of their own, and are cut.
+        `constrained` restricts outputs to their tasks' grammars. Thoughts end with `think_end_token`, have
+        `max_thinking_tokens` of their own, and are removed.
         """
         self.thinking = Thinking.of(think_end_token, max_thinking_tokens, enable_thinking)
         adapter = kwargs.get("peft")
@@ -123,7 +123,10 @@ class MidalignHF(HFLM):
             self.contiguous_heads.add(head)
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
-        """Answers in the order of the requests; those that are not greedy go to lm-eval's own loop."""
+        """Return answers in the order of the requests.
+
+        Requests that are not greedy go to lm-eval's own loop.
+        """
         self.generated = {}
         groups: dict[Greedy, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
@@ -250,7 +253,7 @@ class MidalignHF(HFLM):
         )
 
     def _ends(self, until: tuple[str, ...]) -> Tensor:
-        """(vocabulary,) bool: tokens that end an answer: ends of sequence, and those with a stop string."""
+        """Return (vocabulary,) bool: tokens that end a sequence, and those with a stop string."""
         cached: dict[tuple[str, ...], Tensor] = self.__dict__.setdefault("_ends_of", {})
         if until not in cached:
             size = self._vocabulary()
@@ -267,17 +270,17 @@ class MidalignHF(HFLM):
         return constrain.Compiler(self.tokenizer, self._vocabulary(), self.end_ids)
 
     def _vocabulary(self) -> int:
-        """Logits a token: at least the tokenizer's entries."""
+        """Return the number of logits per token, at least the tokenizer's entries."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def _end_ids(self) -> set[int]:
-        """Ends of sequence by the tokenizer and the model's generation settings, which may name several."""
+        """Return the end-of-sequence ids of the tokenizer and of the model's generation settings."""
         ids = self.model.generation_config.eos_token_id
         several = ids if isinstance(ids, list) else [ids]
         return {i for i in (*several, self.tokenizer.eos_token_id) if i is not None}
 
     def _said(self, until: tuple[str, ...]) -> Callable[[list[int]], bool] | None:
-        """A test for stop strings that span tokens; None where single tokens tell, as with a newline."""
+        """Return a test for stop strings that span tokens, or None if single tokens suffice."""
         longer = [stop for stop in until if len(stop) > 1]
         if not longer:
             return None

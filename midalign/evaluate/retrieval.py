@@ -33,10 +33,10 @@ class Pairs:
 def held_out(
     source: str, languages: Sequence[str], split: str = "test", *, limit: int = CANDIDATES, seed: int = 0
 ) -> dict[str, Pairs]:
-    """The same seeded items of a split for each language, without those that stand in a training split.
+    """Return the same seeded items of a split per language, without those of a training split.
 
-    An item is left out in a language when its utterance, there or in English, occurs in that language's
-    training split or is that of a candidate before it: two equal candidates could not be told apart.
+    An item is skipped in a language if its utterance, there or in English, occurs in that language's training
+    split or equals that of an earlier candidate: two equal candidates could not be distinguished.
     """
     foreign = [language for language in languages if language != PIVOT]
     if not foreign:
@@ -72,7 +72,7 @@ def _items(source: str, language: str, split: str) -> "list[Item]":
 
 
 def digest(pairs: Mapping[str, Pairs]) -> str:
-    """sha256 over the lines "<language> <item id>"."""
+    """Return the sha256 of the lines "<language> <item id>"."""
     lines = (f"{language} {item}\n" for language, chosen in pairs.items() for item in chosen.ids)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -90,7 +90,7 @@ def pooling(tokenizer: Any, config: Any) -> str:
 def measure(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs], layer: int
 ) -> dict[str, float]:
-    """Accuracy by language of a model with one of its adapters, or none, after `layer` blocks."""
+    """Return a model's accuracy by language after `layer` blocks, with one of its adapters or none."""
     from midalign.align.retrieval import accuracy
 
     switch(model, adapter)
@@ -108,7 +108,7 @@ def measure(
 def bits_per_character(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs]
 ) -> dict[str, float]:
-    """Bits per character of the candidates by language, and of all English ones."""
+    """Return bits per character of the candidates by language, and of all English ones."""
     from midalign.align.likelihood import bits_per_character, predicted_texts
 
     switch(model, adapter)
@@ -131,10 +131,9 @@ def _room(model: Any) -> int | None:
 def pooled(
     model: Any, tokenizer: Any, sentences: Sequence[str], layers: Sequence[int], rows: int = 50
 ) -> Any:
-    """Means over the tokens after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
+    """Return sentences' means after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
 
-    They leave out what the tokenizer adds, or where it writes nothing before a sentence its first token. A
-    sentence longer than the model's context loses its end.
+    `layers` are numbers of blocks. A sentence longer than the model's context is truncated at its end.
     """
     import torch
 

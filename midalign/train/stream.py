@@ -70,12 +70,12 @@ class Tokens:
         return sink_tokens(self.tokenizer)
 
     def sentence(self, text: str) -> list[int]:
-        """Ids of a plain sentence with what the tokenizer writes before it, without what it adds after."""
+        """Return the ids of a plain sentence, with the tokens that the tokenizer writes before it only."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
         return ids[: min(len(ids) - self.added[1], self.max_tokens)]
 
     def sample(self, prompt: str, target: str) -> Sample:
-        """Prompt ids as lm-eval tokenizes them; the target continues them, then end of sequence."""
+        """Tokenize the prompt as lm-eval does, and the target as its continuation, then end of sequence."""
         tokenizer = self.tokenizer
         # A chat template has written BOS into the text already.
         special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
@@ -98,7 +98,7 @@ class Tokens:
 def answers(
     groups: Mapping[str, Sequence[Sample]], weights: Sequence[float], pad: int, width: int | None
 ) -> Batch:
-    """Samples by kind, laid out in rows, with what their answers should be.
+    """Lay out samples by kind in rows, with the labels of their answers.
 
     Args:
         weights: of every sample, kind after kind: what each of its labels counts.
@@ -128,7 +128,7 @@ def answers(
 
 
 def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:
-    """Positions start..start+count of endless epochs, each a seeded permutation of range(total)."""
+    """Return positions start..start+count of endless epochs, each a seeded permutation of range(total)."""
     found: list[int] = []
     while len(found) < count:
         epoch, offset = divmod(start + len(found), total)
@@ -177,7 +177,7 @@ class TaskSamples:
         return self.rendered[position]
 
     def prepare(self, numbers: Iterable[int]) -> None:
-        """Have these samples at hand before they are needed: from disk, or rendered now and kept there."""
+        """Load or render samples before they are needed, and keep rendered ones on disk."""
         self._render([self.positions[number] for number in numbers])
 
     def _render(self, positions: Collection[int]) -> None:
@@ -206,7 +206,7 @@ class TaskSamples:
         )
 
     def render(self, task: Any, document: dict[str, Any]) -> Sample:
-        """A document as the model sees it; raises RecipeError where it has no answer."""
+        """Render a document as the model sees it. Raises RecipeError if it has no answer."""
         prompt = harness.prompt(
             task,
             document,
@@ -246,13 +246,13 @@ class TaskSamples:
         return partial(chat.render, self.tokens.tokenizer)
 
     def samples(self, seed: int, batch: int) -> list[Sample]:
-        """The samples of one batch, the same in every arm of a recipe."""
+        """Return the samples of one batch, the same in every arm of a recipe."""
         size = self.recipe.samples_per_update
         return [self[n] for n in epoch_positions(seed, batch * size, size, len(self))]
 
 
 def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[list[Pair]]]:
-    """Pairs that are held out, in a seeded order, and those to train on; both by language."""
+    """Return the held-out pairs, in a seeded order, and those to train on, both by language."""
     every = []
     for number, language in enumerate(recipe.aligned):
         own = [Pair(number, *pair) for pair in pairs.pairs(align.pairs, language)]
@@ -265,16 +265,16 @@ def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[
 
 
 def _chosen(own: list[Pair], count: int | None) -> list[Pair]:
-    """So many of a language's pairs, the same English sentences in every language that has them."""
+    """Choose `count` of a language's pairs, with the same English sentences in all languages."""
     if count is None:
         return own
     return sorted(own, key=lambda p: (hashlib.sha256(p.english.encode()).digest(), p.foreign))[:count]
 
 
 def meanings(by_language: Iterable[Iterable[Pair]]) -> dict[str, str]:
-    """English sentence -> one that stands for all that it is linked with by translations they have in common.
+    """Map each English sentence to one that stands for all sentences linked with it by shared translations.
 
-    Sentences that translate each other have one meaning, whatever the third sentence that says so.
+    Sentences that translate each other have one meaning, whatever the third sentence is that links them.
     """
     parent: dict[str, str] = {}
 
@@ -325,8 +325,12 @@ class PairSamples:
         return found
 
     def draw(self, seed: int, batch: int) -> list[Pair]:
-        """The pairs of one batch; no English sentence twice: its translation would be a false negative.
-        Of multi-way pairs no meaning twice."""
+        """Return the pairs of one batch.
+
+        No English sentence occurs twice: its translation would be a false negative.
+
+        In multi-way batches no meaning occurs twice.
+        """
         random = np.random.default_rng([seed, batch])
         size, drawn = self.align.pairs_per_update, dict[str, Pair]()
         for _ in range(100 * size):
@@ -341,7 +345,7 @@ class PairSamples:
         return list(drawn.values())
 
     def _with_partner(self, pair: Pair, random: np.random.Generator) -> Pair:
-        """The pair across to a language drawn from all others that have its English, or to English itself."""
+        """Pair the sentence with its translation in another language, drawn from those with its English."""
         versions = self._versions[pair.english]
         others = [versions[language] for language in versions if language != pair.language]
         number = int(random.integers(len(others) + 1))
@@ -350,18 +354,18 @@ class PairSamples:
         return pair._replace(partner=others[number][random.integers(len(others[number]))])
 
     def copies(self, drawn: Sequence[Pair]) -> list[Sample]:
-        """Sentences to repeat."""
+        """Return sentences to repeat."""
         sentences = _sentences(drawn, self.align.copy_samples)
         return [self.tokens.sample(COPY.format(sentence=s), f" {s}") for s in sentences]
 
     def texts(self, drawn: Sequence[Pair]) -> list[Sample]:
-        """Sentences to predict, token by token."""
+        """Return sentences to predict, token by token."""
         sentences = [self.tokens.sentence(s) for s in _sentences(drawn, self.align.text_samples)]
         return [Sample(ids[:1], ids[1:]) for ids in sentences]
 
 
 def _sentences(drawn: Sequence[Pair], count: int) -> list[str]:
-    """Some sentences of the pairs, a quarter English: alignment wears down the other languages first."""
+    """Return some sentences of the pairs, a quarter English: alignment degrades other languages first."""
     return [
         drawn[i % len(drawn)].english if i % 4 == 3 else drawn[i % len(drawn)].foreign for i in range(count)
     ]
@@ -428,7 +432,7 @@ class Stream(Dataset[dict[str, Any]]):
         return made
 
     def describe(self, update: int) -> str:
-        """What an update is made of, in words: which documents, and the first pair."""
+        """Describe the content of an update: its documents, and the first pair."""
         found = []
         for step in self.plan[update]:
             if step.kind == "task":
@@ -443,9 +447,12 @@ class Stream(Dataset[dict[str, Any]]):
     def contrastive(
         self, drawn: Sequence[Pair], weight: float, rank: int = 0, world: int = 1
     ) -> dict[str, Any]:
-        """Rows of this process's foreign sentences, then their other sides, with `words` (rows, width), which
-        tokens means are taken over; and of all processes' pairs `same` (pairs, pairs), which of them say the
-        same, and `languages` (pairs,), in the recipe's order."""
+        """Return rows of this process's foreign sentences, then their other sides.
+
+        `words` (rows, width) marks the tokens that means are taken over. For the pairs of all processes,
+        `same` (pairs, pairs) marks those with the same meaning, and `languages` (pairs,) are positions in the
+        recipe's order.
+        """
         sides = [[self.task.tokens.sentence(pair.sides[side]) for pair in drawn] for side in (0, 1)]
         own = [ids for side in sides for ids in _share(side, rank, world)]
         before, _ = self.task.tokens.added
@@ -462,13 +469,13 @@ class Stream(Dataset[dict[str, Any]]):
 
 
 def _part(items: Sequence[T], step: Step) -> Sequence[T]:
-    """The step's part of a batch."""
+    """Return the step's part of a batch."""
     bounds = [len(items) * i // step.parts for i in (step.part, step.part + 1)]
     return items[slice(*bounds)]
 
 
 def _share(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
-    """What of a batch this process computes."""
+    """Return the part of a batch that this process computes."""
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
 
 

@@ -55,8 +55,12 @@ class AlignmentTrainer(Trainer):
         max_batch_tokens: int | None,
         **kwargs: Any,
     ) -> None:
-        """`layers` are the aligned states' numbers of blocks, `languages` those that are aligned; `packed`
-        says how the Stream lays out its rows, `max_batch_tokens` how much of one goes in a forward."""
+        """Prepare the trainer.
+
+        `layers` are the numbers of blocks below the aligned states, `languages` the number of aligned
+        languages. `packed` says how the Stream lays out its rows, `max_batch_tokens` how many of their tokens
+        go into one forward.
+        """
         self.align, self.layers, self.max_batch_tokens = align, layers, max_batch_tokens
         self.alignment: Alignment | None = None
         super().__init__(**kwargs)
@@ -78,14 +82,14 @@ class AlignmentTrainer(Trainer):
         return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The updates in order, whole: a process takes its share of each, not every so many-th."""
+        """Return the updates in order, whole. A process takes its part of each, not every n-th update."""
         assert self.train_dataset is not None
         with self.accelerator.main_process_first():  # the others read what it has put on disk
             self.train_dataset.prepare()
         return DataLoader(Ahead(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0])
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:
-        """Forward and backward of one update; returns this process's share of its loss."""
+        """Run forward and backward of one update, and return this process's share of its loss."""
         model.train()
         if self.alignment is not None:
             self.alignment.zero_grad()  # Trainer knows of the model's gradients only
@@ -113,7 +117,7 @@ class AlignmentTrainer(Trainer):
             sum_in_place([p.grad for p in self.trained_parameters() if p.grad is not None])
 
     def losses_of(self, model: nn.Module, update: Mapping[str, Any]) -> Iterator[Tensor]:
-        """The update's loss in terms that add up, each to go backward before the next is computed."""
+        """Yield the update's loss in terms that add up. Each goes backward before the next is computed."""
         if "answers" in update:
             for rows in in_batches(update["answers"], self.max_batch_tokens):
                 with self.compute_loss_context_manager():
@@ -123,7 +127,7 @@ class AlignmentTrainer(Trainer):
                 yield self.align_loss(model, batch)
 
     def answer_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Weighted sum of the labels' cross entropy."""
+        """Return the weighted sum of the labels' cross entropy."""
         losses = label_losses(model, self.inputs_of(batch), batch["labels"], self.head)
         labelled = batch["labels"] != IGNORED
         kinds = batch["kinds"].unsqueeze(1).expand_as(labelled)[labelled]
@@ -133,7 +137,7 @@ class AlignmentTrainer(Trainer):
         return (losses * batch["weights"][labelled].to(losses.dtype)).sum()
 
     def align_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Weighted contrastive loss, with token preservation where the recipe asks for it."""
+        """Return the weighted contrastive loss, with token preservation if the recipe asks for it."""
         assert self.align is not None
         assert self.alignment is not None
         parts = in_batches(batch["rows"], self.max_batch_tokens)
@@ -163,8 +167,11 @@ class AlignmentTrainer(Trainer):
     def embed(
         self, model: nn.Module, rows: Batch, reference: list[Tensor] | None, sentences: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled states (sentences, layers, hidden), zeros for sentences that stand in other rows, and by
-        layer how far tokens moved and the reference's variance (`token_deviation`)."""
+        """Return pooled states, how far tokens moved, and the variance of the reference.
+
+        The states are (sentences, layers, hidden), zeros for sentences in other rows. The others are by layer
+        (`token_deviation`).
+        """
         assert self.align is not None
         states = states_at_each(model, self.inputs_of(rows), self.layers)
         owner, real = rows["owner"], rows["owner"] != PADDING
@@ -182,7 +189,7 @@ class AlignmentTrainer(Trainer):
         return torch.stack(pooled, 1), torch.stack(moved), torch.stack(variance)
 
     def reference(self, model: nn.Module, rows: Batch) -> list[Tensor] | None:
-        """The base's states, where they are what tokens are held to."""
+        """Return the base's states if token preservation needs them."""
         assert self.align is not None
         if not self.align.preservation:
             return None
@@ -199,16 +206,16 @@ class AlignmentTrainer(Trainer):
         }
 
     def inputs_of(self, rows: Mapping[str, Tensor]) -> dict[str, object]:
-        """What the model's forward takes for rows."""
+        """Return the arguments of the model's forward for rows."""
         return model_inputs(rows, self.windows, torch.bfloat16 if self.args.bf16 else self.dtype)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Those of the model, and the temperature where it learns."""
+        """Return the model's trained parameters, and the temperature if it is learned."""
         modules = [self.model, *([self.alignment] if self.alignment is not None else [])]
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def create_optimizer(self, *arguments: Any, **keywords: Any) -> torch.optim.Optimizer:
-        """Trainer's, with the temperature where it learns."""
+        """Create Trainer's optimizer, with the temperature if it is learned."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **keywords)
         learned = list(self.alignment.parameters()) if self.alignment is not None else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -217,7 +224,7 @@ class AlignmentTrainer(Trainer):
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's, with what the alignment learned and remembers; sharded weights gathered.
+        """Save as Trainer does, with the state of the alignment. Sharded weights are gathered.
 
         In a checkpoint (`_internal_call`) Trainer keeps a process's share of them as it is.
         """
@@ -233,7 +240,7 @@ class AlignmentTrainer(Trainer):
             save_file(state, Path(output_dir) / ALIGNMENT)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's, with the alignment's state: this is what every way of launching calls on resuming."""
+        """Load as Trainer does, with the alignment's state. Every way of launching calls this on resuming."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.alignment is not None and checkpoint is not None and (Path(checkpoint) / ALIGNMENT).is_file():
             self.alignment.load_state_dict(load_file(Path(checkpoint) / ALIGNMENT))
@@ -245,7 +252,7 @@ class AlignmentTrainer(Trainer):
             return float(label_losses(self.model, self.inputs_of(batch), batch["labels"], self.head).sum())
 
     def alignment_loss(self, batch: Mapping[str, Any]) -> float:
-        """The unweighted contrastive loss of pairs that all processes have, without learning from them."""
+        """Return the unweighted contrastive loss of pairs that all processes have, without gradients."""
         assert self.alignment is not None
         batch = self._prepare_inputs(dict(batch))
         self.alignment.eval()
@@ -280,7 +287,7 @@ class AlignmentTrainer(Trainer):
         return gradients
 
     def log_measures(self, measures: Mapping[str, float | None]) -> None:
-        """Hand measures that have a value to where the recipe reports to (comet_ml, tensorboard, wandb)."""
+        """Log measures where the recipe reports to (comet_ml, tensorboard, wandb)."""
         if self.args.report_to:
             self.log({name: value for name, value in measures.items() if value is not None})
 
@@ -305,7 +312,7 @@ class AlignmentTrainer(Trainer):
         return {name: total / count for name, (total, count) in means if count}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated: Trainer's formula counts the head and all blocks for every batch."""
+        """Return 0: Trainer's formula would count the head and all blocks for every batch."""
         return 0
 
 
@@ -373,7 +380,10 @@ class Ahead(Dataset[dict[str, Any]]):
 
 
 def in_batches(rows: Batch, budget: int | None) -> list[Batch]:
-    """Rows in batches of at most `budget` tokens, or of one row, padding trimmed; None: all in one."""
+    """Split rows into batches of at most `budget` tokens, or of one row, and trim padding.
+
+    None: one batch.
+    """
     if budget is None:
         return [rows]
     lengths = (rows["owner"] != PADDING).sum(1).tolist()
