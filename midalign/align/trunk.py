@@ -32,6 +32,25 @@ def depth(model: nn.Module) -> int:
     return int(model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
 
 
+def check_states(model: nn.Module) -> None:
+    """Raise ValueError for a model without one hidden state per token after its last block.
+
+    Such are models with several streams per token, and those whose blocks are of several kinds.
+    """
+    embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
+    ids = torch.arange(8, device=embeddings.device).unsqueeze(0) % len(embeddings)
+    try:
+        with torch.no_grad():
+            shape = states_at(model, {"input_ids": ids}, depth(model)).shape
+    except (AttributeError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"its hidden states cannot be read: {reason}") from error
+    if shape[:-1] != ids.shape:
+        raise ValueError(
+            f"its hidden states are not one per token: {ids.numel()} tokens have states of shape {(*shape,)}"
+        )
+
+
 def layer_index(layer: float | str, depth: int) -> int:
     """`middle` as depth // 2, a share of the depth as the nearest number of blocks, an index as itself.
 

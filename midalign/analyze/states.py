@@ -13,7 +13,7 @@ from midalign import adapter as adapters
 from midalign import bases
 from midalign.analyze.devices import Report, share
 from midalign.data.text import read_lines
-from midalign.errors import DataError
+from midalign.errors import BaseModelError, DataError
 from midalign.languages import language as known
 
 if TYPE_CHECKING:
@@ -192,12 +192,16 @@ def _embed(
     """Compute some languages' states by a model that is loaded for them."""
     import torch
 
-    from midalign.align.trunk import depth
+    from midalign.align.trunk import check_states, depth
     from midalign.evaluate import live
     from midalign.evaluate.retrieval import pooled
 
     model, tokenizer = live.load(source, {"adapter": adapter} if adapter else {}, dtype)
     live.switch(model, "adapter" if adapter else None)
+    try:
+        check_states(model)
+    except ValueError as error:
+        raise BaseModelError(f"The base {source!r} cannot be analysed: {error}") from error
     layers = list(range(depth(model) + 1))
     for code in codes:
         with torch.inference_mode():

@@ -306,27 +306,23 @@ def check_causal(name: str, base: Any) -> None:
     """
     import torch
 
-    from midalign.align.trunk import depth, states_at
+    from midalign.align.trunk import check_states, depth, states_at
 
     ids = torch.arange(3, 11, device=base.device).unsqueeze(0) % base.config.get_text_config().vocab_size
     changed = torch.cat([ids[:, :-1], ids[:, :1]], 1)
     base.eval()
-    choose = "Choose a causal language model, such as google/gemma-3-270m"
     try:
-        with torch.no_grad():
-            before, after = (states_at(base, {"input_ids": row}, depth(base)) for row in (ids, changed))
-        if before.shape[:-1] != ids.shape:
-            raise ValueError(f"{ids.numel()} tokens have states of shape {tuple(before.shape)}")
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        check_states(base)
+    except ValueError as error:
         raise BaseModelError(
-            f"The hidden states of the base {name!r} ({type(base).__name__}) cannot be read: {reason}. "
-            f"{choose}"
+            f"The base {name!r} ({type(base).__name__}) cannot be aligned: {error}"
         ) from error
-    if not torch.allclose(before[:, :-1], after[:, :-1], rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+    with torch.no_grad():
+        before, after = (states_at(base, {"input_ids": row}, depth(base))[0, :-1] for row in (ids, changed))
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise BaseModelError(
             f"The base {name!r} ({type(base).__name__}) is no decoder: later tokens change the states of "
-            f"earlier ones. {choose}"
+            f"earlier ones. Choose a causal language model, such as google/gemma-3-270m"
         )
 
 

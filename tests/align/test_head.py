@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, LlamaCo
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from midalign.align.head import IGNORED, frozen_head, label_losses
+from midalign.analyze import states
 from midalign.errors import BaseModelError
+from midalign.evaluate import live
 from midalign.train.build import check_causal
 
 LLAMA = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2)
@@ -70,6 +72,16 @@ def assert_loss_is_the_models_own(model):
         logits = model(**inputs, use_cache=False).logits.float()
         own = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
     torch.testing.assert_close(losses, own[labels.flatten() != IGNORED], rtol=1e-5, atol=1e-5)
+
+
+def test_analysis_rejects_a_base_with_several_streams_per_token(monkeypatch, tmp_path):
+    """Their means would be of other numbers than a token's state."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3n_text", **OWN["gemma3n_text"]))
+    monkeypatch.setattr(live, "load", lambda *_: (model, None))
+    texts = {"en": ["good morning"], "de": ["guten Morgen"]}
+    with pytest.raises(BaseModelError, match=r"8 tokens have states of shape \(4, 1, 8, 32\)"):
+        states.embed("mini", None, texts, tmp_path, ["cpu"], lambda *_: None)
 
 
 @pytest.mark.exhaustive
