@@ -256,7 +256,7 @@ class Record(Section):
     """Overlap of the tasks with the text that adapter and base were trained on by midalign. None for other
     bases, for outputs from elsewhere and in older records."""
     run: Digest | None = None
-    """Of all that decides the outcome but the packages: the same evaluation is not done again."""
+    """Digest of everything that determines the result except package versions. A record with it is reused."""
     shard: Shard | None = None
     """None in a whole record; `midalign leaderboard merge` makes one of all shards."""
 

@@ -191,7 +191,7 @@ def test_one_point_with_its_keys_in_another_order_is_one_point():
         ({"points": [{"arms": {"x": {"layer": 1}}}]}, [], r"arms\.x cannot be set"),
         ({"grid": {"evaluation.limit": [20, 40]}}, [], r"evaluation\.limit cannot differ between points"),
         ({"points": [{"output": "there"}]}, [], "output cannot differ between points"),
-        ({"grid": {"updates": [1]}}, ["seeds=[1, 1]"], "seeds 1, 1: one stands twice"),
+        ({"grid": {"updates": [1]}}, ["seeds=[1, 1]"], r"duplicate seeds in \[1, 1\]"),
         ({"grid": {"updates": [1]}}, ["seeds=[1"], r"'seeds=\[1': what stands after = is not YAML"),
     ],
 )

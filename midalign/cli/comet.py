@@ -27,8 +27,8 @@ def setup(
 ) -> None:
     """Create the environment that `--comet` needs.
 
-    Takes a minute and 1.4 GB, once. COMET's dependencies conflict with midalign's, so it runs in a
-    process of its own.
+    Takes a minute and 1.4 GB, once. COMET's dependencies conflict with midalign's, so it runs in its
+    own process.
     """
     from midalign.evaluate.comet import environment
 

@@ -104,8 +104,8 @@ def _print_languages(rows: "list[Language]") -> None:
         )
     print_table(console, table)
     console.print(
-        f"\n{len(rows)} languages. class: {RESOURCE_SOURCE}; 4 and 5 are high, 3 is mid, 0 to 2 and what the "
-        "list lacks (-) are low. comet: XLM-R, the encoder of COMET's models, was pretrained on it. "
+        f"\n{len(rows)} languages. class: {RESOURCE_SOURCE}; 4 and 5 are high, 3 is mid, 0 to 2 and "
+        "unlisted languages (-) are low. comet: XLM-R, the encoder of COMET's models, was pretrained on it. "
         "identifier: py3langid's code. All codes: midalign data languages --json",
         markup=False,
     )
@@ -154,7 +154,7 @@ def overlap(
         total, texts = sum(count for _, count in repeated), sum(len(text.sentences) for text, _ in repeated)
         languages = ", ".join(f"{text.language} {count}" for text, count in repeated if count)
         print(
-            f"Within one data set, {total:,} of {texts:,} texts stand word for word in the training split "
+            f"Within one data set, {total:,} of {texts:,} texts occur verbatim in the training split "
             f"of their language: {languages or 'none'}"
         )
 

@@ -127,7 +127,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="System message. It opens the first user message where the template has no system role.",
+            help="System message. Without a system role in the template, it opens the first user message.",
             rich_help_panel=PROMPTS,
         ),
     ] = None,

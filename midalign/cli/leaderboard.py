@@ -90,7 +90,7 @@ def table(part: "Part") -> "Table":
     roles = [role for role in ROLES if role in language_sets(section)]
     engines = sorted({f"{model.engine} {model.dtype}" for model in part.models})
     view = Table(
-        title=f"{title(section)}\n{headline(part)} in %, {items_span(section)} items a language, "
+        title=f"{title(section)}\n{headline(part)} in %, {items_span(section)} items per language, "
         f"{' and '.join(engines)}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

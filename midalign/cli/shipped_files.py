@@ -39,8 +39,8 @@ def new_group(kind: str) -> typer.Typer:
             raise RecipeError(f"No {singular} {name!r}.{nearest(name, names)} Available: {', '.join(names)}")
         print(shipped_text(kind, name), end="")
 
-    list_files.__doc__ = f"List the {kind} of the package, with a line on each."
-    show.__doc__ = f"Print a {singular}, to read or to start your own from."
+    list_files.__doc__ = f"List the {kind} of the package with one-line descriptions."
+    show.__doc__ = f"Print a {singular}, for reading or as a starting point."
     add_command(app, "list", examples=f"midalign {kind} list")(list_files)
     add_command(app, "show", examples=f"midalign {kind} show {example} > mine.yaml")(show)
     return app

@@ -31,7 +31,7 @@ def sweep(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to all recipes, such as seeds=[1,2]."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to all recipes, such as 'seeds=[1,2]'."),
     ] = None,
     ray: Annotated[
         str | None,

@@ -47,7 +47,7 @@ def train(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes, such as updates=50 seeds=[1,2]."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes, such as updates=50 'seeds=[1,2]'."),
     ] = None,
     arm: Annotated[
         list[str] | None,

@@ -365,7 +365,7 @@ def _facts(part: Part) -> str:
     lines.append(f"- Base: {entry.base.name}{note}{digest}{tokenizer}")
     if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
         lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
-    lines.append(f"- Items a language: {items_span(section)}; {sample_name(section)}")
+    lines.append(f"- Items per language: {items_span(section)}; {sample_name(section)}")
     tasks = [section.first.task(code) for code in section.languages]
     versions = sorted({f"{task.version:g}" for task in tasks})
     data = _digest(task.data_digest for task in tasks)
@@ -591,7 +591,7 @@ def _repeated_table(part: Part) -> str:
             cells.append(NONE if without is None else f"{score} → {percent(without)}")
         rows.append(cells)
     return (
-        "Repeated: items that stand word for word in the training split of the same data set and language, "
+        "Repeated: items that occur verbatim in the training split of the same data set and language, "
         "whether or not a model was trained on it. Each cell: all items → without them.\n\n"
         + _markdown(header, rows, left=(0, 1, 2))
     )

@@ -48,13 +48,12 @@ class Monitor(Section):
     samples: PositiveInt = 50
     """Validation documents per language that the task's loss is measured on."""
     generate: PositiveInt | None = None
-    """Items a language that the model also answers, with the task's own metrics."""
+    """Items per language to generate and score with the task's metrics."""
     stop_on: str | None = None
-    """The measure that an arm ends by, the same in all arms, such as `task_loss/supervised` or
-    `slot_f1/aligned`. The adapter is the one that was best by it: the lowest loss or share of faults, the
-    highest score."""
+    """Measure for early stopping and for choosing the best adapter, the same in all arms, such as
+    `task_loss/supervised` or `slot_f1/aligned`."""
     patience: PositiveInt = 3
-    """Measurements without a better one before the end."""
+    """Measurements without improvement before an arm stops."""
 
 
 class Align(Section):
@@ -75,7 +74,7 @@ class Align(Section):
     translations among held-out pairs of the aligned languages. Several are aligned at once. Monitor,
     manifest and records measure retrieval after the first of them."""
     layer_weights: list[float] | None = None
-    """Of several layers; without them all count alike."""
+    """Weights of several layers. Equal by default."""
     objective: Literal["info_nce", "cosine", "squared"] = "info_nce"
     """The alignment loss: contrastive, or without negatives by cosine or by squared distance."""
     weight: float = Field(ge=0)
@@ -194,9 +193,9 @@ class Recipe(Section):
     load_in_4bit: bool = False
     """The base's linear layers in 4 bits (bitsandbytes)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of matrix products; `auto`: bfloat16 where the hardware has it. Other dtypes train other weights."""
+    """Dtype of matrix products. `auto` is bfloat16 where the hardware supports it. It changes the weights."""
     packing: bool = True
-    """Several samples a row where the base allows it; what they all begin with once."""
+    """Pack several samples into a row where the base allows it, and compute their common prefix once."""
     save_every: PositiveInt
     """Updates between two checkpoints."""
     too_long: Literal["truncate", "drop"] = "truncate"
@@ -224,7 +223,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one stands twice")
+            raise ValueError(f"duplicate seeds in {self.seeds}")
         both = sorted(set(self.supervised) & set(self.aligned))
         if both:
             raise ValueError(f"{', '.join(both)} cannot be both supervised and aligned")

@@ -37,6 +37,10 @@ def rows(page: str) -> Iterator[list[str]]:
             yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
+COMMON = {"--help", "--version"}
+"""Options of every command, which the page does not repeat."""
+
+
 def section(page: str, heading: str) -> str:
     return page.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
 
@@ -44,12 +48,12 @@ def section(page: str, heading: str) -> str:
 @pytest.mark.parametrize("command", ["eval", "train", "sweep", "analyze", "merge", "data overlap", "score"])
 def test_page_of_commands_has_every_option_of_the_help(reference: ModuleType, command: str) -> None:
     shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown.output.split("Options", 1)[1])) - {"--help"}
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown.output)) - COMMON
     cells = [row[0] for row in rows(section(reference.commands_page(), f"midalign {command}"))]
     named = {option for cell in cells for option in re.findall(r"--[a-z][a-z-]+", cell)}
     assert named
     assert named <= options
-    first_of_line = set(re.findall(r"^\W*(--[a-z][a-z-]+)", shown.output, flags=re.M)) - {"--help"}
+    first_of_line = set(re.findall(r"^\W*(--[a-z][a-z-]+)", shown.output, flags=re.M)) - COMMON
     assert first_of_line <= named
 
 
