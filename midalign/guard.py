@@ -38,8 +38,9 @@ def aligned(source: str, codes: Iterable[str]) -> list[Text]:
     split = "test" if source in pairs.TRANSLATIONS else "train"
     texts = []
     for code in codes:
-        foreign, english = zip(*pairs.pairs(source, code), strict=True)
-        texts += [Text(source, split, code, foreign), Text(source, split, "en", english)]
+        known = pairs.pairs(source, code)
+        for language, side in ((code, 0), ("en", 1)):
+            texts.append(Text(source, split, language, tuple(pair[side] for pair in known)))
     return _distinct(texts)
 
 

@@ -64,5 +64,7 @@ def _predicted_text(tokenizer: Any, sentence: str, after: int, limit: int | None
     encoded = tokenizer(sentence, return_offsets_mapping=True)
     kept = slice(len(encoded["input_ids"]) - after)
     ids, ends = encoded["input_ids"][kept], [end for _, end in encoded["offset_mapping"][kept]]
+    if not ids:
+        return [], 0
     last = len(sentence) if limit is None or len(ids) <= limit else max(ends[:limit])
     return ids[:limit], last - ends[0]

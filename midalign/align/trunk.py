@@ -37,9 +37,9 @@ def check_states(model: nn.Module) -> None:
 
     Such are models with several streams per token, and those whose blocks are of several kinds.
     """
-    embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
-    ids = torch.arange(8, device=embeddings.device).unsqueeze(0) % len(embeddings)
     try:
+        embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
+        ids = torch.arange(8, device=embeddings.device).unsqueeze(0) % len(embeddings)
         with torch.no_grad():
             shape = states_at(model, {"input_ids": ids}, depth(model)).shape
     except (AttributeError, RuntimeError, TypeError) as error:

@@ -411,10 +411,11 @@ def _lacks_overlap(settings: Settings, model: Model) -> bool:
 
 
 def _add_overlap(path: Path, check: OverlapCheck | None) -> None:
-    """Put the overlap into a finished record."""
+    """Put the overlap into a finished record, unless the record has a more complete check."""
     with locks.locked(path):
         entry = record.read(path)
-        if check not in (None, entry.overlap):
+        before = entry.overlap
+        if check is not None and (before is None or len(check.unchecked) < len(before.unchecked)):
             updated = entry.model_copy(update={"overlap": check})
             record.write(updated, record.read_items(path), path.parent)
 
@@ -598,10 +599,7 @@ def answer_limit(targets: Sequence[str], tokenizer: Any, context: int | None) ->
 @cache
 def context_tokens(base: str) -> int | None:
     """Return the context of a base in tokens, None where its configuration does not say."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(adapters.base_folder(base)).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return getattr(adapters.base_config(base).get_text_config(), "max_position_embeddings", None)
 
 
 def _limit(task: Any) -> int:

@@ -332,11 +332,13 @@ def _overlap(row: Row) -> list[str]:
 
 
 def _overlaps_of(entry: record.Record) -> Sequence[Overlap]:
-    """Return the overlaps of a record; in older records the manifest has those that training allowed."""
-    if entry.overlap is not None:
-        return entry.overlap.found
+    """Return the overlaps of a record, with those that training allowed where its own check is incomplete."""
     manifest = entry.adapter.manifest if entry.adapter else None
-    return (manifest.overlap or []) if manifest else []
+    allowed = (manifest.overlap or []) if manifest else []
+    if entry.overlap is None:
+        return allowed
+    of_split = [one for one in allowed if one.split == entry.sample.split] if entry.overlap.unchecked else []
+    return [*entry.overlap.found, *of_split]
 
 
 def _overlap_unchecked(row: Row) -> list[str]:

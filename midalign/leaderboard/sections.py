@@ -132,7 +132,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         comparable[_conditions(run)].append(run)
     found = []
     groups = [(conditions[0], comparable[conditions]) for conditions in sorted(comparable)]
-    for group, members in [(group, one) for group, alike in groups for one in _by_tokenizer(alike)]:
+    parts = [(group, part) for group, alike in groups for part in _by_tokenizer(alike)]
+    for group, members in [(group, one) for group, part in parts for one in _by_limits(part)]:
         trained = defaultdict(list)
         for run in members:
             if run.record.arm != "base":
@@ -163,6 +164,21 @@ def _by_tokenizer(runs: Sequence[Run]) -> list[list[Run]]:
     return [by_digest[digest] for digest in sorted(by_digest)]
 
 
+def _by_limits(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs by the token limits of their answers, in a fixed order.
+
+    Older records do not say them. They stay with the others where these have the same limits, and apart where
+    they differ.
+    """
+    limits = [tuple(run.task(code).max_gen_toks for code in run.languages) for run in runs]
+    if len({each for each in limits if None not in each}) < 2:
+        return [list(runs)]
+    by_limit = defaultdict(list)
+    for run, each in zip(runs, limits, strict=True):
+        by_limit[str(each)].append(run)
+    return [by_limit[key] for key in sorted(by_limit)]
+
+
 def _conditions(run: Run) -> tuple[str, ...]:
     """What must be equal for two scores to be comparable."""
     base, sample = run.record.base, run.record.sample
@@ -170,7 +186,7 @@ def _conditions(run: Run) -> tuple[str, ...]:
     for language in run.languages:
         task = run.task(language)
         tasks += [language, str(task.version), task.data_digest, task.prompt_digest or "", run.ids[language]]
-        tasks += [json.dumps(task.signatures, sort_keys=True), str(task.max_gen_toks)]
+        tasks.append(json.dumps(task.signatures, sort_keys=True))
     return (
         run.group,
         base.name,

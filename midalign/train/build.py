@@ -1,6 +1,7 @@
 """From a recipe to the trainer of one arm: model, adapter, data and schedule put together."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,8 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
     }
+    # `accelerate launch` sets it too, and TrainingArguments would follow it in place of the recipe.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if own["bf16"] else "no"
     arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
     if is_deepspeed_zero3_enabled():
         raise RecipeError(

@@ -144,7 +144,8 @@ class Monitor(TrainerCallback):
         measures |= others
         if not update and others == {"gradient_cosine": None}:
             log.warning(
-                "gradient_cosine is not measured: the gradient of the samples or of the pairs is zero"
+                "gradient_cosine is not measured: the gradient of the samples or of the pairs is zero, or "
+                "DeepSpeed does not give it"
             )
         self.history.append((update, measures))
         if self.log is not None:
@@ -209,11 +210,13 @@ class Monitor(TrainerCallback):
         """Cosine between the gradients of samples and of pairs, of the first update that has both.
 
         Where none has (`align.alternate: update`), of the first update of samples and the first of pairs.
-        None where either gradient is zero or the arm has no such update.
+        None where either gradient is zero, the arm has no such update, or DeepSpeed trains.
         """
         if self.arm.align is None:
             return {}
         trainer, stream = self.arm.trainer, self.arm.stream
+        if trainer.accelerator.distributed_type == "DEEPSPEED":  # each of its backward passes ends in a step
+            return {"gradient_cosine": None}
         kinds = [{step.kind for step in steps} for steps in stream.plan]
         both = [update for update, found in enumerate(kinds) if len(found) == 2]
         of_samples, of_pairs = (
@@ -235,7 +238,9 @@ class Monitor(TrainerCallback):
         found: list[list[Figure]] = [[]]
         if trainer.is_world_process_zero():
             # As it would be published: the evaluation applies it to the untouched base.
+            # A run that was killed after this measurement left both.
             shutil.rmtree(adapter, ignore_errors=True)
+            shutil.rmtree(results, ignore_errors=True)
             if starts_in_base(trainer.model):
                 plain_copy(saved, adapter, trainer.initial_by_name())
             else:
@@ -244,12 +249,8 @@ class Monitor(TrainerCallback):
             trained = [*recipe.supervised, *recipe.aligned]
             languages = list(dict.fromkeys(harness.task_code(recipe.task, language) for language in trained))
             command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base]
-            command += [
-                "--tasks",
-                ",".join(harness.task_names(recipe.task, languages)),
-                "--split",
-                "validation",
-            ]
+            tasks = harness.task_names(recipe.task, languages)
+            command += ["--tasks", ",".join(tasks), "--split", "validation"]
             command += ["--limit", str(self.settings.generate), "--output", str(results)]
             command += ["--adapter", str(adapter), "--adapters-only", "--engine", "hf"]
             command += ["--supervised", ",".join(recipe.supervised), "--aligned", ",".join(recipe.aligned)]

@@ -207,6 +207,7 @@ def _train_arm(
     with PartialState().main_process_first():
         dtype = _claim(work, recipe, arm)
         checkpoint = last_intact_checkpoint(work)
+    trained_on = training_sources(recipe, arm)  # before training, since the text may change meanwhile
     ready = build(recipe.model_copy(update={"dtype": dtype}), arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
     # The other processes measure too, since all must do the same, and write nothing.
@@ -244,7 +245,7 @@ def _train_arm(
         seconds=round(time.monotonic() - start, 1),
         packages=adapter.package_versions(),
         training=losses,
-        trained_on=training_sources(recipe, arm),
+        trained_on=trained_on,
         overlap=None if found is None else [one.figures() for one in found],
     )
     with full_disks_named(work):

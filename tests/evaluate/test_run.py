@@ -513,6 +513,16 @@ def test_overlap_is_checked_at_every_evaluation(
     assert evaluate("test", folder, bare)[1] == found  # and keeps it
 
 
+def test_an_overlap_check_gives_way_to_a_more_complete_one_only(tmp_path: Path) -> None:
+    known = Path(__file__).parents[2] / "leaderboard" / "results" / "mini-baseline-seed1.json"
+    entry, items = record.read(known), record.read_items(known)
+    one, both = OverlapCheck(found=[], unchecked=["a"]), OverlapCheck(found=[], unchecked=["a", "b"])
+    path = record.write(entry.model_copy(update={"overlap": None, "items": None}), items, tmp_path)
+    for check, expected in ((None, None), (both, both), (one, one), (both, one), (None, one)):
+        run._add_overlap(path, check)
+        assert record.read(path).overlap == expected
+
+
 @pytest.mark.slow
 def test_answers_ahead_are_not_checked_for_overlap(
     settings: run.Settings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard import plots
 from midalign.leaderboard.build import build
+from midalign.leaderboard.compare import _overlaps_of
 from midalign.train import card
 
 BASELINE = {"en": 80, "es": 60, "de": 30, "sw": 10, "fr": 40}
@@ -238,6 +239,18 @@ def test_the_board_says_what_a_record_found_and_could_not_check(tmp_path):
     text = "\n".join(card._scores(record.read(tmp_path / "r" / "a.json")))
     assert "Overlap with the training text: p holds 42 of 300 texts of mini test, de." in text
     assert "Overlap not checked: q (sw) is not available." in text
+
+
+def test_an_incomplete_check_keeps_what_training_allowed(tmp_path):
+    """The text that training compared is no longer available where the adapter is scored."""
+    figures = {"training": "own", "test": "mini", "language": "de", "texts": 300, "exact": 40, "short": 0}
+    allowed = [Overlap(**figures, split=split, near=0) for split in ("validation", "test")]
+    entry = record.read(write(tmp_path, "a", "aligned", {"de": share(10, 4)}, seed=1, training_dtype="x"))
+    manifest = entry.adapter.manifest.model_copy(update={"overlap": allowed})
+    entry = entry.model_copy(update={"adapter": entry.adapter.model_copy(update={"manifest": manifest})})
+    gone, whole = (OverlapCheck(found=[], unchecked=texts) for texts in (["own is not available"], []))
+    for check, expected in ((gone, allowed[1:]), (whole, []), (None, allowed)):
+        assert list(_overlaps_of(entry.model_copy(update={"overlap": check}))) == expected
 
 
 def test_a_dozen_arms_are_drawn_apart():

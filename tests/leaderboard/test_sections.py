@@ -58,6 +58,15 @@ def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
     )
 
 
+def test_records_without_a_token_limit_stay_with_those_of_one_limit(tmp_path):
+    """Older records do not have it. Where limits differ, they belong to neither."""
+    write(tmp_path, "old", "baseline", SCORES, seed=1)
+    write(tmp_path, "new", "aligned", SCORES, seed=1, max_gen_toks=128)
+    assert [labels(section) for section in sections(load(tmp_path))] == [["baseline", "aligned"]]
+    write(tmp_path, "longer", "merged", SCORES, seed=1, max_gen_toks=256)
+    assert sorted(map(labels, sections(load(tmp_path)))) == [["aligned"], ["baseline"], ["merged"]]
+
+
 def test_a_record_of_more_tasks_stands_beside_one_of_the_same_task_alone(tmp_path):
     """All tasks of a record have to share a limit on answers for the record to name it."""
     alone = {"generation": {"do_sample": False, "max_gen_toks": 128}}

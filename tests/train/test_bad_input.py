@@ -84,6 +84,13 @@ def test_a_recipe_fixes_the_dtype_and_auto_takes_the_machines(tmp_path, monkeypa
     assert linear == {torch.bfloat16 if in_half else torch.float32}
 
 
+def test_the_launcher_does_not_change_the_dtype_of_a_recipe(tmp_path, monkeypatch):
+    """As `accelerate launch --mixed_precision bf16` sets it."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    arm = build.build(recipes.load("mini", ["dtype=float32"]), "baseline", 1, tmp_path)
+    assert arm.trainer.accelerator.mixed_precision == "no"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -252,7 +252,11 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
     monkeypatch.setattr(monitoring, "scores", lambda *_: [])
     changes = ["chat_template=true", "system_instruction='Answer briefly.'"]
     monitor = watch(tokenizer, tmp_path, *changes, "monitor.generate=3")
+    # Of a run that was killed after this measurement: its record would be one of another adapter.
+    (tmp_path / "monitor").mkdir()
+    (tmp_path / "monitor" / "update-2.json").touch()
     monitor._generated(2)
+    assert not (tmp_path / "monitor").exists()
 
     class Done:
         returncode = 0
