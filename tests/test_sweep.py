@@ -319,7 +319,7 @@ def test_an_interrupted_sweep_of_merged_points_goes_on_and_scores_what_was_merge
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to the evaluation as well
     _, said = process.communicate()
     assert process.returncode == 130, said
-    assert "the same command goes on from there" in said
+    assert "Rerun the same command to resume" in said
     folders = [*(tmp_path / "out" / "g" / "adapters").iterdir(), *merged.iterdir()]
     kept = {folder: (folder / "midalign.json").stat().st_mtime_ns for folder in folders}
     assert sorted(folder.name for folder in folders) == [
