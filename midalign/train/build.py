@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,9 +111,8 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
     }
-    # `accelerate launch` sets it too, and TrainingArguments would follow it in place of the recipe.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if own["bf16"] else "no"
-    arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
+    with _without_launchers_precision():
+        arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
     if is_deepspeed_zero3_enabled():
         raise RecipeError(
             "DeepSpeed's stage 3 parts the weights while the base is loaded, before it is tried out: "
@@ -155,6 +155,18 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     if trainer.sharded:
         _check_sharded(recipe, world())
     return Arm(recipe, align, layers, tokens, stream, trainer)
+
+
+@contextmanager
+def _without_launchers_precision() -> Iterator[None]:
+    """Hide what `accelerate launch --mixed_precision` set, which TrainingArguments would follow."""
+    name = "ACCELERATE_MIXED_PRECISION"
+    launched = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if launched is not None:
+            os.environ[name] = launched
 
 
 def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
