@@ -75,6 +75,9 @@ if not trainer.sharded:
 if trainer.is_world_process_zero():
     state |= dict(trainer.alignment.state_dict())
     small.save_file(state, {work!r} + "/weights.safetensors")
+if {processes} > 1:  # a process that ends while another still uses the group may be aborted
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 
