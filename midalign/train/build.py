@@ -1,9 +1,7 @@
 """From a recipe to the trainer of one arm: model, adapter, data and schedule put together."""
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +81,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     from midalign.align.packing import can_pack
     from midalign.align.rows import WIDTH
     from midalign.device import device, keep_freed_memory, training_dtype
-    from midalign.train.distributed import rank, world
+    from midalign.train.distributed import rank, without_launchers_precision, world
     from midalign.train.schedule import schedule
     from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
     from midalign.train.trainer import AlignmentTrainer
@@ -111,7 +109,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
     }
-    with _without_launchers_precision():
+    with without_launchers_precision():
         arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
     if is_deepspeed_zero3_enabled():
         raise RecipeError(
@@ -155,18 +153,6 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     if trainer.sharded:
         _check_sharded(recipe, world())
     return Arm(recipe, align, layers, tokens, stream, trainer)
-
-
-@contextmanager
-def _without_launchers_precision() -> Iterator[None]:
-    """Hide what `accelerate launch --mixed_precision` set, which TrainingArguments would follow."""
-    name = "ACCELERATE_MIXED_PRECISION"
-    launched = os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        if launched is not None:
-            os.environ[name] = launched
 
 
 def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What processes that train together tell each other; alone, nothing."""
+"""What processes that train together tell each other, and what their launcher sets."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,3 +68,15 @@ def sum_in_place(tensors: Sequence[Tensor]) -> None:
         dist.all_reduce(flat)
         for tensor, total in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
             tensor.copy_(total.view_as(tensor))
+
+
+@contextmanager
+def without_launchers_precision() -> Iterator[None]:
+    """Remove what `accelerate launch --mixed_precision` set, which TrainingArguments would follow."""
+    name = "ACCELERATE_MIXED_PRECISION"
+    launched = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if launched is not None:
+            os.environ[name] = launched
