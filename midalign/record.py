@@ -21,7 +21,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from midalign.adapter import Manifest, RecipeRef
-from midalign.data.overlap import OverlapCheck
+from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import RecordError
 from midalign.languages import ROLES, Role, role_of
 
@@ -259,6 +259,18 @@ class Record(Section):
     """Digest of everything that determines the result except package versions. A record with it is reused."""
     shard: Shard | None = None
     """None in a whole record; `midalign leaderboard merge` makes one of all shards."""
+
+    @property
+    def known_overlaps(self) -> list[Overlap]:
+        """Overlaps of training and test text. An incomplete check has those that training allowed too."""
+        manifest = self.adapter.manifest if self.adapter else None
+        allowed = (manifest.overlap or []) if manifest else []
+        if self.overlap is None:
+            return allowed
+        of_split = (
+            [one for one in allowed if one.split == self.sample.split] if self.overlap.unchecked else []
+        )
+        return [*self.overlap.found, *of_split]
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 
-def default_dtype() -> str:
-    """Return `bfloat16` if the device multiplies it in hardware, else `float32`."""
-    return fast_dtype()
-
-
 def _check_attached(model: Any, folder: Path) -> None:
     """Raise AdapterError for an adapter, attached by lm-eval, that acts in part or not on modules alone."""
     for name, settings in model.peft_config.items():
@@ -71,7 +66,7 @@ class MidalignHF(HFLM):
             tokenizers.check(Path(adapter), pretrained, chat=True)
         super().__init__(
             pretrained=pretrained,
-            dtype=default_dtype() if dtype == "auto" else dtype,
+            dtype=fast_dtype() if dtype == "auto" else dtype,
             think_end_token=think_end_token,
             enable_thinking=enable_thinking,
             **kwargs,

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from midalign import chat
-from midalign.device import device
+from midalign.device import device, fast_dtype
 from midalign.evaluate import constrain, generation, tokenizers
-from midalign.evaluate.hf import default_dtype
 from midalign.evaluate.install import present_vllm_cpu, require_vllm
 from midalign.evaluate.requests import Finish, Generated, Greedy, cut, greedy, report_cut, room
 from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, refuse_sampling
@@ -102,7 +101,7 @@ class MidalignVLLM(VLLM):
             kwargs["max_length"] = _max_length(
                 pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
             )
-        super().__init__(pretrained=pretrained, dtype=default_dtype() if dtype == "auto" else dtype, **kwargs)
+        super().__init__(pretrained=pretrained, dtype=fast_dtype() if dtype == "auto" else dtype, **kwargs)
         self.enable_thinking = enable_thinking
         config = generation.of_base(pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code")))
         self.eos_token_id = config.eos_token_id

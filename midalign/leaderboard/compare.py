@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from midalign import record
-from midalign.data.overlap import Overlap
 from midalign.languages import ROLES
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.sections import Row, Section, resource_of
@@ -328,17 +327,7 @@ def _without_repeated(section: Section, row: Row) -> dict[str, float]:
 
 def _overlap(row: Row) -> list[str]:
     """Return the overlaps of training text and test text in words."""
-    return sorted({one.sentence for run in row.runs for one in _overlaps_of(run.record)})
-
-
-def _overlaps_of(entry: record.Record) -> Sequence[Overlap]:
-    """Return the overlaps of a record, with those that training allowed where its own check is incomplete."""
-    manifest = entry.adapter.manifest if entry.adapter else None
-    allowed = (manifest.overlap or []) if manifest else []
-    if entry.overlap is None:
-        return allowed
-    of_split = [one for one in allowed if one.split == entry.sample.split] if entry.overlap.unchecked else []
-    return [*entry.overlap.found, *of_split]
+    return sorted({one.sentence for run in row.runs for one in run.record.known_overlaps})
 
 
 def _overlap_unchecked(row: Row) -> list[str]:

@@ -94,10 +94,9 @@ def _scores(scored: record.Record) -> list[str]:
 
 def _overlap(scored: record.Record) -> list[str]:
     """Return the lines that say how much of the test text is in the training text."""
-    if scored.overlap is None:
-        return []
-    lines = [f"Overlap with the training text: {one.sentence}.  " for one in scored.overlap.found]
-    lines += [f"Overlap not checked: {text}.  " for text in scored.overlap.unchecked]
+    lines = [f"Overlap with the training text: {one.sentence}.  " for one in scored.known_overlaps]
+    if scored.overlap is not None:
+        lines += [f"Overlap not checked: {text}.  " for text in scored.overlap.unchecked]
     return [*lines, ""] if lines else []
 
 

@@ -62,10 +62,10 @@ class Figure(NamedTuple):
 def pair_retrieval(
     model: nn.Module, tokens: "Tokens", pairs: "Sequence[Pair]", layers: Sequence[int]
 ) -> list[float]:
-    """After each of some layers, the share of sentences that find a translation among those of `pairs`.
+    """Return the share of sentences that find a translation among those of `pairs`, after each layer.
 
-    Means without BOS, centred, cosine, both directions: as `midalign eval` measures it. Every sentence that
-    some pair has as a translation counts as one.
+    It is measured as in `midalign eval`: centred means, cosine, both directions. Every translation that some
+    pair has counts as right.
     """
     sides = []
     for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
@@ -177,7 +177,7 @@ class Monitor(TrainerCallback):
         return found
 
     def _of_pairs(self, model: nn.Module, pairs: "Sequence[Pair]") -> Iterator[tuple[str, float]]:
-        """What a language's held-out pairs say, by measure."""
+        """Yield the measures of a language's held-out pairs, by name."""
         tokens = self.arm.tokens
         yield "retrieval", pair_retrieval(model, tokens, pairs, [self.arm.layer])[0]
         sentences = [pair.foreign for pair in pairs]
@@ -207,7 +207,7 @@ class Monitor(TrainerCallback):
         return total / len(pairs)
 
     def _gradient_cosine(self) -> Measures:
-        """Cosine between the gradients of samples and of pairs, of the first update that has both.
+        """Return the cosine between the gradients of samples and of pairs, of the first update that has both.
 
         Where none has (`align.alternate: update`), of the first update of samples and the first of pairs.
         None where either gradient is zero, the arm has no such update, or DeepSpeed trains.

@@ -656,23 +656,18 @@ def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.Mon
     assert len(chosen.ids) == 2  # one of the two "three", one of the two "fünf"
 
 
-def test_roles_given_by_hand_are_said_to_be_ignored_where_a_manifest_has_them(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("given", "trained", "warned"),
+    [
+        ("sw", "de", ["--aligned sw is ignored for arm: its midalign.json says de"]),
+        ("zh", "zh_cn", []),  # another code of the same language
+    ],
+)
+def test_roles_given_by_hand_are_ignored_with_a_warning_where_a_manifest_has_others(
+    caplog: pytest.LogCaptureFixture, given: str, trained: str, warned: list[str]
 ) -> None:
     settings = run.Settings(
-        base="mini", tasks=("midalign_mini_slot",), output=Path("unused"), supervised=("en",), aligned=("sw",)
+        base="mini", tasks=("midalign_mini_slot",), output=Path("x"), supervised=("en",), aligned=(given,)
     )
-    run._warn_of_ignored_roles(settings, "arm", {"en"}, {"de"})
-    assert [entry.getMessage() for entry in caplog.records] == [
-        "--aligned sw is ignored for arm: its midalign.json says de"
-    ]
-
-
-def test_a_role_given_by_another_code_of_the_same_language_is_not_said_to_be_ignored(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    settings = run.Settings(
-        base="mini", tasks=("midalign_mini_slot",), output=Path("unused"), supervised=("en",), aligned=("zh",)
-    )
-    run._warn_of_ignored_roles(settings, "arm", {"en"}, {"zh_cn"})
-    assert caplog.text == ""
+    run._warn_of_ignored_roles(settings, "arm", {"en"}, {trained})
+    assert [entry.getMessage() for entry in caplog.records] == warned

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import trainer_of
+from test_trainer import tiny_sizes, trainer_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
@@ -57,15 +57,7 @@ def tiny(tmp_path_factory, tokenizer):
     """The recipe key of a base that trains in moments."""
     folder = tmp_path_factory.mktemp("bases") / "tiny"
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**tiny_sizes(tokenizer))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return f"base={folder}"
 

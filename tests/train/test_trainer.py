@@ -24,6 +24,12 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(bases.resolve("mini"))
 
 
+def tiny_sizes(tokenizer):
+    """Return the keys of a configuration that trains in moments."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return sizes | {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+
+
 def trainer_of(
     tokenizer,
     folder,
@@ -40,15 +46,7 @@ def trainer_of(
     tokens = Tokens(tokenizer, 128)
     torch.manual_seed(0)
     # GPT-NeoX: where Llama casts to fp32 within, fp64 would be worth little.
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    base = GPTNeoXForCausalLM(config).to(dtype)
+    base = GPTNeoXForCausalLM(GPTNeoXConfig(**tiny_sizes(tokenizer))).to(dtype)
     model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules="all-linear", lora_dropout=dropout))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zeros would leave the other factor without gradients
