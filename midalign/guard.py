@@ -24,17 +24,17 @@ FIELDS = ("source", "target", "utterance", "text")
 
 
 def scored(tasks: Sequence[str], split: str) -> list[Text]:
-    """The texts of a split of tasks or groups, both sides of a direction, each text once."""
+    """Return the texts of a split of tasks or groups, both sides of a direction, each text once."""
     return _of_tasks(harness.expand(tasks, split), split)
 
 
 def supervised(tasks: Sequence[str]) -> list[Text]:
-    """The texts of the training splits of tasks or groups, of those that have one."""
+    """Return the texts of the training splits of the tasks or groups that have one."""
     return _of_tasks(filter(harness.has_training_split, harness.expand(tasks)), "train")
 
 
 def aligned(source: str, codes: Iterable[str]) -> list[Text]:
-    """Both sides of the pairs that `align.pairs` names, in some languages."""
+    """Return both sides of the pairs that `align.pairs` names, in some languages."""
     split = "test" if source in pairs.TRANSLATIONS else "train"
     texts = []
     for code in codes:
@@ -103,7 +103,7 @@ def _unknown(source: TrainingText) -> str | None:
 
 
 def training(name: str) -> list[Text]:
-    """All text that a model could learn from under a name.
+    """Return all text that a model could learn from under a name.
 
     That is the training split of a task or group, or a data set (all its pairs, its training split, or, where
     it has nothing else, its test split), or a user's file: JSON lines (the values of FIELDS) or lines of
@@ -160,7 +160,7 @@ def repetitions(training: Sequence[Text], scored: Sequence[Text]) -> list[tuple[
 
 
 def described(overlaps: Sequence[Overlap]) -> str:
-    """One paragraph an overlap: counts and examples."""
+    """Describe each overlap in a paragraph with counts and examples."""
     return "\n".join(line for one in overlaps for line in _lines(one))
 
 

@@ -7,7 +7,7 @@ from midalign.align.rows import SHARED
 
 
 def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that `mask` keeps, at least in fp32.
+    """Return the mean over the tokens that `mask` keeps, at least in fp32.
 
     Args:
         states: (batch, tokens, hidden), any float dtype.
@@ -22,7 +22,7 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> Tensor:
-    """`mean_pool` of sentences laid out in rows.
+    """Return `mean_pool` of sentences laid out in rows.
 
     Args:
         states: (rows, width, hidden), any float dtype.
@@ -45,7 +45,7 @@ def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> 
 
 
 def last_of_own(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
-    """The state of each sentence's last token, (sentences, hidden), at least in fp32."""
+    """Return the state of each sentence's last token, (sentences, hidden), at least in fp32."""
     flat = owner.flatten()
     index = torch.arange(len(flat), device=owner.device)
     last = torch.zeros(sentences, dtype=torch.long, device=owner.device)
@@ -57,7 +57,7 @@ def last_of_own(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
 
 
 def _members(owner: Tensor) -> tuple[Tensor, Tensor]:
-    """(row, sentence) of every sentence that has a token in the rows."""
+    """Return (row, sentence) of every sentence that has a token in the rows."""
     rows = torch.arange(len(owner), device=owner.device).unsqueeze(1).expand_as(owner)
     own = owner >= 0
     pairs = torch.stack([rows[own], owner[own]]).unique(dim=1)

@@ -28,7 +28,7 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def depth(model: nn.Module) -> int:
-    """Number of blocks of a transformers decoder, wrapped by peft or not."""
+    """Return the number of blocks of a transformers decoder, wrapped by peft or not."""
     return int(model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
 
 
@@ -52,7 +52,7 @@ def check_states(model: nn.Module) -> None:
 
 
 def layer_index(layer: float | str, depth: int) -> int:
-    """`middle` as depth // 2, a share of the depth as the nearest number of blocks, an index as itself.
+    """Return `middle` as depth // 2, a share of the depth as the nearest block, and an index as itself.
 
     Raises ValueError outside 0..depth.
     """
@@ -65,7 +65,7 @@ def layer_index(layer: float | str, depth: int) -> int:
 
 
 def states_at(model: nn.Module, inputs: Mapping[str, object], layer: int) -> Tensor:
-    """The residual stream after `layer` blocks: equals `hidden_states[layer]`, before any final norm.
+    """Return the residual stream after `layer` blocks: equals `hidden_states[layer]`, before any final norm.
 
     Args:
         inputs: what the model's forward takes: `input_ids` (batch, tokens) and what goes with them.
@@ -83,9 +83,9 @@ def states_at_each(
     layers: Sequence[int],
     reduce: Callable[[Tensor], Tensor] = lambda states: states,
 ) -> list[Tensor]:
-    """`states_at` for several layers in one run, as far as the highest of them.
+    """Return `states_at` for several layers from one run, which stops at the highest of them.
 
-    `reduce` makes of a layer's states, as soon as they are there, what is kept of them.
+    Applies `reduce` to each layer's states at once and keeps only its result.
     """
     blocks, highest = decoder_blocks(model), max(layers)
     reached: dict[int, Tensor] = {}

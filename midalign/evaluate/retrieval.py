@@ -121,7 +121,7 @@ def bits_per_character(
 
 
 def _room(model: Any) -> int | None:
-    """Most tokens of a sentence, whose row is padded to a multiple; None if the context has no end."""
+    """Return the most tokens of a sentence, since rows are padded to a multiple. None: no limit."""
     from midalign.align.rows import MULTIPLE
 
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -316,7 +316,7 @@ def _prompting(settings: Settings, base: str) -> dict[str, Any]:
 
 
 def _models(settings: Settings, base: str) -> list[Model]:
-    """The base, then the adapters, each checked against the base before anything is loaded."""
+    """Return the base, then the adapters, each checked against the base before anything is loaded."""
     if settings.adapters_only and not settings.adapters:
         raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
     models = [Model(record.file_name(_base_name(settings.base)), None, None, None)]
@@ -458,7 +458,7 @@ def _decoding(settings: Settings) -> dict[str, Any]:
 
 
 def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles) -> bool:
-    """Whether the model's record is there and would come out the same; the base's roles are any adapters'."""
+    """Return whether an up-to-date record exists. The base takes its roles from any adapter."""
     path = _record_path(settings, model)
     if settings.log_samples or not path.is_file():
         return False
@@ -471,7 +471,7 @@ def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles
 
 
 def _has_items(path: Path) -> bool:
-    """Whether the record's counts per item are there as they were written."""
+    """Return whether the record's counts per item are there as they were written."""
     try:
         record.read_items(path)
     except RecordError:
@@ -534,7 +534,7 @@ def _in_order(codes: set[str]) -> list[str]:
 
 
 def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[str, Any]:
-    """All that decides what a model's tasks give, apart from the tasks themselves."""
+    """Return all that decides what a model's tasks give, apart from the tasks themselves."""
     pooling = retrieval.pooling(_tokenizer(base), adapters.base_config(base).get_text_config())
     return {
         "base": adapters.base_digest(base),
@@ -614,7 +614,7 @@ def _prove_constraints_compile(tasks: Mapping[str, Any]) -> None:
 
 
 def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list[str]:
-    """Tasks without a finished part that is still valid."""
+    """Return the tasks without a finished part that is still valid."""
     missing = []
     for name, task in tasks.items():
         part = store.read(name, Part)
@@ -693,7 +693,10 @@ def _engine(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval warns of every task with metadata and of every model handed over in memory: all of ours."""
+    """Silence lm-eval's warnings about task metadata and in-memory models.
+
+    Every task of midalign triggers them.
+    """
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -731,7 +734,7 @@ def _measure_retrieval(
     names: Sequence[str],
     settings: Settings,
 ) -> None:
-    """Retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
+    """Measure retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
     from midalign.align.trunk import depth, layer_index
 
     if _retrieval_is_there(stores, names):
@@ -804,8 +807,7 @@ def _run(
 
 
 def groups(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
-    """Tasks in their order, those that follow each other together as long as they have `at_once` items at
-    most; a larger task is alone."""
+    """Group consecutive tasks with at most `at_once` items together. A larger task is alone."""
     found: list[list[str]] = []
     room = 0
     for name, size in sizes.items():
@@ -831,7 +833,10 @@ def _samples(tasks: Mapping[str, Any], settings: Settings) -> dict[str, list[int
 
 
 def _run_digest(settings: Settings, base: str, engine: str, model: Model, tasks: Mapping[str, Any]) -> str:
-    """Of all that decides the outcome of the whole run, of which this may be a shard, but the packages."""
+    """Return the digest of what determines the outcome of the whole run, of which this may be a shard.
+
+    Package versions do not count.
+    """
     decides = _decides(replace(settings, shard=None), base, engine, model)
     del decides["packages"]  # the record has them
     asked = {name: _rendering(name, task) for name, task in tasks.items()}
@@ -840,7 +845,7 @@ def _run_digest(settings: Settings, base: str, engine: str, model: Model, tasks:
 
 
 def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
-    """Sorted positions of a seeded sample, the same for every task of equal size; None is all of them.
+    """Return sorted positions of a seeded sample, the same for every task of equal size; None is all of them.
 
     A smaller limit gives a part of a larger one's sample.
     """
@@ -1038,5 +1043,5 @@ def _publish(
 
 
 def _base_name(base: str) -> str:
-    """A folder by its last part: records are published, and paths are this machine's."""
+    """Return the last part of a folder: records are published, and paths belong to this machine."""
     return Path(base).resolve().name if Path(base).is_dir() else base

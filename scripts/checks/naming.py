@@ -20,7 +20,7 @@ CEILINGS = {
     "modules in import cycles": 4,
     "files over 450 lines": 8,
     "names defined again": 106,
-    "docstrings without a verb": 114,
+    "docstrings without a verb": 89,
 }
 
 MOST_LINES = 450
