@@ -19,7 +19,7 @@ from midalign.errors import RecipeError
 from midalign.sweep import Grid
 from midalign.train import run
 from midalign.train.recipe import load
-from midalign.train.stream import check_roles
+from midalign.train.recipe_checks import check_roles
 
 SMALL = [
     "updates=2",

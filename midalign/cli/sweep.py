@@ -50,7 +50,7 @@ def sweep(
     from midalign import sweep as sweeping
     from midalign.cli.table_printing import print_table
     from midalign.train import run
-    from midalign.train.stream import check_roles
+    from midalign.train.recipe_checks import check_roles
 
     points = sweeping.plan(sweeping.read(grid), overrides or [])
     recipes = sweeping.recipes_of(points)

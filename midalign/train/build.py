@@ -13,7 +13,9 @@ from midalign.errors import BaseModelError, RecipeError, nearest
 from midalign.train.recipe import Align, Lora, Recipe
 
 if TYPE_CHECKING:
-    from midalign.train.stream import Stream, TaskSamples, Tokens
+    from midalign.train.samples import Tokens
+    from midalign.train.stream import Stream
+    from midalign.train.task_samples import TaskSamples
     from midalign.train.trainer import AlignmentTrainer
 
 log = logging.getLogger(__name__)
@@ -82,8 +84,11 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     from midalign.align.rows import WIDTH
     from midalign.device import device, keep_freed_memory, training_dtype
     from midalign.train.distributed import rank, without_launchers_precision, world
+    from midalign.train.samples import Tokens
     from midalign.train.schedule import schedule
-    from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
+    from midalign.train.sentence_pairs import PairSamples
+    from midalign.train.stream import Stream
+    from midalign.train.task_samples import TaskSamples
     from midalign.train.trainer import AlignmentTrainer
 
     align = recipe.align_of(arm)
@@ -430,7 +435,7 @@ def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "Tokens") -> int
     """Return the number of blocks after which the base retrieves most held-out translations."""
     from midalign.align.trunk import depth
     from midalign.train.monitor import pair_retrieval
-    from midalign.train.stream import PairSamples
+    from midalign.train.sentence_pairs import PairSamples
 
     held_out = PairSamples(recipe, align, tokens).held_out
     layers = range(1, depth(base) + 1)

@@ -26,12 +26,15 @@ from midalign.train.distributed import world
 from midalign.train.plain import plain_copy
 from midalign.train.recipe import Monitor as Settings
 from midalign.train.run import LOG
-from midalign.train.stream import PairSamples, TaskSamples, answers
+from midalign.train.sentence_pairs import PairSamples
+from midalign.train.stream import answers
+from midalign.train.task_samples import TaskSamples
 from midalign.train.trainer import starts_in_base
 
 if TYPE_CHECKING:
     from midalign.train.build import Arm
-    from midalign.train.stream import Pair, Tokens
+    from midalign.train.samples import Tokens
+    from midalign.train.sentence_pairs import Pair
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ def preview(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[str
     Raises:
         RecipeError: The recipe lacks one of the arms.
     """
-    from midalign.train.stream import check_roles
+    from midalign.train.recipe_checks import check_roles
 
     check_roles(recipe)
     for number, arm in enumerate(dict.fromkeys(arm for arm, _, _ in runs(recipe, arms))):

@@ -23,7 +23,7 @@ from midalign.train.recipe import Recipe
 if TYPE_CHECKING:
     from midalign.device import Dtype
     from midalign.train.build import Arm
-    from midalign.train.stream import TaskSamples
+    from midalign.train.task_samples import TaskSamples
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -
     too, holds what is evaluated.
     """
     from midalign.train.distributed import join
-    from midalign.train.stream import check_roles
+    from midalign.train.recipe_checks import check_roles
 
     join()
     check_roles(recipe)

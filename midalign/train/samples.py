@@ -7,13 +7,15 @@ import logging
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from midalign.align.sentences import added_tokens, sink_tokens
 from midalign.data import cache
-from midalign.errors import DataError
+from midalign.errors import DataError, RecipeError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,48 @@ class Sample:
     target: list[int]
     cut: int = 0
     """Tokens of the prompt's beginning that found no room."""
+
+
+class Tokens:
+    """Text to ids exactly as the engine makes them, cut to the recipe's length."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+
+    @cached_property
+    def added(self) -> tuple[int, int]:
+        """Numbers of tokens that the tokenizer writes before and after a sentence by itself."""
+        return added_tokens(self.tokenizer)
+
+    @cached_property
+    def sink(self) -> int:
+        """Number of tokens at a sentence's beginning that its mean leaves out."""
+        return sink_tokens(self.tokenizer)
+
+    def sentence(self, text: str) -> list[int]:
+        """Return the ids of a plain sentence, with the tokens that the tokenizer writes before it only."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids[: min(len(ids) - self.added[1], self.max_tokens)]
+
+    def sample(self, prompt: str, target: str) -> Sample:
+        """Tokenize the prompt as lm-eval does, and the target as its continuation, then end of sequence."""
+        tokenizer = self.tokenizer
+        # A chat template has written BOS into the text already.
+        special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
+        before: list[int] = tokenizer(prompt, add_special_tokens=special)["input_ids"]
+        whole: list[int] = tokenizer(prompt + target, add_special_tokens=special)["input_ids"]
+        if tokenizer.eos_token_id in whole[-1:]:
+            whole = whole[:-1]
+        if whole[: len(before)] != before:  # the boundary merges: keep the prompt as the engine sends it
+            whole = before + tokenizer(target, add_special_tokens=False)["input_ids"]
+        after = [*whole[len(before) :], tokenizer.eos_token_id]
+        room = self.max_tokens - len(after)
+        if room < 1:
+            raise RecipeError(
+                f"an answer takes {len(after)} tokens, and max_tokens is {self.max_tokens}: "
+                f"{target[:200]!r}. Set max_tokens={2 * len(after)} or more"
+            )
+        return Sample(before[-room:], after, cut=max(len(before) - room, 0))
 
 
 def digest(parts: Iterable[Any]) -> str:

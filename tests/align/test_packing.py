@@ -13,7 +13,8 @@ from midalign.align.packing import attention_windows, block_mask, can_pack, mode
 from midalign.align.pooling import last_of_own, mean_of_own
 from midalign.align.rows import PADDING, SHARED, common_prefix, lay_out
 from midalign.align.trunk import states_at
-from midalign.train.stream import Sample, answers
+from midalign.train.samples import Sample
+from midalign.train.stream import answers
 
 PREFIX = [1, 40, 41]
 SAMPLES = [

@@ -15,7 +15,10 @@ from midalign.align.sentences import added_tokens, sentence_ids, sink_tokens
 from midalign.analyze import states
 from midalign.evaluate import retrieval
 from midalign.train import recipe as recipes
-from midalign.train.stream import Pair, PairSamples, Stream, TaskSamples, Tokens
+from midalign.train.samples import Tokens
+from midalign.train.sentence_pairs import Pair, PairSamples
+from midalign.train.stream import Stream
+from midalign.train.task_samples import TaskSamples
 from midalign.train.trainer import AlignmentTrainer
 
 FORMS = {

@@ -19,7 +19,8 @@ from midalign.errors import AdapterError, BaseModelError, EngineError
 from midalign.evaluate import live, run, tokenizers
 from midalign.evaluate.hf import MidalignHF
 from midalign.train import recipe as recipes
-from midalign.train.stream import TaskSamples, Tokens
+from midalign.train.samples import Tokens
+from midalign.train.task_samples import TaskSamples
 
 EN = "midalign_mini_slot_en"
 TEMPLATES = {"rejected": SYSTEM_REJECTED, "ignored": SYSTEM_IGNORED}

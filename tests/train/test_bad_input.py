@@ -8,7 +8,8 @@ from midalign import bases
 from midalign.errors import BaseModelError, RecipeError, TrainingError
 from midalign.train import build, run
 from midalign.train import recipe as recipes
-from midalign.train.stream import TaskSamples, Tokens
+from midalign.train.samples import Tokens
+from midalign.train.task_samples import TaskSamples
 
 SMALL = ["seeds=[1]", "updates=3", "samples_per_update=2", "arms={baseline: null}", "evaluate=false"]
 

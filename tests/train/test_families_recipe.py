@@ -11,7 +11,7 @@ from midalign import record
 from midalign.errors import RecipeError, TaskError
 from midalign.harness import task_names, training_tasks
 from midalign.train import recipe as recipes
-from midalign.train.stream import check_roles
+from midalign.train.recipe_checks import check_roles
 
 SMALL = [
     "mini",

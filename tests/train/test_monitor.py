@@ -30,7 +30,9 @@ from midalign.train import recipe as recipes
 from midalign.train.build import Arm
 from midalign.train.monitor import Figure, Log, Monitor, best_update, cosine, named, pair_retrieval
 from midalign.train.recipe import Align
-from midalign.train.stream import Pair, PairSamples, TaskSamples, Tokens
+from midalign.train.samples import Tokens
+from midalign.train.sentence_pairs import Pair, PairSamples
+from midalign.train.task_samples import TaskSamples
 
 SMALL = [
     "seeds=[1]",

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 from midalign import bases
 from midalign.train import recipe as recipes
 from midalign.train import samples
-from midalign.train.samples import Sample
-from midalign.train.stream import TaskSamples, Tokens
+from midalign.train.samples import Sample, Tokens
+from midalign.train.task_samples import TaskSamples
 
 PROBES = 1
 """A document of each supervised language is rendered for the digest."""

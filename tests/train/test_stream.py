@@ -12,19 +12,12 @@ from midalign.align.rows import PADDING, SHARED, WIDTH
 from midalign.data import massive, mini, pairs
 from midalign.errors import DataError, RecipeError, TaskError
 from midalign.train import recipe as recipes
+from midalign.train.recipe_checks import check_roles
+from midalign.train.samples import Sample, Tokens
 from midalign.train.schedule import schedule
-from midalign.train.stream import (
-    KINDS,
-    Pair,
-    PairSamples,
-    Sample,
-    Stream,
-    TaskSamples,
-    Tokens,
-    answers,
-    check_roles,
-    epoch_positions,
-)
+from midalign.train.sentence_pairs import Pair, PairSamples
+from midalign.train.stream import KINDS, Stream, answers
+from midalign.train.task_samples import TaskSamples, epoch_positions
 
 
 @pytest.fixture(scope="module")

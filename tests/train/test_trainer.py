@@ -12,8 +12,11 @@ from midalign.align.rows import WIDTH
 from midalign.train import recipe as recipes
 from midalign.train.alignment import Alignment
 from midalign.train.distributed import rank, world
+from midalign.train.samples import Tokens
 from midalign.train.schedule import schedule
-from midalign.train.stream import PairSamples, Stream, TaskSamples, Tokens
+from midalign.train.sentence_pairs import PairSamples
+from midalign.train.stream import Stream
+from midalign.train.task_samples import TaskSamples
 from midalign.train.trainer import AlignmentTrainer, in_batches
 
 SMALL = ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4", "align.preservation=1.0"]

@@ -1,0 +1,65 @@
+"""Checks of a recipe against the data that it names, before anything heavy is loaded."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from midalign import harness
+from midalign.errors import RecipeError
+from midalign.train.recipe import Align, Recipe
+from midalign.train.sentence_pairs import Pair, aligned_pairs, meanings
+
+log = logging.getLogger(__name__)
+
+
+def check_roles(recipe: Recipe) -> None:
+    """Fail before anything heavy is loaded: languages of the task, pairs of the aligned languages."""
+    harness.training_tasks(recipe.task, recipe.supervised)
+    for arm in recipe.arms:
+        align = recipe.align_of(arm)
+        if align is None:
+            continue
+        if not recipe.aligned:
+            raise RecipeError(f"arm {arm} aligns, but the recipe names no aligned language")
+        _, training = aligned_pairs(recipe, align)
+        _check_numbers(recipe, arm, align, training)
+        if align.multiway:
+            _check_multiway(arm, align, training)
+
+
+def _check_numbers(recipe: Recipe, arm: str, align: Align, training: Sequence[Sequence[Pair]]) -> None:
+    """Raise RecipeError where there are fewer pairs than the arm is to have, or than one of its updates."""
+    source = f"{align.pairs}, {align.held_out} held out," if align.held_out else align.pairs
+    fewest, language = min((len(own), code) for own, code in zip(training, recipe.aligned, strict=True))
+    if not fewest:
+        raise RecipeError(f"arm {arm}: {source} has no pairs of {language} to train on. Hold fewer out")
+    if align.pairs_a_language is not None and fewest < align.pairs_a_language:
+        raise RecipeError(
+            f"arm {arm} is to have {align.pairs_a_language} pairs a language, and {source} has {fewest} of "
+            f"{language}. Set align.pairs_a_language={fewest}, or null for all that each has"
+        )
+    english = {pair.english for own in training for pair in own}
+    different = len(set(meanings(training).values()) if align.multiway else english)
+    if different < align.pairs_per_update:
+        raise RecipeError(
+            f"arm {arm} draws {align.pairs_per_update} pairs with different English sides an update, and "
+            f"{source} has {different}. Add pairs, or set align.pairs_per_update={different}"
+        )
+
+
+def _check_multiway(arm: str, align: Align, training: Sequence[Sequence[Pair]]) -> None:
+    """Raise RecipeError where no English sentence is there in two languages; warn where few are."""
+    languages = Counter(text for own in training for text in {pair.english for pair in own})
+    every = [pair for own in training for pair in own]
+    shared = sum(languages[pair.english] > 1 for pair in every)
+    if not shared:
+        raise RecipeError(
+            f"arm {arm} is multi-way, and no English sentence of {align.pairs} is there in two of the "
+            f"aligned languages. Set align.pairs=ntrex, or a set whose languages translate the same sentences"
+        )
+    if 2 * shared < len(every):
+        log.warning(
+            "arm %s is multi-way, and of %d pairs of %s %d have their English in another aligned language; "
+            "the others are paired with English alone",
+            *(arm, len(every), align.pairs, shared),
+        )

@@ -1,0 +1,142 @@
+"""Training and validation documents of a recipe's task, rendered and tokenized."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import islice, zip_longest
+from typing import Any
+
+import numpy as np
+
+from midalign import chat, harness
+from midalign.errors import RecipeError
+from midalign.train import samples as kept_samples
+from midalign.train.recipe import Recipe
+from midalign.train.samples import Sample, Tokens
+
+log = logging.getLogger(__name__)
+
+
+def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:
+    """Return positions start..start+count of endless epochs, each a seeded permutation of range(total)."""
+    found: list[int] = []
+    while len(found) < count:
+        epoch, offset = divmod(start + len(found), total)
+        order = np.random.default_rng([seed, epoch]).permutation(total)
+        found += order[offset : offset + count - len(found)].tolist()
+    return found
+
+
+@dataclass
+class TaskSamples:
+    """The task's training documents in the supervised languages, rendered by lm-eval's own task objects."""
+
+    recipe: Recipe
+    tokens: Tokens
+    rendered: dict[int, Sample] = field(default_factory=dict)
+    """By position among `every`."""
+
+    @cached_property
+    def tasks(self) -> dict[str, Any]:
+        """lm-eval's task objects of the supervised languages, by name."""
+        return harness.load(harness.training_tasks(self.recipe.task, self.recipe.supervised))
+
+    @cached_property
+    def every(self) -> list[tuple[Any, dict[str, Any]]]:
+        """(task, document) of every supervised language, language after language."""
+        return [(task, document) for task in self.tasks.values() for document in task.training_docs()]
+
+    @cached_property
+    def positions(self) -> Sequence[int]:
+        """Those of `every` to train on: all, or under `too_long: drop` those that are not."""
+        if self.recipe.too_long == "truncate":
+            return range(len(self.every))
+        self._render(range(len(self.every)))
+        found = [position for position in range(len(self.every)) if not self.rendered[position].cut]
+        dropped = len(self.every) - len(found)
+        log.info("%d of %d samples are over max_tokens and left out", dropped, len(self.every))
+        return found
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, number: int) -> Sample:
+        position = self.positions[number]
+        if position not in self.rendered:
+            self.rendered[position] = self.render(*self.every[position])
+        return self.rendered[position]
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Load or render samples before they are needed, and keep rendered ones on disk."""
+        self._render([self.positions[number] for number in numbers])
+
+    def _render(self, positions: Collection[int]) -> None:
+        if self.rendered.keys() >= set(positions):
+            return
+        self.rendered |= kept_samples.read(self._digest)
+        missing = sorted(set(positions) - self.rendered.keys())
+        if missing:
+            log.info("Rendering and tokenizing %d samples", len(missing))
+            self.rendered |= {position: self.render(*self.every[position]) for position in missing}
+            kept_samples.write(self._digest, self.rendered)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Over documents, tokenizer and settings, and over how a document of each task is rendered, which
+        shows a prompt that was edited without a word in the task's file."""
+        recipe, tokenizer = self.recipe, self.tokens.tokenizer
+        first = {id(task): (task, document) for task, document in reversed(self.every)}
+        return kept_samples.digest(
+            [
+                [[document for _, document in self.every]],
+                [vars(self.render(*one)) for one in reversed(first.values())],
+                [recipe.chat_template, recipe.system_instruction, self.tokens.max_tokens],
+                [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.get_vocab()],
+            ]
+        )
+
+    def render(self, task: Any, document: dict[str, Any]) -> Sample:
+        """Render a document as the model sees it. Raises RecipeError if it has no answer."""
+        prompt = harness.prompt(
+            task,
+            document,
+            apply_chat_template=self._chat_template,
+            system_instruction=self.recipe.system_instruction,
+        )
+        # After a chat template the turn's opening separates prompt and answer already, and some prompts end
+        # with the delimiter.
+        parted = self.recipe.chat_template or prompt.endswith(task.config.target_delimiter)
+        delimiter = "" if parted else task.config.target_delimiter
+        target = task.doc_to_target(document)
+        if not isinstance(target, str) or not target.strip():
+            raise RecipeError(
+                f"{task.config.task}: a training document has no answer (found {target!r}): "
+                f"{prompt[-200:]!r}. Mend or remove it; an answer of nothing teaches to say nothing"
+            )
+        return self.tokens.sample(prompt, delimiter + target)
+
+    def validation(self, language: str, count: int) -> list[Sample]:
+        """Return a language's first validation documents, of its tasks in turn, such as of two treebanks.
+
+        Return none where no task has such a split.
+        """
+        code = harness.task_code(self.recipe.task, language)
+        every = harness.expand([harness.stock_task(self.recipe.task, language)])
+        names = [name for name in every if code in harness.task_languages(name)]
+        tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
+        documents = zip_longest(*(task.validation_docs() for task in tasks))
+        found = (pair for turn in documents for pair in zip(tasks, turn, strict=True) if pair[1] is not None)
+        return [self.render(task, document) for task, document in islice(found, count)]
+
+    @property
+    def _chat_template(self) -> Callable[..., str] | None:
+        if not self.recipe.chat_template:
+            return None
+
+        return partial(chat.render, self.tokens.tokenizer)
+
+    def samples(self, seed: int, batch: int) -> list[Sample]:
+        """Return the samples of one batch, the same in every arm of a recipe."""
+        size = self.recipe.samples_per_update
+        return [self[n] for n in epoch_positions(seed, batch * size, size, len(self))]
