@@ -23,7 +23,7 @@ from midalign.errors import AdapterError
 from midalign.languages import role_of
 from midalign.locks import locked
 from midalign.metrics import scorer
-from midalign.train.run import LOG
+from midalign.train.progress import LOG
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from midalign.train import run
+    from midalign.train.progress import OnTrainProgress, TrainProgress
     from midalign.train.recipe import Recipe
-    from midalign.train.run import Report
 
 
 QUIET = 0.5
@@ -139,7 +138,7 @@ def settle_environment() -> None:
 
 
 @contextmanager
-def training_bars(console: "Console", visible: bool = True) -> "Iterator[Report]":
+def training_bars(console: "Console", visible: bool = True) -> "Iterator[OnTrainProgress]":
     """Show a bar per adapter, or a line per 25 updates where there is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -152,7 +151,7 @@ def training_bars(console: "Console", visible: bool = True) -> "Iterator[Report]
     with Progress(*columns, console=console, disable=not visible) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(now: "run.Progress") -> None:
+        def report(now: "TrainProgress") -> None:
             key = f"{now.arm} {now.seed}"
             if key not in tasks:
                 tasks[key] = bars.add_task(key, total=now.updates, state="")
@@ -164,7 +163,7 @@ def training_bars(console: "Console", visible: bool = True) -> "Iterator[Report]
         yield report
 
 
-def _state(now: "run.Progress") -> str:
+def _state(now: "TrainProgress") -> str:
     both = (f"{name} {now.losses[name]:.2f}" for name in ("task", "alignment") if name in now.losses)
     return f"{'  '.join(both)}  {now.tokens_per_second:,.0f} tokens/s"
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from midalign.errors import TrainingError
-from midalign.train.run import Progress, Report
+from midalign.train.progress import OnTrainProgress, TrainProgress
 
 if TYPE_CHECKING:
-    from midalign.train.monitor import Log
+    from midalign.train.progress import Log
     from midalign.train.trainer import AlignmentTrainer
 
 
@@ -18,7 +18,7 @@ class ReportUpdates(TrainerCallback):
     """Hands the true means of the losses and the speed to the caller and the log after every update."""
 
     def __init__(
-        self, trainer: "AlignmentTrainer", arm: str, seed: int, report: Report, log: "Log | None"
+        self, trainer: "AlignmentTrainer", arm: str, seed: int, report: OnTrainProgress, log: "Log | None"
     ) -> None:
         self.trainer, self.arm, self.seed, self.report, self.log = trainer, arm, seed, report, log
         self.began, self.tokens = time.monotonic(), 0
@@ -42,4 +42,4 @@ class ReportUpdates(TrainerCallback):
         if self.log is not None:
             self.log.write({"update": update, "losses": losses, "tokens": state.num_input_tokens_seen})
         self.trainer.log_measures(losses)
-        self.report(Progress(self.arm, self.seed, update, state.max_steps, losses, speed))
+        self.report(TrainProgress(self.arm, self.seed, update, state.max_steps, losses, speed))

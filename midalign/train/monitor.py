@@ -1,31 +1,37 @@
 """What a model is worth while it trains: losses, retrieval and text by language, on data it does not see."""
 
-import json
 import logging
-import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback
 
-from midalign import harness, metrics, record
+from midalign import harness, record
 from midalign.align.head import IGNORED
 from midalign.align.likelihood import bits_per_character, predicted_texts
-from midalign.align.retrieval import accuracy, translations
-from midalign.align.trunk import pooled_sentences
-from midalign.errors import RecipeError, nearest
+from midalign.errors import RecipeError
 from midalign.train.distributed import world
+from midalign.train.monitor_measures import (
+    HIGHER_IS_BETTER,
+    Figure,
+    best_update,
+    cosine,
+    direction_of,
+    named,
+    pair_retrieval,
+    scores,
+)
 from midalign.train.plain import plain_copy
+from midalign.train.progress import LOG, Log, Measures
 from midalign.train.recipe import Monitor as Settings
-from midalign.train.run import LOG
 from midalign.train.sentence_pairs import PairSamples
 from midalign.train.stream import answers
 from midalign.train.task_samples import TaskSamples
@@ -33,65 +39,9 @@ from midalign.train.trainer import starts_in_base
 
 if TYPE_CHECKING:
     from midalign.train.build import Arm
-    from midalign.train.samples import Tokens
     from midalign.train.sentence_pairs import Pair
 
 log = logging.getLogger(__name__)
-
-Measures = dict[str, float | None]
-"""By name, such as `slot_f1/de`, `slot_f1/aligned` and `gradient_cosine`; None where there is no case."""
-
-HIGHER_IS_BETTER: dict[str, bool | None] = {
-    "task_loss": False,
-    "alignment_loss": False,
-    "bits_per_character": False,
-    "retrieval": True,
-    "gradient_cosine": None,
-}
-"""Direction of what is measured without generating, None where neither end is better."""
-
-
-class Figure(NamedTuple):
-    """One measured value."""
-
-    measure: str
-    language: str
-    """Or a direction, such as `en-de`."""
-    task: str
-    """The measured task's name; empty for what is measured once per language."""
-    value: float | None
-
-
-def pair_retrieval(
-    model: nn.Module, tokens: "Tokens", pairs: "Sequence[Pair]", layers: Sequence[int]
-) -> list[float]:
-    """Return the share of sentences that find a translation among those of `pairs`, after each layer.
-
-    It is measured as in `midalign eval`: centred means, cosine, both directions. Every translation that some
-    pair has counts as right.
-    """
-    sides = []
-    for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
-        ids = [tokens.sentence(sentence) for sentence in side]
-        sides.append(pooled_sentences(model, ids, layers, tokens.tokenizer.pad_token_id, tokens.sink))
-    right = translations([(pair.foreign, pair.english) for pair in pairs])
-    return [accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
-
-
-def cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> float | None:
-    """Return the cosine of two gradients over the parameters that both change, None if there are none.
-
-    Parameters that one loss does not reach, as those above the aligned layer, have no gradient, or zeros
-    where processes have added theirs up.
-    """
-    pairs = [
-        (a.double(), b.double())
-        for a, b in zip(one, other, strict=True)
-        if a is not None and b is not None and a.any() and b.any()
-    ]
-    product = sum(float((a * b).sum()) for a, b in pairs)
-    norms = [math.sqrt(sum(float(pair[side].square().sum()) for pair in pairs)) for side in (0, 1)]
-    return product / (norms[0] * norms[1]) if pairs else None
 
 
 class Monitor(TrainerCallback):
@@ -276,26 +226,6 @@ class Monitor(TrainerCallback):
             os.replace(fresh, kept)
 
 
-def direction_of(measure: str) -> bool:
-    """Return the direction of a measure, such as `off_target/aligned`.
-
-    Raises RecipeError for measures that do not exist, and for those of which neither end is better.
-    """
-    name = measure.partition("/")[0]
-    known = {**HIGHER_IS_BETTER, **metrics.metric_directions()}
-    if name not in known:
-        raise RecipeError(
-            f"monitor.stop_on: no measure {measure!r}.{nearest(name, known)} There are {', '.join(known)}"
-        )
-    direction = known[name]
-    if direction is None:
-        raise RecipeError(
-            f"monitor.stop_on: {name} has no better end, so no update is best by it. "
-            f"Choose another measure, such as task_loss/supervised"
-        )
-    return direction
-
-
 def _check_stop_on(settings: Settings) -> None:
     """Raise RecipeError for a `stop_on` that will never have a value, or has no direction."""
     assert settings.stop_on is not None
@@ -305,95 +235,3 @@ def _check_stop_on(settings: Settings) -> None:
         raise RecipeError(
             f"monitor.stop_on: {settings.stop_on} is a score of generated answers: set monitor.generate=50"
         )
-
-
-def best_update(
-    measures: Sequence[tuple[int, Mapping[str, float | None]]], name: str
-) -> tuple[int, int] | None:
-    """Return the update that was best by a measure, and how many measurements have passed since.
-
-    Measurements without a value are left out; None if all are.
-    """
-    sign = 1 if direction_of(name) else -1
-    values = [(update, sign * value) for update, found in measures if (value := found.get(name)) is not None]
-    if not values:
-        return None
-    best = max(range(len(values)), key=lambda i: values[i][1])
-    return values[best][0], len(values) - 1 - best
-
-
-def named(figures: Sequence[Figure], roles: record.Roles) -> Measures:
-    """Return figures by `<measure>/<language>` and `<measure>/<role>`.
-
-    A role's value is the mean over its tasks, as on the board. A language's is the mean over its tasks, such
-    as two treebanks, each of which is then there as `<measure>/<task>` too. A mean is None if a part is.
-    """
-    parts: dict[str, list[float | None]] = {}
-    for figure in figures:
-        for group in (figure.language, roles.of(figure.language)):
-            parts.setdefault(f"{figure.measure}/{group}", []).append(figure.value)
-    found = {
-        f"{figure.measure}/{figure.task}": figure.value
-        for figure in figures
-        if len(parts[f"{figure.measure}/{figure.language}"]) > 1
-    }
-    return found | {name: _mean(values) for name, values in parts.items()}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
-
-
-def scores(results: Path, adapter: str) -> list[Figure]:
-    """Return every metric of every task in an adapter's record."""
-    records = [json.loads(path.read_text("utf-8")) for path in results.glob(f"*{record.SUFFIX}")]
-    (own,) = [one for one in records if one["adapter"] and one["adapter"]["name"] == adapter]
-    return [
-        Figure(metric, task["language"], name, score["value"])
-        for name, task in own["tasks"].items()
-        for metric, score in task["metrics"].items()
-    ]
-
-
-class Log:
-    """JSON lines, one an update and one a measurement; what a resumed run does again is dropped first."""
-
-    def __init__(self, path: Path, resumed_at: int) -> None:
-        """Go on at `path` after the update `resumed_at`; 0 begins anew."""
-        self.path = path
-        kept = [entry for entry in _entries(path) if 0 < resumed_at >= entry["update"]]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), "utf-8")
-        os.replace(partial, path)
-
-    def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    @staticmethod
-    def measures(path: Path) -> list[tuple[int, Measures]]:
-        """(update, measures) of every measurement so far."""
-        return [(entry["update"], entry["measures"]) for entry in _entries(path) if "measures" in entry]
-
-    @staticmethod
-    def training(path: Path, update: int) -> tuple[dict[str, float], int]:
-        """Return the last losses by name up to an update, and the tokens seen until then."""
-        losses, tokens = dict[str, float](), 0
-        for entry in _entries(path):
-            if "losses" in entry and entry["update"] <= update:
-                losses |= entry["losses"]  # an update of pairs alone has no task loss
-                tokens = entry["tokens"]
-        return losses, tokens
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """Return a log's whole lines: the last one may have been cut when its process was killed."""
-    found = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found

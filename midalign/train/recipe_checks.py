@@ -3,10 +3,11 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from midalign import harness
+from midalign import adapter, harness
 from midalign.errors import RecipeError
-from midalign.train.recipe import Align, Recipe
+from midalign.train.recipe import Align, Lora, Recipe
 from midalign.train.sentence_pairs import Pair, aligned_pairs, meanings
 
 log = logging.getLogger(__name__)
@@ -63,3 +64,53 @@ def _check_multiway(arm: str, align: Align, training: Sequence[Sequence[Pair]]) 
             "the others are paired with English alone",
             *(arm, len(every), align.pairs, shared),
         )
+
+
+def check_template(recipe: Recipe, tokenizer: Any) -> None:
+    """Raise RecipeError for a chat template that the tokenizer lacks."""
+    if recipe.chat_template and tokenizer.chat_template is None:
+        raise RecipeError(
+            f"recipe {recipe.name} asks for a chat template and the tokenizer of {recipe.base} has none: "
+            f"set chat_template=false, or take the instruction-tuned model"
+        )
+
+
+def check_share(align: Align | None, processes: int) -> None:
+    """Raise RecipeError where the pairs of a contrastive batch do not share out evenly."""
+    if align is None:
+        return
+    pairs = align.pairs_per_update
+    if align.alternate == "micro":
+        pairs //= align.ratio[1] * align.cycles
+    if pairs % processes:
+        raise RecipeError(
+            f"{processes} processes cannot share {pairs} pairs evenly: set align.pairs_per_update to a "
+            f"multiple of {align.pairs_per_update // pairs * processes}"
+        )
+
+
+def check_sharded(recipe: Recipe, processes: int) -> None:
+    """Raise RecipeError for what processes that gather from each other cannot do: they would wait for ever
+    for one that makes fewer forwards, and know of the model's weights alone."""
+    aligns = [align for align in map(recipe.align_of, recipe.arms) if align is not None]
+    parts = max((one.ratio[0] * one.cycles for one in aligns if one.alternate == "micro"), default=1)
+    problem = None
+    if recipe.max_batch_tokens is not None:
+        problem = "max_batch_tokens gives them different numbers of forwards: take recompute=true instead"
+    elif recipe.samples_per_update < parts * processes:
+        problem = (
+            f"samples_per_update={recipe.samples_per_update} leaves some without: {parts * processes} do"
+        )
+    elif any(one.learn_temperature for one in aligns):
+        problem = "align.learn_temperature is no weight of the model: leave it out"
+    elif any(align.preservation for align in aligns) and _trains_base(recipe.lora):
+        problem = "token preservation needs a base that lora.init_lora_weights and lora.bias leave as it is"
+    if problem is not None:
+        raise RecipeError(f"{processes} processes train sharded (FSDP or DeepSpeed). {problem}")
+
+
+def _trains_base(lora: Lora | None) -> bool:
+    """Return whether the adapter changes the base's own weights while it trains."""
+    extra = (lora.model_extra if lora else None) or {}
+    start, bias = extra.get("init_lora_weights", True), extra.get("bias", "none")
+    return start not in adapter.PLAIN_STARTS or bias != "none"

@@ -6,9 +6,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +17,7 @@ from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
 from midalign.locks import locked
 from midalign.train import card
+from midalign.train.progress import LOG, OnTrainProgress
 from midalign.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,26 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOG = "training.jsonl"
-"""Beside an adapter, a line for every update and every measurement of its training."""
-
 SHOWN = 4
 """Overlaps in the message of a run that is stopped: one screen."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, told after every update."""
-
-    arm: str
-    seed: int
-    update: int
-    updates: int
-    losses: dict[str, float]
-    tokens_per_second: float
-
-
-Report = Callable[[Progress], None]
 
 
 def runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
@@ -65,7 +47,7 @@ def runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[
             yield arm, seed, recipe.output / "adapters" / f"{arm}-seed{seed}"
 
 
-def train(recipe: Recipe, report: Report, arms: Collection[str] | None = None) -> list[Path]:
+def train(recipe: Recipe, report: OnTrainProgress, arms: Collection[str] | None = None) -> list[Path]:
     """Train what is not there yet of these arms, None for all, and return their adapter folders.
 
     Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
@@ -192,7 +174,7 @@ def _train_arm(
     seed: int,
     folder: Path,
     found: list[Overlap] | None,
-    report: Report,
+    report: OnTrainProgress,
     samples: "TaskSamples | None",
 ) -> "TaskSamples":
     """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
@@ -201,7 +183,8 @@ def _train_arm(
     from midalign.train.build import build
     from midalign.train.callbacks import ReportUpdates
     from midalign.train.checkpoints import SealCheckpoints, last_intact_checkpoint, step_of
-    from midalign.train.monitor import Log, Monitor
+    from midalign.train.monitor import Monitor
+    from midalign.train.progress import Log
 
     work = _work(folder)
     with PartialState().main_process_first():

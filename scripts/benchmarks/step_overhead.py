@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from midalign.train import recipe as recipes
 from midalign.train.build import build
 from midalign.train.callbacks import ReportUpdates
-from midalign.train.monitor import Log
+from midalign.train.progress import Log
 
 WARM = 4
 """Steps before the first that counts: kernels are compiled."""

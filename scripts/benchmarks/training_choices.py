@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from midalign.align.head import _FrozenHeadLoss
 from midalign.device import has_bf16
-from midalign.train.build import halve_linears, load_base
+from midalign.train.base_model import halve_linears, load_base
 
 
 def ratio(first: Callable[[], None], second: Callable[[], None], times: int = 7) -> float:

@@ -13,7 +13,7 @@ from midalign.align.head import IGNORED, frozen_head, label_losses
 from midalign.analyze import states
 from midalign.errors import BaseModelError
 from midalign.evaluate import live
-from midalign.train.build import check_causal
+from midalign.train.base_model import check_causal
 
 LLAMA = LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2)
 # Gemma 2 caps its logits, so the plain product with the head would be wrong.

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLM
 
 from midalign import bases
 from midalign.errors import BaseModelError, RecipeError, TrainingError
-from midalign.train import build, run
+from midalign.train import base_model, build, recipe_checks, run
 from midalign.train import recipe as recipes
 from midalign.train.samples import Tokens
 from midalign.train.task_samples import TaskSamples
@@ -16,7 +16,7 @@ SMALL = ["seeds=[1]", "updates=3", "samples_per_update=2", "arms={baseline: null
 
 @pytest.fixture(scope="module")
 def mini():
-    return build.load_base("mini")
+    return base_model.load_base("mini")
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path):
@@ -44,18 +44,18 @@ def test_memory_that_is_full_names_the_setting():
 def test_a_module_that_the_base_lacks(mini):
     lora = recipes.load("mini", ["lora.targets=[q_proj, c_attn]"]).lora
     with pytest.raises(RecipeError, match=r"no modules named c_attn .*down_proj, gate_proj.*all-linear"):
-        build.with_adapter(mini[0], lora)
+        base_model.with_adapter(mini[0], lora)
 
 
 def test_fields_of_lora_and_training_arguments():
     lora = recipes.load("mini", ["lora.use_rslora=true"]).lora
-    model = build.with_adapter(build.load_base("mini")[0], lora)
+    model = base_model.with_adapter(base_model.load_base("mini")[0], lora)
     assert model.peft_config["default"].use_rslora
     lora = recipes.load("mini", ["lora.use_rslore=true"]).lora
     with pytest.raises(
         RecipeError, match=r"lora.use_rslore is no field of peft's LoraConfig. Did you mean use_rslora"
     ):
-        build.with_adapter(build.load_base("mini")[0], lora)
+        base_model.with_adapter(base_model.load_base("mini")[0], lora)
     for changes, message in (
         ("arguments={max_grad_nrm: 0.5}", "Did you mean max_grad_norm"),
         ("arguments={max_steps: 5}", "Set the recipe's key updates"),
@@ -109,11 +109,11 @@ def test_alignment_that_cannot_act(changes, message):
 
 
 def test_an_encoder_is_no_base(mini):
-    build.check_causal("mini", mini[0])
+    base_model.check_causal("mini", mini[0])
     sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     encoder = BertLMHeadModel(BertConfig(**sizes, num_attention_heads=4))
     with pytest.raises(BaseModelError, match="later tokens change the states of earlier ones"):
-        build.check_causal("bert", encoder)
+        base_model.check_causal("bert", encoder)
 
 
 def test_a_vision_tower_gets_no_adapter():
@@ -129,7 +129,7 @@ def test_a_vision_tower_gets_no_adapter():
         image_token_index=52,
     )
     recipe = recipes.load("mini", ["lora.targets=all-linear"])
-    model = build.with_adapter(AutoModelForCausalLM.from_config(config), recipe.lora)
+    model = base_model.with_adapter(AutoModelForCausalLM.from_config(config), recipe.lora)
     adapted = {name for name, _ in model.named_parameters() if "lora_" in name}
     assert len(adapted) == 2 * 2 * 7  # two factors for seven linear layers of two text blocks
     assert not [name for name in adapted if "vision" in name or "projector" in name]
@@ -137,14 +137,14 @@ def test_a_vision_tower_gets_no_adapter():
 
 def test_pairs_that_do_not_share_out():
     align = recipes.load("mini", ["align.pairs_per_update=32"]).align
-    build._check_share(align, 4)
+    recipe_checks.check_share(align, 4)
     with pytest.raises(RecipeError, match=r"3 processes cannot share 32 pairs evenly.*multiple of 3"):
-        build._check_share(align, 3)
+        recipe_checks.check_share(align, 3)
     parts = recipes.load(
         "mini", ["align.pairs_per_update=12", "align.alternate=micro", "align.cycles=2"]
     ).align
     with pytest.raises(RecipeError, match=r"4 processes cannot share 6 pairs evenly.*multiple of 8"):
-        build._check_share(parts, 4)
+        recipe_checks.check_share(parts, 4)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_pairs_that_do_not_share_out():
     ],
 )
 def test_what_sharded_processes_cannot_do(changes, message):
-    build._check_sharded(recipes.load("mini"), 4)
+    recipe_checks.check_sharded(recipes.load("mini"), 4)
     with pytest.raises(RecipeError, match=f"4 processes train sharded.*{message}"):
-        build._check_sharded(recipes.load("mini", changes), 4)
+        recipe_checks.check_sharded(recipes.load("mini", changes), 4)
 
 
 def test_deepspeed_that_parts_the_base_is_refused(monkeypatch, tmp_path):
@@ -172,7 +172,7 @@ def test_a_base_without_chat_template(mini):
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tokenizer.chat_template = None
     with pytest.raises(RecipeError, match="the tokenizer of mini has none: set chat_template=false"):
-        build._check_template(recipes.load("mini", ["chat_template=true"]), tokenizer)
+        recipe_checks.check_template(recipes.load("mini", ["chat_template=true"]), tokenizer)
 
 
 def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
@@ -182,7 +182,7 @@ def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
     monkeypatch.setattr(
         "midalign.align.likelihood.bits_per_character", lambda _, ids, *__: bits[ids[0][0] == bos]
     )
-    build.check_bos("mini", *mini)  # puts its BOS by itself
+    base_model.check_bos("mini", *mini)  # puts its BOS by itself
 
     class Lost:
         pad_token_id = 0
@@ -193,7 +193,7 @@ def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
     with pytest.raises(
         BaseModelError, match=r"puts no BOS .* 1.95 bits a character without it and 0.99 with it"
     ):
-        build.check_bos("mini", mini[0], Lost())
+        base_model.check_bos("mini", mini[0], Lost())
 
 
 def test_samples_that_are_too_long_are_cut_or_left_out_and_counted(mini, caplog):

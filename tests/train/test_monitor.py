@@ -28,7 +28,9 @@ from midalign.train import card, run
 from midalign.train import monitor as monitoring
 from midalign.train import recipe as recipes
 from midalign.train.build import Arm
-from midalign.train.monitor import Figure, Log, Monitor, best_update, cosine, named, pair_retrieval
+from midalign.train.monitor import Monitor
+from midalign.train.monitor_measures import Figure, best_update, cosine, named, pair_retrieval
+from midalign.train.progress import LOG, Log
 from midalign.train.recipe import Align
 from midalign.train.samples import Tokens
 from midalign.train.sentence_pairs import Pair, PairSamples
@@ -76,7 +78,7 @@ def watched(tmp_path_factory, tiny):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / run.LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -157,7 +159,7 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
         "warmup=0.0",
         "monitor={every: 1, samples: 4, stop_on: task_loss/supervised, patience: 2}",
     )
-    measured = Log.measures(folder / run.LOG)
+    measured = Log.measures(folder / LOG)
     assert [update for update, _ in measured] == [0, 1, 2]
     manifest = json.loads((folder / "midalign.json").read_text())
     assert (manifest["updates"], manifest["tokens"], manifest["training"]) == (0, 0, {})

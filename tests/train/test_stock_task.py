@@ -7,7 +7,7 @@ import pytest
 from midalign.errors import RecipeError, TaskError
 from midalign.train import recipe as recipes
 from midalign.train import run
-from midalign.train.build import load_base
+from midalign.train.base_model import load_base
 from midalign.train.recipe_checks import check_roles
 from midalign.train.samples import Tokens
 from midalign.train.task_samples import TaskSamples

@@ -13,8 +13,9 @@ from midalign import adapter
 from midalign.errors import RecipeError
 from midalign.train import recipe as recipes
 from midalign.train import run
-from midalign.train.build import with_adapter
+from midalign.train.base_model import with_adapter
 from midalign.train.plain import plain_copy
+from midalign.train.progress import TrainProgress
 from midalign.train.recipe import Lora
 from midalign.train.trainer import as_base, initial_weights
 
@@ -127,7 +128,7 @@ def test_a_run_that_starts_with_pissa(tmp_path: Path) -> None:
     recipe = recipes.load("mini", [*small, "align.preservation=3.0", "lora.init_lora_weights=pissa"])
     preservation = {}
 
-    def report(progress: run.Progress) -> None:
+    def report(progress: TrainProgress) -> None:
         preservation[progress.update] = progress.losses["preservation"]
 
     (folder,) = run.train(recipe, report, ["aligned"])
