@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from midalign import __version__, adapter, bases, harness, record
-from midalign import sweep as sweeping
 from midalign.data import cache
 from midalign.errors import ClusterError, MidalignError
 from midalign.evaluate import run as evaluation
-from midalign.sweep import Point
+from midalign.sweep.point_adapters import adapters_to_score
+from midalign.sweep.points import ALONE, Point
 from midalign.train import run as training
 from midalign.train.recipe import Recipe
 
@@ -223,7 +223,7 @@ def _answer(settings: evaluation.Settings) -> None:
 
 def _evaluate(recipes: Sequence[Recipe], points: Sequence[Point], results: Path) -> None:
     """Score adapters, and also generate for merged points, whose parents now exist. There are few of them."""
-    adapters = [folder for recipe in recipes for folder in sweeping.adapters(recipe, points)]
+    adapters = [folder for recipe in recipes for folder in adapters_to_score(recipe, points)]
     evaluation.evaluate(_settings(recipes[0], adapters, results), lambda _: None)
 
 
@@ -328,9 +328,9 @@ class _Sweep:
                     name = f"{recipe.name}-{arm}-seed{seed}"
                     answer = _Task(f"{name} answers", _answer, (_settings(recipe, [folder], results),))
                     if not training.finished(folder, recipe, arm):
-                        then = answer if arm != sweeping.ALONE else None
+                        then = answer if arm != ALONE else None
                         first.append(_Task(f"{name} trains", _train, (recipe, arm, seed), then))
-                    elif arm != sweeping.ALONE and not _has_record(name, results):
+                    elif arm != ALONE and not _has_record(name, results):
                         first.append(answer)
             recipe = recipes[0]
             if recipe.evaluation.base and not _has_record(recipe.base_name, results):

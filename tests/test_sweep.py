@@ -13,10 +13,13 @@ from statistics import mean
 import pytest
 from safetensors.torch import load_file
 
-from midalign import adapter, record, sweep
+from midalign import adapter, record
 from midalign.data import ntrex, tatoeba
 from midalign.errors import RecipeError
-from midalign.sweep import Grid
+from midalign.sweep.grid import Grid, read_grid
+from midalign.sweep.point_adapters import adapters_to_score
+from midalign.sweep.points import plan_points, recipes_of_points
+from midalign.sweep.result_files import name_seeds
 from midalign.train import run
 from midalign.train.recipe import load
 from midalign.train.recipe_checks import check_roles
@@ -33,8 +36,8 @@ SMALL = [
 
 def test_changes_of_alignment_are_arms_of_one_recipe():
     grid = Grid(name="g", recipe="mini", grid={"align.layer": [1, [1, 2]], "align.weight": [0.1, 0.2]})
-    points = sweep.plan(grid, ["seeds=[4]", "output=/there"])
-    (recipe,) = sweep.recipes_of(points)
+    points = plan_points(grid, ["seeds=[4]", "output=/there"])
+    (recipe,) = recipes_of_points(points)
     assert list(recipe.arms) == [
         "baseline",
         "layer=1,weight=0.1",
@@ -49,7 +52,7 @@ def test_changes_of_alignment_are_arms_of_one_recipe():
 
 def test_recipes_share_a_baseline_where_the_task_side_is_the_same():
     grid = Grid(name="g", recipe="mini", grid={"aligned": [["de"], ["de", "tr"]], "updates": [5, 6]})
-    points = sweep.plan(grid)
+    points = plan_points(grid)
     assert [point.label for point in points] == [
         "aligned=de,updates=5",
         "aligned=de,updates=6",
@@ -71,19 +74,19 @@ def test_baselines_that_are_stopped_by_their_recipe_s_languages_are_not_shared()
         changes={"align.held_out": 4, "monitor": monitor},
         grid={"aligned": [["de"], ["tr"]], "align.weight": [0.1, 0.2]},
     )
-    points = sweep.plan(grid)
+    points = plan_points(grid)
     assert [point.against.aligned for point in points] == [["de"], ["de"], ["tr"], ["tr"]]
     assert all("baseline" in point.recipe.arms for point in points)
     watched = grid.model_copy(update={"changes": {"align.held_out": 4, "monitor": {"every": 5}}})
-    assert [point.against.aligned for point in sweep.plan(watched)] == [["de"]] * 4
+    assert [point.against.aligned for point in plan_points(watched)] == [["de"]] * 4
 
 
 def test_points_and_baselines_of_unlike_dtypes_are_not_compared(tmp_path):
     """A swept dtype has a baseline each; under auto, machines may differ."""
     grid = Grid(name="g", recipe="mini", grid={"dtype": ["bfloat16", "float32"], "align.layer": [2]})
-    assert [point.against.dtype for point in sweep.plan(grid)] == ["bfloat16", "float32"]
+    assert [point.against.dtype for point in plan_points(grid)] == ["bfloat16", "float32"]
     grid = Grid(name="g", recipe="mini", grid={"align.layer": [2]})
-    (point,) = sweep.plan(grid, ["seeds=[1]", f"output={tmp_path}"])
+    (point,) = plan_points(grid, ["seeds=[1]", f"output={tmp_path}"])
     folders = {arm: folder for arm, _, folder in run.runs(point.recipe)}
     for dtype in ("float32", "bfloat16", None):
         for arm, folder in folders.items():
@@ -98,9 +101,9 @@ def test_points_and_baselines_of_unlike_dtypes_are_not_compared(tmp_path):
             (folder / adapter.MANIFEST).write_text(made.model_dump_json())
         if dtype == "float32":
             with pytest.raises(RecipeError, match=r"trained in float32 and its baseline .* in bfloat16"):
-                sweep.adapters(point.recipe, [point])
+                adapters_to_score(point.recipe, [point])
         else:
-            assert sweep.adapters(point.recipe, [point]) == list(folders.values())
+            assert adapters_to_score(point.recipe, [point]) == list(folders.values())
 
 
 def test_a_nested_change_is_the_same_as_a_dotted_one():
@@ -118,14 +121,14 @@ def test_a_nested_change_is_the_same_as_a_dotted_one():
         changes={"evaluation.limit": 100, "align.pairs_per_update": 8},
         points=[{"align.layer": 2}, {"align.layer": 3, "align.weight": 0.5}, {"lora.r": 4}],
     )
-    points = sweep.plan(nested)
-    assert points == sweep.plan(dotted)
+    points = plan_points(nested)
+    assert points == plan_points(dotted)
     assert [point.label for point in points] == ["layer=2", "layer=3,weight=0.5", "r=4"]
     (evaluation, align), mini = (points[0].recipe.evaluation, points[0].recipe.align), load("mini").align
     assert (evaluation.split, evaluation.base, evaluation.limit) == ("validation", False, 100)
     assert align == mini.model_copy(update={"pairs_per_update": 8})
     assert points[2].recipe.lora == load("mini").lora.model_copy(update={"r": 4})
-    overridden = sweep.plan(nested, ["evaluation={limit: 3}"])[0].recipe.evaluation
+    overridden = plan_points(nested, ["evaluation={limit: 3}"])[0].recipe.evaluation
     assert (overridden.split, overridden.limit) == ("validation", 3)
 
 
@@ -140,7 +143,7 @@ def test_labels_tell_points_apart():
             {"aligned": ["de"], "align.layer": 1},
         ],
     )
-    assert [point.label for point in sweep.plan(grid)] == [
+    assert [point.label for point in plan_points(grid)] == [
         "pairs=news_{language}",
         "pairs=web_{language}",
         "base=Qwen_Qwen2.5-3B",
@@ -148,14 +151,14 @@ def test_labels_tell_points_apart():
         "aligned=de, layer=1",
     ]
     twice = grid.model_copy(update={"points": [{"updates": 5}, {"updates": 5}]})
-    assert [point.label for point in sweep.plan(twice)][2:] == ["updates=5"]
+    assert [point.label for point in plan_points(twice)][2:] == ["updates=5"]
     chinese = grid.model_copy(update={"points": [{"system_instruction": "是"}, {"system_instruction": "否"}]})
-    assert len({record.file_name(f"g-{point.label}") for point in sweep.plan(chinese)}) == 4
+    assert len({record.file_name(f"g-{point.label}") for point in plan_points(chinese)}) == 4
     alike = grid.model_copy(update={"points": [{"system_instruction": "a b"}, {"system_instruction": "a?b"}]})
     with pytest.raises(
         RecipeError, match=r"'a b'.* and .*'a\?b'.* would both be called g-system_instruction=a-b"
     ):
-        sweep.plan(alike)
+        plan_points(alike)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +176,12 @@ def test_labels_tell_points_apart():
 )
 def test_points_that_would_share_a_folder_are_refused(points):
     with pytest.raises(RecipeError, match="would both be called"):
-        sweep.plan(Grid(name="g", recipe="mini", points=points))
+        plan_points(Grid(name="g", recipe="mini", points=points))
 
 
 def test_one_point_with_its_keys_in_another_order_is_one_point():
     points = [{"updates": 5, "lora.r": 4}, {"lora.r": 4, "updates": 5}]
-    assert len(sweep.plan(Grid(name="g", recipe="mini", points=points))) == 1
+    assert len(plan_points(Grid(name="g", recipe="mini", points=points))) == 1
 
 
 @pytest.mark.parametrize(
@@ -197,14 +200,14 @@ def test_one_point_with_its_keys_in_another_order_is_one_point():
 )
 def test_what_would_make_points_other_than_their_labels_is_refused(values, overrides, message):
     with pytest.raises(RecipeError, match=message):
-        sweep.plan(Grid(name="g", recipe="mini", **values), overrides)
+        plan_points(Grid(name="g", recipe="mini", **values), overrides)
 
 
 def test_a_sweep_that_grows_keeps_what_is_trained():
     grid = Grid(name="g", recipe="mini", grid={"align.layer": [1, 2]}, points=[{"updates": 5}])
     grown = grid.model_copy(update={"grid": {"align.layer": [1, 2, 3]}, "merged": [0.5]})
     digests = [
-        {(one.name, arm): one.digest(arm) for one in sweep.recipes_of(sweep.plan(of)) for arm in one.arms}
+        {(one.name, arm): one.digest(arm) for one in recipes_of_points(plan_points(of)) for arm in one.arms}
         for of in (grid, grown)
     ]
     assert digests[0].items() <= digests[1].items()
@@ -216,12 +219,12 @@ SWEEPS = sorted(file.name.removesuffix(".yaml") for file in (files("midalign") /
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_sweeps_of_the_package_are_sound(name):
-    grid = sweep.read(name)
-    points = sweep.plan(grid)
+    grid = read_grid(name)
+    points = plan_points(grid)
     assert grid.name == name
     assert len(points) > 2
     assert len({point.label for point in points}) == len(points)
-    trained = {folder for one in sweep.recipes_of(points) for _, _, folder in run.runs(one)}
+    trained = {folder for one in recipes_of_points(points) for _, _, folder in run.runs(one)}
     merged = sum(point.weights is not None for point in points)
     baselines = {point.against.name for point in points}
     seeds = len(points[0].recipe.seeds)
@@ -234,12 +237,12 @@ def test_sweeps_of_the_package_are_sound(name):
 def test_sweeps_of_the_package_find_their_languages_and_pairs(name, massive_cache, shared_data):
     for source in (tatoeba, ntrex):
         source.add(shared_data / source.FILES.name)
-    for recipe in sweep.recipes_of(sweep.plan(sweep.read(name))):
+    for recipe in recipes_of_points(plan_points(read_grid(name))):
         check_roles(recipe)
 
 
 def test_five_and_nineteen_languages_have_nothing_in_common_with_what_is_supervised_or_left_out():
-    points = sweep.plan(sweep.read("languages-massive"))
+    points = plan_points(read_grid("languages-massive"))
     assert {len(point.recipe.aligned) for point in points} == {1, 2, 5, 19}
     for point in points:
         recipe = point.recipe
@@ -250,12 +253,12 @@ def test_five_and_nineteen_languages_have_nothing_in_common_with_what_is_supervi
 
 def test_merged_points_take_one_arm_of_alignment_alone():
     grid = Grid(name="g", recipe="mini", points=[{}, {"align.layer": 2}], merged=[0.25, 1.0])
-    points = sweep.plan(grid, ["seeds=[1,2]"])
-    (recipe,) = sweep.recipes_of(points)
+    points = plan_points(grid, ["seeds=[1,2]"])
+    (recipe,) = recipes_of_points(points)
     assert list(recipe.arms) == ["baseline", "aligned", "layer=2", "alone"]
     assert recipe.align_of("alone") == recipe.align.model_copy(update={"task": False})
     assert [point.label for point in points] == ["aligned", "layer=2", "merged=0.25", "merged=1"]
-    only = sweep.plan(Grid(name="g", recipe="mini", merged=[1.0]))
+    only = plan_points(Grid(name="g", recipe="mini", merged=[1.0]))
     assert [point.scored for point in only] == [("g", "merged 1:1")]
 
 
@@ -275,19 +278,19 @@ def test_mistakes_name_what_was_meant(tmp_path, text, message):
     file = tmp_path / "grid.yaml"
     file.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        sweep.plan(sweep.read(str(file)))
+        plan_points(read_grid(str(file)))
     with pytest.raises(RecipeError, match=r"No sweep 'leyer'\. Did you mean layer"):
-        sweep.read("leyer")
+        read_grid("leyer")
 
 
 def test_a_sweep_without_evaluation_is_refused_however_it_is_said():
     with pytest.raises(RecipeError, match=r"evaluate: false leaves nothing to compare.*midalign-train"):
-        sweep.plan(sweep.read("layer"), ["evaluate=false"])
+        plan_points(read_grid("layer"), ["evaluate=false"])
 
 
 def test_seeds_are_said_in_words():
-    assert sweep.said([1]) == "seed 1"
-    assert sweep.said([1, 2, 3]) == "seeds 1, 2, 3"
+    assert name_seeds([1]) == "seed 1"
+    assert name_seeds([1, 2, 3]) == "seeds 1, 2, 3"
 
 
 def changes_of(folder):
@@ -354,8 +357,8 @@ def test_an_interrupted_sweep_of_merged_points_goes_on_and_scores_what_was_merge
     stale.write_text(
         stale.read_text().replace(adapter.digest(folders[0].parents[1] / "adapters" / "alone-seed1"), "0")
     )
-    points = sweep.plan(sweep.read(str(file)), changes)
-    assert sweep.adapters(points[0].recipe, points)[-1] == stale.parent
+    points = plan_points(read_grid(str(file)), changes)
+    assert adapters_to_score(points[0].recipe, points)[-1] == stale.parent
     assert {f: (f / "midalign.json").stat().st_mtime_ns == kept[f] for f in merged.iterdir()} == {
         merged / "1_0.25-seed1": True,
         merged / "1_1-seed1": False,

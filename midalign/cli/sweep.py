@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from midalign.cluster import Report, Standing
     from midalign.leaderboard.compare import Estimate
-    from midalign.sweep import Point, Result
+    from midalign.sweep.point_results import PointResult
+    from midalign.sweep.points import Point
     from midalign.train.recipe import Recipe
 
 
@@ -47,13 +48,16 @@ def sweep(
     training.settle_environment()
     from rich.console import Console
 
-    from midalign import sweep as sweeping
     from midalign.cli.table_printing import print_table
+    from midalign.sweep.grid import read_grid
+    from midalign.sweep.point_results import read_results
+    from midalign.sweep.points import plan_points, recipes_of_points
+    from midalign.sweep.result_files import write_results
     from midalign.train import run
     from midalign.train.recipe_checks import check_roles
 
-    points = sweeping.plan(sweeping.read(grid), overrides or [])
-    recipes = sweeping.recipes_of(points)
+    points = plan_points(read_grid(grid), overrides or [])
+    recipes = recipes_of_points(points)
     folder = recipes[0].output.parent
     console = Console(stderr=True)
     console.print(
@@ -70,25 +74,25 @@ def sweep(
 
         with _tasks_bar(console) as report:
             cluster.sweep(ray, groups, points, folder, report)
-    found = sweeping.results(points, folder / "results")
+    found = read_results(points, folder / "results")
     screen = Console(highlight=False, markup=False)
     for group in dict.fromkeys(one.group for one in found):
         print_table(screen, _table(group, [one for one in found if one.group == group]))
-    for path in sweeping.write(found, folder):
+    for path in write_results(found, folder):
         print(path)
 
 
 def _run_here(alike: "Sequence[Recipe]", points: "Sequence[Point]", folder: Path, console: "Console") -> None:
     """Train, merge and score recipes whose adapters share one evaluation."""
-    from midalign import sweep as sweeping
     from midalign.cli import train as training
+    from midalign.sweep.point_adapters import adapters_to_score
     from midalign.train import run
 
     adapters = []
     for recipe in alike:
         with training.training_bars(console) as report:
             run.train(recipe, report)
-        adapters += sweeping.adapters(recipe, points)
+        adapters += adapters_to_score(recipe, points)
     training.evaluate(alike[0].model_copy(update={"output": folder}), adapters)
 
 
@@ -116,17 +120,17 @@ def _scored_alike(recipe: "Recipe") -> tuple[object, ...]:
     return recipe.base, recipe.task, recipe.chat_template, recipe.system_instruction, recipe.evaluation
 
 
-def _table(group: str, found: "list[Result]") -> "Table":
+def _table(group: str, found: "list[PointResult]") -> "Table":
     from rich import box
     from rich.table import Table
 
-    from midalign.sweep import roles, said
+    from midalign.sweep.result_files import name_seeds, shown_roles
 
-    seeds = said(found[0].seeds)
+    seeds = name_seeds(found[0].seeds)
     title = f"{group}, {seeds}, minus baseline in points, 95% intervals"
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
     table.add_column("point")
-    shown = roles(found)
+    shown = shown_roles(found)
     for role in shown:
         table.add_column(role, justify="right")
     for one in found:

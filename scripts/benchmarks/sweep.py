@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from midalign import sweep  # noqa: E402
+from midalign.sweep.grid import read_grid  # noqa: E402
+from midalign.sweep.points import plan_points, recipes_of_points  # noqa: E402
 from midalign.train import run  # noqa: E402
 from midalign.train.recipe import Recipe  # noqa: E402
 
@@ -93,7 +94,7 @@ def main(updates: int = 40, items: int = 10) -> None:
         folder = Path(scratch)
         grid = folder / "grid.yaml"
         grid.write_text(GRID, "utf-8")
-        (recipe,) = sweep.recipes_of(sweep.plan(sweep.read(str(grid)), changes))
+        (recipe,) = recipes_of_points(plan_points(read_grid(str(grid)), changes))
         command = ["sweep", str(grid), *changes, f"output={folder / 'sweep'}"]
         whole = timed(folder / "cache", *command)
         print(f"sweep                        {whole}", flush=True)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from synthetic_records import sha, share, write
 
-from midalign import sweep
 from midalign.analyze import report
 from midalign.errors import RecordError
 from midalign.leaderboard.load import load
+from midalign.sweep.grid import Grid
+from midalign.sweep.point_results import read_results
+from midalign.sweep.points import plan_points
 
 ALIGNED = {"de": 0.8, "es": 0.9, "sw": 0.3, "fr": 0.5, "hi": 0.1}
 
@@ -59,17 +61,17 @@ def test_a_direction_with_english_counts_for_its_other_language(tmp_path):
 
 
 def test_a_sweep_names_the_record_that_it_misses(tmp_path):
-    grid = sweep.Grid(name="g", recipe="mini", grid={"align.layer": [1, 2]})
-    points = sweep.plan(grid, ["seeds=[1]"])
+    grid = Grid(name="g", recipe="mini", grid={"align.layer": [1, 2]})
+    points = plan_points(grid, ["seeds=[1]"])
     for arm in ("baseline", "layer=1"):
         write(tmp_path, f"g-{arm}", arm, scores(en=9, de=5), seed=1, recipe="g")
     (point, other) = points
-    assert sweep.results([point], tmp_path)[0].change["aligned"].value == 0
+    assert read_results([point], tmp_path)[0].change["aligned"].value == 0
     with pytest.raises(RecordError, match="for arm layer=2 of g, seed 1"):
-        sweep.results([point, other], tmp_path)
+        read_results([point, other], tmp_path)
     more = dataclasses.replace(point, recipe=point.recipe.model_copy(update={"seeds": [1, 2]}))
     with pytest.raises(RecordError, match="for arm layer=1 of g, seed 2"):
-        sweep.results([more], tmp_path)
+        read_results([more], tmp_path)
 
 
 def test_languages_are_matched_across_codes(tmp_path):

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from midalign import record, sweep
+from midalign import record
 from midalign.errors import RecipeError
+from midalign.sweep.grid import Grid
+from midalign.sweep.points import Point, plan_points
 from midalign.train import recipe
 from midalign.train.recipe import Recipe
 
@@ -162,8 +164,8 @@ changes = st.lists(
 ).flatmap(lambda chosen: st.fixed_dictionaries({key: values_of(key) for key in chosen}))
 
 
-def planned(points: list[dict[str, Any]]) -> "list[sweep.Point]":
-    return sweep.plan(sweep.Grid(name="g", recipe="mini", points=points))
+def planned(points: list[dict[str, Any]]) -> list[Point]:
+    return plan_points(Grid(name="g", recipe="mini", points=points))
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -201,7 +203,7 @@ def test_what_a_grid_changes_for_all_points_decides_their_digests(data: st.DataO
     one, two = (data.draw(values_of(key)) for _ in range(2))
     try:
         found = [
-            sweep.plan(sweep.Grid(name="g", recipe="mini", changes={key: value}, points=[{"align.layer": 3}]))
+            plan_points(Grid(name="g", recipe="mini", changes={key: value}, points=[{"align.layer": 3}]))
             for value in (one, two)
         ]
     except RecipeError:
