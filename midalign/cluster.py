@@ -22,13 +22,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from midalign import __version__, adapter, bases, harness, record
+from midalign import __version__, adapter, bases, record
 from midalign.data import cache
 from midalign.errors import ClusterError, MidalignError
 from midalign.evaluate import run as evaluation
 from midalign.sweep.point_adapters import adapters_to_score
 from midalign.sweep.points import ALONE, Point
 from midalign.train import run as training
+from midalign.train.evaluation_command import evaluated_tasks
 from midalign.train.recipe import Recipe
 
 LOG = "ray.log"
@@ -473,10 +474,9 @@ def _has_record(name: str, results: Path) -> bool:
 def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> evaluation.Settings:
     """Return the settings of the evaluation that `midalign sweep` runs."""
     asked = recipe.evaluation
-    tasks = [recipe.task] if asked.languages == "all" else harness.task_names(recipe.task, asked.languages)
     return evaluation.Settings(
         base=recipe.base,
-        tasks=tuple(tasks),
+        tasks=tuple(evaluated_tasks(recipe)),
         output=results,
         adapters=tuple(adapters),
         adapters_only=bool(adapters) and not asked.base,

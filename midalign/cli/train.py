@@ -170,29 +170,9 @@ def _state(now: "TrainProgress") -> str:
 
 def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     """Score in a fresh process: after training, memory stays allocated for every batch shape."""
-    from midalign import harness
+    from midalign.train.evaluation_command import evaluation_command
 
-    evaluation = recipe.evaluation
-    tasks = (
-        [recipe.task]
-        if evaluation.languages == "all"
-        else harness.task_names(recipe.task, evaluation.languages)
-    )
-    options = {
-        "--base": recipe.base,
-        "--tasks": ",".join(tasks),
-        "--engine": evaluation.engine,
-        "--split": evaluation.split,
-        "--output": str(recipe.output / "results"),
-        "--limit": evaluation.limit,
-        "--note": evaluation.note,
-    }
-    command = [sys.executable, "-m", "midalign", "eval"]
-    command += [str(word) for option in options.items() if option[1] is not None for word in option]
-    command += [word for adapter in adapters for word in ("--adapter", str(adapter))]
-    command += recipe.prompt_options
-    command += [] if evaluation.base else ["--adapters-only"]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(evaluation_command(recipe, adapters, recipe.output / "results"))
     try:
         process.wait()
     except KeyboardInterrupt:  # the evaluation gets it too, and saves its work before it ends

@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from midalign.align.head import IGNORED
 from midalign.align.likelihood import bits_per_character, predicted_texts
 from midalign.errors import RecipeError
 from midalign.train.distributed import world
+from midalign.train.evaluation_command import evaluation_command
 from midalign.train.monitor_measures import (
     HIGHER_IS_BETTER,
     Figure,
@@ -31,6 +31,7 @@ from midalign.train.monitor_measures import (
 )
 from midalign.train.plain import plain_copy
 from midalign.train.progress import LOG, Log, Measures
+from midalign.train.recipe import Evaluation
 from midalign.train.recipe import Monitor as Settings
 from midalign.train.sentence_pairs import PairSamples
 from midalign.train.stream import answers
@@ -201,13 +202,16 @@ class Monitor(TrainerCallback):
             recipe = self.arm.recipe
             trained = [*recipe.supervised, *recipe.aligned]
             languages = list(dict.fromkeys(harness.task_code(recipe.task, language) for language in trained))
-            command = [sys.executable, "-m", "midalign", "eval", "--base", recipe.base]
-            tasks = harness.task_names(recipe.task, languages)
-            command += ["--tasks", ",".join(tasks), "--split", "validation"]
-            command += ["--limit", str(self.settings.generate), "--output", str(results)]
-            command += ["--adapter", str(adapter), "--adapters-only", "--engine", "hf"]
+            evaluation = Evaluation(
+                base=False,
+                languages=languages,
+                split="validation",
+                limit=self.settings.generate,
+                engine="hf",
+            )
+            evaluated = recipe.model_copy(update={"evaluation": evaluation})
+            command = evaluation_command(evaluated, [adapter], results)
             command += ["--supervised", ",".join(recipe.supervised), "--aligned", ",".join(recipe.aligned)]
-            command += recipe.prompt_options
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"the evaluation at update {update} failed:\n{done.stderr[-2000:]}")

@@ -254,15 +254,6 @@ class Recipe(Section):
             raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self
 
-    @property
-    def prompt_options(self) -> list[str]:
-        """Options of `midalign eval` for the prompts that the recipe trains on."""
-        system = self.system_instruction
-        return [
-            *(["--apply-chat-template"] if self.chat_template else []),
-            *([] if system is None else ["--system-instruction", system]),
-        ]
-
     def align_of(self, arm: str) -> Align | None:
         """Return the alignment settings of an arm, or None if it trains only the task."""
         changes = self.arms[arm]

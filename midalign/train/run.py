@@ -17,6 +17,7 @@ from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
 from midalign.locks import locked
 from midalign.train import card
+from midalign.train.evaluation_command import evaluated_tasks
 from midalign.train.progress import LOG, OnTrainProgress
 from midalign.train.recipe import Recipe
 
@@ -89,9 +90,7 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] |
     """
     if harness.is_stock(recipe.task):
         return dict.fromkeys(arms)  # midalign does not know the texts of lm-eval's tasks
-    languages = recipe.evaluation.languages
-    tasks = [recipe.task] if languages == "all" else harness.task_names(recipe.task, languages)
-    scored = guard.scored(tasks, recipe.evaluation.split) if arms else []
+    scored = guard.scored(evaluated_tasks(recipe), recipe.evaluation.split) if arms else []
     supervised = guard.supervised(harness.training_tasks(recipe.task, recipe.supervised)) if arms else []
     found = {}
     for arm in (arm for arm in recipe.arms if arm in arms):
