@@ -40,7 +40,7 @@ RUNNING = (
 """Recipe keys that fit a run to a machine, watch it or score it."""
 
 DEFAULTS = {"output": "`runs/NAME`"}
-"""Defaults that `recipe.load` fills in, as Markdown."""
+"""Defaults that `load_recipe` fills in, as Markdown."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

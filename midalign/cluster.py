@@ -28,9 +28,9 @@ from midalign.errors import ClusterError, MidalignError
 from midalign.evaluate import run as evaluation
 from midalign.sweep.point_adapters import adapters_to_score
 from midalign.sweep.points import ALONE, Point
-from midalign.train import run as training
 from midalign.train.evaluation_command import evaluated_tasks
 from midalign.train.recipe import Recipe
+from midalign.train.run import is_trained, train_recipe, training_runs
 
 LOG = "ray.log"
 """In the sweep's folder, what Ray and the processes on its nodes say."""
@@ -215,7 +215,7 @@ def _train(recipe: Recipe, arm: str, seed: int) -> None:
     Its folder and checkpoints are its own, and caches appear atomically, so other runs may train at the same
     time. Ray restarts it only if it considers the first process dead, which then ends with its node.
     """
-    training.train(recipe.model_copy(update={"seeds": [seed]}), lambda _: None, [arm])
+    train_recipe(recipe.model_copy(update={"seeds": [seed]}), lambda _: None, [arm])
 
 
 def _answer(settings: evaluation.Settings) -> None:
@@ -325,10 +325,10 @@ class _Sweep:
         first, last = [], []
         for recipes in self.groups:
             for recipe in recipes:
-                for arm, seed, folder in training.runs(recipe):
+                for arm, seed, folder in training_runs(recipe):
                     name = f"{recipe.name}-{arm}-seed{seed}"
                     answer = _Task(f"{name} answers", _answer, (_settings(recipe, [folder], results),))
-                    if not training.finished(folder, recipe, arm):
+                    if not is_trained(folder, recipe, arm):
                         then = answer if arm != ALONE else None
                         first.append(_Task(f"{name} trains", _train, (recipe, arm, seed), then))
                     elif arm != ALONE and not _has_record(name, results):

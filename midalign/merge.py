@@ -23,7 +23,7 @@ from midalign.errors import AdapterError
 from midalign.languages import role_of
 from midalign.locks import locked
 from midalign.metrics import scorer
-from midalign.train.progress import LOG
+from midalign.train.progress import TRAINING_LOG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -489,7 +489,7 @@ def _trained_on_task(manifest: Manifest, folder: Path) -> bool:
     """
     if "task" in manifest.training or manifest.parents:
         return True
-    log = folder / LOG
+    log = folder / TRAINING_LOG
     lines = log.read_text("utf-8").splitlines() if log.is_file() else []
     return any("task" in json.loads(line).get("losses", {}) for line in lines)
 

@@ -17,7 +17,7 @@ import pytest
 
 from midalign import cluster, record
 from midalign.errors import ClusterError
-from midalign.train import recipe as recipes
+from midalign.train.recipe import load_recipe
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -236,7 +236,7 @@ def test_files_of_a_recipe_are_found_from_other_folders(tmp_path, monkeypatch):
     (tmp_path / "pairs" / "de.tsv").write_text("eins\tone\n")
     monkeypatch.chdir(tmp_path)
     arms = 'arms={baseline: null, aligned: {}, other: {pairs: "pairs/{language}.tsv"}, far: {pairs: tatoeba}}'
-    given = recipes.load("mini", ["align.pairs=pairs/{language}.tsv", "aligned=[de]", arms, "output=out"])
+    given = load_recipe("mini", ["align.pairs=pairs/{language}.tsv", "aligned=[de]", arms, "output=out"])
     known = {arm: given.digest(arm) for arm in given.arms}
     sent = cluster._absolute(given)
     monkeypatch.chdir("/")

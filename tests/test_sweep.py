@@ -20,9 +20,9 @@ from midalign.sweep.grid import Grid, read_grid
 from midalign.sweep.point_adapters import adapters_to_score
 from midalign.sweep.points import plan_points, recipes_of_points
 from midalign.sweep.result_files import name_seeds
-from midalign.train import run
-from midalign.train.recipe import load
+from midalign.train.recipe import load_recipe
 from midalign.train.recipe_checks import check_roles
+from midalign.train.run import training_runs
 
 SMALL = [
     "updates=2",
@@ -87,7 +87,7 @@ def test_points_and_baselines_of_unlike_dtypes_are_not_compared(tmp_path):
     assert [point.against.dtype for point in plan_points(grid)] == ["bfloat16", "float32"]
     grid = Grid(name="g", recipe="mini", grid={"align.layer": [2]})
     (point,) = plan_points(grid, ["seeds=[1]", f"output={tmp_path}"])
-    folders = {arm: folder for arm, _, folder in run.runs(point.recipe)}
+    folders = {arm: folder for arm, _, folder in training_runs(point.recipe)}
     for dtype in ("float32", "bfloat16", None):
         for arm, folder in folders.items():
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +124,13 @@ def test_a_nested_change_is_the_same_as_a_dotted_one():
     points = plan_points(nested)
     assert points == plan_points(dotted)
     assert [point.label for point in points] == ["layer=2", "layer=3,weight=0.5", "r=4"]
-    (evaluation, align), mini = (points[0].recipe.evaluation, points[0].recipe.align), load("mini").align
+    (evaluation, align), mini = (
+        (points[0].recipe.evaluation, points[0].recipe.align),
+        load_recipe("mini").align,
+    )
     assert (evaluation.split, evaluation.base, evaluation.limit) == ("validation", False, 100)
     assert align == mini.model_copy(update={"pairs_per_update": 8})
-    assert points[2].recipe.lora == load("mini").lora.model_copy(update={"r": 4})
+    assert points[2].recipe.lora == load_recipe("mini").lora.model_copy(update={"r": 4})
     overridden = plan_points(nested, ["evaluation={limit: 3}"])[0].recipe.evaluation
     assert (overridden.split, overridden.limit) == ("validation", 3)
 
@@ -224,7 +227,7 @@ def test_sweeps_of_the_package_are_sound(name):
     assert grid.name == name
     assert len(points) > 2
     assert len({point.label for point in points}) == len(points)
-    trained = {folder for one in recipes_of_points(points) for _, _, folder in run.runs(one)}
+    trained = {folder for one in recipes_of_points(points) for _, _, folder in training_runs(one)}
     merged = sum(point.weights is not None for point in points)
     baselines = {point.against.name for point in points}
     seeds = len(points[0].recipe.seeds)

@@ -53,15 +53,15 @@ def sweep(
     from midalign.sweep.point_results import read_results
     from midalign.sweep.points import plan_points, recipes_of_points
     from midalign.sweep.result_files import write_results
-    from midalign.train import run
     from midalign.train.recipe_checks import check_roles
+    from midalign.train.run import training_runs
 
     points = plan_points(read_grid(grid), overrides or [])
     recipes = recipes_of_points(points)
     folder = recipes[0].output.parent
     console = Console(stderr=True)
     console.print(
-        f"{len(points)} points, {sum(1 for r in recipes for _ in run.runs(r))} adapters to {folder}"
+        f"{len(points)} points, {sum(1 for r in recipes for _ in training_runs(r))} adapters to {folder}"
     )
     for recipe in recipes:
         check_roles(recipe)  # before the first of them has trained for hours
@@ -86,14 +86,14 @@ def _run_here(alike: "Sequence[Recipe]", points: "Sequence[Point]", folder: Path
     """Train, merge and score recipes whose adapters share one evaluation."""
     from midalign.cli import train as training
     from midalign.sweep.point_adapters import adapters_to_score
-    from midalign.train import run
+    from midalign.train.run import train_recipe
 
     adapters = []
     for recipe in alike:
         with training.training_bars(console) as report:
-            run.train(recipe, report)
+            train_recipe(recipe, report)
         adapters += adapters_to_score(recipe, points)
-    training.evaluate(alike[0].model_copy(update={"output": folder}), adapters)
+    training.evaluate_adapters(alike[0].model_copy(update={"output": folder}), adapters)
 
 
 @contextmanager

@@ -77,12 +77,12 @@ def train(
     settle_environment()
     from rich.console import Console
 
-    from midalign.train import recipe as recipes
-    from midalign.train import run
+    from midalign.train.recipe import load_recipe
+    from midalign.train.run import train_recipe, training_runs
 
     main = os.environ.get("RANK", "0") == "0"  # only the first process prints and evaluates
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
-    settings = recipes.load(recipe, changes)
+    settings = load_recipe(recipe, changes)
     console = Console(stderr=True, quiet=not main)
     if dry_run:
         from midalign.train.preview import preview
@@ -91,10 +91,11 @@ def train(
             print(line, flush=True)
         return
     console.print(
-        f"recipe {settings.name}: {len(list(run.runs(settings, arm)))} adapters to {settings.output}/adapters"
+        f"recipe {settings.name}: {sum(1 for _ in training_runs(settings, arm))} adapters "
+        f"to {settings.output}/adapters"
     )
     with training_bars(console, visible=main) as report:
-        adapters = run.train(settings, report, arm)
+        adapters = train_recipe(settings, report, arm)
     if not main:
         return
     for adapter in adapters:
@@ -102,13 +103,13 @@ def train(
     if settings.lora is None:
         print(f"All weights were trained. To score them: midalign eval --base FOLDER --tasks {settings.task}")
     elif settings.evaluate:
-        evaluate(settings, adapters)
+        evaluate_adapters(settings, adapters)
         _write_scores(adapters, settings.output / "results")
     if push_to_hub:
-        from midalign.train import card
+        from midalign.train.card import push_adapter
 
         for adapter in adapters:
-            print(card.push(adapter, push_to_hub))
+            print(push_adapter(adapter, push_to_hub))
 
 
 def _write_scores(adapters: list[Path], results: Path) -> None:
@@ -116,7 +117,7 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
     from midalign import record
     from midalign.adapter import digest
     from midalign.leaderboard.load import verified
-    from midalign.train import card
+    from midalign.train.card import write_card
 
     records_by_digest: dict[str, list[record.Record]] = {}
     for path in sorted(results.glob(f"*{record.SUFFIX}"), key=lambda path: path.stem):
@@ -124,7 +125,7 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
         if entry.adapter and entry.shard is None:
             records_by_digest.setdefault(entry.adapter.digest, []).append(verified(path))
     for folder in adapters:
-        card.write(folder, records_by_digest.get(digest(folder), []))
+        write_card(folder, records_by_digest.get(digest(folder), []))
 
 
 def settle_environment() -> None:
@@ -168,7 +169,7 @@ def _state(now: "TrainProgress") -> str:
     return f"{'  '.join(both)}  {now.tokens_per_second:,.0f} tokens/s"
 
 
-def evaluate(recipe: "Recipe", adapters: Sequence[Path]) -> None:
+def evaluate_adapters(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     """Score in a fresh process: after training, memory stays allocated for every batch shape."""
     from midalign.train.evaluation_command import evaluation_command
 

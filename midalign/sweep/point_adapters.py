@@ -9,14 +9,14 @@ from midalign.errors import RecipeError
 from midalign.locks import locked
 from midalign.merge import file_name, merge
 from midalign.sweep.points import ALONE, BASELINE, Point
-from midalign.train import run as training
 from midalign.train.recipe import Recipe
+from midalign.train.run import training_runs
 
 
 def adapters_to_score(recipe: Recipe, points: Sequence[Point]) -> list[Path]:
     """Return the adapters of a trained recipe to score. Creates missing merged ones."""
     _check_dtypes(recipe, points)
-    trained = [folder for arm, _, folder in training.runs(recipe) if arm != ALONE]
+    trained = [folder for arm, _, folder in training_runs(recipe) if arm != ALONE]
     merged = [point for point in points if point.recipe.name == recipe.name and point.weights]
     return [*trained, *(_merged(point, seed) for point in merged for seed in recipe.seeds)]
 
@@ -26,7 +26,7 @@ def _folders(point: Point, seed: int) -> list[Path]:
     folders = {
         (arm, seed): folder
         for one in (point.against, point.recipe)
-        for arm, seed, folder in training.runs(one)
+        for arm, seed, folder in training_runs(one)
     }
     return [folders[BASELINE, seed], folders[point.arm, seed]]
 

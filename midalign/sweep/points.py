@@ -11,8 +11,7 @@ from midalign import record
 from midalign.errors import RecipeError
 from midalign.merge import Weights
 from midalign.sweep.grid import Grid
-from midalign.train import recipe as recipes
-from midalign.train.recipe import Recipe
+from midalign.train.recipe import Recipe, load_recipe
 
 BASELINE = "baseline"
 ALIGNED = "aligned"
@@ -176,7 +175,7 @@ def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequenc
     # YAML takes JSON's escapes of characters beyond 16 bits for two characters.
     given = [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in values.items()]
     output = f"output=sweeps/{grid.name}"
-    loaded = recipes.load(grid.recipe, [output, *given, *overrides])
+    loaded = load_recipe(grid.recipe, [output, *given, *overrides])
     if not loaded.evaluate:
         raise RecipeError(
             f"sweep {grid.name}: evaluate: false leaves nothing to compare; train alone with midalign-train"

@@ -12,7 +12,7 @@ MOMENTUM = 0.9
 """What a language's running mean keeps of itself when a batch comes in."""
 
 
-class Alignment(nn.Module):
+class AlignmentLoss(nn.Module):
     """From pooled states to a loss; `log_temperature` learns, the running means of languages follow.
 
     In eval mode the means stay as they are. A language without one is centred by its side's

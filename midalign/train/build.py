@@ -14,7 +14,7 @@ from midalign.train.recipe import Align, Recipe
 from midalign.train.recipe_checks import check_sharded, check_share, check_template
 
 if TYPE_CHECKING:
-    from midalign.train.samples import Tokens
+    from midalign.train.samples import SampleTokenizer
     from midalign.train.stream import Stream
     from midalign.train.task_samples import TaskSamples
     from midalign.train.trainer import AlignmentTrainer
@@ -62,7 +62,7 @@ class Arm:
     align: Align | None
     layers: list[int]
     """Numbers of blocks below the aligned states, in the recipe's order."""
-    tokens: "Tokens"
+    tokens: "SampleTokenizer"
     stream: "Stream"
     trainer: "AlignmentTrainer"
 
@@ -72,7 +72,7 @@ class Arm:
         return self.layers[0]
 
 
-def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples | None" = None) -> Arm:
+def build_arm(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples | None" = None) -> Arm:
     """Build the trainer of an arm, with checkpoints in `work`. `samples` are those of an earlier arm.
 
     Raises RecipeError for settings that this base does not support, and BaseModelError if it cannot be
@@ -84,16 +84,16 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     from midalign.align.packing import can_pack
     from midalign.align.rows import WIDTH
     from midalign.device import device, keep_freed_memory, training_dtype
-    from midalign.train.distributed import rank, without_launchers_precision, world
-    from midalign.train.samples import Tokens
-    from midalign.train.schedule import schedule
+    from midalign.train.distributed import process_rank, without_launchers_precision, world_size
+    from midalign.train.samples import SampleTokenizer
+    from midalign.train.schedule import plan_updates
     from midalign.train.sentence_pairs import PairSamples
     from midalign.train.stream import Stream
     from midalign.train.task_samples import TaskSamples
     from midalign.train.trainer import AlignmentTrainer
 
     align = recipe.align_of(arm)
-    plan = schedule(recipe.updates, align)
+    plan = plan_updates(recipe.updates, align)
     own = {
         "output_dir": str(work),
         "max_steps": len(plan),
@@ -113,7 +113,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         "dataloader_pin_memory": device() == "cuda",
         "gradient_checkpointing": recipe.recompute,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        **({"ddp_backend": "gloo"} if device() == "cpu" and world() > 1 else {}),
+        **({"ddp_backend": "gloo"} if device() == "cpu" and world_size() > 1 else {}),
     }
     with without_launchers_precision():
         arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
@@ -125,10 +125,10 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     set_seed(seed)
     base, tokenizer = load_base(recipe.base, in_4bit=recipe.load_in_4bit)
     check_template(recipe, tokenizer)
-    check_share(align, world())
+    check_share(align, world_size())
     check_bos(recipe.base, base, tokenizer)
     check_causal(recipe.base, base)
-    tokens = Tokens(tokenizer, recipe.max_tokens)
+    tokens = SampleTokenizer(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
     # An arm without alignment is watched where the aligned ones are.
     watched = recipe.align if recipe.monitor is not None and recipe.aligned else None
@@ -144,7 +144,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
         keep_freed_memory()
     width = WIDTH if packed else None
     samples = TaskSamples(recipe, tokens) if samples is None else samples
-    stream = Stream(seed, plan, samples, pairs, width=width, rank=rank(), world=world())
+    stream = Stream(seed, plan, samples, pairs, width=width, rank=process_rank(), world=world_size())
     trainer = AlignmentTrainer(
         model=with_adapter(base, recipe.lora),
         args=arguments,
@@ -157,7 +157,7 @@ def build(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.sharded:
-        check_sharded(recipe, world())
+        check_sharded(recipe, world_size())
     return Arm(recipe, align, layers, tokens, stream, trainer)
 
 
@@ -185,7 +185,7 @@ def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return typed
 
 
-def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "Tokens") -> list[int]:
+def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "SampleTokenizer") -> list[int]:
     """Return the numbers of blocks below the aligned states. Raises RecipeError if the base has fewer."""
     from midalign.align.trunk import depth, layer_index
 
@@ -200,7 +200,7 @@ def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "Tokens") ->
         raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
 
 
-def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "Tokens") -> int:
+def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "SampleTokenizer") -> int:
     """Return the number of blocks after which the base retrieves most held-out translations."""
     from midalign.align.trunk import depth
     from midalign.train.monitor_measures import pair_retrieval

@@ -10,7 +10,7 @@ from midalign.errors import TrainingError
 from midalign.train.progress import OnTrainProgress, TrainProgress
 
 if TYPE_CHECKING:
-    from midalign.train.progress import Log
+    from midalign.train.progress import TrainingLog
     from midalign.train.trainer import AlignmentTrainer
 
 
@@ -18,7 +18,12 @@ class ReportUpdates(TrainerCallback):
     """Hands the true means of the losses and the speed to the caller and the log after every update."""
 
     def __init__(
-        self, trainer: "AlignmentTrainer", arm: str, seed: int, report: OnTrainProgress, log: "Log | None"
+        self,
+        trainer: "AlignmentTrainer",
+        arm: str,
+        seed: int,
+        report: OnTrainProgress,
+        log: "TrainingLog | None",
     ) -> None:
         self.trainer, self.arm, self.seed, self.report, self.log = trainer, arm, seed, report, log
         self.began, self.tokens = time.monotonic(), 0

@@ -13,15 +13,15 @@ from midalign.errors import AdapterError
 CARD = "README.md"
 
 
-def write(folder: Path, records: Sequence[record.Record] = ()) -> None:
+def write_card(folder: Path, records: Sequence[record.Record] = ()) -> None:
     """Put the card beside an adapter's weights, with the scores of each of its records."""
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(f"{folder} has no {adapter.MANIFEST}: it is not from midalign-train")
-    record.write_atomically(folder / CARD, text(manifest, records).encode())
+    record.write_atomically(folder / CARD, render_card(manifest, records).encode())
 
 
-def text(manifest: Manifest, records: Sequence[record.Record]) -> str:
+def render_card(manifest: Manifest, records: Sequence[record.Record]) -> str:
     """Return the card in Markdown, with the front matter that model hubs read."""
     front = {
         "base_model": manifest.base,
@@ -100,7 +100,7 @@ def _overlap(scored: record.Record) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def push(folder: Path, namespace: str) -> str:
+def push_adapter(folder: Path, namespace: str) -> str:
     """Upload an adapter's folder as `namespace/<its name>` to the Hugging Face hub and return the address.
 
     The token is that of `hf auth login` or $HF_TOKEN. Raises AdapterError with what the hub said.

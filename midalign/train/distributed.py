@@ -12,7 +12,7 @@ from torch import Tensor
 from midalign.device import device
 
 
-def join() -> None:
+def join_launch() -> None:
     """Meet the other processes of a launch, where there are any."""
     from accelerate import PartialState
 
@@ -23,14 +23,14 @@ def join() -> None:
     PartialState(cpu=device() == "cpu")
 
 
-def world() -> int:
+def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank() -> int:
+def process_rank() -> int:
     """Return the number of this process, from 0."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 class _Gather(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
         ctx.size = len(own)
-        everyones = [torch.empty_like(own) for _ in range(world())]
+        everyones = [torch.empty_like(own) for _ in range(world_size())]
         dist.all_gather(everyones, own.contiguous())
         return torch.cat(everyones)
 
@@ -47,20 +47,20 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].contiguous()
         dist.all_reduce(total)
-        return total[rank() * ctx.size : (rank() + 1) * ctx.size]
+        return total[process_rank() * ctx.size : (process_rank() + 1) * ctx.size]
 
 
-def gathered(own: Tensor) -> Tensor:
+def gather_rows(own: Tensor) -> Tensor:
     """Return the rows of all processes in order, with gradients.
 
     All processes hold the same number of rows.
     """
-    return own if world() == 1 else _Gather.apply(own)  # type: ignore[no-untyped-call]
+    return own if world_size() == 1 else _Gather.apply(own)  # type: ignore[no-untyped-call]
 
 
 def sum_in_place(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their sums over the processes, in one message a dtype."""
-    if world() == 1:
+    if world_size() == 1:
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         alike = [tensor for tensor in tensors if tensor.dtype == dtype]

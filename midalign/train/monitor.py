@@ -17,24 +17,24 @@ from midalign import harness, record
 from midalign.align.head import IGNORED
 from midalign.align.likelihood import bits_per_character, predicted_texts
 from midalign.errors import RecipeError
-from midalign.train.distributed import world
+from midalign.train.distributed import world_size
 from midalign.train.evaluation_command import evaluation_command
 from midalign.train.monitor_measures import (
     HIGHER_IS_BETTER,
-    Figure,
+    Measurement,
     best_update,
-    cosine,
-    direction_of,
-    named,
+    gradient_cosine,
+    measure_direction,
+    name_measures,
     pair_retrieval,
-    scores,
+    read_measurements,
 )
 from midalign.train.plain import plain_copy
-from midalign.train.progress import LOG, Log, Measures
+from midalign.train.progress import TRAINING_LOG, Measures, TrainingLog
 from midalign.train.recipe import Evaluation
-from midalign.train.recipe import Monitor as Settings
+from midalign.train.recipe import MonitorSettings as Settings
 from midalign.train.sentence_pairs import PairSamples
-from midalign.train.stream import answers
+from midalign.train.stream import lay_out_answers
 from midalign.train.task_samples import TaskSamples
 from midalign.train.trainer import starts_in_base
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 class Monitor(TrainerCallback):
     """Measures every so many updates, writes to the log, and ends an arm that no longer gets better."""
 
-    def __init__(self, arm: "Arm", work: Path, log: "Log | None") -> None:
+    def __init__(self, arm: "Arm", work: Path, log: "TrainingLog | None") -> None:
         """Prepare what is measured. Raises RecipeError for a `stop_on` that no update can be best by."""
         settings = arm.recipe.monitor
         assert settings is not None
@@ -56,7 +56,7 @@ class Monitor(TrainerCallback):
         recipe = arm.recipe
         if settings.stop_on is not None:
             _check_stop_on(settings)
-        self.history = Log.measures(work / LOG)
+        self.history = TrainingLog.measures(work / TRAINING_LOG)
         pairs = PairSamples(recipe, arm.align or recipe.align, arm.tokens)
         self.held_out = dict(zip(recipe.aligned, pairs.held_out, strict=True))
         tasks = TaskSamples(recipe, arm.tokens)
@@ -92,7 +92,7 @@ class Monitor(TrainerCallback):
         if self.settings.generate and update:  # at 0 the adapter does nothing
             figures += self._generated(update)
         recipe = self.arm.recipe
-        measures = named(
+        measures = name_measures(
             figures, record.Roles(supervised=recipe.supervised, aligned=recipe.aligned, unseen=[])
         )
         measures |= others
@@ -115,18 +115,20 @@ class Monitor(TrainerCallback):
         if self.ended:
             control.should_training_stop = True
 
-    def figures(self) -> list[Figure]:
+    def figures(self) -> list[Measurement]:
         """Return losses, retrieval and bits per character by language."""
         model = self.arm.trainer.accelerator.unwrap_model(self.arm.trainer.model)
         model.eval()
         found = [
-            Figure("task_loss", language, "", self._task_loss(samples))
+            Measurement("task_loss", language, "", self._task_loss(samples))
             for language, samples in self.samples.items()
             if samples
         ]
         for language, pairs in self.held_out.items():
             if pairs:
-                found += (Figure(name, language, "", value) for name, value in self._of_pairs(model, pairs))
+                found += (
+                    Measurement(name, language, "", value) for name, value in self._of_pairs(model, pairs)
+                )
         model.train()
         return found
 
@@ -147,7 +149,7 @@ class Monitor(TrainerCallback):
         for start in range(0, len(samples), 16):
             some = samples[start : start + 16]
             stream = self.arm.stream
-            batch = answers({"task": some}, [1.0] * len(some), stream.pad, stream.width)
+            batch = lay_out_answers({"task": some}, [1.0] * len(some), stream.pad, stream.width)
             total += trainer.validation_loss(batch)
             count += float((batch["labels"] != IGNORED).sum())
         return total / count
@@ -182,14 +184,14 @@ class Monitor(TrainerCallback):
         samples = {name: value for name, value in stream[of_samples[0]].items() if name != "pairs"}
         one = trainer.gradients_of({**samples, "pairs": []})
         other = trainer.gradients_of({"pairs": stream[of_pairs[0]]["pairs"]})
-        return {"gradient_cosine": cosine(one, other)}
+        return {"gradient_cosine": gradient_cosine(one, other)}
 
-    def _generated(self, update: int) -> list[Figure]:
+    def _generated(self, update: int) -> list[Measurement]:
         """Return the task's own metrics, by a fresh process that answers with the adapter as it is now."""
         results, adapter = self.work / "monitor", self.work / f"update-{update}"
         trainer, saved = self.arm.trainer, self.work / "measured"
         trainer.save_model(str(saved))
-        found: list[list[Figure]] = [[]]
+        found: list[list[Measurement]] = [[]]
         if trainer.is_world_process_zero():
             # As it would be published: the evaluation applies it to the untouched base.
             # A run that was killed after this measurement left both.
@@ -215,9 +217,9 @@ class Monitor(TrainerCallback):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"the evaluation at update {update} failed:\n{done.stderr[-2000:]}")
-            found = [scores(results, adapter.name)]
+            found = [read_measurements(results, adapter.name)]
             shutil.rmtree(adapter)
-        if world() > 1:
+        if world_size() > 1:
             dist.broadcast_object_list(found)
         return found[0]
 
@@ -233,7 +235,7 @@ class Monitor(TrainerCallback):
 def _check_stop_on(settings: Settings) -> None:
     """Raise RecipeError for a `stop_on` that will never have a value, or has no direction."""
     assert settings.stop_on is not None
-    direction_of(settings.stop_on)
+    measure_direction(settings.stop_on)
     generated = settings.stop_on.partition("/")[0] not in HIGHER_IS_BETTER
     if generated and settings.generate is None:
         raise RecipeError(

@@ -16,7 +16,7 @@ from midalign.errors import RecipeError, nearest
 from midalign.train.progress import Measures
 
 if TYPE_CHECKING:
-    from midalign.train.samples import Tokens
+    from midalign.train.samples import SampleTokenizer
     from midalign.train.sentence_pairs import Pair
 
 HIGHER_IS_BETTER: dict[str, bool | None] = {
@@ -29,7 +29,7 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
 """Direction of what is measured without generating, None where neither end is better."""
 
 
-class Figure(NamedTuple):
+class Measurement(NamedTuple):
     """One measured value."""
 
     measure: str
@@ -41,7 +41,7 @@ class Figure(NamedTuple):
 
 
 def pair_retrieval(
-    model: nn.Module, tokens: "Tokens", pairs: "Sequence[Pair]", layers: Sequence[int]
+    model: nn.Module, tokens: "SampleTokenizer", pairs: "Sequence[Pair]", layers: Sequence[int]
 ) -> list[float]:
     """Return the share of sentences that find a translation among those of `pairs`, after each layer.
 
@@ -56,7 +56,7 @@ def pair_retrieval(
     return [accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
 
 
-def cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> float | None:
+def gradient_cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> float | None:
     """Return the cosine of two gradients over the parameters that both change, None if there are none.
 
     Parameters that one loss does not reach, as those above the aligned layer, have no gradient, or zeros
@@ -72,7 +72,7 @@ def cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | No
     return product / (norms[0] * norms[1]) if pairs else None
 
 
-def direction_of(measure: str) -> bool:
+def measure_direction(measure: str) -> bool:
     """Return the direction of a measure, such as `off_target/aligned`.
 
     Raises RecipeError for measures that do not exist, and for those of which neither end is better.
@@ -99,7 +99,7 @@ def best_update(
 
     Measurements without a value are left out; None if all are.
     """
-    sign = 1 if direction_of(name) else -1
+    sign = 1 if measure_direction(name) else -1
     values = [(update, sign * value) for update, found in measures if (value := found.get(name)) is not None]
     if not values:
         return None
@@ -107,7 +107,7 @@ def best_update(
     return values[best][0], len(values) - 1 - best
 
 
-def named(figures: Sequence[Figure], roles: record.Roles) -> Measures:
+def name_measures(figures: Sequence[Measurement], roles: record.Roles) -> Measures:
     """Return figures by `<measure>/<language>` and `<measure>/<role>`.
 
     A role's value is the mean over its tasks, as on the board. A language's is the mean over its tasks, such
@@ -130,12 +130,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def scores(results: Path, adapter: str) -> list[Figure]:
+def read_measurements(results: Path, adapter: str) -> list[Measurement]:
     """Return every metric of every task in an adapter's record."""
     records = [json.loads(path.read_text("utf-8")) for path in results.glob(f"*{record.SUFFIX}")]
     (own,) = [one for one in records if one["adapter"] and one["adapter"]["name"] == adapter]
     return [
-        Figure(metric, task["language"], name, score["value"])
+        Measurement(metric, task["language"], name, score["value"])
         for name, task in own["tasks"].items()
         for metric, score in task["metrics"].items()
     ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from midalign import harness
 from midalign.train.recipe import Recipe
-from midalign.train.run import runs
+from midalign.train.run import training_runs
 
 if TYPE_CHECKING:
     from midalign.train.build import Arm
@@ -40,15 +40,15 @@ def preview(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[str
     from midalign.train.recipe_checks import check_roles
 
     check_roles(recipe)
-    for number, arm in enumerate(dict.fromkeys(arm for arm, _, _ in runs(recipe, arms))):
+    for number, arm in enumerate(dict.fromkeys(arm for arm, _, _ in training_runs(recipe, arms))):
         with tempfile.TemporaryDirectory() as folder:
             yield from _arm(recipe, arm, Path(folder), samples=number == 0)
 
 
 def _arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iterator[str]:
-    from midalign.train.build import build
+    from midalign.train.build import build_arm
 
-    arm = build(recipe, name, recipe.seeds[0], folder)
+    arm = build_arm(recipe, name, recipe.seeds[0], folder)
     if samples:
         yield from _data(arm)
     align = arm.align

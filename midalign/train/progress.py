@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LOG = "training.jsonl"
+TRAINING_LOG = "training.jsonl"
 """Beside an adapter, a line for every update and every measurement of its training."""
 
 Measures = dict[str, float | None]
@@ -29,7 +29,7 @@ class TrainProgress:
 OnTrainProgress = Callable[[TrainProgress], None]
 
 
-class Log:
+class TrainingLog:
     """JSON lines, one an update and one a measurement; what a resumed run does again is dropped first."""
 
     def __init__(self, path: Path, resumed_at: int) -> None:

@@ -16,7 +16,7 @@ from midalign.errors import RecipeError, nearest
 from midalign.shipped import shipped_names, shipped_text
 
 
-class Section(BaseModel):
+class RecipeSection(BaseModel):
     """A part of a recipe: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +40,7 @@ class Lora(BaseModel):
 Layer = Literal["middle", "auto"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
-class Monitor(Section):
+class MonitorSettings(RecipeSection):
     """What is measured while an arm trains, on the validation split."""
 
     every: PositiveInt
@@ -56,7 +56,7 @@ class Monitor(Section):
     """Measurements without improvement before an arm stops."""
 
 
-class Align(Section):
+class Align(RecipeSection):
     """The alignment side of an update."""
 
     pairs: str
@@ -140,7 +140,7 @@ class Align(Section):
         return self
 
 
-class Evaluation(Section):
+class Evaluation(RecipeSection):
     """The automatic evaluation after training."""
 
     base: bool = True
@@ -157,7 +157,7 @@ class Evaluation(Section):
     """A remark on the base for readers of the records, such as "dequantised from Q4_K_M"."""
 
 
-class Recipe(Section):
+class Recipe(RecipeSection):
     """One experiment: arms that differ in alignment alone, the same task samples in the same order."""
 
     name: str
@@ -212,7 +212,7 @@ class Recipe(Section):
     evaluate: bool
     """Evaluate base and adapters after training."""
     evaluation: Evaluation
-    monitor: Monitor | None = None
+    monitor: MonitorSettings | None = None
     report_to: list[Literal["comet_ml", "tensorboard", "wandb"]] = []
     """Trackers that get losses and measurements, besides the log."""
     arguments: dict[str, Any] = {}
@@ -293,7 +293,7 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _unset(section: Section) -> set[str]:
+def _unset(section: RecipeSection) -> set[str]:
     """Return the keys at their default. Excluding them keeps old digests valid when a key is added."""
     fields = type(section).model_fields.items()
     return {
@@ -301,12 +301,12 @@ def _unset(section: Section) -> set[str]:
     }
 
 
-def shipped() -> list[str]:
+def shipped_recipes() -> list[str]:
     """Return the names of the recipes in the package."""
     return shipped_names("recipes")
 
 
-def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path, over its preset, with `key=value` overrides (`align.layer=4`).
 
     Raises RecipeError for wrong types and, with the nearest valid names, for an unknown recipe, key or
@@ -330,14 +330,16 @@ def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise RecipeError(f"No recipe file {recipe}. Recipes in the package: {', '.join(shipped())}")
+            raise RecipeError(
+                f"No recipe file {recipe}. Recipes in the package: {', '.join(shipped_recipes())}"
+            )
         text = path.read_text("utf-8")
-    elif recipe in shipped():
+    elif recipe in shipped_recipes():
         text = shipped_text("recipes", recipe)
     else:
         raise RecipeError(
-            f"No recipe {recipe!r}.{nearest(recipe, shipped())} "
-            f"In the package: {', '.join(shipped())}; your own: midalign-train PATH.yaml"
+            f"No recipe {recipe!r}.{nearest(recipe, shipped_recipes())} "
+            f"In the package: {', '.join(shipped_recipes())}; your own: midalign-train PATH.yaml"
         )
     try:
         values = yaml.safe_load(text)

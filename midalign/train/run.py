@@ -16,9 +16,9 @@ from midalign.data import overlap
 from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
 from midalign.locks import locked
-from midalign.train import card
+from midalign.train.card import write_card
 from midalign.train.evaluation_command import evaluated_tasks
-from midalign.train.progress import LOG, OnTrainProgress
+from midalign.train.progress import TRAINING_LOG, OnTrainProgress
 from midalign.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SHOWN = 4
 """Overlaps in the message of a run that is stopped: one screen."""
 
 
-def runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
+def training_runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
     """(arm, seed, adapter folder) of every run of these arms, None for all; baseline first within a seed.
 
     Raises RecipeError for an arm that the recipe lacks.
@@ -48,28 +48,28 @@ def runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[
             yield arm, seed, recipe.output / "adapters" / f"{arm}-seed{seed}"
 
 
-def train(recipe: Recipe, report: OnTrainProgress, arms: Collection[str] | None = None) -> list[Path]:
+def train_recipe(recipe: Recipe, report: OnTrainProgress, arms: Collection[str] | None = None) -> list[Path]:
     """Train what is not there yet of these arms, None for all, and return their adapter folders.
 
     Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
     folder holds an adapter of another recipe, OverlapError where the training text, that of finished adapters
     too, holds what is evaluated.
     """
-    from midalign.train.distributed import join
+    from midalign.train.distributed import join_launch
     from midalign.train.recipe_checks import check_roles
 
-    join()
+    join_launch()
     check_roles(recipe)
     bases.resolve(recipe.base)
-    wanted = [run for run in runs(recipe, arms) if not finished(run[2], recipe, run[0])]
+    wanted = [run for run in training_runs(recipe, arms) if not is_trained(run[2], recipe, run[0])]
     # Of finished adapters too: since they were trained, the recipe may evaluate on another split.
-    found = overlaps(recipe, {arm for arm, _, _ in runs(recipe, arms)})
+    found = evaluation_overlaps(recipe, {arm for arm, _, _ in training_runs(recipe, arms)})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
         with _run_lock(folder):
-            if not finished(folder, recipe, arm):  # by another process, while this one waited
+            if not is_trained(folder, recipe, arm):  # by another process, while this one waited
                 samples = _train_arm(recipe, arm, seed, folder, found[arm], report, samples)
-    return [folder for _, _, folder in runs(recipe, arms)]
+    return [folder for _, _, folder in training_runs(recipe, arms)]
 
 
 def training_sources(recipe: Recipe, arm: str) -> list[adapter.TrainingText]:
@@ -83,7 +83,7 @@ def training_sources(recipe: Recipe, arm: str) -> list[adapter.TrainingText]:
     return found
 
 
-def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] | None]:
+def evaluation_overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] | None]:
     """Return the overlap of the recipe's evaluation and each arm's training text, None if not checked.
 
     Raises OverlapError, with counts and examples, where there is any and the recipe does not allow it.
@@ -112,7 +112,7 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] |
     return dict(found)
 
 
-def finished(folder: Path, recipe: Recipe, arm: str) -> bool:
+def is_trained(folder: Path, recipe: Recipe, arm: str) -> bool:
     """Return whether the folder holds an adapter of this arm.
 
     Raises RecipeError where it holds one of another recipe, or of another base or tokenizer of that name.
@@ -179,21 +179,23 @@ def _train_arm(
     """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
     from accelerate import PartialState
 
-    from midalign.train.build import build
+    from midalign.train.build import build_arm
     from midalign.train.callbacks import ReportUpdates
     from midalign.train.checkpoints import SealCheckpoints, last_intact_checkpoint, step_of
     from midalign.train.monitor import Monitor
-    from midalign.train.progress import Log
+    from midalign.train.progress import TrainingLog
 
     work = _work(folder)
     with PartialState().main_process_first():
         dtype = _claim(work, recipe, arm)
         checkpoint = last_intact_checkpoint(work)
     trained_on = training_sources(recipe, arm)  # before training, since the text may change meanwhile
-    ready = build(recipe.model_copy(update={"dtype": dtype}), arm, seed, work, samples)
+    ready = build_arm(recipe.model_copy(update={"dtype": dtype}), arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
     # The other processes measure too, since all must do the same, and write nothing.
-    written = Log(work / LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
+    written = (
+        TrainingLog(work / TRAINING_LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
+    )
     trainer.accelerator.wait_for_everyone()
     trainer.add_callback(ReportUpdates(trainer, arm, seed, report, written))
     trainer.add_callback(SealCheckpoints(trainer, work))
@@ -202,12 +204,12 @@ def _train_arm(
         trainer.add_callback(monitor)
     start = time.monotonic()
     if monitor is None or not monitor.ended:  # else it ended before it could be published
-        with full_disks_named(work), memory_named(recipe):
+        with name_full_disks(work), name_full_memory(recipe):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
     best = monitor.best if monitor is not None else None
     published = best[0] if best is not None else trainer.state.global_step
-    losses, tokens = Log.training(work / LOG, published)
+    losses, tokens = TrainingLog.training(work / TRAINING_LOG, published)
     manifest = adapter.Manifest(
         name=f"{recipe.name}-{arm}-seed{seed}",
         arm=arm,
@@ -230,7 +232,7 @@ def _train_arm(
         trained_on=trained_on,
         overlap=None if found is None else [one.figures() for one in found],
     )
-    with full_disks_named(work):
+    with name_full_disks(work):
         _publish(ready, manifest, work, folder)
     return ready.stream.task
 
@@ -248,7 +250,7 @@ def _updates(ready: "Arm", published: int) -> int:
 
 
 @contextmanager
-def full_disks_named(folder: Path) -> Iterator[None]:
+def name_full_disks(folder: Path) -> Iterator[None]:
     """Raise what torch and safetensors say of a full disk as the OSError that it is."""
     from safetensors import SafetensorError
 
@@ -261,7 +263,7 @@ def full_disks_named(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def memory_named(recipe: Recipe) -> Iterator[None]:
+def name_full_memory(recipe: Recipe) -> Iterator[None]:
     """Raise what torch says of full memory as a TrainingError that names the setting to change."""
     import torch
 
@@ -341,8 +343,8 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
         _sort_targets(finished / adapter.CONFIG)
     (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
-    shutil.copyfile(work / LOG, finished / LOG)
-    card.write(finished)
+    shutil.copyfile(work / TRAINING_LOG, finished / TRAINING_LOG)
+    write_card(finished)
     os.replace(finished, folder)
     shutil.rmtree(work, ignore_errors=True)  # a command that finds the adapter removes it too
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sample:
+class TokenizedSample:
     """Token ids of a prompt and of what the model should answer, its end-of-sequence token included."""
 
     prompt: list[int]
@@ -30,7 +30,7 @@ class Sample:
     """Tokens of the prompt's beginning that found no room."""
 
 
-class Tokens:
+class SampleTokenizer:
     """Text to ids exactly as the engine makes them, cut to the recipe's length."""
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
@@ -51,7 +51,7 @@ class Tokens:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         return ids[: min(len(ids) - self.added[1], self.max_tokens)]
 
-    def sample(self, prompt: str, target: str) -> Sample:
+    def sample(self, prompt: str, target: str) -> TokenizedSample:
         """Tokenize the prompt as lm-eval does, and the target as its continuation, then end of sequence."""
         tokenizer = self.tokenizer
         # A chat template has written BOS into the text already.
@@ -69,10 +69,10 @@ class Tokens:
                 f"an answer takes {len(after)} tokens, and max_tokens is {self.max_tokens}: "
                 f"{target[:200]!r}. Set max_tokens={2 * len(after)} or more"
             )
-        return Sample(before[-room:], after, cut=max(len(before) - room, 0))
+        return TokenizedSample(before[-room:], after, cut=max(len(before) - room, 0))
 
 
-def digest(parts: Iterable[Any]) -> str:
+def samples_digest(parts: Iterable[Any]) -> str:
     """Return the sha256 of values that JSON can encode, or else `str`."""
     found = hashlib.sha256()
     for part in parts:
@@ -81,33 +81,33 @@ def digest(parts: Iterable[Any]) -> str:
     return found.hexdigest()
 
 
-def path(key: str) -> Path:
+def samples_path(key: str) -> Path:
     """Return where the samples of a digest are stored."""
     return cache.folder() / "samples" / f"{key[:32]}.npz"
 
 
-def read(key: str) -> dict[int, Sample]:
+def read_samples(key: str) -> dict[int, TokenizedSample]:
     """Return samples by position. There are none if the file is missing or damaged."""
     try:
-        with np.load(path(key)) as file:
+        with np.load(samples_path(key)) as file:
             ids, table = file["ids"].tolist(), file["table"].tolist()
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return {}
     found, start = {}, 0
     for position, prompt, target, cut in table:
         middle, end = start + prompt, start + prompt + target
-        found[position] = Sample(ids[start:middle], ids[middle:end], cut)
+        found[position] = TokenizedSample(ids[start:middle], ids[middle:end], cut)
         start = end
     return found
 
 
-def write(key: str, samples: Mapping[int, Sample]) -> None:
+def write_samples(key: str, samples: Mapping[int, TokenizedSample]) -> None:
     """Keep samples by position, whole or not at all; a cache that cannot be written is a warning."""
     table = [(p, len(s.prompt), len(s.target), s.cut) for p, s in samples.items()]
     ids = [token for s in samples.values() for token in (*s.prompt, *s.target)]
     file = io.BytesIO()
     np.savez(file, ids=np.array(ids, np.int32), table=np.array(table, np.int64).reshape(-1, 4))
     try:
-        cache.write(path(key), file.getvalue())
+        cache.write(samples_path(key), file.getvalue())
     except (OSError, DataError) as error:
         log.warning("The samples are not kept for the next run: %s", error)

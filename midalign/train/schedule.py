@@ -22,7 +22,7 @@ class Step:
 Update = tuple[Step, ...]
 
 
-def schedule(updates: int, align: Align | None) -> list[Update]:
+def plan_updates(updates: int, align: Align | None) -> list[Update]:
     """Return the updates of an arm. All arms see the same `updates` batches of the task, in the same order.
 
     `align.alternate` decides how alignment takes part. `joint` adds its loss to that of every task batch.

@@ -10,7 +10,7 @@ import numpy as np
 
 from midalign.data import pairs
 from midalign.train.recipe import Align, Recipe
-from midalign.train.samples import Sample, Tokens
+from midalign.train.samples import SampleTokenizer, TokenizedSample
 
 COPY = "Utterance: {sentence}\nCopy:"
 """A copy sample: the model repeats the sentence; it keeps values from being translated."""
@@ -75,7 +75,7 @@ class PairSamples:
 
     recipe: Recipe
     align: Align
-    tokens: Tokens
+    tokens: SampleTokenizer
 
     @cached_property
     def _parted(self) -> tuple[list[list[Pair]], list[list[Pair]]]:
@@ -133,15 +133,15 @@ class PairSamples:
             return pair
         return pair._replace(partner=others[number][random.integers(len(others[number]))])
 
-    def copies(self, drawn: Sequence[Pair]) -> list[Sample]:
+    def copies(self, drawn: Sequence[Pair]) -> list[TokenizedSample]:
         """Return sentences to repeat."""
         sentences = _sentences(drawn, self.align.copy_samples)
         return [self.tokens.sample(COPY.format(sentence=s), f" {s}") for s in sentences]
 
-    def texts(self, drawn: Sequence[Pair]) -> list[Sample]:
+    def texts(self, drawn: Sequence[Pair]) -> list[TokenizedSample]:
         """Return sentences to predict, token by token."""
         sentences = [self.tokens.sentence(s) for s in _sentences(drawn, self.align.text_samples)]
-        return [Sample(ids[:1], ids[1:]) for ids in sentences]
+        return [TokenizedSample(ids[:1], ids[1:]) for ids in sentences]
 
 
 def _sentences(drawn: Sequence[Pair], count: int) -> list[str]:

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out, word_mask
-from midalign.train.samples import Sample
+from midalign.train.samples import TokenizedSample
 from midalign.train.schedule import Step, Update
 from midalign.train.sentence_pairs import Pair, PairSamples
 from midalign.train.task_samples import TaskSamples, epoch_positions
@@ -21,8 +21,8 @@ KINDS = ("task", "copy", "text")
 """What samples are for: the task, a sentence to repeat, a sentence to predict."""
 
 
-def answers(
-    groups: Mapping[str, Sequence[Sample]], weights: Sequence[float], pad: int, width: int | None
+def lay_out_answers(
+    groups: Mapping[str, Sequence[TokenizedSample]], weights: Sequence[float], pad: int, width: int | None
 ) -> Batch:
     """Lay out samples by kind in rows, with the labels of their answers.
 
@@ -85,7 +85,7 @@ class Stream(Dataset[dict[str, Any]]):
         self.task.prepare(epoch_positions(self.seed, 0, count, len(self.task)))
 
     def __getitem__(self, update: int) -> dict[str, Any]:
-        groups: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
+        groups: dict[str, list[TokenizedSample]] = {kind: [] for kind in KINDS}
         weights: dict[str, list[float]] = {kind: [] for kind in KINDS}
         made: dict[str, Any] = {"pairs": [], "tokens": 0}
         # A copy counts as much as a task sample, whatever weight the schedule gives the task.
@@ -110,7 +110,7 @@ class Stream(Dataset[dict[str, Any]]):
                 made["tokens"] += labels + sum(len(sample.prompt) for sample in of_step)
         if any(groups.values()):
             flat = [weight for kind in KINDS for weight in weights[kind]]
-            made["answers"] = answers(groups, flat, self.pad, self.width)
+            made["answers"] = lay_out_answers(groups, flat, self.pad, self.width)
         return made
 
     def describe(self, update: int) -> str:

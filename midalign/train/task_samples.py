@@ -13,7 +13,7 @@ from midalign import chat, harness
 from midalign.errors import RecipeError
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Recipe
-from midalign.train.samples import Sample, Tokens
+from midalign.train.samples import SampleTokenizer, TokenizedSample
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class TaskSamples:
     """The task's training documents in the supervised languages, rendered by lm-eval's own task objects."""
 
     recipe: Recipe
-    tokens: Tokens
-    rendered: dict[int, Sample] = field(default_factory=dict)
+    tokens: SampleTokenizer
+    rendered: dict[int, TokenizedSample] = field(default_factory=dict)
     """By position among `every`."""
 
     @cached_property
@@ -61,7 +61,7 @@ class TaskSamples:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> TokenizedSample:
         position = self.positions[number]
         if position not in self.rendered:
             self.rendered[position] = self.render(*self.every[position])
@@ -74,12 +74,12 @@ class TaskSamples:
     def _render(self, positions: Collection[int]) -> None:
         if self.rendered.keys() >= set(positions):
             return
-        self.rendered |= kept_samples.read(self._digest)
+        self.rendered |= kept_samples.read_samples(self._digest)
         missing = sorted(set(positions) - self.rendered.keys())
         if missing:
             log.info("Rendering and tokenizing %d samples", len(missing))
             self.rendered |= {position: self.render(*self.every[position]) for position in missing}
-            kept_samples.write(self._digest, self.rendered)
+            kept_samples.write_samples(self._digest, self.rendered)
 
     @cached_property
     def _digest(self) -> str:
@@ -87,7 +87,7 @@ class TaskSamples:
         shows a prompt that was edited without a word in the task's file."""
         recipe, tokenizer = self.recipe, self.tokens.tokenizer
         first = {id(task): (task, document) for task, document in reversed(self.every)}
-        return kept_samples.digest(
+        return kept_samples.samples_digest(
             [
                 [[document for _, document in self.every]],
                 [vars(self.render(*one)) for one in reversed(first.values())],
@@ -96,7 +96,7 @@ class TaskSamples:
             ]
         )
 
-    def render(self, task: Any, document: dict[str, Any]) -> Sample:
+    def render(self, task: Any, document: dict[str, Any]) -> TokenizedSample:
         """Render a document as the model sees it. Raises RecipeError if it has no answer."""
         prompt = harness.prompt(
             task,
@@ -116,7 +116,7 @@ class TaskSamples:
             )
         return self.tokens.sample(prompt, delimiter + target)
 
-    def validation(self, language: str, count: int) -> list[Sample]:
+    def validation(self, language: str, count: int) -> list[TokenizedSample]:
         """Return a language's first validation documents, of its tasks in turn, such as of two treebanks.
 
         Return none where no task has such a split.
@@ -136,7 +136,7 @@ class TaskSamples:
 
         return partial(chat.render, self.tokens.tokenizer)
 
-    def samples(self, seed: int, batch: int) -> list[Sample]:
+    def samples(self, seed: int, batch: int) -> list[TokenizedSample]:
         """Return the samples of one batch, the same in every arm of a recipe."""
         size = self.recipe.samples_per_update
         return [self[n] for n in epoch_positions(seed, batch * size, size, len(self))]

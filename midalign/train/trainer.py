@@ -26,8 +26,8 @@ from midalign.align.packing import attention_windows, model_inputs
 from midalign.align.pooling import last_of_own, mean_of_own
 from midalign.align.rows import MULTIPLE, PADDING
 from midalign.align.trunk import states_at_each
-from midalign.train.alignment import Alignment
-from midalign.train.distributed import gathered, sum_in_place, world
+from midalign.train.alignment import AlignmentLoss
+from midalign.train.distributed import gather_rows, sum_in_place, world_size
 from midalign.train.recipe import Align
 from midalign.train.stream import KINDS, Batch
 
@@ -62,7 +62,7 @@ class AlignmentTrainer(Trainer):
         go into one forward.
         """
         self.align, self.layers, self.max_batch_tokens = align, layers, max_batch_tokens
-        self.alignment: Alignment | None = None
+        self.alignment: AlignmentLoss | None = None
         super().__init__(**kwargs)
         model = self.model
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
@@ -73,7 +73,7 @@ class AlignmentTrainer(Trainer):
         self.initial = initial_weights(model)
         if align is not None:
             hidden = model.config.get_text_config().hidden_size
-            self.alignment = Alignment(align, len(layers), languages, hidden).to(self.args.device)
+            self.alignment = AlignmentLoss(align, len(layers), languages, hidden).to(self.args.device)
         self.losses: dict[str, list[tuple[Tensor, float]]] = defaultdict(list)
 
     @property
@@ -86,7 +86,9 @@ class AlignmentTrainer(Trainer):
         assert self.train_dataset is not None
         with self.accelerator.main_process_first():  # the others read what it has put on disk
             self.train_dataset.prepare()
-        return DataLoader(Ahead(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0])
+        return DataLoader(
+            PrefetchedDataset(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0]
+        )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:
         """Run forward and backward of one update, and return this process's share of its loss."""
@@ -102,7 +104,7 @@ class AlignmentTrainer(Trainer):
             losses = [torch.stack(list(losses)).sum()]  # its every backward ends in a step of the optimizer
         for loss in losses:
             # Sharded training averages gradients by itself; ours are shares of one loss, which add up.
-            self.accelerator.backward(loss * world() if self.sharded else loss)
+            self.accelerator.backward(loss * world_size() if self.sharded else loss)
             total += loss.detach()
         if not self.sharded:
             self.add_up_gradients()
@@ -110,7 +112,7 @@ class AlignmentTrainer(Trainer):
 
     def add_up_gradients(self) -> None:
         """Sum the gradients of all processes; one that had no sample of a kind counts as zero."""
-        if world() > 1:
+        if world_size() > 1:
             for parameter in self.trained_parameters():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -119,7 +121,7 @@ class AlignmentTrainer(Trainer):
     def losses_of(self, model: nn.Module, update: Mapping[str, Any]) -> Iterator[Tensor]:
         """Yield the update's loss in terms that add up. Each goes backward before the next is computed."""
         if "answers" in update:
-            for rows in in_batches(update["answers"], self.max_batch_tokens):
+            for rows in split_rows(update["answers"], self.max_batch_tokens):
                 with self.compute_loss_context_manager():
                     yield self.answer_loss(model, rows)
         for batch in update["pairs"]:
@@ -140,8 +142,8 @@ class AlignmentTrainer(Trainer):
         """Return the weighted contrastive loss, with token preservation if the recipe asks for it."""
         assert self.align is not None
         assert self.alignment is not None
-        parts = in_batches(batch["rows"], self.max_batch_tokens)
-        sentences = 2 * len(batch["same"]) // world()
+        parts = split_rows(batch["rows"], self.max_batch_tokens)
+        sentences = 2 * len(batch["same"]) // world_size()
         references = [self.reference(model, rows) for rows in parts]
         embedded = []
         for rows, reference in zip(parts, references, strict=True):
@@ -151,15 +153,15 @@ class AlignmentTrainer(Trainer):
                 again = checkpoint(self.embed, model, rows, reference, sentences, use_reentrant=False)
                 embedded.append(again)
         foreign, english = torch.stack([pooled for pooled, _, _ in embedded]).sum(0).chunk(2)
-        loss = self.alignment(gathered(foreign), gathered(english), batch["languages"], batch["same"])
+        loss = self.alignment(gather_rows(foreign), gather_rows(english), batch["languages"], batch["same"])
         self.note("alignment", loss.detach())
-        loss = loss / world()  # every process has the whole of it
+        loss = loss / world_size()  # every process has the whole of it
         if self.align.preservation:
             moved = torch.stack([moved for _, moved, _ in embedded]).sum(0)
             variance = torch.stack([variance for _, _, variance in embedded]).sum(0).detach()
             sum_in_place([variance])
             preserved = (moved / variance.clamp(min=1e-12)).mean()
-            self.note("preservation", preserved.detach(), 1 / world())
+            self.note("preservation", preserved.detach(), 1 / world_size())
             loss = loss + self.align.preservation * preserved
         weighted: Tensor = batch["weight"] * loss
         return weighted
@@ -300,7 +302,7 @@ class AlignmentTrainer(Trainer):
 
         Every process sums all of LOSSES: an update may give one of them no pair or no copy.
         """
-        place = self.args.device if world() > 1 else "cpu"
+        place = self.args.device if world_size() > 1 else "cpu"
         sums = torch.zeros(len(LOSSES), 2, dtype=torch.float64)
         for row, name in zip(sums, LOSSES, strict=True):
             for total, count in self.losses[name]:
@@ -361,7 +363,7 @@ def as_base(model: nn.Module, initial: Mapping[nn.Parameter, Tensor]) -> Iterato
             layer._disable_adapters = False
 
 
-class Ahead(Dataset[dict[str, Any]]):
+class PrefetchedDataset(Dataset[dict[str, Any]]):
     """A dataset read in order, whose next item is made while the last one is worked on."""
 
     def __init__(self, dataset: Any) -> None:
@@ -379,7 +381,7 @@ class Ahead(Dataset[dict[str, Any]]):
         return now.result()
 
 
-def in_batches(rows: Batch, budget: int | None) -> list[Batch]:
+def split_rows(rows: Batch, budget: int | None) -> list[Batch]:
     """Split rows into batches of at most `budget` tokens, or of one row, and trim padding.
 
     None: one batch.

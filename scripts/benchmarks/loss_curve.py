@@ -12,14 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from midalign.train import recipe as recipes
-from midalign.train.build import Arm, build
-from midalign.train.recipe import Recipe
+from midalign.train.build import Arm, build_arm
+from midalign.train.recipe import Recipe, load_recipe
 
 
 def main(base: str = "mini", recipe: str = "mini", updates: str = "60") -> None:
     """Train twice and print both curves."""
-    settings = recipes.load(recipe, [f"base={base}", f"updates={updates}", "save_every=100000"])
+    settings = load_recipe(recipe, [f"base={base}", f"updates={updates}", "save_every=100000"])
     ours, theirs = of_midalign(fresh(settings)), of_trl(fresh(settings))
     print(f"{recipe} on {Path(base).name}, task alone, {updates} updates")
     print(f"{'update':>8}{'midalign':>10}{'trl':>10}")
@@ -35,7 +34,7 @@ def main(base: str = "mini", recipe: str = "mini", updates: str = "60") -> None:
 
 def fresh(settings: Recipe) -> Arm:
     """The baseline before its first update, with the adapter that the seed gives."""
-    return build(settings, "baseline", 1, Path(tempfile.mkdtemp()))
+    return build_arm(settings, "baseline", 1, Path(tempfile.mkdtemp()))
 
 
 def of_midalign(arm: Arm) -> list[float]:

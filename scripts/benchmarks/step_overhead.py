@@ -20,10 +20,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import torch
 from transformers import TrainerCallback
 
-from midalign.train import recipe as recipes
-from midalign.train.build import build
+from midalign.train.build import build_arm
 from midalign.train.callbacks import ReportUpdates
-from midalign.train.progress import Log
+from midalign.train.progress import TrainingLog
+from midalign.train.recipe import load_recipe
 
 WARM = 4
 """Steps before the first that counts: kernels are compiled."""
@@ -33,9 +33,9 @@ def main(base: str = "mini", recipe: str = "mini", arm: str = "aligned", steps: 
     """Measure and print."""
     count = WARM + int(steps)
     overrides = [f"base={base}", f"updates={count}", "save_every=100000", "evaluate=false"]
-    settings = recipes.load(recipe, overrides)
+    settings = load_recipe(recipe, overrides)
     folder = Path(tempfile.mkdtemp())
-    ready = build(settings, arm, 1, folder)
+    ready = build_arm(settings, arm, 1, folder)
     trainer = ready.trainer
     made = [ready.stream[update] for update in range(count)]
     whole, bare = [], []
@@ -55,7 +55,9 @@ def main(base: str = "mini", recipe: str = "mini", arm: str = "aligned", steps: 
             trainer.losses.clear()
             self.begun = time.perf_counter()
 
-    trainer.add_callback(ReportUpdates(trainer, arm, 1, lambda progress: None, Log(folder / "log.jsonl", 0)))
+    trainer.add_callback(
+        ReportUpdates(trainer, arm, 1, lambda progress: None, TrainingLog(folder / "log.jsonl", 0))
+    )
     trainer.add_callback(InTurn())
     trainer.train()
     ratios = sorted(a / b for a, b in zip(whole[WARM:], bare[WARM:], strict=True))

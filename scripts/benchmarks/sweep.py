@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from midalign.sweep.grid import read_grid  # noqa: E402
 from midalign.sweep.points import plan_points, recipes_of_points  # noqa: E402
-from midalign.train import run  # noqa: E402
 from midalign.train.recipe import Recipe  # noqa: E402
+from midalign.train.run import training_runs  # noqa: E402
 
 GRID = "name: cost\nrecipe: mini\ngrid: {align.layer: [0.2, 0.4, middle, 0.7, 0.9]}\n"
 LANGUAGES = ("en", "de")
@@ -70,7 +70,7 @@ def apart(recipe: Recipe, changes: list[str], folder: Path) -> tuple[list[Second
     given = [*changes, f"arms={json.dumps(recipe.arms)}", "name=cost", f"output={folder}"]
     trained = [
         timed(cache, "train", "mini", *given, "evaluate=false", "--arm", arm)
-        for arm, _, _ in run.runs(recipe)
+        for arm, _, _ in training_runs(recipe)
     ]
     tasks = [f"{recipe.task}_{code}" for code in LANGUAGES]
     words = ["--base", recipe.base, "--tasks", ",".join(tasks), "--split", "validation"]

@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from midalign import device
-from midalign.train import recipe as recipes
-from midalign.train.recipe import Recipe
+from midalign.train.recipe import Recipe, load_recipe
 
 PAIRS = {"preservation": 0.0, "copy_samples": 0}
 """What the reference does not have is left out on both sides."""
@@ -55,17 +54,17 @@ LEVERS = {
 
 def settings(base: str, recipe: str, arm: str) -> Recipe:
     """The recipe with one aligned arm in the published form, and a baseline."""
-    chosen = recipes.load(recipe, [f"base={base}", "seeds=[1]", "allow_overlap=true", "evaluate=false"])
+    chosen = load_recipe(recipe, [f"base={base}", "seeds=[1]", "allow_overlap=true", "evaluate=false"])
     arms: dict[str, Any] = {"baseline": None, "aligned": PAIRS, "default": {}}
     return chosen.model_copy(update={"arms": {arm: arms[arm]}, "updates": 10_000})
 
 
 def ours(recipe: Recipe) -> Iterator[None]:
     """An update each time it is asked for."""
-    from midalign.train.build import build
+    from midalign.train.build import build_arm
 
     (arm,) = recipe.arms
-    trainer = build(recipe, arm, 1, Path(tempfile.mkdtemp())).trainer
+    trainer = build_arm(recipe, arm, 1, Path(tempfile.mkdtemp())).trainer
     model = trainer.accelerator.prepare(trainer.model)  # autocast, as Trainer does it
     trainer.create_optimizer_and_scheduler(len(trainer.train_dataset))
     parameters = trainer.trained_parameters()
@@ -88,12 +87,12 @@ def reference(recipe: Recipe, way: Way) -> Iterator[None]:
     from midalign.align.pooling import mean_of_own
     from midalign.align.rows import PADDING, WIDTH, lay_out
     from midalign.align.trunk import states_at
-    from midalign.train.build import build
+    from midalign.train.build import build_arm
 
     device.keep_freed_memory = lambda: None  # midalign's own
 
     (name,) = recipe.arms
-    arm = build(recipe, name, 1, Path(tempfile.mkdtemp()))
+    arm = build_arm(recipe, name, 1, Path(tempfile.mkdtemp()))
     model, stream = arm.trainer.model, arm.trainer.train_dataset
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
@@ -157,9 +156,9 @@ def trl(recipe: Recipe, recompute: bool, meter: "Meter") -> None:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from midalign.train.build import build
+    from midalign.train.build import build_arm
 
-    arm = build(recipe, next(iter(recipe.arms)), 1, Path(tempfile.mkdtemp()))
+    arm = build_arm(recipe, next(iter(recipe.arms)), 1, Path(tempfile.mkdtemp()))
     size = recipe.samples_per_update
     samples = [sample for batch in range(40) for sample in arm.stream.task.samples(1, batch)]
     tokens = sum(len(sample.prompt) + len(sample.target) for sample in samples) / 40

@@ -13,15 +13,15 @@ from midalign.align.packing import attention_windows, block_mask, can_pack, mode
 from midalign.align.pooling import last_of_own, mean_of_own
 from midalign.align.rows import PADDING, SHARED, common_prefix, lay_out
 from midalign.align.trunk import states_at
-from midalign.train.samples import Sample
-from midalign.train.stream import answers
+from midalign.train.samples import TokenizedSample
+from midalign.train.stream import lay_out_answers
 
 PREFIX = [1, 40, 41]
 SAMPLES = [
-    Sample([*PREFIX, 5, 6, 7, 8], [9, 10, 2]),
-    Sample([*PREFIX, 5, 11], [12, 2]),
-    Sample([*PREFIX, 13], [14, 15, 16, 17, 2]),
-    Sample([*PREFIX, *range(20, 32)], [33, 2]),
+    TokenizedSample([*PREFIX, 5, 6, 7, 8], [9, 10, 2]),
+    TokenizedSample([*PREFIX, 5, 11], [12, 2]),
+    TokenizedSample([*PREFIX, 13], [14, 15, 16, 17, 2]),
+    TokenizedSample([*PREFIX, *range(20, 32)], [33, 2]),
 ]
 WEIGHTS = [0.1, 0.2, 0.3, 0.4]
 PACKED = ["llama", "qwen2", "qwen3", "gemma3_text", "gpt_neox", "mistral", "gemma2", "mixtral", "phi3", "opt"]
@@ -47,7 +47,7 @@ def test_loss_and_gradients_are_those_of_samples_alone(name, attention, monkeypa
     model.get_output_embeddings().weight.requires_grad = False
     weights = [p for p in model.parameters() if p.requires_grad]
     assert can_pack(model)
-    batch = answers({"task": SAMPLES}, WEIGHTS, 0, width=24)
+    batch = lay_out_answers({"task": SAMPLES}, WEIGHTS, 0, width=24)
     assert 1 < len(batch["input_ids"]) < len(SAMPLES)
     inputs = model_inputs(batch, attention_windows(model), torch.float32)
 
@@ -76,7 +76,7 @@ def test_bases_in_half_precision_are_packed_too(name, monkeypatch):
 def test_what_cannot_be_packed_is_found_out_and_padded(name):
     model = tiny(name)
     assert not can_pack(model)
-    batch = answers({"task": SAMPLES}, WEIGHTS, 0, width=None)
+    batch = lay_out_answers({"task": SAMPLES}, WEIGHTS, 0, width=None)
     assert len(batch["input_ids"]) == len(SAMPLES)
     with torch.no_grad():
         inputs = model_inputs(batch, None, torch.float32)

@@ -14,8 +14,8 @@ from midalign.align.packing import attention_windows, model_inputs
 from midalign.align.sentences import added_tokens, sentence_ids, sink_tokens
 from midalign.analyze import states
 from midalign.evaluate import retrieval
-from midalign.train import recipe as recipes
-from midalign.train.samples import Tokens
+from midalign.train.recipe import load_recipe
+from midalign.train.samples import SampleTokenizer
 from midalign.train.sentence_pairs import Pair, PairSamples
 from midalign.train.stream import Stream
 from midalign.train.task_samples import TaskSamples
@@ -91,8 +91,8 @@ def test_evaluation_and_analysis_pool_a_sentences_own_tokens(model, form):
 @pytest.mark.parametrize("width", [None, 64])
 def test_training_pools_a_sentences_own_tokens(model, form, width):
     tokenizer, before, _ = form
-    recipe = recipes.load("mini")
-    tokens = Tokens(tokenizer, 64)
+    recipe = load_recipe("mini")
+    tokens = SampleTokenizer(tokenizer, 64)
     pairs = PairSamples(recipe, recipe.align, tokens)
     stream = Stream(1, [], TaskSamples(recipe, tokens), pairs, width=width)
     drawn = [Pair(0, foreign, english) for foreign, english in zip(TEXTS[:2], TEXTS[2:], strict=True)]

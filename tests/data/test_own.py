@@ -15,7 +15,7 @@ from midalign.data import cache, mini, own, uner
 from midalign.errors import DataError, MidalignError, TaskError
 from midalign.families import family
 from midalign.metrics.structured import COLUMNS
-from midalign.train import recipe
+from midalign.train.recipe import load_recipe
 
 GOOD = [(name, json.loads(line)) for name, line in own.EXAMPLES.items()]
 SLOT, TRANSLATION, STRUCTURED = (row for _, row in GOOD)
@@ -157,11 +157,11 @@ def test_a_recipe_is_named_by_what_the_file_holds(kept: Callable[..., str], tmp_
     for name in ("a/one.jsonl", "b/one.jsonl"):
         (tmp_path / name).parent.mkdir()
         spec = kept("slot", *rows, name=name)
-        mine = recipe.load("mini", [f"task={spec}", "supervised=[de]", "aligned=[tr]"])
+        mine = load_recipe("mini", [f"task={spec}", "supervised=[de]", "aligned=[tr]"])
         digests.add(mine.digest("aligned"))
     assert len(digests) == 1
     changed = kept("slot", *rows, {**SLOT, "id": "more"}, name="a/one.jsonl")
-    other = recipe.load("mini", [f"task={changed}", "supervised=[de]", "aligned=[tr]"])
+    other = load_recipe("mini", [f"task={changed}", "supervised=[de]", "aligned=[tr]"])
     assert {other.digest("aligned")} != digests
 
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from midalign.cli.app import app
-from midalign.train.recipe import load
+from midalign.train.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = {"generated", "_build"}
@@ -68,7 +68,7 @@ def test_recipe_of_the_first_page_is_one(tmp_path: Path) -> None:
         text = (ROOT / "docs" / page).read_text("utf-8")
         (block,) = re.findall(r"```yaml\n(# mine\.yaml\n.*?)```", text, re.S)
         (tmp_path / "mine.yaml").write_text(block, "utf-8")
-        recipe = load(str(tmp_path / "mine.yaml"))
+        recipe = load_recipe(str(tmp_path / "mine.yaml"))
         assert (recipe.name, recipe.updates, recipe.aligned) == ("mine", 300, ["de", "sw"])
 
 

@@ -18,8 +18,8 @@ from midalign.adapter import FILES_OF_A_BASE
 from midalign.errors import AdapterError, BaseModelError, EngineError
 from midalign.evaluate import live, run, tokenizers
 from midalign.evaluate.hf import MidalignHF
-from midalign.train import recipe as recipes
-from midalign.train.samples import Tokens
+from midalign.train.recipe import load_recipe
+from midalign.train.samples import SampleTokenizer
 from midalign.train.task_samples import TaskSamples
 
 EN = "midalign_mini_slot_en"
@@ -61,9 +61,9 @@ def test_the_system_turn_goes_into_the_first_user_turn(without_system: Path, bas
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_training_and_engine_see_the_same_tokens(without_system: Path, system: str | None) -> None:
     engine = MidalignHF(pretrained=str(without_system), dtype="float32", device="cpu", batch_size=4)
-    recipe = recipes.load("mini", ["chat_template=true", "supervised=[en]"])
+    recipe = load_recipe("mini", ["chat_template=true", "supervised=[en]"])
     recipe = recipe.model_copy(update={"system_instruction": system})
-    samples = TaskSamples(recipe, Tokens(engine.tokenizer, 2000))
+    samples = TaskSamples(recipe, SampleTokenizer(engine.tokenizer, 2000))
     task, document = samples.every[0]
     prompt = harness.prompt(
         task, document, apply_chat_template=engine.apply_chat_template, system_instruction=system

@@ -18,8 +18,8 @@ from test_trainer import trainer_of
 from transformers import AutoTokenizer, TrainerCallback
 
 from midalign import bases, harness
-from midalign.train import recipe as recipes
-from midalign.train.distributed import world
+from midalign.train.distributed import world_size
+from midalign.train.recipe import load_recipe
 
 WORLDS = (1, 2, 4)
 UPDATES = 2
@@ -66,7 +66,7 @@ def train(folder, rank, processes):
         trainer = trainer_of(
             tokenizer, work, (*BATCH, *changes), UPDATES, dtype=torch.float64, shared=True, optim="sgd"
         )
-        assert world() == processes
+        assert world_size() == processes
         # SGD without clipping: to Adam, or clipped, a gradient that is twice too large is the same.
         trainer.args.max_grad_norm, trainer.args.learning_rate, trainer.args.save_strategy = 0.0, 1e-2, "no"
         losses = Losses(trainer)
@@ -81,7 +81,7 @@ def train(folder, rank, processes):
 
 def share_tasks():
     """Load the tasks and their documents before the forks: lm-eval takes seconds each time."""
-    recipe = recipes.load("mini")
+    recipe = load_recipe("mini")
     tasks = harness.load(harness.training_tasks(recipe.task, recipe.supervised))
     harness.load = lambda names: {name: tasks[name] for name in names}
     for task in tasks.values():

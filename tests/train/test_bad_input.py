@@ -6,9 +6,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLM
 
 from midalign import bases
 from midalign.errors import BaseModelError, RecipeError, TrainingError
-from midalign.train import base_model, build, recipe_checks, run
-from midalign.train import recipe as recipes
-from midalign.train.samples import Tokens
+from midalign.train import base_model, recipe_checks, run
+from midalign.train.build import build_arm
+from midalign.train.recipe import load_recipe
+from midalign.train.run import train_recipe
+from midalign.train.samples import SampleTokenizer
 from midalign.train.task_samples import TaskSamples
 
 SMALL = ["seeds=[1]", "updates=3", "samples_per_update=2", "arms={baseline: null}", "evaluate=false"]
@@ -20,38 +22,38 @@ def mini():
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path):
-    recipe = recipes.load(
+    recipe = load_recipe(
         "mini", [*SMALL, f"output={tmp_path}", "learning_rate=1e30", "warmup=0.0", "save_every=1"]
     )
     with pytest.raises(
         TrainingError, match=r"task loss of update \d is (nan|inf).*training documents \d+, \d+"
     ):
-        run.train(recipe, lambda _: None)
+        train_recipe(recipe, lambda _: None)
     assert not list(tmp_path.glob("adapters/baseline*"))
 
 
 def test_memory_that_is_full_names_the_setting():
-    recipe = recipes.load("mini", ["max_batch_tokens=4096"])
+    recipe = load_recipe("mini", ["max_batch_tokens=4096"])
     with (
         pytest.raises(TrainingError, match=r"max_batch_tokens \(now 4096\).*recompute=true"),
-        run.memory_named(recipe),
+        run.name_full_memory(recipe),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    with pytest.raises(RuntimeError, match="shapes"), run.memory_named(recipe):
+    with pytest.raises(RuntimeError, match="shapes"), run.name_full_memory(recipe):
         raise RuntimeError("shapes differ")
 
 
 def test_a_module_that_the_base_lacks(mini):
-    lora = recipes.load("mini", ["lora.targets=[q_proj, c_attn]"]).lora
+    lora = load_recipe("mini", ["lora.targets=[q_proj, c_attn]"]).lora
     with pytest.raises(RecipeError, match=r"no modules named c_attn .*down_proj, gate_proj.*all-linear"):
         base_model.with_adapter(mini[0], lora)
 
 
 def test_fields_of_lora_and_training_arguments():
-    lora = recipes.load("mini", ["lora.use_rslora=true"]).lora
+    lora = load_recipe("mini", ["lora.use_rslora=true"]).lora
     model = base_model.with_adapter(base_model.load_base("mini")[0], lora)
     assert model.peft_config["default"].use_rslora
-    lora = recipes.load("mini", ["lora.use_rslore=true"]).lora
+    lora = load_recipe("mini", ["lora.use_rslore=true"]).lora
     with pytest.raises(
         RecipeError, match=r"lora.use_rslore is no field of peft's LoraConfig. Did you mean use_rslora"
     ):
@@ -65,20 +67,20 @@ def test_fields_of_lora_and_training_arguments():
         ("arguments={max_grad_norm: much}", r"arguments.max_grad_norm: .*found 'much'"),
     ):
         with pytest.raises(RecipeError, match=message):
-            build.build(recipes.load("mini", [changes]), "baseline", 1, None)
+            build_arm(load_recipe("mini", [changes]), "baseline", 1, None)
 
 
 def test_training_arguments_have_the_types_of_their_fields(tmp_path):
-    recipe = recipes.load("mini", ["arguments={adam_epsilon: 1e-6, max_grad_norm: 2}"])
+    recipe = load_recipe("mini", ["arguments={adam_epsilon: 1e-6, max_grad_norm: 2}"])
     assert recipe.arguments["adam_epsilon"] == "1e-6"  # as YAML reads it
-    trained = build.build(recipe, "baseline", 1, tmp_path).trainer.args
+    trained = build_arm(recipe, "baseline", 1, tmp_path).trainer.args
     assert (trained.adam_epsilon, trained.max_grad_norm) == (1e-6, 2.0)
 
 
 @pytest.mark.parametrize(("dtype", "has_bf16"), [("auto", True), ("auto", False), ("float32", True)])
 def test_a_recipe_fixes_the_dtype_and_auto_takes_the_machines(tmp_path, monkeypatch, dtype, has_bf16):
     monkeypatch.setattr("midalign.device.has_bf16", lambda: has_bf16)
-    arm = build.build(recipes.load("mini", [f"dtype={dtype}"]), "baseline", 1, tmp_path)
+    arm = build_arm(load_recipe("mini", [f"dtype={dtype}"]), "baseline", 1, tmp_path)
     in_half = dtype == "auto" and has_bf16
     assert arm.trainer.args.bf16 == in_half
     linear = {m.weight.dtype for n, m in arm.trainer.model.named_modules() if n.endswith("base_layer")}
@@ -88,7 +90,7 @@ def test_a_recipe_fixes_the_dtype_and_auto_takes_the_machines(tmp_path, monkeypa
 def test_the_launcher_does_not_change_the_dtype_of_a_recipe(tmp_path, monkeypatch):
     """As `accelerate launch --mixed_precision bf16` sets it."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    arm = build.build(recipes.load("mini", ["dtype=float32"]), "baseline", 1, tmp_path)
+    arm = build_arm(load_recipe("mini", ["dtype=float32"]), "baseline", 1, tmp_path)
     assert arm.trainer.accelerator.mixed_precision == "no"
 
 
@@ -105,7 +107,7 @@ def test_the_launcher_does_not_change_the_dtype_of_a_recipe(tmp_path, monkeypatc
 )
 def test_alignment_that_cannot_act(changes, message):
     with pytest.raises(RecipeError, match=message):
-        recipes.load("mini", changes)
+        load_recipe("mini", changes)
 
 
 def test_an_encoder_is_no_base(mini):
@@ -128,7 +130,7 @@ def test_a_vision_tower_gets_no_adapter():
         eoi_token_index=51,
         image_token_index=52,
     )
-    recipe = recipes.load("mini", ["lora.targets=all-linear"])
+    recipe = load_recipe("mini", ["lora.targets=all-linear"])
     model = base_model.with_adapter(AutoModelForCausalLM.from_config(config), recipe.lora)
     adapted = {name for name, _ in model.named_parameters() if "lora_" in name}
     assert len(adapted) == 2 * 2 * 7  # two factors for seven linear layers of two text blocks
@@ -136,11 +138,11 @@ def test_a_vision_tower_gets_no_adapter():
 
 
 def test_pairs_that_do_not_share_out():
-    align = recipes.load("mini", ["align.pairs_per_update=32"]).align
+    align = load_recipe("mini", ["align.pairs_per_update=32"]).align
     recipe_checks.check_share(align, 4)
     with pytest.raises(RecipeError, match=r"3 processes cannot share 32 pairs evenly.*multiple of 3"):
         recipe_checks.check_share(align, 3)
-    parts = recipes.load(
+    parts = load_recipe(
         "mini", ["align.pairs_per_update=12", "align.alternate=micro", "align.cycles=2"]
     ).align
     with pytest.raises(RecipeError, match=r"4 processes cannot share 6 pairs evenly.*multiple of 8"):
@@ -157,22 +159,22 @@ def test_pairs_that_do_not_share_out():
     ],
 )
 def test_what_sharded_processes_cannot_do(changes, message):
-    recipe_checks.check_sharded(recipes.load("mini"), 4)
+    recipe_checks.check_sharded(load_recipe("mini"), 4)
     with pytest.raises(RecipeError, match=f"4 processes train sharded.*{message}"):
-        recipe_checks.check_sharded(recipes.load("mini", changes), 4)
+        recipe_checks.check_sharded(load_recipe("mini", changes), 4)
 
 
 def test_deepspeed_that_parts_the_base_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(RecipeError, match="--zero_stage 2, or FSDP"):
-        build.build(recipes.load("mini"), "baseline", 1, tmp_path)
+        build_arm(load_recipe("mini"), "baseline", 1, tmp_path)
 
 
 def test_a_base_without_chat_template(mini):
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tokenizer.chat_template = None
     with pytest.raises(RecipeError, match="the tokenizer of mini has none: set chat_template=false"):
-        recipe_checks.check_template(recipes.load("mini", ["chat_template=true"]), tokenizer)
+        recipe_checks.check_template(load_recipe("mini", ["chat_template=true"]), tokenizer)
 
 
 def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
@@ -197,22 +199,24 @@ def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
 
 
 def test_samples_that_are_too_long_are_cut_or_left_out_and_counted(mini, caplog):
-    recipe = recipes.load("mini", ["max_tokens=80"])
-    cut = [s for s in map(TaskSamples(recipe, Tokens(mini[1], 80)).__getitem__, range(300)) if s.cut]
+    recipe = load_recipe("mini", ["max_tokens=80"])
+    cut = [s for s in map(TaskSamples(recipe, SampleTokenizer(mini[1], 80)).__getitem__, range(300)) if s.cut]
     assert cut
     assert all(len(sample.prompt) + len(sample.target) == 80 for sample in cut)
-    dropping = TaskSamples(recipes.load("mini", ["max_tokens=80", "too_long=drop"]), Tokens(mini[1], 80))
+    dropping = TaskSamples(
+        load_recipe("mini", ["max_tokens=80", "too_long=drop"]), SampleTokenizer(mini[1], 80)
+    )
     with caplog.at_level("INFO"):
         kept = len(dropping)
     assert 0 < kept < 6000
     assert f"{6000 - kept} of 6000 samples are over max_tokens and left out" in caplog.text
     assert not any(dropping[position].cut for position in range(0, kept, 50))
     with pytest.raises(RecipeError, match=r"an answer takes \d+ tokens, and max_tokens is 4"):
-        Tokens(mini[1], 4).sample("Slots:", " genre: jazz; device: TV")
+        SampleTokenizer(mini[1], 4).sample("Slots:", " genre: jazz; device: TV")
 
 
 def test_an_answer_of_nothing_is_refused(mini):
-    samples = TaskSamples(recipes.load("mini"), Tokens(mini[1], 128))
+    samples = TaskSamples(load_recipe("mini"), SampleTokenizer(mini[1], 128))
     task, document = samples.every[0]
     with pytest.raises(RecipeError, match="midalign_mini_slot_en: a training document has no answer"):
         samples.render(task, {**document, "target": " "})
@@ -227,7 +231,7 @@ def test_a_boundary_that_merges_changes_neither_prompt_nor_answer(mini):
         ("a", "b"),
         ("Slots: ", "None"),
     ):
-        sample = Tokens(tokenizer, 64).sample(prompt, target)
+        sample = SampleTokenizer(tokenizer, 64).sample(prompt, target)
         assert sample.prompt == tokenizer(prompt)["input_ids"]
         assert tokenizer.decode(sample.target[:-1]).strip() == target.strip()
         assert sample.target[-1] == tokenizer.eos_token_id
@@ -266,4 +270,4 @@ def test_a_boundary_that_merges_changes_neither_prompt_nor_answer(mini):
 )
 def test_settings_that_contradict_each_other(changes, message):
     with pytest.raises(RecipeError, match=message):
-        recipes.load("mini", changes)
+        load_recipe("mini", changes)

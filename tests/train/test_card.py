@@ -16,6 +16,7 @@ from midalign import adapter, record
 from midalign.cli.train import _write_scores
 from midalign.errors import RecordError
 from midalign.train import card
+from midalign.train.card import render_card
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from synthetic_records import counts, share, write
@@ -196,7 +197,7 @@ def test_families_in_one_record_have_tables_of_their_own(trained, tmp_path):
         )
         for code in ("en-es", "de-en", "en-ja", "ja-de")
     }
-    text = card.text(
+    text = render_card(
         adapter.read_manifest(trained), [entry.model_copy(update={"tasks": {**directions, **entry.tasks}})]
     )
     assert "| task | role | chrf |" in text

@@ -10,17 +10,18 @@ import pytest
 from midalign import adapter, bases
 from midalign.errors import RecipeError
 from midalign.train import checkpoints, run
-from midalign.train import recipe as recipes
+from midalign.train.recipe import load_recipe
+from midalign.train.run import is_trained, train_recipe
 
 
 def test_a_full_disk_is_named_and_other_errors_pass(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, 0))
-    with pytest.raises(OSError, match="No space left") as caught, run.full_disks_named(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, run.name_full_disks(tmp_path):
         raise RuntimeError("unexpected pos 1142592 vs 1142480")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 0, 1 << 30))
-    with pytest.raises(RuntimeError, match="shapes"), run.full_disks_named(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), run.name_full_disks(tmp_path):
         raise RuntimeError("shapes differ")
 
 
@@ -40,14 +41,14 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
 def interrupted(output, at):
     """Train the aligned arm of a small recipe until the update `at`, and return recipe and checkpoints."""
     small = ["updates=4", "save_every=1", "seeds=[1]", "samples_per_update=2", "align.pairs_per_update=2"]
-    settings = recipes.load("mini", [*small, "supervised=[es]", "aligned=[de]", f"output={output}"])
+    settings = load_recipe("mini", [*small, "supervised=[es]", "aligned=[de]", f"output={output}"])
 
     def stop(progress):
         if progress.update == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.train(settings, stop, ["aligned"])
+        train_recipe(settings, stop, ["aligned"])
     return settings, output / "adapters" / ".aligned-seed1.training"
 
 
@@ -73,26 +74,26 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplo
         content[-1] ^= 1
         newest.write_bytes(content)
     updates = []
-    (resumed,) = run.train(settings, lambda now: updates.append(now.update), ["aligned"])
+    (resumed,) = train_recipe(settings, lambda now: updates.append(now.update), ["aligned"])
     assert f"checkpoint-3 is removed, because {damage}" in caplog.text
     assert updates == [3, 4]
     whole = settings.model_copy(update={"output": tmp_path / "whole"})
-    (expected,) = run.train(whole, lambda _: None, ["aligned"])
+    (expected,) = train_recipe(whole, lambda _: None, ["aligned"])
     assert adapter.digest(resumed) == adapter.digest(expected)
 
 
 def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path):
     work = tmp_path / "work"
-    run._claim(work, recipes.load("mini", ["updates=7"]), "aligned")
+    run._claim(work, load_recipe("mini", ["updates=7"]), "aligned")
     (work / "best").mkdir()  # measured, before a checkpoint was kept
-    run._claim(work, recipes.load("mini"), "aligned")
+    run._claim(work, load_recipe("mini"), "aligned")
     assert [path.name for path in work.iterdir()] == ["recipe.json"]
     (work / "checkpoint-1").mkdir()
-    run._claim(work, recipes.load("mini", ["save_every=7"]), "aligned")  # does not decide the weights
+    run._claim(work, load_recipe("mini", ["save_every=7"]), "aligned")  # does not decide the weights
     with pytest.raises(RecipeError, match=r"begun with other settings \(updates\)"):
-        run._claim(work, recipes.load("mini", ["updates=7"]), "aligned")
+        run._claim(work, load_recipe("mini", ["updates=7"]), "aligned")
     kept = json.loads((work / "recipe.json").read_text())
-    assert kept["recipe"]["updates"] == recipes.load("mini").updates
+    assert kept["recipe"]["updates"] == load_recipe("mini").updates
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_run_resumes_on_its_very_base_alone(tmp_path, file, name):
     content = (second / file).read_bytes()
     last = content[-1] ^ 1 if name == "base" else ord(" ")  # a weight, or white space in JSON
     (second / file).write_bytes(content[:-1] + bytes([last]))
-    recipe = {folder: recipes.load("mini", [f"base={folder}"]) for folder in (first, second, moved)}
+    recipe = {folder: load_recipe("mini", [f"base={folder}"]) for folder in (first, second, moved)}
     assert recipe[first].digest("aligned") == recipe[second].digest("aligned")
     work = tmp_path / "work"
     run._claim(work, recipe[first], "aligned")
@@ -136,9 +137,9 @@ def test_a_run_resumes_on_its_very_base_alone(tmp_path, file, name):
     )
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / adapter.MANIFEST).write_text(finished.model_dump_json())
-    assert run.finished(tmp_path / "adapter", recipe[moved], "aligned")
+    assert is_trained(tmp_path / "adapter", recipe[moved], "aligned")
     with pytest.raises(RecipeError, match=f"trained with another {name} "):
-        run.finished(tmp_path / "adapter", recipe[second], "aligned")
+        is_trained(tmp_path / "adapter", recipe[second], "aligned")
 
 
 def test_pairs_files_decide_by_what_they_hold(tmp_path):
@@ -146,7 +147,7 @@ def test_pairs_files_decide_by_what_they_hold(tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "de.tsv").write_text(text)
         pairs = f"align.pairs={tmp_path}/{folder}/{{language}}.tsv"
-        return recipes.load("mini", [pairs, "aligned=[de]"])
+        return load_recipe("mini", [pairs, "aligned=[de]"])
 
     first = load("a", "eins\tone\n")
     known = first.digest("aligned")
@@ -167,14 +168,14 @@ def test_pairs_files_decide_by_what_they_hold(tmp_path):
 
 def test_a_run_resumes_in_the_dtype_in_which_it_was_begun(tmp_path, monkeypatch):
     """Under dtype=auto on a machine with bf16, then on one without."""
-    work, recipe = tmp_path / "work", recipes.load("mini")
+    work, recipe = tmp_path / "work", load_recipe("mini")
     monkeypatch.setattr("midalign.device.has_bf16", lambda: True)
     assert run._claim(work, recipe, "aligned") == "bfloat16"
     (work / "checkpoint-1").mkdir()
     monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
     assert run._claim(work, recipe, "aligned") == "bfloat16"
     assert run._claim(tmp_path / "other", recipe, "aligned") == "float32"
-    fixed = recipes.load("mini", ["dtype=bfloat16"])
+    fixed = load_recipe("mini", ["dtype=bfloat16"])
     assert run._claim(tmp_path / "fixed", fixed, "aligned") == "bfloat16"
     with pytest.raises(RecipeError, match=r"begun with other settings \(dtype\)"):
         run._claim(work, fixed, "aligned")
@@ -189,9 +190,9 @@ def test_a_run_resumed_on_another_machine_ends_in_the_weights_of_the_first(tmp_p
     monkeypatch.setattr("midalign.device.has_bf16", lambda: True)
     settings, _ = interrupted(tmp_path / "run", at=2)
     whole = settings.model_copy(update={"output": tmp_path / "whole"})
-    (expected,) = run.train(whole, lambda _: None, ["aligned"])
+    (expected,) = train_recipe(whole, lambda _: None, ["aligned"])
     monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
-    (resumed,) = run.train(settings, lambda _: None, ["aligned"])
+    (resumed,) = train_recipe(settings, lambda _: None, ["aligned"])
     assert adapter.digest(resumed) == adapter.digest(expected)
     assert adapter.read_manifest(resumed).dtype == "bfloat16"
     assert "| dtype of training | bfloat16 |" in (resumed / "README.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 from midalign import record
 from midalign.errors import RecipeError, TaskError
 from midalign.harness import task_names, training_tasks
-from midalign.train import recipe as recipes
+from midalign.train.recipe import load_recipe
 from midalign.train.recipe_checks import check_roles
 
 SMALL = [
@@ -86,7 +86,7 @@ def test_what_is_trained_on_has_a_training_split() -> None:
 def test_a_recipe_is_refused_before_anything_is_loaded() -> None:
     overrides = ["task=midalign_json_uner", "supervised=[en]", "aligned=[de]"]
     with pytest.raises(RecipeError, match="no training data in 'en'"):
-        check_roles(recipes.load("mini", overrides))
+        check_roles(load_recipe("mini", overrides))
     refused = run("midalign.cli.train", "mini", *overrides)
     assert refused.returncode != 0
     assert "midalign_json_uner has no training data in 'en', only in da" in " ".join(refused.stderr.split())

@@ -9,15 +9,15 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from midalign import bases
-from midalign.train import recipe as recipes
-from midalign.train import run
+from midalign.train.recipe import load_recipe
+from midalign.train.run import train_recipe
 
 SMALL = ["seeds=[1]", "updates=2", "samples_per_update=4", "align.pairs_per_update=4", "align.copy_samples=2"]
 
 
 def trained(output, *overrides):
-    recipe = recipes.load("mini", [*SMALL, f"output={output}", "evaluate=false", *overrides])
-    (folder,) = run.train(recipe, lambda progress: None, ["aligned"])
+    recipe = load_recipe("mini", [*SMALL, f"output={output}", "evaluate=false", *overrides])
+    (folder,) = train_recipe(recipe, lambda progress: None, ["aligned"])
     return folder
 
 

@@ -24,15 +24,21 @@ from midalign.data import mini
 from midalign.errors import RecipeError
 from midalign.evaluate import run as evaluation
 from midalign.harness import task_code
-from midalign.train import card, run
+from midalign.train import card
 from midalign.train import monitor as monitoring
-from midalign.train import recipe as recipes
 from midalign.train.build import Arm
 from midalign.train.monitor import Monitor
-from midalign.train.monitor_measures import Figure, best_update, cosine, named, pair_retrieval
-from midalign.train.progress import LOG, Log
-from midalign.train.recipe import Align
-from midalign.train.samples import Tokens
+from midalign.train.monitor_measures import (
+    Measurement,
+    best_update,
+    gradient_cosine,
+    name_measures,
+    pair_retrieval,
+)
+from midalign.train.progress import TRAINING_LOG, TrainingLog
+from midalign.train.recipe import Align, load_recipe
+from midalign.train.run import train_recipe
+from midalign.train.samples import SampleTokenizer
 from midalign.train.sentence_pairs import Pair, PairSamples
 from midalign.train.task_samples import TaskSamples
 
@@ -52,8 +58,8 @@ WATCH = "monitor={every: 2, samples: 4}"
 
 
 def train(output, *changes):
-    recipe = recipes.load("mini", [*SMALL, f"output={output}", *changes])
-    return run.train(recipe, lambda _: None)
+    recipe = load_recipe("mini", [*SMALL, f"output={output}", *changes])
+    return train_recipe(recipe, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,7 @@ def watched(tmp_path_factory, tiny):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -104,9 +110,10 @@ def test_watching_changes_no_weight_and_everything_is_written(plain, watched):
 KILLED = """
 import os, signal, sys
 from midalign import harness
-from midalign.train import build, callbacks, checkpoints, monitor, recipe, run, stream
+from midalign.train import build, callbacks, checkpoints, monitor, run, stream
+from midalign.train.recipe import load_recipe
 
-settings = recipe.load("mini", sys.argv[1:])
+settings = load_recipe("mini", sys.argv[1:])
 harness.load([settings.task])  # lm-eval's index once for all processes
 
 
@@ -119,14 +126,14 @@ def train_until_killed(update):
     if not process:
         if update is None:
             run._publish = die
-        run.train(settings, lambda now: die() if now.update == update else None, ["aligned"])
+        train_recipe(settings, lambda now: die() if now.update == update else None, ["aligned"])
         os._exit(1)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 
 
 for update in (1, 3, None):
     train_until_killed(update)
-run.train(settings, lambda _: None, ["aligned"])
+train_recipe(settings, lambda _: None, ["aligned"])
 """
 
 
@@ -159,7 +166,7 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
         "warmup=0.0",
         "monitor={every: 1, samples: 4, stop_on: task_loss/supervised, patience: 2}",
     )
-    measured = Log.measures(folder / LOG)
+    measured = TrainingLog.measures(folder / TRAINING_LOG)
     assert [update for update, _ in measured] == [0, 1, 2]
     manifest = json.loads((folder / "midalign.json").read_text())
     assert (manifest["updates"], manifest["tokens"], manifest["training"]) == (0, 0, {})
@@ -193,7 +200,7 @@ def test_what_is_published_and_said_of_it_are_of_the_best_update(tiny, tmp_path,
         Monitor,
         "_generated",
         lambda _, update: [
-            Figure("values_not_in_utterance", "en", "midalign_mini_slot_en", faults[update - 1])
+            Measurement("values_not_in_utterance", "en", "midalign_mini_slot_en", faults[update - 1])
         ],
     )
 
@@ -245,7 +252,7 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", parsed)
-    monkeypatch.setattr(monitoring, "scores", lambda *_: [])
+    monkeypatch.setattr(monitoring, "read_measurements", lambda *_: [])
     changes = ["chat_template=true", "system_instruction='Answer briefly.'"]
     monitor = watch(tokenizer, tmp_path, *changes, "monitor.generate=3")
     # Of a run that was killed after this measurement: its record would be one of another adapter.
@@ -264,7 +271,7 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Done)
-    train_command.evaluate(monitor.arm.recipe, [tmp_path])
+    train_command.evaluate_adapters(monitor.arm.recipe, [tmp_path])
     while_training, afterwards = asked
     assert afterwards.system_instruction == "Answer briefly."
     assert afterwards.apply_chat_template
@@ -316,7 +323,7 @@ def test_what_cannot_end_an_arm_is_rejected_before_it_trains(tokenizer, tmp_path
 
 def test_a_language_that_is_not_measured_is_rejected_with_those_that_are(tokenizer, tmp_path, monkeypatch):
     monitor = watch(tokenizer, tmp_path, "monitor.stop_on=task_loss/xx")
-    monkeypatch.setattr(monitor, "figures", lambda: [Figure("task_loss", "de", "", 1.0)])
+    monkeypatch.setattr(monitor, "figures", lambda: [Measurement("task_loss", "de", "", 1.0)])
     with pytest.raises(RecipeError, match=r"no measure 'task_loss/xx'; there are task_loss/de, task_loss/al"):
         monitor._measure(1, None)
 
@@ -393,15 +400,15 @@ def test_held_out_pairs_are_those_of_the_arm(tokenizer, tmp_path):
 
 def test_treebanks_of_a_language_are_named_and_count_alike():
     figures = [
-        Figure("span_f1", "en", "midalign_json_uner_en_ewt", 0.2),
-        Figure("span_f1", "en", "midalign_json_uner_en_pud", 0.6),
-        Figure("span_f1", "sv", "midalign_json_uner_sv_pud", 0.5),
-        Figure("chrf", "en-de", "midalign_mini_mt_en-de", 30.0),
-        Figure("chrf", "de-en", "midalign_mini_mt_de-en", 50.0),
-        Figure("off_target", "de-en", "midalign_mini_mt_de-en", None),
-        Figure("off_target", "en-de", "midalign_mini_mt_en-de", 0.1),
+        Measurement("span_f1", "en", "midalign_json_uner_en_ewt", 0.2),
+        Measurement("span_f1", "en", "midalign_json_uner_en_pud", 0.6),
+        Measurement("span_f1", "sv", "midalign_json_uner_sv_pud", 0.5),
+        Measurement("chrf", "en-de", "midalign_mini_mt_en-de", 30.0),
+        Measurement("chrf", "de-en", "midalign_mini_mt_de-en", 50.0),
+        Measurement("off_target", "de-en", "midalign_mini_mt_de-en", None),
+        Measurement("off_target", "en-de", "midalign_mini_mt_en-de", 0.1),
     ]
-    found = named(figures, record.Roles(supervised=["en", "sv"], aligned=["de"], unseen=[]))
+    found = name_measures(figures, record.Roles(supervised=["en", "sv"], aligned=["de"], unseen=[]))
     assert found == {
         "span_f1/midalign_json_uner_en_ewt": 0.2,
         "span_f1/midalign_json_uner_en_pud": 0.6,
@@ -419,8 +426,8 @@ def test_treebanks_of_a_language_are_named_and_count_alike():
 
 def test_validation_samples_are_of_all_tasks_of_a_language(tokenizer):
     """Two directions of translation, as two treebanks."""
-    recipe = recipes.load("mini", ["task=midalign_mini_mt", "supervised=[es]"])
-    samples = TaskSamples(recipe, Tokens(tokenizer, 512))
+    recipe = load_recipe("mini", ["task=midalign_mini_mt", "supervised=[es]"])
+    samples = TaskSamples(recipe, SampleTokenizer(tokenizer, 512))
     documents = []
     samples.render = lambda task, document: documents.append((task.config.task, document)) or document
     assert len(samples.validation("es", 5)) == 5
@@ -443,7 +450,7 @@ def test_one_layer_is_measured_and_named(tokenizer, tmp_path):
 
 def test_bits_per_character_are_of_the_text_that_is_not_cut(tokenizer, tmp_path):
     monitor = watch(tokenizer, tmp_path)
-    monitor.arm = replace(monitor.arm, tokens=Tokens(tokenizer, 6))
+    monitor.arm = replace(monitor.arm, tokens=SampleTokenizer(tokenizer, 6))
     model = monitor.arm.trainer.model.eval()
     nats = characters = 0.0
     for pair in monitor.held_out["de"]:
@@ -458,11 +465,12 @@ def test_bits_per_character_are_of_the_text_that_is_not_cut(tokenizer, tmp_path)
 
 def test_an_arm_without_alignment_is_watched_at_the_recipes_layer(tmp_path, monkeypatch):
     from midalign.train import build
+    from midalign.train.build import build_arm
 
     seen = []
     monkeypatch.setattr(build, "_layers", lambda recipe, align, *_: seen.append(align.layer) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        build.build(recipes.load("mini", ["align.layer=3", *SMALL, WATCH]), "baseline", 1, tmp_path)
+        build_arm(load_recipe("mini", ["align.layer=3", *SMALL, WATCH]), "baseline", 1, tmp_path)
     assert seen == [3]
 
 
@@ -502,7 +510,7 @@ def test_several_translations_of_a_sentence_are_all_found(tokenizer, tmp_path):
     ]
     expected = sum(hits) / len(hits)
     assert 0.2 < expected < 1
-    assert pair_retrieval(model, Tokens(tokenizer, 64), pairs, [3]) == [pytest.approx(expected)]
+    assert pair_retrieval(model, SampleTokenizer(tokenizer, 64), pairs, [3]) == [pytest.approx(expected)]
 
 
 def test_retrieval_is_that_of_sentences_alone_cut_to_the_recipes_length():
@@ -524,7 +532,7 @@ def test_retrieval_is_that_of_sentences_alone_cut_to_the_recipes_length():
     )
     expected = accuracy(foreign, english)
     assert 0 < expected < 1
-    assert pair_retrieval(model, Tokens(tokenizer, 6), pairs, [1, 3])[1] == pytest.approx(
+    assert pair_retrieval(model, SampleTokenizer(tokenizer, 6), pairs, [1, 3])[1] == pytest.approx(
         expected, abs=1 / 140
     )
 
@@ -542,40 +550,42 @@ def test_a_log_goes_on_where_the_checkpoint_is(tmp_path):
     path.write_text(
         '{"update": 1, "losses": {}}\n{"update": 2, "measures": {"x": 1}}\n{"update": 3}\n{"u": {}'
     )
-    log = Log(path, resumed_at=2)
+    log = TrainingLog(path, resumed_at=2)
     log.write({"update": 3, "measures": {"x": 2}})
-    assert Log.measures(path) == [(2, {"x": 1}), (3, {"x": 2})]
+    assert TrainingLog.measures(path) == [(2, {"x": 1}), (3, {"x": 2})]
 
 
 def test_a_log_begins_anew_where_there_is_no_checkpoint(tmp_path):
     """The measurement before the first update is made again."""
     path = tmp_path / "log.jsonl"
     path.write_text('{"update": 0, "measures": {"x": 1}}\n')
-    Log(path, resumed_at=0)
-    assert Log.measures(path) == []
+    TrainingLog(path, resumed_at=0)
+    assert TrainingLog.measures(path) == []
 
 
 def test_cosine_of_gradients():
     torch.manual_seed(0)
     one, other = torch.randn(3, 4), torch.randn(3, 4)
     expected = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()
-    assert cosine([one, None, torch.ones(2)], [other, torch.ones(2), None]) == pytest.approx(expected)
-    assert cosine([one], [-one]) == pytest.approx(-1)
+    assert gradient_cosine([one, None, torch.ones(2)], [other, torch.ones(2), None]) == pytest.approx(
+        expected
+    )
+    assert gradient_cosine([one], [-one]) == pytest.approx(-1)
     zeros = torch.zeros(2)  # of a process that did not reach the parameter
-    assert cosine([one, zeros], [other, torch.ones(2)]) == pytest.approx(expected)
-    assert cosine([None], [one]) is None
-    assert cosine([torch.zeros(3, 4)], [one]) is None
+    assert gradient_cosine([one, zeros], [other, torch.ones(2)]) == pytest.approx(expected)
+    assert gradient_cosine([None], [one]) is None
+    assert gradient_cosine([torch.zeros(3, 4)], [one]) is None
 
 
 def test_languages_count_for_the_role_of_their_other_code():
     """A recipe aligns on `zh_cn`, and the task's metrics are of `zh`."""
     figures = [
-        Figure("retrieval", "zh_cn", "", 0.5),
-        Figure("slot_f1", "zh", "midalign_slot_zh", 0.25),
-        Figure("slot_f1", "hi", "midalign_slot_hi", 0.75),
-        Figure("slot_f1", "en", "midalign_slot_en", 1.0),
+        Measurement("retrieval", "zh_cn", "", 0.5),
+        Measurement("slot_f1", "zh", "midalign_slot_zh", 0.25),
+        Measurement("slot_f1", "hi", "midalign_slot_hi", 0.75),
+        Measurement("slot_f1", "en", "midalign_slot_en", 1.0),
     ]
-    measures = named(figures, record.Roles(supervised=["en"], aligned=["zh_cn", "hi"], unseen=[]))
+    measures = name_measures(figures, record.Roles(supervised=["en"], aligned=["zh_cn", "hi"], unseen=[]))
     assert {name: value for name, value in measures.items() if name.endswith("ed")} == {
         "retrieval/aligned": 0.5,
         "slot_f1/aligned": 0.5,
@@ -585,7 +595,7 @@ def test_languages_count_for_the_role_of_their_other_code():
 
 def test_validation_samples_are_of_the_tasks_code_of_a_language():
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
-    samples = TaskSamples(recipes.load("mini", SMALL), Tokens(tokenizer, 128))
+    samples = TaskSamples(load_recipe("mini", SMALL), SampleTokenizer(tokenizer, 128))
     assert samples.validation("zh_cn", 2) == samples.validation("zh", 2) != []
     assert samples.validation("sw", 2) == []
     assert [task_code("midalign_mini_slot", code) for code in ("zh_cn", "zh", "sw")] == [

@@ -10,7 +10,9 @@ import pytest
 from midalign import adapter, record
 from midalign.data import mini
 from midalign.errors import OverlapError
-from midalign.train import recipe, run
+from midalign.train import run
+from midalign.train.recipe import load_recipe, shipped_recipes
+from midalign.train.run import evaluation_overlaps, train_recipe
 
 SMALL = [
     "mini",
@@ -98,14 +100,16 @@ def test_what_is_allowed_is_told_to_the_end(stolen: str, tmp_path: Path) -> None
 
 
 def test_by_arm_and_by_what_is_evaluated(stolen: str) -> None:
-    settings = recipe.load("mini", [*SMALL[1:], stolen, "task=midalign_mini_mt", "allow_overlap=true"])
-    found = run.overlaps(settings, settings.arms)
+    settings = load_recipe("mini", [*SMALL[1:], stolen, "task=midalign_mini_mt", "allow_overlap=true"])
+    found = evaluation_overlaps(settings, settings.arms)
     assert list(found) == ["baseline", "aligned"]
     assert found["baseline"] == []
     assert {one.language for one in found["aligned"]} >= {"en"}
-    german = recipe.load("mini", [*SMALL[1:], stolen, "evaluation.languages=[es]"])
-    assert run.overlaps(german, german.arms)["aligned"] == []  # slot filling in Spanish has no English side
-    assert run.overlaps(german, []) == {}
+    german = load_recipe("mini", [*SMALL[1:], stolen, "evaluation.languages=[es]"])
+    assert (
+        evaluation_overlaps(german, german.arms)["aligned"] == []
+    )  # slot filling in Spanish has no English side
+    assert evaluation_overlaps(german, []) == {}
     # What is said of the weights does not decide them.
     forbidden = settings.model_copy(update={"allow_overlap": False})
     assert settings.digest("aligned") == forbidden.digest("aligned")
@@ -115,25 +119,25 @@ def test_finished_adapters_are_checked_against_the_new_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pairs hold the test split: training for validation is fine, the same command with test is not."""
-    monkeypatch.setattr(run, "finished", lambda *_: True)  # the adapters are there
+    monkeypatch.setattr(run, "is_trained", lambda *_: True)  # the adapters are there
     german = (item.utterance for item in mini.items("de", "test")[:40])
     (tmp_path / "de.tsv").write_text("".join(f"{text}\tx{i}\n" for i, text in enumerate(german)), "utf-8")
     pairs = f"align.pairs={tmp_path}/{{language}}.tsv"
     changes = [*SMALL[1:], pairs, "task=midalign_mini_mt", f"output={tmp_path}"]
-    validation = recipe.load("mini", [*changes, "evaluation.split=validation"])
-    assert len(run.train(validation, lambda _: None)) == 2
-    test = recipe.load("mini", [*changes, "evaluation.split=test"])
+    validation = load_recipe("mini", [*changes, "evaluation.split=validation"])
+    assert len(train_recipe(validation, lambda _: None)) == 2
+    test = load_recipe("mini", [*changes, "evaluation.split=test"])
     assert test.digest("aligned") == validation.digest("aligned")
     with pytest.raises(OverlapError, match=r"holds 4\d of 300 texts of mini test, de"):
-        run.train(test, lambda _: None)
-    assert len(run.train(test, lambda _: None, ["baseline"])) == 1  # whose text has nothing of it
-    run.train(test.model_copy(update={"allow_overlap": True}), lambda _: None)
+        train_recipe(test, lambda _: None)
+    assert len(train_recipe(test, lambda _: None, ["baseline"])) == 1  # whose text has nothing of it
+    train_recipe(test.model_copy(update={"allow_overlap": True}), lambda _: None)
 
 
 def test_an_arm_of_alignment_alone_does_not_learn_from_the_task(stolen: str) -> None:
-    settings = recipe.load("mini", [*SMALL[1:], "align.task=false", "arms={aligned: {}}"])
+    settings = load_recipe("mini", [*SMALL[1:], "align.task=false", "arms={aligned: {}}"])
     assert [text.kind for text in run.training_sources(settings, "aligned")] == ["pairs"]
-    both = recipe.load("mini", SMALL[1:])
+    both = load_recipe("mini", SMALL[1:])
     assert [(text.kind, text.source) for text in run.training_sources(both, "aligned")] == [
         ("task", "midalign_mini_slot"),
         ("pairs", "mini"),
@@ -142,8 +146,8 @@ def test_an_arm_of_alignment_alone_does_not_learn_from_the_task(stolen: str) -> 
 
 
 def test_tasks_of_lm_eval_are_not_checked_rather_than_free_of_overlap() -> None:
-    settings = recipe.load("mini", [*SMALL[1:], "task=lm_eval:mgsm_direct_{language}", "evaluate=false"])
-    assert run.overlaps(settings, settings.arms) == {"baseline": None, "aligned": None}
+    settings = load_recipe("mini", [*SMALL[1:], "task=lm_eval:mgsm_direct_{language}", "evaluate=false"])
+    assert evaluation_overlaps(settings, settings.arms) == {"baseline": None, "aligned": None}
 
 
 @pytest.mark.exhaustive
@@ -157,6 +161,6 @@ def test_the_recipes_of_the_package_are_not_stopped(
     monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
     for source in (alma, massive, tatoeba, uner, wmt23):
         source.add(shared_data / source.__name__.rpartition(".")[2])
-    for name in recipe.shipped():
-        settings = recipe.load(name)
-        assert set(map(len, run.overlaps(settings, settings.arms).values())) == {0}
+    for name in shipped_recipes():
+        settings = load_recipe(name)
+        assert set(map(len, evaluation_overlaps(settings, settings.arms).values())) == {0}

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from midalign.errors import RecipeError
-from midalign.train import recipe as recipes
 from midalign.train.preview import preview
+from midalign.train.recipe import load_recipe
 
 COMMAND = [sys.executable, "-c", "from midalign.cli.train import main; main()"]
 
@@ -33,7 +33,7 @@ def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
 
 
 def test_arms_are_those_asked_for():
-    small = recipes.load("mini", ["samples_per_update=4", "align.pairs_per_update=4", "updates=2"])
+    small = load_recipe("mini", ["samples_per_update=4", "align.pairs_per_update=4", "updates=2"])
     shown = "\n".join(preview(small, ["aligned"]))
     assert "arm aligned: 2 updates" in shown
     assert "arm baseline" not in shown

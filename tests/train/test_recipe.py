@@ -5,19 +5,19 @@ import yaml
 
 from midalign.data import pairs
 from midalign.errors import RecipeError
-from midalign.train import recipe
+from midalign.train.recipe import load_recipe, shipped_recipes
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", shipped_recipes())
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_shipped_recipes_load_with_both_presets(name, preset):
-    loaded = recipe.load(name, [f"preset={preset}"])
+    loaded = load_recipe(name, [f"preset={preset}"])
     assert loaded.align_of("baseline") is None
     assert loaded.align.symmetric == (preset == "default")
 
 
 def test_overrides_reach_into_sections_and_win_over_recipe_and_preset():
-    loaded = recipe.load("mini", ["align.layer=3", "updates=7", "seeds=[4, 5]", "lora.targets=[q_proj]"])
+    loaded = load_recipe("mini", ["align.layer=3", "updates=7", "seeds=[4, 5]", "lora.targets=[q_proj]"])
     assert (loaded.align.layer, loaded.updates, loaded.seeds, loaded.lora.targets) == (
         3,
         7,
@@ -25,7 +25,7 @@ def test_overrides_reach_into_sections_and_win_over_recipe_and_preset():
         ["q_proj"],
     )
     assert loaded.align.pairs == "mini"  # the recipe's
-    assert loaded.align.weight == recipe.load("mini").align.weight  # the preset's
+    assert loaded.align.weight == load_recipe("mini").align.weight  # the preset's
 
 
 @pytest.mark.parametrize(
@@ -45,38 +45,38 @@ def test_overrides_reach_into_sections_and_win_over_recipe_and_preset():
 )
 def test_mistakes(override, message):
     with pytest.raises(RecipeError, match=message):
-        recipe.load("mini", [override])
+        load_recipe("mini", [override])
 
 
 def test_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="Did you mean massive-gemma"):
-        recipe.load("masive-gemma")
+        load_recipe("masive-gemma")
 
 
 def test_files(tmp_path):
     path = tmp_path / "mine.yaml"
     with pytest.raises(RecipeError, match="No recipe file"):
-        recipe.load(str(path))
+        load_recipe(str(path))
     path.write_text("name: [")
     with pytest.raises(RecipeError, match="is not YAML"):
-        recipe.load(str(path))
+        load_recipe(str(path))
     path.write_text("")
     with pytest.raises(RecipeError, match="holds no keys"):
-        recipe.load(str(path))
+        load_recipe(str(path))
     path.write_text(yaml.safe_dump({"name": "mine", "base": "mini", "task": "midalign_mini_slot"}))
     with pytest.raises(RecipeError, match="supervised is missing"):
-        recipe.load(str(path))
+        load_recipe(str(path))
 
 
 def test_digest_is_of_what_decides_the_weights():
-    plain = recipe.load("mini").digest("aligned")
+    plain = load_recipe("mini").digest("aligned")
     for same in ("output=elsewhere", "evaluate=false", "seeds=[9]", "evaluation.limit=3", "save_every=7"):
-        assert recipe.load("mini", [same]).digest("aligned") == plain
+        assert load_recipe("mini", [same]).digest("aligned") == plain
     for same in ("align.pairs_a_language=null", "align.multiway=false", "dtype=auto"):
-        assert recipe.load("mini", [same]).digest("aligned") == plain
+        assert load_recipe("mini", [same]).digest("aligned") == plain
     decide = ["updates=3", "align.layer=2", "align.pairs_a_language=9", "align.multiway=true"]
     decide += ["task=midalign_slot", "dtype=float32", "dtype=bfloat16"]
-    digests = {recipe.load("mini", [other]).digest("aligned") for other in decide}
+    digests = {load_recipe("mini", [other]).digest("aligned") for other in decide}
     assert len(digests | {plain}) == len(decide) + 1
 
 
@@ -84,7 +84,7 @@ def test_digest_is_of_one_arm():
     """What is trained stays trained when a recipe gets another arm."""
 
     def digests(*overrides):
-        mini = recipe.load("mini", overrides)
+        mini = load_recipe("mini", overrides)
         return {arm: mini.digest(arm) for arm in mini.arms}
 
     plain = digests()
@@ -102,18 +102,18 @@ def test_digest_is_of_one_arm():
 
 def test_pairs_that_are_chosen_otherwise_have_another_digest(monkeypatch):
     """Arms trained on Tatoeba's pairs of all scripts are not taken for those of the language's script."""
-    trained = recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned")
+    trained = load_recipe("mini", ["align.pairs=tatoeba"]).digest("aligned")
     assert pairs.identity("tatoeba", ["zh_cn"]) != "tatoeba"
     assert pairs.identity("mini", ["zh"]) == "mini"
     monkeypatch.setattr(pairs, "SELECTIONS", {})
-    assert recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned") != trained
+    assert load_recipe("mini", ["align.pairs=tatoeba"]).digest("aligned") != trained
 
 
 def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
     folders = [tmp_path / "a" / "model", tmp_path / "b" / "model"]
     for folder in folders:
         folder.mkdir(parents=True)
-    one, two = (recipe.load("mini", [f"base={folder}"]) for folder in folders)
+    one, two = (load_recipe("mini", [f"base={folder}"]) for folder in folders)
     assert one.digest("aligned") == two.digest("aligned")
     assert one.base_name == "model"
-    assert recipe.load("massive-gemma").base_name == "google/gemma-3-270m"
+    assert load_recipe("massive-gemma").base_name == "google/gemma-3-270m"

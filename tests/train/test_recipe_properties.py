@@ -13,10 +13,9 @@ from midalign import record
 from midalign.errors import RecipeError
 from midalign.sweep.grid import Grid
 from midalign.sweep.points import Point, plan_points
-from midalign.train import recipe
-from midalign.train.recipe import Recipe
+from midalign.train.recipe import Recipe, load_recipe
 
-MINI = json.loads(recipe.load("mini").model_dump_json())
+MINI = json.loads(load_recipe("mini").model_dump_json())
 STOPPED = {**MINI, "monitor": {"every": 5, "stop_on": "task_loss/supervised"}}
 STOPPED["align"] = {**MINI["align"], "held_out": 3}
 
@@ -153,7 +152,7 @@ def test_an_arm_s_digest_is_of_its_alignment_however_it_is_said(data: st.DataObj
     except ValidationError:
         assume(False)
     assert found == everywhere.digest("aligned")
-    assert by_arm.digest("plain") == recipe.load("mini").digest("aligned")
+    assert by_arm.digest("plain") == load_recipe("mini").digest("aligned")
 
 
 changes = st.lists(

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from midalign import bases
-from midalign.train import recipe as recipes
 from midalign.train import samples
-from midalign.train.samples import Sample, Tokens
+from midalign.train.recipe import load_recipe
+from midalign.train.samples import SampleTokenizer, TokenizedSample
 from midalign.train.task_samples import TaskSamples
 
 PROBES = 1
@@ -31,17 +31,19 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def made(*overrides):
-    recipe = recipes.load("mini", ["supervised=[en]", *overrides])
-    return Counting(recipe, Tokens(AutoTokenizer.from_pretrained(bases.resolve("mini")), recipe.max_tokens))
+    recipe = load_recipe("mini", ["supervised=[en]", *overrides])
+    return Counting(
+        recipe, SampleTokenizer(AutoTokenizer.from_pretrained(bases.resolve("mini")), recipe.max_tokens)
+    )
 
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5)
 
 
-@given(st.dictionaries(st.integers(0, 2**40), st.builds(Sample, ids, ids, st.integers(0, 2**40))))
+@given(st.dictionaries(st.integers(0, 2**40), st.builds(TokenizedSample, ids, ids, st.integers(0, 2**40))))
 def test_what_is_written_is_read(some):
-    samples.write("a" * 64, some)
-    assert samples.read("a" * 64) == some
+    samples.write_samples("a" * 64, some)
+    assert samples.read_samples("a" * 64) == some
 
 
 def test_the_next_run_renders_what_is_new_alone():

@@ -4,15 +4,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from midalign.train import recipe as recipes
-from midalign.train.recipe import Align
-from midalign.train.schedule import Step, schedule
+from midalign.train.recipe import Align, load_recipe
+from midalign.train.schedule import Step, plan_updates
 
-ALIGN = recipes.load("mini").align.model_dump() | {"weight": 2.0}
+ALIGN = load_recipe("mini").align.model_dump() | {"weight": 2.0}
 
 
 def plan(updates, **changes):
-    return schedule(updates, Align.model_validate(ALIGN | changes))
+    return plan_updates(updates, Align.model_validate(ALIGN | changes))
 
 
 def kinds(updates, **changes):
@@ -30,7 +29,7 @@ def test_forms():
     assert kinds(4, first=0.5) == "p p t+p t+p t+p t+p"
     assert kinds(4, first=0.5, until=0) == "p p t t t t"
     assert kinds(3, task=False) == "p p p"
-    assert schedule(2, None) == [(Step("task", 0),), (Step("task", 1),)]
+    assert plan_updates(2, None) == [(Step("task", 0),), (Step("task", 1),)]
 
 
 def test_the_published_code_weighs_half_and_half():

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from midalign.errors import RecipeError, TaskError
-from midalign.train import recipe as recipes
-from midalign.train import run
 from midalign.train.base_model import load_base
+from midalign.train.recipe import load_recipe
 from midalign.train.recipe_checks import check_roles
-from midalign.train.samples import Tokens
+from midalign.train.run import train_recipe
+from midalign.train.samples import SampleTokenizer
 from midalign.train.task_samples import TaskSamples
 
 YAML = """
@@ -42,9 +42,9 @@ def template(tmp_path, monkeypatch):
 def test_a_recipe_trains_on_it(template, tmp_path):
     changes = [template, "supervised=[en, de]", "aligned=[tr]", "evaluate=false", "seeds=[1]", "updates=2"]
     changes += ["samples_per_update=3", "align.pairs_per_update=2", f"output={tmp_path}/out"]
-    recipe = recipes.load("mini", changes)
+    recipe = load_recipe("mini", changes)
     _, tokenizer = load_base("mini")
-    samples = TaskSamples(recipe, Tokens(tokenizer, 128))
+    samples = TaskSamples(recipe, SampleTokenizer(tokenizer, 128))
     texts = [tokenizer.decode(samples[i].prompt + samples[i].target) for i in range(len(samples))]
     begin, end = tokenizer.bos_token, tokenizer.eos_token
     assert texts == [
@@ -53,14 +53,14 @@ def test_a_recipe_trains_on_it(template, tmp_path):
         f"{begin}Q: Von Kuba?\nA: Havanna{end}",
     ]
     assert len(samples.validation("de", 5)) == 2
-    folders = run.train(recipe, lambda _: None)
+    folders = train_recipe(recipe, lambda _: None)
     assert all((folder / "adapter_model.safetensors").is_file() for folder in folders)
 
 
 def test_what_it_cannot_do_is_said_at_once(template):
     with pytest.raises(RecipeError, match=r"set evaluate=false, and score with lm_eval"):
-        recipes.load("mini", [template])
+        load_recipe("mini", [template])
     with pytest.raises(TaskError, match=r"is one task, and the recipe has 4 languages"):
-        check_roles(recipes.load("mini", ["task=lm_eval:gsm8k", "evaluate=false"]))
+        check_roles(load_recipe("mini", ["task=lm_eval:gsm8k", "evaluate=false"]))
     with pytest.raises(TaskError, match=r"lm-eval has no one task '.*capitals_fr.yaml'"):
-        check_roles(recipes.load("mini", [template, "supervised=[fr]", "evaluate=false"]))
+        check_roles(load_recipe("mini", [template, "supervised=[fr]", "evaluate=false"]))

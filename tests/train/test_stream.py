@@ -11,23 +11,23 @@ from midalign.align.head import IGNORED
 from midalign.align.rows import PADDING, SHARED, WIDTH
 from midalign.data import massive, mini, pairs
 from midalign.errors import DataError, RecipeError, TaskError
-from midalign.train import recipe as recipes
+from midalign.train.recipe import load_recipe
 from midalign.train.recipe_checks import check_roles
-from midalign.train.samples import Sample, Tokens
-from midalign.train.schedule import schedule
+from midalign.train.samples import SampleTokenizer, TokenizedSample
+from midalign.train.schedule import plan_updates
 from midalign.train.sentence_pairs import Pair, PairSamples
-from midalign.train.stream import KINDS, Stream, answers
+from midalign.train.stream import KINDS, Stream, lay_out_answers
 from midalign.train.task_samples import TaskSamples, epoch_positions
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    return recipes.load("mini", ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4"])
+    return load_recipe("mini", ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4"])
 
 
 @pytest.fixture(scope="module")
 def tokens(recipe):
-    return Tokens(AutoTokenizer.from_pretrained(bases.resolve("mini")), recipe.max_tokens)
+    return SampleTokenizer(AutoTokenizer.from_pretrained(bases.resolve("mini")), recipe.max_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def made(recipe, tokens, arm="aligned", **options):
     align = recipe.align_of(arm)
     pairs = PairSamples(recipe, align, tokens) if align else None
     options = {"width": WIDTH, **options}
-    return Stream(3, schedule(50, align), TaskSamples(recipe, tokens), pairs, **options)
+    return Stream(3, plan_updates(50, align), TaskSamples(recipe, tokens), pairs, **options)
 
 
 def flat(item):
@@ -172,8 +172,8 @@ def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(re
 
 
 def test_one_sample_a_row():
-    samples = [Sample([5, 6, 7], [8, 2]), Sample([5], [9, 2])]
-    batch = answers({"task": samples}, [0.5, 0.25], 0, width=None)
+    samples = [TokenizedSample([5, 6, 7], [8, 2]), TokenizedSample([5], [9, 2])]
+    batch = lay_out_answers({"task": samples}, [0.5, 0.25], 0, width=None)
     assert batch["input_ids"][:, :6].tolist() == [
         [5, 9, 2, 0, 0, 0],
         [5, 6, 7, 8, 2, 0],
@@ -217,7 +217,7 @@ def test_pairs_carry_no_annotation_and_no_test_sentence(recipe):
 )
 def test_roles_are_checked_before_anything_heavy(overrides, error, message):
     with pytest.raises(error, match=message):
-        check_roles(recipes.load("mini", overrides))
+        check_roles(load_recipe("mini", overrides))
 
 
 ENGLISH = ("one", "two", "three", "four", "five", "six")
@@ -234,7 +234,7 @@ def three_languages(tmp_path):
 
 
 def samples_of(tokens, *changes):
-    recipe = recipes.load("mini", changes)
+    recipe = load_recipe("mini", changes)
     return PairSamples(recipe, recipe.align, tokens)
 
 
@@ -264,9 +264,9 @@ def test_a_number_of_pairs_is_the_same_sentences_in_all_languages_and_part_of_a_
     ],
 )
 def test_fewer_pairs_than_asked_for_are_refused(three_languages, changes, message):
-    check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=2"]))
+    check_roles(load_recipe("mini", [three_languages, "align.pairs_per_update=2"]))
     with pytest.raises(RecipeError, match=message):
-        check_roles(recipes.load("mini", [three_languages, "align.pairs_per_update=2", *changes]))
+        check_roles(load_recipe("mini", [three_languages, "align.pairs_per_update=2", *changes]))
 
 
 def test_multiway_pairs_are_all_that_the_source_has(three_languages, tokens):
@@ -324,9 +324,9 @@ def test_multiway_without_shared_sentences_is_refused_and_with_few_warned_of(tmp
         (tmp_path / f"{code}.tsv").write_text("".join(f"{code} {i}\t{code} {i} en\n" for i in range(9)))
     changes = [f"align.pairs={tmp_path}/{{language}}.tsv", "align.multiway=true", "align.pairs_per_update=4"]
     with pytest.raises(RecipeError, match="is there in two of the aligned languages"):
-        check_roles(recipes.load("mini", changes))
+        check_roles(load_recipe("mini", changes))
     (tmp_path / "hi.tsv").write_text("hi 0\tde 0 en\n")
-    check_roles(recipes.load("mini", changes))
+    check_roles(load_recipe("mini", changes))
     assert "of 19 pairs" in caplog.text
     assert " 2 have their English" in caplog.text
 
@@ -336,16 +336,16 @@ def test_too_few_pairs_for_one_update_are_refused(tmp_path):
         (tmp_path / f"{language}.tsv").write_text(f"{language} one\tone\n{language} two\ttwo {language}\n")
     (tmp_path / "hi.tsv").write_text("hi one\tone\nhi two\ttwo hi\nhi three\tthree\n")
     files = f"align.pairs={tmp_path}/{{language}}.tsv"
-    check_roles(recipes.load("mini", [files, "align.pairs_per_update=5"]))
+    check_roles(load_recipe("mini", [files, "align.pairs_per_update=5"]))
     with pytest.raises(RecipeError, match=r"draws 6 pairs .* has 5.*align.pairs_per_update=5"):
-        check_roles(recipes.load("mini", [files, "align.pairs_per_update=6"]))
+        check_roles(load_recipe("mini", [files, "align.pairs_per_update=6"]))
 
 
 def test_bare_prompts_end_with_the_line_break_that_answers_follow(monkeypatch, tokens):
     """The line break ends an answer too, so a target that begins with it would be cut to nothing."""
     monkeypatch.setattr(massive, "items", mini.items)
     options = ["task=midalign_slot_bare", "supervised=[en]", "aligned=[de]"]
-    samples = TaskSamples(recipes.load("mini", options), tokens)
+    samples = TaskSamples(load_recipe("mini", options), tokens)
     task, document = samples.every[0]
     sample = samples.render(task, document)
     assert tokens.tokenizer.decode(sample.prompt, skip_special_tokens=True) == f"{document['utterance']}\n"

@@ -9,15 +9,15 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, Train
 
 from midalign import bases
 from midalign.align.rows import WIDTH
-from midalign.train import recipe as recipes
-from midalign.train.alignment import Alignment
-from midalign.train.distributed import rank, world
-from midalign.train.samples import Tokens
-from midalign.train.schedule import schedule
+from midalign.train.alignment import AlignmentLoss
+from midalign.train.distributed import process_rank, world_size
+from midalign.train.recipe import load_recipe
+from midalign.train.samples import SampleTokenizer
+from midalign.train.schedule import plan_updates
 from midalign.train.sentence_pairs import PairSamples
 from midalign.train.stream import Stream
 from midalign.train.task_samples import TaskSamples
-from midalign.train.trainer import AlignmentTrainer, in_batches
+from midalign.train.trainer import AlignmentTrainer, split_rows
 
 SMALL = ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4", "align.preservation=1.0"]
 
@@ -45,8 +45,8 @@ def trainer_of(
     shared=False,
     optim="adamw_torch",
 ):
-    recipe = recipes.load("mini", [*SMALL, f"updates={updates}", *changes])
-    tokens = Tokens(tokenizer, 128)
+    recipe = load_recipe("mini", [*SMALL, f"updates={updates}", *changes])
+    tokens = SampleTokenizer(tokenizer, 128)
     torch.manual_seed(0)
     # GPT-NeoX: where Llama casts to fp32 within, fp64 would be worth little.
     base = GPTNeoXForCausalLM(GPTNeoXConfig(**tiny_sizes(tokenizer))).to(dtype)
@@ -54,7 +54,7 @@ def trainer_of(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zeros would leave the other factor without gradients
             torch.nn.init.normal_(parameter, std=0.1)
-    plan = schedule(updates, recipe.align)
+    plan = plan_updates(updates, recipe.align)
     if shared:  # by the processes that were launched
         PartialState(cpu=True)
     pairs = PairSamples(recipe, recipe.align, tokens)
@@ -73,7 +73,7 @@ def trainer_of(
             optim=optim,
         ),
         train_dataset=Stream(
-            1, plan, TaskSamples(recipe, tokens), pairs, width=width, rank=rank(), world=world()
+            1, plan, TaskSamples(recipe, tokens), pairs, width=width, rank=process_rank(), world=world_size()
         ),
         align=recipe.align,
         layers=[1, 3] if isinstance(recipe.align.layer, list) else [2],
@@ -110,8 +110,8 @@ def test_packed_padded_and_in_parts_are_one_gradient(tokenizer, tmp_path, change
 
 def test_a_languages_first_sentence_has_a_gradient_like_any_other():
     """Minus a running mean that is the sentence itself it is zero, and its direction's gradient endless."""
-    align = recipes.load("mini", ["align.centred=running"]).align
-    alignment = Alignment(align, layers=1, languages=2, hidden=16)
+    align = load_recipe("mini", ["align.centred=running"]).align
+    alignment = AlignmentLoss(align, layers=1, languages=2, hidden=16)
     torch.manual_seed(0)
     foreign, english = torch.randn(2, 4, 1, 16).unbind()
     foreign.requires_grad_()
@@ -122,8 +122,8 @@ def test_a_languages_first_sentence_has_a_gradient_like_any_other():
 
 def test_measuring_before_the_first_mean_centres_by_the_batch():
     """So measured losses are of centred states from the beginning, and no mean moves."""
-    align = recipes.load("mini", ["align.centred=running"]).align
-    alignment = Alignment(align, layers=1, languages=2, hidden=16).eval()
+    align = load_recipe("mini", ["align.centred=running"]).align
+    alignment = AlignmentLoss(align, layers=1, languages=2, hidden=16).eval()
     torch.manual_seed(0)
     foreign, english = torch.randn(2, 4, 1, 16).unbind()
     same = torch.eye(4, dtype=torch.bool)
@@ -143,7 +143,7 @@ def test_parts_drop_out_again_as_they_did(tokenizer, tmp_path):
     """Recomputed activations see the same dropout: the gradient is that of the loss that was computed."""
     trainer = trainer_of(tokenizer, tmp_path, dropout=0.5, dtype=torch.float64, width=64, budget=100)
     batch = trainer.train_dataset[0]["pairs"][0]
-    assert len(in_batches(batch["rows"], 100)) > 1
+    assert len(split_rows(batch["rows"], 100)) > 1
     weight = next(p for n, p in trainer.model.named_parameters() if "layers.0" in n and "lora_B" in n)
 
     def loss():

@@ -11,12 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from midalign import adapter
 from midalign.errors import RecipeError
-from midalign.train import recipe as recipes
-from midalign.train import run
 from midalign.train.base_model import with_adapter
 from midalign.train.plain import plain_copy
 from midalign.train.progress import TrainProgress
-from midalign.train.recipe import Lora
+from midalign.train.recipe import Lora, load_recipe
+from midalign.train.run import train_recipe
 from midalign.train.trainer import as_base, initial_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
@@ -125,13 +124,13 @@ def test_a_run_that_starts_with_pissa(tmp_path: Path) -> None:
     """Nothing has moved before the first update, and what is published needs no part of the base."""
     small = ["seeds=[1]", "updates=2", "samples_per_update=4", "align.pairs_per_update=4"]
     small += ["align.copy_samples=2", "evaluate=false", f"output={tmp_path}"]
-    recipe = recipes.load("mini", [*small, "align.preservation=3.0", "lora.init_lora_weights=pissa"])
+    recipe = load_recipe("mini", [*small, "align.preservation=3.0", "lora.init_lora_weights=pissa"])
     preservation = {}
 
     def report(progress: TrainProgress) -> None:
         preservation[progress.update] = progress.losses["preservation"]
 
-    (folder,) = run.train(recipe, report, ["aligned"])
+    (folder,) = train_recipe(recipe, report, ["aligned"])
     assert preservation[1] < 1e-6 < preservation[2]
     assert adapter.beyond_plain_lora(folder) is None
     assert adapter.config(folder)["r"] == 2 * recipe.lora.r
