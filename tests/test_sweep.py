@@ -190,15 +190,15 @@ def test_one_point_with_its_keys_in_another_order_is_one_point():
 @pytest.mark.parametrize(
     ("values", "overrides", "message"),
     [
-        ({"grid": {"updates": [100, 200]}}, ["updates=50"], r"updates=\.\.\. touches updates"),
-        ({"grid": {"lora.r": [4, 8]}}, ["lora={r: 2}"], r"lora=\.\.\. touches lora\.r"),
+        ({"grid": {"updates": [100, 200]}}, ["updates=50"], r"updates=\.\.\. overrides updates"),
+        ({"grid": {"lora.r": [4, 8]}}, ["lora={r: 2}"], r"lora=\.\.\. overrides lora\.r"),
         ({"grid": {"updates": [1]}}, ["name=other"], "name cannot be set"),
         ({"grid": {"updates": [1]}, "changes": {"arms": {"x": {}}}}, [], "arms cannot be set"),
         ({"points": [{"arms": {"x": {"layer": 1}}}]}, [], r"arms\.x cannot be set"),
         ({"grid": {"evaluation.limit": [20, 40]}}, [], r"evaluation\.limit cannot differ between points"),
         ({"points": [{"output": "there"}]}, [], "output cannot differ between points"),
         ({"grid": {"updates": [1]}}, ["seeds=[1, 1]"], r"duplicate seeds in \[1, 1\]"),
-        ({"grid": {"updates": [1]}}, ["seeds=[1"], r"'seeds=\[1': what stands after = is not YAML"),
+        ({"grid": {"updates": [1]}}, ["seeds=[1"], r"'seeds=\[1': the value is not YAML"),
     ],
 )
 def test_what_would_make_points_other_than_their_labels_is_refused(values, overrides, message):

@@ -64,7 +64,7 @@ def sweep(
         f"{len(points)} points, {sum(1 for r in recipes for _ in training_runs(r))} adapters to {folder}"
     )
     for recipe in recipes:
-        check_roles(recipe)  # before the first of them has trained for hours
+        check_roles(recipe)  # before any of them trains for hours
     groups = [list(alike) for _, alike in groupby(recipes, key=_scored_alike)]
     if ray is None:
         for alike in groups:
@@ -74,11 +74,11 @@ def sweep(
 
         with _tasks_bar(console) as report:
             cluster.sweep(ray, groups, points, folder, report)
-    found = read_results(points, folder / "results")
+    results = read_results(points, folder / "results")
     screen = Console(highlight=False, markup=False)
-    for group in dict.fromkeys(one.group for one in found):
-        print_table(screen, _table(group, [one for one in found if one.group == group]))
-    for path in write_results(found, folder):
+    for group in dict.fromkeys(result.group for result in results):
+        print_table(screen, _table(group, [result for result in results if result.group == group]))
+    for path in write_results(results, folder):
         print(path)
 
 
@@ -109,33 +109,33 @@ def _tasks_bar(console: "Console") -> "Iterator[Report]":
             counts = f"{now.done} of {now.total} done, {now.running} running, {now.failed} failed"
             bars.update(bar, completed=now.done, total=now.total or None, description=counts)
             for line in now.news:
-                said = line if console.is_terminal else f"{line}  ({counts})"
-                console.print(said, soft_wrap=True, highlight=False, markup=False)
+                text = line if console.is_terminal else f"{line}  ({counts})"
+                console.print(text, soft_wrap=True, highlight=False, markup=False)
 
         yield report
 
 
 def _scored_alike(recipe: "Recipe") -> tuple[object, ...]:
-    """Return the settings that recipes of one evaluation share."""
+    """Return the settings that recipes must share to be scored in one evaluation."""
     return recipe.base, recipe.task, recipe.chat_template, recipe.system_instruction, recipe.evaluation
 
 
-def _table(group: str, found: "list[PointResult]") -> "Table":
+def _table(group: str, results: "list[PointResult]") -> "Table":
     from rich import box
     from rich.table import Table
 
     from midalign.sweep.result_files import name_seeds, shown_roles
 
-    seeds = name_seeds(found[0].seeds)
+    seeds = name_seeds(results[0].seeds)
     title = f"{group}, {seeds}, minus baseline in points, 95% intervals"
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
     table.add_column("point")
-    shown = shown_roles(found)
-    for role in shown:
+    roles = shown_roles(results)
+    for role in roles:
         table.add_column(role, justify="right")
-    for one in found:
-        cells = [_cell(one.change[role]) if role in one.change else "" for role in shown]
-        table.add_row(one.label, *cells)
+    for result in results:
+        cells = [_cell(result.change[role]) if role in result.change else "" for role in roles]
+        table.add_row(result.label, *cells)
     return table
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 QUIET = 0.5
-"""Load average of the last minute below which a machine counts as quiet."""
+"""Load average of the last minute below which a machine counts as idle."""
 
 
 EXAMPLES = """\
@@ -80,10 +80,10 @@ def train(
     from midalign.train.recipe import load_recipe
     from midalign.train.run import train_recipe, training_runs
 
-    main = os.environ.get("RANK", "0") == "0"  # only the first process prints and evaluates
+    is_main = os.environ.get("RANK", "0") == "0"  # only the first process prints and evaluates
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
     settings = load_recipe(recipe, changes)
-    console = Console(stderr=True, quiet=not main)
+    console = Console(stderr=True, quiet=not is_main)
     if dry_run:
         from midalign.train.preview import preview
 
@@ -94,9 +94,9 @@ def train(
         f"recipe {settings.name}: {sum(1 for _ in training_runs(settings, arm))} adapters "
         f"to {settings.output}/adapters"
     )
-    with training_bars(console, visible=main) as report:
+    with training_bars(console, visible=is_main) as report:
         adapters = train_recipe(settings, report, arm)
-    if not main:
+    if not is_main:
         return
     for adapter in adapters:
         print(adapter)
@@ -113,7 +113,7 @@ def train(
 
 
 def _write_scores(adapters: list[Path], results: Path) -> None:
-    """Write scores into the adapters' cards, from every complete record of the same weights."""
+    """Write scores into the cards of adapters, from all complete records of the same weights."""
     from midalign import record
     from midalign.adapter import digest
     from midalign.leaderboard.load import verified
@@ -130,8 +130,8 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
 
 def settle_environment() -> None:
     """Set the variables that torch and tqdm read when they are imported."""
-    # Waiting threads that spin slow a busy machine down most. Threads that sleep at once cost a quiet machine
-    # a third of its speed, so they spin briefly there.
+    # Waiting threads that spin slow a busy machine down. On an idle machine, threads that sleep at once cost
+    # a third of the speed, so they spin briefly.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if os.getloadavg()[0] < QUIET:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -140,7 +140,7 @@ def settle_environment() -> None:
 
 @contextmanager
 def training_bars(console: "Console", visible: bool = True) -> "Iterator[OnTrainProgress]":
-    """Show a bar per adapter, or a line per 25 updates where there is no terminal."""
+    """Show a bar per adapter, or a line per 25 updates without a terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -165,21 +165,21 @@ def training_bars(console: "Console", visible: bool = True) -> "Iterator[OnTrain
 
 
 def _state(now: "TrainProgress") -> str:
-    both = (f"{name} {now.losses[name]:.2f}" for name in ("task", "alignment") if name in now.losses)
-    return f"{'  '.join(both)}  {now.tokens_per_second:,.0f} tokens/s"
+    losses = (f"{name} {now.losses[name]:.2f}" for name in ("task", "alignment") if name in now.losses)
+    return f"{'  '.join(losses)}  {now.tokens_per_second:,.0f} tokens/s"
 
 
 def evaluate_adapters(recipe: "Recipe", adapters: Sequence[Path]) -> None:
-    """Score in a fresh process: after training, memory stays allocated for every batch shape."""
+    """Score adapters in a fresh process, since training leaves memory allocated for every batch shape."""
     from midalign.train.evaluation_command import evaluation_command
 
     process = subprocess.Popen(evaluation_command(recipe, adapters, recipe.output / "results"))
     try:
         process.wait()
-    except KeyboardInterrupt:  # the evaluation gets it too, and saves its work before it ends
+    except KeyboardInterrupt:  # the evaluation receives it too, and saves its work before it exits
         if process.wait() != INTERRUPTED:
-            raise  # before the evaluation could handle it
+            raise  # the evaluation was not ready to handle it
     if process.returncode == INTERRUPTED:
-        os._exit(INTERRUPTED)  # the evaluation has told the user already
+        os._exit(INTERRUPTED)  # the evaluation has printed the message
     if process.returncode:
         sys.exit(process.returncode)

@@ -1,6 +1,7 @@
-"""Many forms of one experiment, trained, scored on the dev split and put side by side.
+"""Sweeps: train variants of an experiment, score them on the validation split and compare them.
 
-What a point changes under `align` is an arm of one recipe, whatever else it changes is a recipe of its own. A
-baseline is trained once for all recipes whose task side is the same, the aligned languages apart. A merged
-point is the baseline with an adapter of alignment alone added to it.
+A sweep file (`grid`) becomes points (`points`). Changes of `align` make an arm of a recipe, and other changes
+make a recipe of their own. Recipes whose task side is equal, aligned languages aside, share a baseline. A
+merged point adds an adapter of alignment alone to the baseline (`point_adapters`). Scores are compared
+(`point_results`) and written to the sweep's folder (`result_files`).
 """

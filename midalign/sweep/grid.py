@@ -1,4 +1,4 @@
-"""The file of a sweep: which recipe, and what its points change."""
+"""The file of a sweep."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,27 +11,27 @@ from midalign.shipped import shipped_names, shipped_text
 
 
 class Grid(BaseModel):
-    """`midalign sweep`'s file."""
+    """Keys of a sweep file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     recipe: str
-    """One of the package, or a path."""
+    """Name of a recipe in the package, or a path."""
     changes: dict[str, Any] = {}
-    """Recipe keys, dots descend, that hold for all points."""
+    """Recipe keys for all points. Dots descend."""
     grid: dict[str, list[Any]] = {}
-    """Values of recipe keys: a point for each combination."""
+    """Values of recipe keys. Each combination is a point."""
     points: list[dict[str, Any]] = []
-    """Further points, each the keys that it changes."""
+    """Further points, each with the keys that it changes."""
     merged: list[Annotated[float, Field(gt=0)]] = []
-    """How much of an adapter of alignment alone is added to the baseline of its seed: a point for each."""
+    """Weights of an adapter of alignment alone that is added to the baseline. Each weight is a point."""
 
     @field_validator("merged")
     @classmethod
     def _distinct(cls, merged: list[float]) -> list[float]:
         if len(set(merged)) < len(merged):
-            raise ValueError("a weight stands twice")
+            raise ValueError("duplicate weights")
         return merged
 
 
@@ -45,15 +45,15 @@ def read_grid(name: str) -> Grid:
         text = path.read_text("utf-8")
     else:
         raise RecipeError(
-            f"No sweep {name!r}.{nearest(name, shipped)} In the package: {', '.join(shipped)}; "
-            f"your own: midalign sweep PATH.yaml"
+            f"No sweep {name!r}.{nearest(name, shipped)} In the package: {', '.join(shipped)}. "
+            f"Your own: midalign sweep PATH.yaml"
         )
     try:
         return Grid.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is not YAML: {error}") from None
+        raise RecipeError(f"{name} is not YAML: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
         known = nearest(where, Grid.model_fields) if problem["type"] == "extra_forbidden" else ""
-        raise RecipeError(f"sweep {name}: {where}: {problem['msg']}.{known}") from None
+        raise RecipeError(f"sweep {name}: {where}: {problem['msg']}.{known}") from error

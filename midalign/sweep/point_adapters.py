@@ -1,4 +1,4 @@
-"""The adapters of a sweep's points, trained or merged."""
+"""The adapters of a sweep's points, which are trained or merged."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from midalign.train.run import training_runs
 
 
 def adapters_to_score(recipe: Recipe, points: Sequence[Point]) -> list[Path]:
-    """Return the adapters of a trained recipe to score. Creates missing merged ones."""
+    """Return the adapters of a trained recipe to score, and create missing merged ones."""
     _check_dtypes(recipe, points)
     trained = [folder for arm, _, folder in training_runs(recipe) if arm != ALONE]
     merged = [point for point in points if point.recipe.name == recipe.name and point.weights]
@@ -25,14 +25,14 @@ def _folders(point: Point, seed: int) -> list[Path]:
     """Return the adapter folders of the point's baseline and of its arm."""
     folders = {
         (arm, seed): folder
-        for one in (point.against, point.recipe)
-        for arm, seed, folder in training_runs(one)
+        for recipe in (point.against, point.recipe)
+        for arm, seed, folder in training_runs(recipe)
     }
     return [folders[BASELINE, seed], folders[point.arm, seed]]
 
 
 def _check_dtypes(recipe: Recipe, points: Sequence[Point]) -> None:
-    """Raise RecipeError for a point that was trained in another dtype than its baseline."""
+    """Raise RecipeError if a point was trained in another dtype than its baseline."""
     for point in (point for point in points if point.recipe.name == recipe.name):
         for seed in recipe.seeds:
             folders = _folders(point, seed)
@@ -41,14 +41,14 @@ def _check_dtypes(recipe: Recipe, points: Sequence[Point]) -> None:
             if None not in dtypes and dtypes[0] != dtypes[1]:
                 raise RecipeError(
                     f"{folders[1]} was trained in {dtypes[1]} and its baseline {folders[0]} in {dtypes[0]}: "
-                    f"their difference would also be that of the dtypes. Remove one of the folders and give "
-                    f"the same sweep on a machine of the other's kind, or fix the dtype for all in another "
-                    f"folder: dtype=float32 output=OTHER"
+                    f"their difference would include that of the dtypes. Remove one of the folders and rerun "
+                    f"the same sweep on hardware for the other's dtype, or use one dtype for all points in "
+                    f"another folder: dtype=float32 output=OTHER"
                 )
 
 
 def _merged(point: Point, seed: int) -> Path:
-    """Return the point's merged adapter of a seed, made again if its parents have changed."""
+    """Return the point's merged adapter of a seed, and merge again if its parents have changed."""
     assert point.weights is not None
     parents = _folders(point, seed)
     folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")

@@ -1,4 +1,4 @@
-"""The points of a sweep, each an arm of a recipe beside its baseline."""
+"""The points of a sweep: variants of an experiment, each with its baseline."""
 
 import itertools
 import json
@@ -15,65 +15,71 @@ from midalign.train.recipe import Recipe, load_recipe
 
 BASELINE = "baseline"
 ALIGNED = "aligned"
-"""The arm that changes nothing of the recipe's alignment."""
+"""Arm with the alignment of the recipe."""
 ALONE = "alone"
-"""The arm of alignment alone, which is scored as merged into the baseline."""
+"""Arm of alignment alone, which is scored after merging it into the baseline."""
 FILES = (".tsv", ".jsonl", ".yaml")
-"""Endings that a point's label leaves out."""
+"""File extensions that labels omit."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One form of the experiment: an arm of a recipe, and the baseline that it is held against."""
+    """A variant of the experiment: an arm of a recipe, and the recipe of its baseline."""
 
     label: str
     recipe: Recipe
     arm: str
     against: Recipe
     weights: Weights | None = None
-    """Of the baseline and the arm, where the point is both merged."""
+    """Weights of baseline and arm in a merged point."""
 
     @property
     def scored(self) -> tuple[str, str]:
-        """Recipe and arm that its records name."""
+        """Recipe and arm in the records of the point."""
         return (self.against.name, f"merged {self.weights}") if self.weights else (self.recipe.name, self.arm)
 
 
 def plan_points(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
-    """Return the points in order. Raises RecipeError for invalid recipes."""
+    """Return the points of a sweep in order. Raises RecipeError for invalid recipes."""
+    # 1. The changes of the points, without repetitions.
     changes = _distinct([_dotted(change) for change in [*_combinations(grid.grid), *grid.points]])
     if not changes and not grid.merged:
         raise RecipeError(
-            f"sweep {grid.name} has no points: give it a grid, such as grid: {{align.layer: [2, 4]}}"
+            f"sweep {grid.name} has no points. Add a grid, such as grid: {{align.layer: [2, 4]}}"
         )
     _check_keys(grid, {key for change in changes for key in change}, overrides)
+    # 2. Group them by recipe: keys of `align` make an arm, the others a recipe.
     by_recipe: dict[str, dict[str, dict[str, Any]]] = {}
     outside: dict[str, dict[str, Any]] = {}
     named: dict[str, dict[str, Any]] = {}
     for change in changes:
-        own = {key: value for key, value in change.items() if not key.startswith("align.")}
-        name = "-".join([grid.name, *([_label(own)] if own else [])])
-        arm = {key.removeprefix("align."): v for key, v in change.items() if key not in own}
-        _claim_name(grid, named, name, own)
+        of_recipe = {key: value for key, value in change.items() if not key.startswith("align.")}
+        name = "-".join([grid.name, *([_label(of_recipe)] if of_recipe else [])])
+        arm = {key.removeprefix("align."): v for key, v in change.items() if key not in of_recipe}
+        _claim_name(grid, named, name, of_recipe)
         _claim_name(grid, named, f"{name}-{_label(arm) or ALIGNED}", change)
-        outside[name] = own
+        outside[name] = of_recipe
         by_recipe.setdefault(name, {})[_label(arm) or ALIGNED] = arm
     if grid.merged:
         outside[grid.name] = {}
         by_recipe.setdefault(grid.name, {})[ALONE] = {"task": False}
+    # 3. Load the recipes. The first one of a task side trains the baseline of all of them.
     points: list[Point] = []
     baselines: dict[str, Recipe] = {}
     for name, arms in by_recipe.items():
-        found = _recipe(grid, {**outside[name], "arms": {BASELINE: None, **arms}}, name, overrides)
-        against = baselines.setdefault(_task_side(found), found)
-        if against is not found:
-            found = found.model_copy(update={"arms": arms})
-        for one in (arm for arm in arms if arm != ALONE):
-            parts = [_label(outside[name]), one if one != ALIGNED else ""]
-            points.append(Point(", ".join(part for part in parts if part) or one, found, one, against))
+        recipe = _load_point_recipe(
+            grid, {**outside[name], "arms": {BASELINE: None, **arms}}, name, overrides
+        )
+        against = baselines.setdefault(_task_side(recipe), recipe)
+        if against is not recipe:
+            recipe = recipe.model_copy(update={"arms": arms})
+        for arm_name in (arm_name for arm_name in arms if arm_name != ALONE):
+            parts = [_label(outside[name]), arm_name if arm_name != ALIGNED else ""]
+            label = ", ".join(part for part in parts if part) or arm_name
+            points.append(Point(label, recipe, arm_name, against))
         if ALONE in arms:
             mixes = ((f"merged={weight:g}", Weights((1.0, weight))) for weight in grid.merged)
-            points += [Point(label, found, ALONE, against, weights) for label, weights in mixes]
+            points += [Point(label, recipe, ALONE, against, weights) for label, weights in mixes]
     _reject_equal_points(grid, points)
     return points
 
@@ -85,21 +91,21 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _distinct(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the changes without repetitions, in whichever order these have their keys."""
+    """Return the changes without repetitions. The order of their keys does not count."""
     return list({json.dumps(change, sort_keys=True, default=str): change for change in changes}.values())
 
 
 def _claim_name(grid: Grid, named: dict[str, dict[str, Any]], name: str, change: dict[str, Any]) -> None:
-    """Give a name's file to a change; raise RecipeError if another change has it.
+    """Give a change its file name. Raises RecipeError if another change has the same.
 
-    File systems may not tell upper from lower case.
+    Names are compared without case, as in some file systems.
     """
     file = record.file_name(name)
     known = named.setdefault(file.casefold(), change)
     if known != change:
         raise RecipeError(
-            f"sweep {grid.name}: {known} and {change} would both be called {file}. Rename what "
-            f"they name, so that it differs in letters, digits, or the last folder and file of a path"
+            f"sweep {grid.name}: {known} and {change} would both be called {file}. Rename their "
+            f"values so that they differ in letters, digits, or the last folder and file of a path"
         )
 
 
@@ -117,7 +123,7 @@ def _reject_equal_points(grid: Grid, points: Sequence[Point]) -> None:
         if known != point.label:
             raise RecipeError(
                 f"sweep {grid.name}: the points {known} and {point.label} train the same adapter. "
-                f"Remove one: a value may be the recipe's own, or written in two ways"
+                f"Remove one of them: a value may be the recipe's default, or written in two ways"
             )
 
 
@@ -132,30 +138,34 @@ def _dotted(change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(grid: Grid, swept: Collection[str], overrides: Sequence[str]) -> None:
-    """Raise RecipeError for keys that are the sweep's own, or that would make points be what they are not."""
+    """Raise RecipeError for keys that a sweep sets itself, or that must be equal in all points."""
     given = {override.partition("=")[0] for override in overrides}
     for key in sorted({*swept, *grid.changes, *given}):
         if key.partition(".")[0] in ("name", "arms"):
             raise RecipeError(
-                f"sweep {grid.name}: {key} cannot be set, a sweep names its recipes and arms itself. "
+                f"sweep {grid.name}: {key} cannot be set, since a sweep names its recipes and arms itself. "
                 f"An arm is a point that changes align, such as {{align.layer: 2}}"
             )
     for key in sorted(swept):
         if key.partition(".")[0] in ("output", "evaluate", "evaluation"):
             raise RecipeError(
                 f"sweep {grid.name}: {key} cannot differ between points, which are compared on the same "
-                f"items in one folder. Set it for all: under changes, or {key}=VALUE behind the sweep"
+                f"items in one folder. Set it for all points: under changes, or {key}=VALUE after the sweep"
             )
-        over = sorted(one for one in given if f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}."))
-        if over:
+        overridden = sorted(
+            override
+            for override in given
+            if f"{key}.".startswith(f"{override}.") or override.startswith(f"{key}.")
+        )
+        if overridden:
             raise RecipeError(
-                f"sweep {grid.name}: {over[0]}=... touches {key}, which the points differ in. Leave it out, "
-                f"or change the points in a file of your own"
+                f"sweep {grid.name}: {overridden[0]}=... overrides {key}, in which the points differ. "
+                f"Remove it, or change the points in a file of your own"
             )
 
 
 def _label(change: Mapping[str, Any]) -> str:
-    """Return a label such as `layer=2,weight=0.3`, part of a file name."""
+    """Return a label such as `layer=2,weight=0.3`, which is also a part of file names."""
     return ",".join(f"{key.rpartition('.')[2]}={_word(value)}" for key, value in change.items())
 
 
@@ -168,17 +178,17 @@ def _word(value: Any) -> str:
     return f"{path.parent.name}_{path.stem if path.suffix in FILES else path.name}".lstrip("_")
 
 
-def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequence[str]) -> Recipe:
-    """Return a point's recipe. By default it is scored on the validation split, without the base."""
-    unless_said = {"evaluation.split": "validation", "evaluation.base": False}
-    values = {**unless_said, **grid.changes, **change, "name": name}
-    # YAML takes JSON's escapes of characters beyond 16 bits for two characters.
+def _load_point_recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequence[str]) -> Recipe:
+    """Load the recipe of a point. By default it is scored on the validation split, without the base."""
+    defaults = {"evaluation.split": "validation", "evaluation.base": False}
+    values = {**defaults, **grid.changes, **change, "name": name}
+    # YAML reads JSON's surrogate pairs as two characters, so nothing is escaped.
     given = [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in values.items()]
     output = f"output=sweeps/{grid.name}"
     loaded = load_recipe(grid.recipe, [output, *given, *overrides])
     if not loaded.evaluate:
         raise RecipeError(
-            f"sweep {grid.name}: evaluate: false leaves nothing to compare; train alone with midalign-train"
+            f"sweep {grid.name}: evaluate: false leaves nothing to compare. Train with midalign-train instead"
         )
     if loaded.lora is None:
         raise RecipeError(
@@ -189,14 +199,15 @@ def _recipe(grid: Grid, change: Mapping[str, Any], name: str, overrides: Sequenc
 
 
 def _task_side(recipe: Recipe) -> str:
-    """Return what a baseline depends on: all but alignment and the aligned languages.
+    """Return the settings that a baseline depends on, as JSON.
 
-    Where a measure ends the training, these decide too: it may be taken of their samples or held-out pairs.
+    Alignment and aligned languages do not count, except with early stopping, whose measure may use their
+    samples or held-out pairs.
     """
-    aside = {"name", "arms", "output"}
+    ignored = {"name", "arms", "output"}
     if recipe.monitor is None or recipe.monitor.stop_on is None:
-        aside |= {"aligned", "align"}
-    return json.dumps(recipe.model_dump(mode="json", exclude=aside), sort_keys=True)
+        ignored |= {"aligned", "align"}
+    return json.dumps(recipe.model_dump(mode="json", exclude=ignored), sort_keys=True)
 
 
 def recipes_of_points(points: Sequence[Point]) -> list[Recipe]:

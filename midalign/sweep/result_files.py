@@ -1,4 +1,4 @@
-"""The table and the plots that a sweep leaves in its folder."""
+"""Table and plots of a sweep."""
 
 import csv
 import io
@@ -12,22 +12,24 @@ from midalign.record import write_atomically
 from midalign.sweep.point_results import PointResult
 
 WIDTH = 36
-"""Characters of a point's label in one line of the plot."""
+"""Characters per line of a point's label in the plot."""
 
 
-def write_results(found: Sequence[PointResult], folder: Path) -> list[Path]:
+def write_results(results: Sequence[PointResult], folder: Path) -> list[Path]:
     """Write `results.csv` and a plot per group of tasks."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["group", "point", "role", "seeds", "score", "change", "low", "high", "by_seed"])
-    for one in found:
-        for role, change in one.change.items():
-            figures = [one.scores[role], change.value, change.low, change.high]
-            seeds = " ".join(map(_cell, one.by_seed[role]))
-            writer.writerow([one.group, one.label, role, len(one.seeds), *map(_cell, figures), seeds])
+    for result in results:
+        for role, change in result.change.items():
+            figures = [result.scores[role], change.value, change.low, change.high]
+            seeds = " ".join(map(_cell, result.by_seed[role]))
+            writer.writerow(
+                [result.group, result.label, role, len(result.seeds), *map(_cell, figures), seeds]
+            )
     paths = {folder / "results.csv": table.getvalue().encode()}
-    for group in dict.fromkeys(one.group for one in found):
-        paths[folder / f"{group}.png"] = _plot([one for one in found if one.group == group])
+    for group in dict.fromkeys(result.group for result in results):
+        paths[folder / f"{group}.png"] = _plot([result for result in results if result.group == group])
     for path, content in paths.items():
         write_atomically(path, content)
     return list(paths)
@@ -38,7 +40,7 @@ def _cell(figure: float) -> str:
     return "–" if math.isnan(figure) else f"{figure:.4f}"
 
 
-def _plot(found: Sequence[PointResult]) -> bytes:
+def _plot(results: Sequence[PointResult]) -> bytes:
     """Plot a row per point: changes by role, with their intervals."""
     import matplotlib
 
@@ -48,11 +50,13 @@ def _plot(found: Sequence[PointResult]) -> bytes:
     from midalign.leaderboard.plots import COLOURS, GREY, SHAPES
 
     with plt.style.context("default"), plt.rc_context({"font.size": 9}):
-        figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(found) + 1.6), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(results) + 1.6), layout="constrained")
         axes.axvline(0, color=GREY, linewidth=0.8)
-        for number, role in enumerate(shown_roles(found)):
-            changes = [(place, one.change[role]) for place, one in enumerate(found) if role in one.change]
-            estimates = [(100 * one.value, 100 * one.low, 100 * one.high) for _, one in changes]
+        for number, role in enumerate(shown_roles(results)):
+            changes = [
+                (place, result.change[role]) for place, result in enumerate(results) if role in result.change
+            ]
+            estimates = [(100 * change.value, 100 * change.low, 100 * change.high) for _, change in changes]
             axes.errorbar(
                 [value for value, _, _ in estimates],
                 [place + 0.2 * (number - 1) for place, _ in changes],
@@ -63,10 +67,10 @@ def _plot(found: Sequence[PointResult]) -> bytes:
                 capsize=2,
                 label=role,
             )
-        axes.set_yticks(range(len(found)), [_in_lines(one.label) for one in found])
-        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_yticks(range(len(results)), [_in_lines(result.label) for result in results])
+        axes.set_ylim(len(results) - 0.5, -0.5)
         axes.set_xlabel("minus baseline, points; 95% paired interval over items")
-        axes.set_title(f"{found[0].group}, {name_seeds(found[0].seeds)}", fontsize=10)
+        axes.set_title(f"{results[0].group}, {name_seeds(results[0].seeds)}", fontsize=10)
         figure.legend(loc="outside lower center", frameon=False, ncols=3)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
@@ -74,13 +78,13 @@ def _plot(found: Sequence[PointResult]) -> bytes:
     return buffer.getvalue()
 
 
-def shown_roles(found: Sequence[PointResult]) -> list[str]:
-    """Return the roles that any point has. A point that aligns all other languages has no unseen one."""
-    return [role for role in ROLES if any(role in one.change for one in found)]
+def shown_roles(results: Sequence[PointResult]) -> list[str]:
+    """Return the roles that occur in any point. Without further languages none is unseen."""
+    return [role for role in ROLES if any(role in result.change for result in results)]
 
 
 def _in_lines(label: str) -> str:
-    """Break a label where languages are joined, since 19 of them are wider than the plot."""
+    """Wrap a label between languages, since 19 languages are wider than the plot."""
     parts = label.replace("+", "+ ").replace(",", ", ").split()
     return textwrap.fill(" ".join(parts), WIDTH, break_long_words=False).replace("+ ", "+")
 

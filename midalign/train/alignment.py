@@ -1,4 +1,4 @@
-"""The alignment loss of a recipe, with what it learns and remembers."""
+"""The alignment loss of a recipe, with its learned temperature and running means."""
 
 import math
 
@@ -9,20 +9,20 @@ from midalign.align.objective import centre, cosine_distance, info_nce, squared_
 from midalign.train.recipe import Align
 
 MOMENTUM = 0.9
-"""What a language's running mean keeps of itself when a batch comes in."""
+"""Decay factor of the per-language running mean."""
 
 
 class AlignmentLoss(nn.Module):
-    """From pooled states to a loss; `log_temperature` learns, the running means of languages follow.
+    """Alignment loss of pooled states.
 
-    In eval mode the means stay as they are. A language without one is centred by its side's
-    mean in the batch.
+    `log_temperature` is trained, and running means of languages are updated in training mode. In eval mode a
+    language without a running mean is centred by the batch mean of its side.
     """
 
     means: Tensor
     """(layers, languages and English, hidden), fp32."""
     seen: Tensor
-    """(languages and English,), whether a mean has begun."""
+    """(languages and English,), whether a language has a running mean."""
 
     def __init__(self, align: Align, layers: int, languages: int, hidden: int) -> None:
         super().__init__()
@@ -38,21 +38,22 @@ class AlignmentLoss(nn.Module):
         """Return the loss of pairs, a scalar.
 
         Args:
-            foreign, english: (pairs, layers, hidden), pooled, at least fp32.
-            languages: (pairs,), of the foreign sentences, from 0.
-            same: (pairs, pairs), which pairs say the same.
+            foreign: Pooled states (pairs, layers, hidden), at least fp32.
+            english: The same for the other sides.
+            languages: Indices of the foreign sentences' languages (pairs,), from 0.
+            same: Whether two pairs have the same meaning (pairs, pairs).
         """
         if self.align.centred == "running":
-            foreign, english = self._from_running_means(foreign, english, languages)
+            foreign, english = self._subtract_running_means(foreign, english, languages)
         losses = []
         for layer, weight in enumerate(self.weights):
             sides = foreign[:, layer], english[:, layer]
             if self.align.centred is True:
                 sides = centre(sides[0]), centre(sides[1])
-            losses.append(weight * self._of_layer(*stop_gradient(*sides, self.align.stop_gradient), same))
+            losses.append(weight * self._layer_loss(*stop_gradient(*sides, self.align.stop_gradient), same))
         return torch.stack(losses).sum()
 
-    def _of_layer(self, foreign: Tensor, english: Tensor, same: Tensor) -> Tensor:
+    def _layer_loss(self, foreign: Tensor, english: Tensor, same: Tensor) -> Tensor:
         if self.align.objective == "cosine":
             return cosine_distance(foreign, english)
         if self.align.objective == "squared":
@@ -61,19 +62,20 @@ class AlignmentLoss(nn.Module):
         temperature = self.log_temperature.exp() if learns else self.align.temperature
         return info_nce(foreign, english, temperature=temperature, symmetric=self.align.symmetric, same=same)
 
-    def _from_running_means(
+    def _subtract_running_means(
         self, foreign: Tensor, english: Tensor, languages: Tensor
     ) -> tuple[Tensor, Tensor]:
-        pivot = len(self.seen) - 1
+        pivot = len(self.seen) - 1  # English comes last
         of_sentence = torch.cat([languages, torch.full_like(languages, pivot)])
         states = torch.cat([foreign, english])
         means = self.means.clone()
         for language in of_sentence.unique().tolist():
-            own = states.detach()[of_sentence == language].mean(0)
-            # Begun from the side's mean: a first sentence minus itself would be zero, which has no direction.
+            batch_mean = states.detach()[of_sentence == language].mean(0)
+            # Start from the batch mean of the side: a single sentence minus its own mean is the zero vector,
+            # whose cosine is undefined.
             side = english if language == pivot else foreign
             before = means[:, language] if self.seen[language] else side.detach().mean(0)
-            means[:, language] = MOMENTUM * before + (1 - MOMENTUM) * own if self.training else before
+            means[:, language] = MOMENTUM * before + (1 - MOMENTUM) * batch_mean if self.training else before
             if self.training:
                 self.seen[language] = True
         if self.training:

@@ -1,4 +1,4 @@
-"""The base model: load it, check that it can be trained here, put an adapter on it."""
+"""The base model: load it, check it, add an adapter."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +13,15 @@ ENGLISH = (
 )
 
 LOST_BOS = 0.8
-"""Bits with BOS over bits without from which on a base needs it: one trained without it gains nothing."""
+"""A base needs BOS if its bits per character with BOS are below this share of those without.
+
+A base that was trained without BOS gains nothing from it."""
 
 
 def load_base(name: str, *, in_4bit: bool = False) -> tuple[Any, Any]:
-    """Return model and tokenizer of a base by name, path or hub id. The model is in fp32 or 4 bits.
+    """Return model (fp32 or 4 bits) and tokenizer of a base by name, path or hub id.
 
-    Raises BaseModelError.
+    Raises BaseModelError if they cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,7 +38,7 @@ def load_base(name: str, *, in_4bit: bool = False) -> tuple[Any, Any]:
         raise BaseModelError(
             f"The base {name!r} cannot be loaded: {reason} "
             f"Give a folder with config.json and weights (base=PATH), a hub id, or base=mini"
-        ) from None
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return model, tokenizer
@@ -59,9 +61,10 @@ def _four_bits() -> Any:
 
 
 def check_bos(name: str, base: Any, tokenizer: Any) -> None:
-    """Raise BaseModelError where the tokenizer leaves out a BOS without which the base babbles.
+    """Raise BaseModelError if the tokenizer omits a BOS that the base needs.
 
-    Tokenizers lose it in conversions; Gemma 3 270M then takes 1.95 bits for a character of English, not 0.99.
+    Conversions can lose the BOS of a tokenizer. Gemma 3 270M then needs 1.95 bits per character of English
+    instead of 0.99.
     """
     from midalign.align.likelihood import bits_per_character
     from midalign.align.sentences import added_tokens
@@ -77,15 +80,15 @@ def check_bos(name: str, base: Any, tokenizer: Any) -> None:
     if with_bos < LOST_BOS * without:
         raise BaseModelError(
             f"The tokenizer of {name!r} puts no BOS before a text, and the base needs it: English takes "
-            f"{without:.2f} bits a character without it and {with_bos:.2f} with it. Restore it in the "
+            f"{without:.2f} bits per character without it and {with_bos:.2f} with it. Restore it in the "
             f"tokenizer's files (add_bos_token, or the template of its post-processor)"
         )
 
 
 def check_causal(name: str, base: Any) -> None:
-    """Raise BaseModelError for a base whose states cannot be read per token, or depend on later tokens.
+    """Raise BaseModelError for a base with several states per token, or whose states depend on later tokens.
 
-    The former holds for models with several streams per token, such as Gemma 3n, the latter for BERT.
+    Gemma 3n is an example of the former, BERT of the latter.
     """
     import torch
 
@@ -104,15 +107,16 @@ def check_causal(name: str, base: Any) -> None:
         before, after = (states_at(base, {"input_ids": row}, depth(base))[0, :-1] for row in (ids, changed))
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise BaseModelError(
-            f"The base {name!r} ({type(base).__name__}) is no decoder: later tokens change the states of "
+            f"The base {name!r} ({type(base).__name__}) is not a decoder: later tokens change the states of "
             f"earlier ones. Choose a causal language model, such as google/gemma-3-270m"
         )
 
 
 def halve_linears(model: Any) -> None:
-    """Keep the weights of linear layers in bf16, in place, where autocast would cast them at every use.
+    """Convert the weights of linear layers to bf16 in place. Autocast would convert them at every use.
 
-    Embeddings, norms and the residual stream stay in fp32. A head that shares the embeddings' weight is left.
+    Embeddings, norms and the residual stream stay in fp32, and so does the head, which may share the
+    embeddings' weight.
     """
     import torch
 
@@ -123,10 +127,10 @@ def halve_linears(model: Any) -> None:
 
 
 def with_adapter(base: Any, lora: Lora | None) -> Any:
-    """Return the base with a fresh LoRA adapter, or itself if all weights are trained.
+    """Return the base with a fresh LoRA adapter, or the base itself if all weights are trained.
 
     Raises RecipeError for a field that LoraConfig lacks, a form of LoRA that `midalign eval` does not run,
-    and targets that this base lacks.
+    and targets that the base lacks.
     """
     import peft
 
@@ -159,10 +163,10 @@ def with_adapter(base: Any, lora: Lora | None) -> Any:
 
 
 def _check_form(extra: Mapping[str, Any]) -> None:
-    """Raise RecipeError for forms of LoRA that cannot be trained here, or not be evaluated afterwards."""
+    """Raise RecipeError for forms of LoRA that cannot be resumed or evaluated."""
     form = next((field for field in adapter.OTHER_FORMS if extra.get(field)), None)
     if form is not None:
-        raise RecipeError(f"lora.{form} makes a form of LoRA that midalign eval does not run: leave it out")
+        raise RecipeError(f"lora.{form} is a form of LoRA that midalign eval does not run. Remove it")
     start = extra.get("init_lora_weights", True)
     if start == "eva" or start not in (*adapter.PLAIN_STARTS, *adapter.REPEATABLE_STARTS):
         raise RecipeError(
@@ -171,8 +175,8 @@ def _check_form(extra: Mapping[str, Any]) -> None:
         )
     if start not in adapter.PLAIN_STARTS and extra.get("use_dora"):
         raise RecipeError(
-            f"lora.use_dora with init_lora_weights={start} cannot be written as an adapter of the base as it "
-            f"is: leave one of them out"
+            f"lora.use_dora with init_lora_weights={start} cannot be saved as an adapter of the unmodified "
+            f"base. Remove one of them"
         )
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to the trainer of one arm: model, adapter, data and schedule put together."""
+"""Build the trainer of an arm from a recipe: model, adapter, data and schedule."""
 
 import logging
 from collections.abc import Mapping
@@ -31,7 +31,9 @@ ARGUMENTS: dict[str, Any] = {
     "fsdp": bool | str | list[str],
     "lr_scheduler_kwargs": dict[str, Any],
 }
-"""Fields of transformers' TrainingArguments that leave an update's data and losses as the recipe says."""
+"""Fields of transformers' TrainingArguments that a recipe may set, with their types.
+
+They change neither the data nor the losses of an update."""
 
 RECIPE_KEYS = {
     "gradient_accumulation_steps": "max_batch_tokens",
@@ -51,7 +53,7 @@ RECIPE_KEYS = {
     "output_dir": "output",
     "report_to": "report_to",
 }
-"""Recipe keys in place of other fields of TrainingArguments."""
+"""Recipe keys that replace other fields of TrainingArguments."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,30 @@ class Arm:
     recipe: Recipe
     align: Align | None
     layers: list[int]
-    """Numbers of blocks below the aligned states, in the recipe's order."""
+    """Numbers of blocks below the aligned states, in the order of the recipe."""
     tokens: "SampleTokenizer"
     stream: "Stream"
     trainer: "AlignmentTrainer"
 
     @property
     def layer(self) -> int:
-        """The layer that monitor, manifest and records measure retrieval after."""
+        """The layer at which monitor, manifest and records measure retrieval."""
         return self.layers[0]
 
 
 def build_arm(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSamples | None" = None) -> Arm:
-    """Build the trainer of an arm, with checkpoints in `work`. `samples` are those of an earlier arm.
+    """Build the trainer of an arm, with checkpoints in `work`.
 
-    Raises RecipeError for settings that this base does not support, and BaseModelError if it cannot be
-    loaded.
+    Args:
+        recipe: The recipe.
+        arm: Name of the arm.
+        seed: Seed of weights, dropout and batches.
+        work: Folder for checkpoints.
+        samples: Task samples of an earlier arm, to avoid rendering them again.
+
+    Raises:
+        RecipeError: The base does not support a setting.
+        BaseModelError: The base cannot be loaded or aligned.
     """
     from transformers import PrinterCallback, TrainingArguments, set_seed
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -92,12 +102,13 @@ def build_arm(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSam
     from midalign.train.task_samples import TaskSamples
     from midalign.train.trainer import AlignmentTrainer
 
+    # 1. TrainingArguments: the recipe's own keys override its `arguments`.
     align = recipe.align_of(arm)
     plan = plan_updates(recipe.updates, align)
-    own = {
+    fixed = {
         "output_dir": str(work),
         "max_steps": len(plan),
-        "per_device_train_batch_size": 1,  # an update of the stream is one item
+        "per_device_train_batch_size": 1,  # an item of the stream is an update
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.scheduler,
         "warmup_steps": round(recipe.warmup * len(plan)),
@@ -116,32 +127,38 @@ def build_arm(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSam
         **({"ddp_backend": "gloo"} if device() == "cpu" and world_size() > 1 else {}),
     }
     with without_launchers_precision():
-        arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **own})
+        arguments = TrainingArguments(**{"weight_decay": 0.0, **_typed_arguments(recipe.arguments), **fixed})
     if is_deepspeed_zero3_enabled():
         raise RecipeError(
-            "DeepSpeed's stage 3 parts the weights while the base is loaded, before it is tried out: "
-            "take --zero_stage 2, or FSDP (accelerate launch --use_fsdp --fsdp_version 2 ...)"
+            "DeepSpeed's stage 3 shards the weights while the base is loaded, before the base is checked. "
+            "Use --zero_stage 2, or FSDP (accelerate launch --use_fsdp --fsdp_version 2 ...)"
         )
+    # 2. The base, checked before anything is added to it.
     set_seed(seed)
     base, tokenizer = load_base(recipe.base, in_4bit=recipe.load_in_4bit)
     check_template(recipe, tokenizer)
     check_share(align, world_size())
     check_bos(recipe.base, base, tokenizer)
     check_causal(recipe.base, base)
+    # 3. Layers to align, or to measure in an arm without alignment, as in the other arms.
     tokens = SampleTokenizer(tokenizer, recipe.max_tokens)
     pairs = PairSamples(recipe, align, tokens) if align else None
-    # An arm without alignment is watched where the aligned ones are.
     watched = recipe.align if recipe.monitor is not None and recipe.aligned else None
     layers = _layers(recipe, align or watched, base, tokens)
+    # 4. Layout and precision.
     packed = recipe.packing and can_pack(base)
     if recipe.packing and not packed:
-        log.warning("%s does not allow several samples a row; they are padded", type(base).__name__)
+        log.warning(
+            "%s does not allow several samples per row, so each is padded to a row of its own",
+            type(base).__name__,
+        )
     if arguments.bf16 and recipe.lora is not None:
         halve_linears(base)
     if device() == "cpu":
-        # The backward pass of torch's fused attention in bf16 takes seven times as long there as in fp32.
+        # On CPUs the backward pass of torch's fused attention takes seven times as long in bf16 as in fp32.
         base.set_attn_implementation("eager")
         keep_freed_memory()
+    # 5. Data and trainer.
     width = WIDTH if packed else None
     samples = TaskSamples(recipe, tokens) if samples is None else samples
     stream = Stream(seed, plan, samples, pairs, width=width, rank=process_rank(), world=world_size())
@@ -162,7 +179,7 @@ def build_arm(recipe: Recipe, arm: str, seed: int, work: Path, samples: "TaskSam
 
 
 def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe's `arguments` as the types of ARGUMENTS: YAML reads `1e-8` as text.
+    """Return the recipe's `arguments` with the types of ARGUMENTS, since YAML reads `1e-8` as a string.
 
     Raises RecipeError for other fields of TrainingArguments, and for values of a wrong type.
     """
@@ -181,27 +198,27 @@ def _typed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
             typed[name] = TypeAdapter(ARGUMENTS[name]).validate_python(value)
         except ValidationError as error:
-            raise RecipeError(f"arguments.{name}: {error.errors()[0]['msg']}, found {value!r}") from None
+            raise RecipeError(f"arguments.{name}: {error.errors()[0]['msg']}, found {value!r}") from error
     return typed
 
 
 def _layers(recipe: Recipe, align: Align | None, base: Any, tokens: "SampleTokenizer") -> list[int]:
-    """Return the numbers of blocks below the aligned states. Raises RecipeError if the base has fewer."""
+    """Return the numbers of blocks below the aligned states. Raises RecipeError for a base with fewer."""
     from midalign.align.trunk import depth, layer_index
 
-    wanted: Any = align.layer if align else "middle"
-    wanted = wanted if isinstance(wanted, list) else [wanted]
-    if align and "auto" in wanted:
+    layers: Any = align.layer if align else "middle"
+    layers = layers if isinstance(layers, list) else [layers]
+    if align and "auto" in layers:
         best = best_layer(recipe, align, base, tokens)
-        wanted = [best if layer == "auto" else layer for layer in wanted]
+        layers = [best if layer == "auto" else layer for layer in layers]
     try:
-        return [layer_index(layer, depth(base)) for layer in wanted]
+        return [layer_index(layer, depth(base)) for layer in layers]
     except ValueError as error:
-        raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from None
+        raise RecipeError(f"recipe {recipe.name}: align.layer: {error}") from error
 
 
 def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "SampleTokenizer") -> int:
-    """Return the number of blocks after which the base retrieves most held-out translations."""
+    """Return the number of blocks after which retrieval of held-out translations peaks."""
     from midalign.align.trunk import depth
     from midalign.train.monitor_measures import pair_retrieval
     from midalign.train.sentence_pairs import PairSamples
@@ -209,6 +226,6 @@ def best_layer(recipe: Recipe, align: Align, base: Any, tokens: "SampleTokenizer
     held_out = PairSamples(recipe, align, tokens).held_out
     layers = range(1, depth(base) + 1)
     by_language = [pair_retrieval(base, tokens, pairs, layers) for pairs in held_out]
-    means = [sum(found) / len(found) for found in zip(*by_language, strict=True)]
+    means = [sum(of_layer) / len(of_layer) for of_layer in zip(*by_language, strict=True)]
     log.info("retrieval on held-out pairs after each block: %s", ", ".join(f"{100 * m:.0f}" for m in means))
     return 1 + means.index(max(means))

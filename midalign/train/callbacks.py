@@ -1,4 +1,4 @@
-"""What Trainer tells while it runs."""
+"""Report the updates of a training run."""
 
 import math
 import time
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ReportUpdates(TrainerCallback):
-    """Hands the true means of the losses and the speed to the caller and the log after every update."""
+    """Reports mean losses and speed to the caller and the log after every update."""
 
     def __init__(
         self,
@@ -29,19 +29,19 @@ class ReportUpdates(TrainerCallback):
         self.began, self.tokens = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock after set-up, and count from what earlier sittings saw."""
+        """Start the clock, and count tokens from those before an interruption."""
         self.began, self.tokens = time.monotonic(), state.num_input_tokens_seen
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report one update; raises TrainingError, naming it, where a loss is no number."""
+        """Report an update. Raises TrainingError if a loss is not finite."""
         update, losses = state.global_step, self.trainer.take_losses()
-        wrong = [name for name, loss in losses.items() if not math.isfinite(loss)]
-        if wrong:
+        infinite = [name for name, loss in losses.items() if not math.isfinite(loss)]
+        if infinite:
             batch = self.trainer.train_dataset.describe(update - 1)
             raise TrainingError(
-                f"{self.arm}, seed {self.seed}: the {wrong[0]} loss of update {update} is "
-                f"{losses[wrong[0]]}. Its batch: {batch}. The last checkpoint before it is kept: "
-                f"look at that batch, or lower learning_rate"
+                f"{self.arm}, seed {self.seed}: the {infinite[0]} loss of update {update} is "
+                f"{losses[infinite[0]]}. Its batch: {batch}. The last checkpoint before it is kept. "
+                f"Inspect that batch, or lower learning_rate"
             )
         speed = (state.num_input_tokens_seen - self.tokens) / max(time.monotonic() - self.began, 1e-9)
         if self.log is not None:

@@ -1,4 +1,4 @@
-"""The model card of an adapter: what it was trained on and what it scores, from its manifest and record."""
+"""The model card of an adapter, from its manifest and records."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ CARD = "README.md"
 
 
 def write_card(folder: Path, records: Sequence[record.Record] = ()) -> None:
-    """Put the card beside an adapter's weights, with the scores of each of its records."""
+    """Write the card beside an adapter's weights, with the scores of its records."""
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(f"{folder} has no {adapter.MANIFEST}: it is not from midalign-train")
@@ -29,7 +29,7 @@ def render_card(manifest: Manifest, records: Sequence[record.Record]) -> str:
         "tags": ["lora", "midalign", "multilingual"],
         "language": sorted({code.partition("_")[0] for code in (*manifest.supervised, *manifest.aligned)}),
     }
-    how = (
+    method = (
         f"aligned with English on pairs of `{manifest.pairs}` after block {manifest.layer}"
         if manifest.layer is not None
         else "without alignment"
@@ -41,7 +41,7 @@ def render_card(manifest: Manifest, records: Sequence[record.Record]) -> str:
         "---",
         f"# {manifest.name}",
         "",
-        f"A LoRA adapter for `{manifest.base}`, trained by midalign on `{manifest.task}`, {how}.",
+        f"A LoRA adapter for `{manifest.base}`, trained by midalign on `{manifest.task}`, {method}.",
         "",
         "| | |",
         "| --- | --- |",
@@ -69,7 +69,7 @@ def render_card(manifest: Manifest, records: Sequence[record.Record]) -> str:
 
 
 def _scores(scored: record.Record) -> list[str]:
-    """Return the lines of one record: a table per set of metrics, as it may hold several families."""
+    """Return the lines of a record, with a table per set of metrics, as they differ between families."""
     sample = f"{scored.sample.limit} items per language" if scored.sample.limit else "all items"
     regime = scored.decoding.get("regime", "free")
     lines = [
@@ -86,15 +86,15 @@ def _scores(scored: record.Record) -> list[str]:
         lines += [f"| task | role | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
         for task, result in tasks:
             scores = (result.metrics[name] for name in names)
-            values = (f"{record.decimals(one.value)} ± {record.decimals(one.stderr)}" for one in scores)
+            values = (f"{record.decimals(score.value)} ± {record.decimals(score.stderr)}" for score in scores)
             lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
         lines.append("")
     return lines
 
 
 def _overlap(scored: record.Record) -> list[str]:
-    """Return the lines that say how much of the test text is in the training text."""
-    lines = [f"Overlap with the training text: {one.sentence}.  " for one in scored.known_overlaps]
+    """Return lines on the overlap of test text and training text."""
+    lines = [f"Overlap with the training text: {entry.sentence}.  " for entry in scored.known_overlaps]
     if scored.overlap is not None:
         lines += [f"Overlap not checked: {text}.  " for text in scored.overlap.unchecked]
     return [*lines, ""] if lines else []
@@ -103,7 +103,7 @@ def _overlap(scored: record.Record) -> list[str]:
 def push_adapter(folder: Path, namespace: str) -> str:
     """Upload an adapter's folder as `namespace/<its name>` to the Hugging Face hub and return the address.
 
-    The token is that of `hf auth login` or $HF_TOKEN. Raises AdapterError with what the hub said.
+    The token is that of `hf auth login` or $HF_TOKEN. Raises AdapterError with the hub's message.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -116,7 +116,7 @@ def push_adapter(folder: Path, namespace: str) -> str:
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message=f"{manifest.name}, by midalign")
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         raise AdapterError(
-            f"{folder} was not uploaded to {name}: {str(error).splitlines()[0]}. The adapter is whole; once "
-            f"that is mended (hf auth login, HF_TOKEN): the same command"
-        ) from None
+            f"{folder} was not uploaded to {name}: {str(error).splitlines()[0]}. The adapter is complete. "
+            f"Fix the upload (hf auth login, HF_TOKEN) and rerun the same command"
+        ) from error
     return f"{hub.endpoint}/{name}"

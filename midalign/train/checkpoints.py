@@ -1,7 +1,7 @@
 """Checkpoints of a training run, each with the digests of all its files.
 
-Trainer resumes silently from a checkpoint without optimizer, scheduler or random states, and starts with
-fresh ones. So a checkpoint counts once SEAL lists its files, and only while these are unchanged.
+If a checkpoint lacks its optimizer, scheduler or random states, Trainer silently resumes with fresh ones. A
+checkpoint is therefore valid only if SEAL lists its files and these are unchanged.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SEAL = "files.json"
-"""In a checkpoint, the sha256 of every other file by its path."""
+"""File of a checkpoint with the sha256 of every other file by its path."""
 
 
 class SealCheckpoints(TrainerCallback):
-    """Seals each checkpoint after all processes have written their files of it."""
+    """Seals each checkpoint once all processes have written their files."""
 
     def __init__(self, trainer: "AlignmentTrainer", work: Path) -> None:
         self.trainer, self.work = trainer, work
@@ -33,26 +33,28 @@ class SealCheckpoints(TrainerCallback):
         """Seal the checkpoint that Trainer has just written."""
         self.trainer.accelerator.wait_for_everyone()
         if self.trainer.is_world_process_zero():
-            seal(self.work / f"checkpoint-{state.global_step}")
+            seal_checkpoint(self.work / f"checkpoint-{state.global_step}")
 
 
-def seal(checkpoint: Path) -> None:
-    """Write the digests of a complete checkpoint's files beside them."""
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Write the digests of a complete checkpoint's files to SEAL."""
     partial = checkpoint / f"{SEAL}.partial"
     partial.write_text(json.dumps(_digests(checkpoint), indent=1), "utf-8")
     os.replace(partial, checkpoint / SEAL)
 
 
 def last_intact_checkpoint(work: Path) -> str | None:
-    """Return the newest checkpoint whose files are those that were sealed, None if there is none.
+    """Return the newest intact checkpoint, None if there is none.
 
-    Damaged checkpoints are removed with a warning that names the first wrong file and where training resumes.
+    Damaged checkpoints are removed, with a warning that names the first wrong file.
     """
     steps = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for checkpoint in reversed(steps):
         damage = _damage(checkpoint)
         if damage is None:
-            log.warning("Training resumes after update %d, from %s", step_of(str(checkpoint)), checkpoint)
+            log.warning(
+                "Training resumes after update %d, from %s", checkpoint_update(str(checkpoint)), checkpoint
+            )
             return str(checkpoint)
         log.warning("%s is removed, because %s", checkpoint, damage)
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -61,8 +63,8 @@ def last_intact_checkpoint(work: Path) -> str | None:
     return None
 
 
-def step_of(checkpoint: str | None) -> int:
-    """Return the update that a checkpoint was written after, 0 without one."""
+def checkpoint_update(checkpoint: str | None) -> int:
+    """Return the number of updates before a checkpoint, 0 without a checkpoint."""
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
@@ -71,19 +73,19 @@ def _damage(checkpoint: Path) -> str | None:
     try:
         sealed = json.loads((checkpoint / SEAL).read_text("utf-8"))
     except FileNotFoundError:
-        return f"it was not finished: it has no {SEAL}"
+        return f"it is incomplete: it has no {SEAL}"
     except ValueError:
         return f"its {SEAL} is not JSON"
-    found = _digests(checkpoint)
-    missing = next((name for name in sealed if name not in found), None)
+    digests = _digests(checkpoint)
+    missing = next((name for name in sealed if name not in digests), None)
     if missing:
         return f"{missing} is missing"
-    changed = next((name for name, digest in sealed.items() if found[name] != digest), None)
-    return f"{changed} is not as it was written" if changed else None
+    changed = next((name for name, digest in sealed.items() if digests[name] != digest), None)
+    return f"{changed} has changed" if changed else None
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    """Return the sha256 of every file of a checkpoint but its seal, by its path inside."""
+    """Return the sha256 of every file of a checkpoint except SEAL, by its path in the checkpoint."""
     digests = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and not path.name.startswith(SEAL):

@@ -1,4 +1,4 @@
-"""What processes that train together tell each other, and what their launcher sets."""
+"""Collectives for distributed training (no-ops in a single process), and settings of launchers."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,13 @@ from midalign.device import device
 
 
 def join_launch() -> None:
-    """Meet the other processes of a launch, where there are any."""
+    """Join the other processes of a launch, if there are any."""
     from accelerate import PartialState
 
-    # Under FSDP the other processes would otherwise begin with empty weights, on which packing is then tried.
+    # FSDP would otherwise load weights in the main process only, and the others would test packing on empty
+    # weights.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    # Block by block, unless the launch says otherwise: by default accelerate gathers the whole model at once.
+    # Gather weights per block unless the launch says otherwise. accelerate's default is the whole model.
     os.environ.setdefault("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
     PartialState(cpu=device() == "cpu")
 
@@ -29,19 +30,19 @@ def world_size() -> int:
 
 
 def process_rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the index of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 class _Gather(torch.autograd.Function):
-    """Every process's rows; their gradients go home, summed over the processes that used them."""
+    """All-gather of rows. The gradient of a row is summed over processes and returned to its owner."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        ctx.size = len(own)
-        everyones = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(everyones, own.contiguous())
-        return torch.cat(everyones)
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.size = len(rows)
+        of_all = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(of_all, rows.contiguous())
+        return torch.cat(of_all)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -50,16 +51,16 @@ class _Gather(torch.autograd.Function):
         return total[process_rank() * ctx.size : (process_rank() + 1) * ctx.size]
 
 
-def gather_rows(own: Tensor) -> Tensor:
+def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows of all processes in order, with gradients.
 
-    All processes hold the same number of rows.
+    Every process must hold the same number of rows.
     """
-    return own if world_size() == 1 else _Gather.apply(own)  # type: ignore[no-untyped-call]
+    return rows if world_size() == 1 else _Gather.apply(rows)  # type: ignore[no-untyped-call]
 
 
 def sum_in_place(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their sums over the processes, in one message a dtype."""
+    """Replace tensors by their sums over processes, in one collective per dtype."""
     if world_size() == 1:
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -72,7 +73,10 @@ def sum_in_place(tensors: Sequence[Tensor]) -> None:
 
 @contextmanager
 def without_launchers_precision() -> Iterator[None]:
-    """Remove what `accelerate launch --mixed_precision` set, which TrainingArguments would follow."""
+    """Remove, for now, the variable of `accelerate launch --mixed_precision`.
+
+    TrainingArguments would follow it instead of the recipe.
+    """
     name = "ACCELERATE_MIXED_PRECISION"
     launched = os.environ.pop(name, None)
     try:

@@ -1,4 +1,4 @@
-"""Measures of a model in training: retrieval, scores of generated answers, and the best update by them."""
+"""Measures during training: how they are computed, named and compared."""
 
 import json
 import math
@@ -26,7 +26,7 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
     "retrieval": True,
     "gradient_cosine": None,
 }
-"""Direction of what is measured without generating, None where neither end is better."""
+"""Measures that need no generation. None if neither direction is better."""
 
 
 class Measurement(NamedTuple):
@@ -34,19 +34,19 @@ class Measurement(NamedTuple):
 
     measure: str
     language: str
-    """Or a direction, such as `en-de`."""
+    """A language, or a direction of translation such as `en-de`."""
     task: str
-    """The measured task's name; empty for what is measured once per language."""
+    """Name of the measured task, empty for measures that are taken once per language."""
     value: float | None
 
 
 def pair_retrieval(
     model: nn.Module, tokens: "SampleTokenizer", pairs: "Sequence[Pair]", layers: Sequence[int]
 ) -> list[float]:
-    """Return the share of sentences that find a translation among those of `pairs`, after each layer.
+    """Return the retrieval accuracy among translations of `pairs`, for each of `layers`.
 
-    It is measured as in `midalign eval`: centred means, cosine, both directions. Every translation that some
-    pair has counts as right.
+    It is computed as in `midalign eval`: cosine of centred means, both directions. Every translation that
+    occurs in a pair counts as right.
     """
     sides = []
     for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
@@ -56,15 +56,17 @@ def pair_retrieval(
     return [accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
 
 
-def gradient_cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> float | None:
-    """Return the cosine of two gradients over the parameters that both change, None if there are none.
+def gradient_cosine(
+    first: Sequence[torch.Tensor | None], second: Sequence[torch.Tensor | None]
+) -> float | None:
+    """Return the cosine of two gradients over the parameters that both reach, None if there are none.
 
-    Parameters that one loss does not reach, as those above the aligned layer, have no gradient, or zeros
-    where processes have added theirs up.
+    A loss does not reach all parameters, such as those above the aligned layer. Their gradient is None, or
+    zero after summing over processes.
     """
     pairs = [
         (a.double(), b.double())
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, second, strict=True)
         if a is not None and b is not None and a.any() and b.any()
     ]
     product = sum(float((a * b).sum()) for a, b in pairs)
@@ -73,9 +75,9 @@ def gradient_cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Te
 
 
 def measure_direction(measure: str) -> bool:
-    """Return the direction of a measure, such as `off_target/aligned`.
+    """Return whether higher values of a measure, such as `off_target/aligned`, are better.
 
-    Raises RecipeError for measures that do not exist, and for those of which neither end is better.
+    Raises RecipeError for unknown measures, and for measures without a better direction.
     """
     name = measure.partition("/")[0]
     known = {**HIGHER_IS_BETTER, **metrics.metric_directions()}
@@ -86,7 +88,7 @@ def measure_direction(measure: str) -> bool:
     direction = known[name]
     if direction is None:
         raise RecipeError(
-            f"monitor.stop_on: {name} has no better end, so no update is best by it. "
+            f"monitor.stop_on: neither high nor low values of {name} are better, so no update is best by it. "
             f"Choose another measure, such as task_loss/supervised"
         )
     return direction
@@ -95,12 +97,14 @@ def measure_direction(measure: str) -> bool:
 def best_update(
     measures: Sequence[tuple[int, Mapping[str, float | None]]], name: str
 ) -> tuple[int, int] | None:
-    """Return the update that was best by a measure, and how many measurements have passed since.
+    """Return the best update by a measure, and the number of measurements after it.
 
-    Measurements without a value are left out; None if all are.
+    Measurements without a value are skipped. None if no measurement has one.
     """
     sign = 1 if measure_direction(name) else -1
-    values = [(update, sign * value) for update, found in measures if (value := found.get(name)) is not None]
+    values = [
+        (update, sign * value) for update, by_name in measures if (value := by_name.get(name)) is not None
+    ]
     if not values:
         return None
     best = max(range(len(values)), key=lambda i: values[i][1])
@@ -108,21 +112,21 @@ def best_update(
 
 
 def name_measures(figures: Sequence[Measurement], roles: record.Roles) -> Measures:
-    """Return figures by `<measure>/<language>` and `<measure>/<role>`.
+    """Return values by `<measure>/<language>` and `<measure>/<role>`.
 
-    A role's value is the mean over its tasks, as on the board. A language's is the mean over its tasks, such
-    as two treebanks, each of which is then there as `<measure>/<task>` too. A mean is None if a part is.
+    Both are means over tasks, as on the leaderboard. If a language has several tasks, such as two treebanks,
+    their values are added as `<measure>/<task>`. A mean is None if one of its values is None.
     """
     parts: dict[str, list[float | None]] = {}
     for figure in figures:
         for group in (figure.language, roles.of(figure.language)):
             parts.setdefault(f"{figure.measure}/{group}", []).append(figure.value)
-    found = {
+    by_task = {
         f"{figure.measure}/{figure.task}": figure.value
         for figure in figures
         if len(parts[f"{figure.measure}/{figure.language}"]) > 1
     }
-    return found | {name: _mean(values) for name, values in parts.items()}
+    return by_task | {name: _mean(values) for name, values in parts.items()}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -131,11 +135,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def read_measurements(results: Path, adapter: str) -> list[Measurement]:
-    """Return every metric of every task in an adapter's record."""
+    """Return the metrics of all tasks from the adapter's record in `results`."""
     records = [json.loads(path.read_text("utf-8")) for path in results.glob(f"*{record.SUFFIX}")]
-    (own,) = [one for one in records if one["adapter"] and one["adapter"]["name"] == adapter]
+    (scored,) = [entry for entry in records if entry["adapter"] and entry["adapter"]["name"] == adapter]
     return [
         Measurement(metric, task["language"], name, score["value"])
-        for name, task in own["tasks"].items()
+        for name, task in scored["tasks"].items()
         for metric, score in task["metrics"].items()
     ]

@@ -1,4 +1,4 @@
-"""`--dry-run`: show a recipe's data and samples, and measure time and memory over a few updates."""
+"""`--dry-run`: show data and samples, and measure time and memory per update."""
 
 import ctypes
 import gc
@@ -20,11 +20,17 @@ from midalign.train.run import training_runs
 if TYPE_CHECKING:
     from midalign.train.build import Arm
 
+CLEAR = Path("/proc/self/clear_refs")
+"""Writing 5 to this file makes Linux reset the peak."""
+
+LIBRARIES = 900_000_000
+"""Bytes of a CPU process that has loaded torch and transformers and no model."""
+
 PROBE = 5
-"""Number of updates. The first is not timed."""
+"""Number of updates to train. The first is not timed."""
 
 SHOWN = 3
-"""Number of samples that are printed in full."""
+"""Number of samples to print in full."""
 
 
 def preview(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[str]:
@@ -42,10 +48,10 @@ def preview(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[str
     check_roles(recipe)
     for number, arm in enumerate(dict.fromkeys(arm for arm, _, _ in training_runs(recipe, arms))):
         with tempfile.TemporaryDirectory() as folder:
-            yield from _arm(recipe, arm, Path(folder), samples=number == 0)
+            yield from _preview_arm(recipe, arm, Path(folder), samples=number == 0)
 
 
-def _arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iterator[str]:
+def _preview_arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iterator[str]:
     from midalign.train.build import build_arm
 
     arm = build_arm(recipe, name, recipe.seeds[0], folder)
@@ -62,7 +68,7 @@ def _arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iterator[str
 
 
 def _data(arm: "Arm") -> Iterator[str]:
-    """Yield the number of samples per language, their lengths in tokens, and a few samples in full."""
+    """Yield lines on samples per language and tokens per sample, and a few samples in full."""
     task = arm.stream.task
     names = {id(entry): name for name, entry in task.tasks.items()}
     languages = Counter("-".join(harness.task_languages(names[id(entry)])) for entry, _ in task.every)
@@ -88,7 +94,7 @@ def _data(arm: "Arm") -> Iterator[str]:
 
 
 def _probe(arm: "Arm") -> Iterator[str]:
-    """Train for PROBE updates and yield FLOPs, seconds and memory per update, and the total time."""
+    """Train for PROBE updates and yield lines on FLOPs, time and memory."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -121,7 +127,7 @@ def _probe(arm: "Arm") -> Iterator[str]:
 
 
 def _forget_peak() -> None:
-    """Reset the peak of memory, so that loading does not count. On a CPU this needs Linux."""
+    """Reset the peak of memory, so that loading does not count. On CPUs this needs Linux."""
     import torch
 
     gc.collect()
@@ -130,12 +136,12 @@ def _forget_peak() -> None:
     elif CLEAR.exists():
         release = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if release is not None:
-            release(0)  # glibc keeps the memory that an earlier arm has freed
+            release(0)  # glibc keeps memory that an earlier arm has freed
         CLEAR.write_text("5")
 
 
 def _peak() -> int:
-    """Return the peak memory of the GPU, or else of the process, in bytes."""
+    """Return the peak memory in bytes: of the GPU if there is one, otherwise of the process."""
     import torch
 
     if torch.cuda.is_available():
@@ -145,13 +151,6 @@ def _peak() -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-CLEAR = Path("/proc/self/clear_refs")
-"""Writing 5 here makes Linux reset the peak."""
-
-LIBRARIES = 900_000_000
-"""Bytes of a CPU process that has loaded torch and transformers and no model."""
 
 
 def _memory(arm: "Arm") -> float:
@@ -168,7 +167,7 @@ def _memory(arm: "Arm") -> float:
     config = trainer.model.config.get_text_config()
     weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     if trainer.head is not None and trainer.args.bf16:
-        weights += 2 * trainer.head.numel()  # in a copy in half precision of the embeddings that it shares
+        weights += 2 * trainer.head.numel()  # a half-precision copy of the shared embeddings
     trained = sum(p.numel() * 12 for p in trainer.trained_parameters())
     batches = [arm.stream[update] for update in range(min(PROBE, len(arm.stream)))]
     parts = [u["answers"] for u in batches if "answers" in u] + [

@@ -1,4 +1,4 @@
-"""What a training run tells: to its caller after every update, and to its log."""
+"""Progress of a training run, for its caller and for its log."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 TRAINING_LOG = "training.jsonl"
-"""Beside an adapter, a line for every update and every measurement of its training."""
+"""File beside an adapter with a line per update and per measurement."""
 
 Measures = dict[str, float | None]
-"""By name, such as `slot_f1/de`, `slot_f1/aligned` and `gradient_cosine`; None where there is no case."""
+"""Values by name, such as `slot_f1/de`, `slot_f1/aligned` and `gradient_cosine`. None if undefined."""
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a run stands, told after every update."""
+    """State of a run after an update."""
 
     arm: str
     seed: int
@@ -30,10 +30,10 @@ OnTrainProgress = Callable[[TrainProgress], None]
 
 
 class TrainingLog:
-    """JSON lines, one an update and one a measurement; what a resumed run does again is dropped first."""
+    """Log in JSON lines, one per update and one per measurement."""
 
     def __init__(self, path: Path, resumed_at: int) -> None:
-        """Go on at `path` after the update `resumed_at`; 0 begins anew."""
+        """Truncate the log at `path` after the update `resumed_at`, 0 for a new run."""
         self.path = path
         kept = [entry for entry in _entries(path) if 0 < resumed_at >= entry["update"]]
         partial = path.with_suffix(".partial")
@@ -41,13 +41,13 @@ class TrainingLog:
         os.replace(partial, path)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append a line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     @staticmethod
     def measures(path: Path) -> list[tuple[int, Measures]]:
-        """(update, measures) of every measurement so far."""
+        """Return (update, measures) of every measurement so far."""
         return [(entry["update"], entry["measures"]) for entry in _entries(path) if "measures" in entry]
 
     @staticmethod
@@ -62,11 +62,11 @@ class TrainingLog:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """Return a log's whole lines: the last one may have been cut when its process was killed."""
-    found = []
+    """Return the complete lines of a log. An interrupted run may have left an incomplete one."""
+    entries = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
         try:
-            found.append(json.loads(line))
+            entries.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return entries

@@ -1,4 +1,4 @@
-"""Recipes: what to train on what, in YAML, checked before anything is loaded."""
+"""Recipes in YAML: their keys, and how they are loaded and checked."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from midalign.shipped import shipped_names, shipped_text
 
 
 class RecipeSection(BaseModel):
-    """A part of a recipe: unknown keys are refused."""
+    """A part of a recipe. Unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Lora(BaseModel):
-    """The adapter's shape; every other key is a field of peft's LoraConfig."""
+    """Shape of the adapter. Other keys are fields of peft's LoraConfig."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -41,7 +41,7 @@ Layer = Literal["middle", "auto"] | Annotated[int, Field(ge=1)] | Annotated[floa
 
 
 class MonitorSettings(RecipeSection):
-    """What is measured while an arm trains, on the validation split."""
+    """Measurements on the validation split during training."""
 
     every: PositiveInt
     """Updates between two measurements."""
@@ -57,7 +57,7 @@ class MonitorSettings(RecipeSection):
 
 
 class Align(RecipeSection):
-    """The alignment side of an update."""
+    """Settings of the alignment loss."""
 
     pairs: str
     """`tatoeba`, `ntrex`, a set with parallel training utterances (`massive`, `mini`), or a TSV path."""
@@ -124,7 +124,7 @@ class Align(RecipeSection):
             raise ValueError(f"{len(layers)} layers have {len(self.layer_weights)} layer_weights")
         parts = self.ratio[1] * self.cycles
         if self.alternate == "micro" and self.pairs_per_update % parts:
-            raise ValueError(f"pairs_per_update={self.pairs_per_update} does not part into {parts}")
+            raise ValueError(f"pairs_per_update={self.pairs_per_update} cannot be divided into {parts} parts")
         batch = self.pairs_per_update // (parts if self.alternate == "micro" else 1)
         if batch < 2 and (self.objective == "info_nce" or self.centred is True):
             raise ValueError(
@@ -158,7 +158,7 @@ class Evaluation(RecipeSection):
 
 
 class Recipe(RecipeSection):
-    """One experiment: arms that differ in alignment alone, the same task samples in the same order."""
+    """An experiment whose arms differ in alignment only and see the same task samples in the same order."""
 
     name: str
     """Name of the experiment, in adapters, records and tables."""
@@ -261,7 +261,7 @@ class Recipe(RecipeSection):
 
     @property
     def base_name(self) -> str:
-        """The base as records name it: of a local folder its name, not where it lies."""
+        """Name of the base in records. For a local folder, its name without the path."""
         folder = Path(self.base).expanduser()
         return folder.resolve().name if folder.is_dir() else self.base
 
@@ -287,7 +287,7 @@ class Recipe(RecipeSection):
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
             decides["align"]["pairs"] = pairs.identity(align.pairs, self.aligned)
-        elif stops:  # by what is measured on pairs that are held out, perhaps, and after that layer
+        elif stops:  # the measure may depend on the held-out pairs and the layer
             held_out = pairs.identity(self.align.pairs, self.aligned), self.align.held_out
             decides["held_out"] = *held_out, self.align.layer
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -312,21 +312,21 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError for wrong types and, with the nearest valid names, for an unknown recipe, key or
     preset.
     """
-    values = _read(recipe)
+    values = _read_values(recipe)
     for override in overrides:
-        _set(values, override)
+        _apply_override(values, override)
     preset = values.pop("preset", "default")
-    values = _merge(_preset(preset), values)
+    values = _merge_values(_preset_values(preset), values)
     values.setdefault("output", f"runs/{values.get('name', 'unnamed')}")
     try:
-        found = Recipe.model_validate(values)
+        loaded = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(_explain(recipe, error)) from None
-    # Of a user's own data the name that its content decides: where the file lies is no part of a recipe.
-    return found.model_copy(update={"task": harness.group_name(found.task)})
+        raise RecipeError(_explain(recipe, error)) from error
+    # The task of a user's own data is named after the content of its file, so that the path does not count.
+    return loaded.model_copy(update={"task": harness.group_name(loaded.task)})
 
 
-def _read(recipe: str) -> dict[str, Any]:
+def _read_values(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -344,44 +344,44 @@ def _read(recipe: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{recipe} is not YAML: {error}") from None
+        raise RecipeError(f"{recipe} is not YAML: {error}") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"{recipe} holds no keys; expected at least name, base, task, supervised")
+        raise RecipeError(f"{recipe} has no keys. Expected at least name, base, task, supervised")
     return values
 
 
-def _preset(name: str) -> dict[str, Any]:
+def _preset_values(name: str) -> dict[str, Any]:
     presets = shipped_names("presets")
     if name not in presets:
-        raise RecipeError(f"No preset {name!r}; expected one of {', '.join(presets)}")
+        raise RecipeError(f"No preset {name!r}. Expected one of {', '.join(presets)}")
     values: dict[str, Any] = yaml.safe_load(shipped_text("presets", name))
     return values
 
 
-def _set(values: dict[str, Any], override: str) -> None:
-    """Apply `key=value` in place; dots descend, the value is YAML, a mapping adds to what is there."""
-    key, found, text = override.partition("=")
-    if not found:
-        raise RecipeError(f"{override!r} is not an override; expected key=value, such as updates=100")
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Apply `key=value` in place. Dots descend, values are YAML, and mappings are merged."""
+    key, sign, text = override.partition("=")
+    if not sign:
+        raise RecipeError(f"{override!r} is not an override. Expected key=value, such as updates=100")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise RecipeError(f"{override!r}: {parent} has no keys below it")
+            raise RecipeError(f"{override!r}: {parent} has no nested keys")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise RecipeError(f"{override!r}: what stands after = is not YAML: {reason}") from None
-    values.update(_merge(values, {last: value}))
+        raise RecipeError(f"{override!r}: the value is not YAML: {reason}") from error
+    values.update(_merge_values(values, {last: value}))
 
 
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge_values(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(under)
     for key, value in over.items():
-        # The arms of a recipe replace a preset's: they are names, not settings.
+        # The arms of a recipe replace those of a preset, since they are names and not settings.
         deeper = key != "arms" and isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if deeper else value
+        merged[key] = _merge_values(merged[key], value) if deeper else value
     return merged
 
 
@@ -391,14 +391,14 @@ def _explain(recipe: str, error: ValidationError) -> str:
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             *parents, key = problem["loc"]
-            # Of an arm's settings pydantic does not say where they stand.
+            # pydantic gives no location for the settings of an arm.
             known = _keys(parents) if parents else [*Recipe.model_fields, *Align.model_fields]
             lines.append(f"unknown key {where}.{nearest(str(key), known)}")
         elif problem["type"] == "missing":
             lines.append(f"{where} is missing")
         else:
-            found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
-            lines.append(f"{where or 'the recipe'}: {problem['msg'].removeprefix('Value error, ')}{found}")
+            value = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
+            lines.append(f"{where or 'the recipe'}: {problem['msg'].removeprefix('Value error, ')}{value}")
     return "\n  ".join([f"recipe {recipe}:", *lines])
 
 
@@ -406,5 +406,5 @@ def _keys(parents: Sequence[int | str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for parent in parents:
         kind = model.model_fields[str(parent)].annotation
-        model = next(one for one in (kind, *get_args(kind)) if isinstance(one, type))
+        model = next(member for member in (kind, *get_args(kind)) if isinstance(member, type))
     return list(model.model_fields)

@@ -1,4 +1,4 @@
-"""From a recipe to adapters on disk."""
+"""Train the arms of a recipe and publish their adapters."""
 
 import errno
 import json
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 4
-"""Overlaps in the message of a run that is stopped: one screen."""
+"""Overlaps in an error message. More would not fit on a screen."""
 
 
 def training_runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
-    """(arm, seed, adapter folder) of every run of these arms, None for all; baseline first within a seed.
+    """Yield (arm, seed, adapter folder) of every run of these arms, None for all, seed after seed.
 
     Raises RecipeError for an arm that the recipe lacks.
     """
@@ -49,11 +49,12 @@ def training_runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterat
 
 
 def train_recipe(recipe: Recipe, report: OnTrainProgress, arms: Collection[str] | None = None) -> list[Path]:
-    """Train what is not there yet of these arms, None for all, and return their adapter folders.
+    """Train the missing adapters of these arms, None for all, and return all their folders.
 
-    Finished adapters are kept, a killed run goes on from its last checkpoint. Raises RecipeError where a
-    folder holds an adapter of another recipe, OverlapError where the training text, that of finished adapters
-    too, holds what is evaluated.
+    Finished adapters are kept. Interrupted runs resume from their last checkpoint.
+
+    Raises RecipeError if a folder holds an adapter of another recipe, and OverlapError if the training text,
+    including that of finished adapters, contains evaluation text.
     """
     from midalign.train.distributed import join_launch
     from midalign.train.recipe_checks import check_roles
@@ -62,60 +63,60 @@ def train_recipe(recipe: Recipe, report: OnTrainProgress, arms: Collection[str] 
     check_roles(recipe)
     bases.resolve(recipe.base)
     wanted = [run for run in training_runs(recipe, arms) if not is_trained(run[2], recipe, run[0])]
-    # Of finished adapters too: since they were trained, the recipe may evaluate on another split.
-    found = evaluation_overlaps(recipe, {arm for arm, _, _ in training_runs(recipe, arms)})
+    # Finished adapters are checked too: the recipe may evaluate on another split since they were trained.
+    overlaps = evaluation_overlaps(recipe, {arm for arm, _, _ in training_runs(recipe, arms)})
     samples = None  # rendered once for all arms
     for arm, seed, folder in wanted:
         with _run_lock(folder):
-            if not is_trained(folder, recipe, arm):  # by another process, while this one waited
-                samples = _train_arm(recipe, arm, seed, folder, found[arm], report, samples)
+            if not is_trained(folder, recipe, arm):  # another process may have finished it meanwhile
+                samples = _train_arm(recipe, arm, seed, folder, overlaps[arm], report, samples)
     return [folder for _, _, folder in training_runs(recipe, arms)]
 
 
 def training_sources(recipe: Recipe, arm: str) -> list[adapter.TrainingText]:
     """Return the sources of the text that an arm is trained on, with their digests."""
     align = recipe.align_of(arm)
-    found = []
+    sources = []
     if align is None or align.task:
-        found.append(guard.training_text("task", recipe.task, recipe.supervised))
+        sources.append(guard.training_text("task", recipe.task, recipe.supervised))
     if align is not None:
-        found.append(guard.training_text("pairs", align.pairs, recipe.aligned))
-    return found
+        sources.append(guard.training_text("pairs", align.pairs, recipe.aligned))
+    return sources
 
 
 def evaluation_overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] | None]:
-    """Return the overlap of the recipe's evaluation and each arm's training text, None if not checked.
+    """Return the overlap between each arm's training text and the evaluation, None if not checked.
 
-    Raises OverlapError, with counts and examples, where there is any and the recipe does not allow it.
+    Raises OverlapError, with counts and examples, for an overlap that the recipe does not allow.
     """
     if harness.is_stock(recipe.task):
-        return dict.fromkeys(arms)  # midalign does not know the texts of lm-eval's tasks
+        return dict.fromkeys(arms)  # the texts of lm-eval's tasks are not known
     scored = guard.scored(evaluated_tasks(recipe), recipe.evaluation.split) if arms else []
     supervised = guard.supervised(harness.training_tasks(recipe.task, recipe.supervised)) if arms else []
-    found = {}
+    overlaps = {}
     for arm in (arm for arm in recipe.arms if arm in arms):
         align = recipe.align_of(arm)
         learned = guard.aligned(align.pairs, recipe.aligned) if align else []
         if align is None or align.task:
             learned = [*supervised, *learned]
-        found[arm] = [one for one in overlap.overlaps(learned, scored) if one.found]
-    distinct = dict.fromkeys(one for several in found.values() for one in several)
+        overlaps[arm] = [entry for entry in overlap.overlaps(learned, scored) if entry.found]
+    distinct = dict.fromkeys(entry for of_arm in overlaps.values() for entry in of_arm)
     if distinct and not recipe.allow_overlap:
-        worst = sorted(distinct, key=lambda one: one.found, reverse=True)[:SHOWN]
+        worst = sorted(distinct, key=lambda entry: entry.found, reverse=True)[:SHOWN]
         more = f"  ... and {len(distinct) - SHOWN} more\n" if len(distinct) > SHOWN else ""
         raise OverlapError(
-            f"recipe {recipe.name}: the training text holds what is evaluated.\n"
+            f"recipe {recipe.name}: the training text contains evaluation text.\n"
             f"{guard.described(worst)}\n{more}"
-            f"Train or evaluate on something else (supervised, align.pairs, task, evaluation.languages), or "
-            f"accept it with allow_overlap=true: the records then say so, and the leaderboard marks them"
+            f"Train or evaluate on other text (supervised, align.pairs, task, evaluation.languages), or "
+            f"accept the overlap with allow_overlap=true: records and leaderboard then show it"
         )
-    return dict(found)
+    return dict(overlaps)
 
 
 def is_trained(folder: Path, recipe: Recipe, arm: str) -> bool:
-    """Return whether the folder holds an adapter of this arm.
+    """Return whether the folder holds a finished adapter of this arm.
 
-    Raises RecipeError where it holds one of another recipe, or of another base or tokenizer of that name.
+    Raises RecipeError if the adapter belongs to another recipe, or to other files of the base or tokenizer.
     """
     manifest = adapter.read_manifest(folder)
     if manifest is None:
@@ -127,29 +128,29 @@ def is_trained(folder: Path, recipe: Recipe, arm: str) -> bool:
             f"{manifest.recipe.digest[:12]}; this one is {recipe.name}, {recipe.digest(arm)[:12]}). "
             f"Train elsewhere: output=OTHER, or remove that folder"
         )
-    # Of a run that was killed between its adapter's last byte and its checkpoints' removal.
+    # A run may have been killed after publishing its adapter and before removing its checkpoints.
     shutil.rmtree(_work(folder), ignore_errors=True)
     return True
 
 
 def _check_content(folder: Path, manifest: adapter.Manifest, recipe: Recipe) -> None:
-    """Raise RecipeError where the recipe's base has other files than the one the adapter was trained on."""
+    """Raise RecipeError if the recipe's base has other files than the adapter was trained on."""
     base = str(bases.resolve(recipe.base))
     compared = [("base", manifest.base_digest, adapter.base_digest(base))]
     if manifest.tokenizer_digest is not None:
         compared.append(("tokenizer", manifest.tokenizer_digest, adapter.tokenizer_digest(base)))
-    for what, trained, found in compared:
-        if trained != found:
+    for part, trained, current in compared:
+        if trained != current:
             raise RecipeError(
-                f"{folder} holds an adapter that was trained with another {what} (digest {trained[:12]}; "
-                f"that of {recipe.base} is {found[:12]}). "
+                f"{folder} holds an adapter that was trained with another {part} (digest {trained[:12]}; "
+                f"that of {recipe.base} is {current[:12]}). "
                 f"Train elsewhere: output=OTHER, or remove that folder"
             )
 
 
 @contextmanager
 def _run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a training run. Of processes that train together the main one holds it."""
+    """Lock a training run. Among processes that train together, the main one holds the lock."""
     from accelerate import PartialState
 
     state = PartialState()
@@ -163,7 +164,7 @@ def _run_lock(folder: Path) -> Iterator[None]:
 
 
 def _work(folder: Path) -> Path:
-    """Where an adapter's checkpoints lie while it trains."""
+    """Return the folder of an adapter's checkpoints during training."""
     return folder.with_name(f".{folder.name}.training")
 
 
@@ -172,29 +173,36 @@ def _train_arm(
     arm: str,
     seed: int,
     folder: Path,
-    found: list[Overlap] | None,
+    overlaps: list[Overlap] | None,
     report: OnTrainProgress,
     samples: "TaskSamples | None",
 ) -> "TaskSamples":
-    """One adapter: checkpoints beside it while it trains, the folder itself only when it is whole."""
+    """Train one adapter and return its task samples, for the next arm.
+
+    Checkpoints lie beside `folder`, which appears once the adapter is complete.
+    """
     from accelerate import PartialState
 
     from midalign.train.build import build_arm
     from midalign.train.callbacks import ReportUpdates
-    from midalign.train.checkpoints import SealCheckpoints, last_intact_checkpoint, step_of
+    from midalign.train.checkpoints import SealCheckpoints, checkpoint_update, last_intact_checkpoint
     from midalign.train.monitor import Monitor
     from midalign.train.progress import TrainingLog
 
+    # 1. Claim the work folder, and find the checkpoint to resume from.
     work = _work(folder)
     with PartialState().main_process_first():
         dtype = _claim(work, recipe, arm)
         checkpoint = last_intact_checkpoint(work)
-    trained_on = training_sources(recipe, arm)  # before training, since the text may change meanwhile
+    # 2. Digest the training text, which may change during training, and build the trainer.
+    trained_on = training_sources(recipe, arm)
     ready = build_arm(recipe.model_copy(update={"dtype": dtype}), arm, seed, work, samples)
     trainer, align = ready.trainer, ready.align
-    # The other processes measure too, since all must do the same, and write nothing.
+    # 3. Attach callbacks in every process, since measuring is collective. Only the main process writes.
     written = (
-        TrainingLog(work / TRAINING_LOG, step_of(checkpoint)) if trainer.is_world_process_zero() else None
+        TrainingLog(work / TRAINING_LOG, checkpoint_update(checkpoint))
+        if trainer.is_world_process_zero()
+        else None
     )
     trainer.accelerator.wait_for_everyone()
     trainer.add_callback(ReportUpdates(trainer, arm, seed, report, written))
@@ -202,11 +210,13 @@ def _train_arm(
     monitor = Monitor(ready, work, written) if recipe.monitor is not None else None
     if monitor is not None:
         trainer.add_callback(monitor)
+    # 4. Train, unless early stopping had ended this run before it was interrupted.
     start = time.monotonic()
-    if monitor is None or not monitor.ended:  # else it ended before it could be published
+    if monitor is None or not monitor.ended:
         with name_full_disks(work), name_full_memory(recipe):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()
+    # 5. Publish the best weights if the monitor chooses them, otherwise the last.
     best = monitor.best if monitor is not None else None
     published = best[0] if best is not None else trainer.state.global_step
     losses, tokens = TrainingLog.training(work / TRAINING_LOG, published)
@@ -230,7 +240,7 @@ def _train_arm(
         packages=adapter.package_versions(),
         training=losses,
         trained_on=trained_on,
-        overlap=None if found is None else [one.figures() for one in found],
+        overlap=None if overlaps is None else [entry.figures() for entry in overlaps],
     )
     with name_full_disks(work):
         _publish(ready, manifest, work, folder)
@@ -238,9 +248,9 @@ def _train_arm(
 
 
 def _updates(ready: "Arm", published: int) -> int:
-    """Return how many of the recipe's updates the weights have seen: all, or those until the best one.
+    """Return the number of the recipe's updates that the published weights have seen.
 
-    Updates of alignment alone, which come on top of the task's, do not count.
+    Updates of alignment alone are added to the recipe's and do not count.
     """
     plan = ready.stream.plan
     if published == len(plan):
@@ -251,20 +261,20 @@ def _updates(ready: "Arm", published: int) -> int:
 
 @contextmanager
 def name_full_disks(folder: Path) -> Iterator[None]:
-    """Raise what torch and safetensors say of a full disk as the OSError that it is."""
+    """Convert disk-full errors of torch and safetensors to OSError."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except (RuntimeError, SafetensorError):
+    except (RuntimeError, SafetensorError) as error:
         if shutil.disk_usage(folder).free > 1 << 20:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 @contextmanager
 def name_full_memory(recipe: Recipe) -> Iterator[None]:
-    """Raise what torch says of full memory as a TrainingError that names the setting to change."""
+    """Convert torch's out-of-memory errors to a TrainingError that names the settings to change."""
     import torch
 
     try:
@@ -280,16 +290,16 @@ def name_full_memory(recipe: Recipe) -> Iterator[None]:
             f"out of memory: {str(error).splitlines()[0]}\n"
             f"Set max_batch_tokens ({budget}) to 2048 or less, recompute=true, or load_in_4bit=true. "
             f"The first and the second change no gradient"
-        ) from None
+        ) from error
 
 
 def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
-    """Mark an arm's checkpoint folder with the recipe, its dtype and the content of its base and tokenizer.
+    """Mark an arm's checkpoint folder with its recipe, dtype, and digests of base and tokenizer.
 
-    Empty a folder of other ones that has no checkpoint yet. Raises RecipeError for one that has.
+    A folder with another mark is emptied if it has no checkpoint. Raises RecipeError if it has one.
 
     Returns:
-        The dtype to train in: that in which the run was begun, also where this machine is faster in another.
+        The dtype to train in. A resumed run keeps the dtype it started with, even if another is faster here.
     """
     from midalign.device import fast_dtype
 
@@ -323,9 +333,8 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
 
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
-    """Write the adapter whole, then give it its name and drop the checkpoints."""
-    from midalign.train.plain import plain_copy
-    from midalign.train.trainer import starts_in_base
+    """Write the complete adapter, move it to its folder and remove the checkpoints."""
+    from midalign.train.initial_weights import starts_in_base, write_plain_copy
 
     trainer = ready.trainer
     best = work / "best"
@@ -336,21 +345,21 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
     if not trainer.is_world_process_zero():
         return
     if starts_in_base(trainer.model):
-        finished = plain_copy(finished, work / "plain", trainer.initial_by_name())
-    if ready.recipe.lora is None:  # a model to load by itself
+        finished = write_plain_copy(finished, work / "plain", trainer.initial_by_name())
+    if ready.recipe.lora is None:  # a complete model is loaded together with its tokenizer
         ready.tokens.tokenizer.save_pretrained(finished)
     else:
         _sort_targets(finished / adapter.CONFIG)
-    (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
+    (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle that contains paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     shutil.copyfile(work / TRAINING_LOG, finished / TRAINING_LOG)
     write_card(finished)
     os.replace(finished, folder)
-    shutil.rmtree(work, ignore_errors=True)  # a command that finds the adapter removes it too
+    shutil.rmtree(work, ignore_errors=True)  # `is_trained` removes what an interruption leaves
 
 
 def _sort_targets(config: Path) -> None:
-    """peft writes them in an order of the process's own; without it equal adapters have equal digests."""
+    """Sort the target modules in place, since peft's random order would change the adapter's digest."""
     settings = json.loads(config.read_text("utf-8"))
     if isinstance(settings["target_modules"], list):
         settings["target_modules"].sort()

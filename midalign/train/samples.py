@@ -1,4 +1,4 @@
-"""Tokenized samples, and their place on disk: what one run has rendered the next one reads."""
+"""Tokenized samples and their disk cache."""
 
 import hashlib
 import io
@@ -22,32 +22,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenizedSample:
-    """Token ids of a prompt and of what the model should answer, its end-of-sequence token included."""
+    """Token ids of a prompt and of its answer, which includes the end-of-sequence token."""
 
     prompt: list[int]
     target: list[int]
     cut: int = 0
-    """Tokens of the prompt's beginning that found no room."""
+    """Number of tokens truncated on the left of the prompt."""
 
 
 class SampleTokenizer:
-    """Text to ids exactly as the engine makes them, cut to the recipe's length."""
+    """Tokenizes prompts as the engines do, and truncates to the recipe's length."""
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     @cached_property
     def added(self) -> tuple[int, int]:
-        """Numbers of tokens that the tokenizer writes before and after a sentence by itself."""
+        """Numbers of special tokens that the tokenizer adds before and after a sentence."""
         return added_tokens(self.tokenizer)
 
     @cached_property
     def sink(self) -> int:
-        """Number of tokens at a sentence's beginning that its mean leaves out."""
+        """Number of initial tokens that a sentence's mean excludes."""
         return sink_tokens(self.tokenizer)
 
     def sentence(self, text: str) -> list[int]:
-        """Return the ids of a plain sentence, with the tokens that the tokenizer writes before it only."""
+        """Return the ids of a sentence, with the special tokens before it and without those after it."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
         return ids[: min(len(ids) - self.added[1], self.max_tokens)]
 
@@ -73,12 +73,12 @@ class SampleTokenizer:
 
 
 def samples_digest(parts: Iterable[Any]) -> str:
-    """Return the sha256 of values that JSON can encode, or else `str`."""
-    found = hashlib.sha256()
+    """Return the sha256 of values, encoded as JSON or by `str`."""
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(json.dumps(part, sort_keys=True, default=str).encode())
-        found.update(b"\n")
-    return found.hexdigest()
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 def samples_path(key: str) -> Path:
@@ -87,22 +87,22 @@ def samples_path(key: str) -> Path:
 
 
 def read_samples(key: str) -> dict[int, TokenizedSample]:
-    """Return samples by position. There are none if the file is missing or damaged."""
+    """Return the cached samples by position, none if the file is missing or damaged."""
     try:
         with np.load(samples_path(key)) as file:
             ids, table = file["ids"].tolist(), file["table"].tolist()
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return {}
-    found, start = {}, 0
+    samples, start = {}, 0
     for position, prompt, target, cut in table:
         middle, end = start + prompt, start + prompt + target
-        found[position] = TokenizedSample(ids[start:middle], ids[middle:end], cut)
+        samples[position] = TokenizedSample(ids[start:middle], ids[middle:end], cut)
         start = end
-    return found
+    return samples
 
 
 def write_samples(key: str, samples: Mapping[int, TokenizedSample]) -> None:
-    """Keep samples by position, whole or not at all; a cache that cannot be written is a warning."""
+    """Write samples by position to the cache, atomically. Warn if that fails."""
     table = [(p, len(s.prompt), len(s.target), s.cut) for p, s in samples.items()]
     ids = [token for s in samples.values() for token in (*s.prompt, *s.target)]
     file = io.BytesIO()
@@ -110,4 +110,4 @@ def write_samples(key: str, samples: Mapping[int, TokenizedSample]) -> None:
     try:
         cache.write(samples_path(key), file.getvalue())
     except (OSError, DataError) as error:
-        log.warning("The samples are not kept for the next run: %s", error)
+        log.warning("Samples were not cached for the next run: %s", error)

@@ -13,17 +13,18 @@ from midalign.train.recipe import Align, Recipe
 from midalign.train.samples import SampleTokenizer, TokenizedSample
 
 COPY = "Utterance: {sentence}\nCopy:"
-"""A copy sample: the model repeats the sentence; it keeps values from being translated."""
+"""Prompt of a copy sample, which keeps the model from translating slot values."""
 
 
 class Pair(NamedTuple):
-    """A sentence, by place of its language in the recipe, and its English."""
+    """A sentence in an aligned language and its English translation."""
 
     language: int
+    """Index in the recipe's `aligned`."""
     foreign: str
     english: str
     partner: str | None = None
-    """Of multi-way pairs: a translation into a third language, which is aligned in place of the English."""
+    """In multi-way pairs, a translation into a third language that is aligned instead of the English one."""
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -32,29 +33,33 @@ class Pair(NamedTuple):
 
 
 def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[list[Pair]]]:
-    """Return the held-out pairs, in a seeded order, and those to train on, both by language."""
-    every = []
+    """Return held-out pairs, in a seeded order, and training pairs, both by language.
+
+    A training pair shares no sentence with a held-out pair of any language.
+    """
+    by_language = []
     for number, language in enumerate(recipe.aligned):
-        own = [Pair(number, *pair) for pair in pairs.pairs(align.pairs, language)]
-        order = np.random.default_rng(0).permutation(len(own)) if align.held_out else range(len(own))
-        every.append([own[i] for i in order])
-    held_out = [own[: align.held_out] for own in every]
-    kept = {side for own in held_out for pair in own for side in pair.sides}
-    rest = ([pair for pair in own if not kept.intersection(pair.sides)] for own in every)
-    return held_out, [_chosen(own, align.pairs_a_language) for own in rest]
+        group = [Pair(number, *pair) for pair in pairs.pairs(align.pairs, language)]
+        if align.held_out:
+            group = [group[i] for i in np.random.default_rng(0).permutation(len(group))]
+        by_language.append(group)
+    held_out = [group[: align.held_out] for group in by_language]
+    excluded = {side for group in held_out for pair in group for side in pair.sides}
+    rest = ([pair for pair in group if not excluded.intersection(pair.sides)] for group in by_language)
+    return held_out, [_choose_pairs(group, align.pairs_a_language) for group in rest]
 
 
-def _chosen(own: list[Pair], count: int | None) -> list[Pair]:
-    """Choose `count` of a language's pairs, with the same English sentences in all languages."""
+def _choose_pairs(group: list[Pair], count: int | None) -> list[Pair]:
+    """Choose `count` pairs of a language, as far as possible the same English sentences in all languages."""
     if count is None:
-        return own
-    return sorted(own, key=lambda p: (hashlib.sha256(p.english.encode()).digest(), p.foreign))[:count]
+        return group
+    return sorted(group, key=lambda p: (hashlib.sha256(p.english.encode()).digest(), p.foreign))[:count]
 
 
 def meanings(by_language: Iterable[Iterable[Pair]]) -> dict[str, str]:
-    """Map each English sentence to one that stands for all sentences linked with it by shared translations.
+    """Map each English sentence to a representative of its meaning, by union-find over all pairs.
 
-    Sentences that translate each other have one meaning, whatever the third sentence is that links them.
+    Sentences have the same meaning if a chain of translations links them.
     """
     parent: dict[str, str] = {}
 
@@ -63,15 +68,15 @@ def meanings(by_language: Iterable[Iterable[Pair]]) -> dict[str, str]:
             parent[text] = text = parent[parent[text]]
         return text
 
-    every = [pair for own in by_language for pair in own]
-    for pair in every:
+    all_pairs = [pair for group in by_language for pair in group]
+    for pair in all_pairs:
         parent[root(pair.foreign)] = root(pair.english)
-    return {pair.english: root(pair.english) for pair in every}
+    return {pair.english: root(pair.english) for pair in all_pairs}
 
 
 @dataclass
 class PairSamples:
-    """Sentence pairs of the aligned languages with English, every language as often as every other."""
+    """Sentence pairs of the aligned languages with English, drawn uniformly over languages."""
 
     recipe: Recipe
     align: Align
@@ -83,33 +88,32 @@ class PairSamples:
 
     @cached_property
     def held_out(self) -> list[list[Pair]]:
-        """Pairs that are not trained on, by language."""
+        """Held-out pairs by language."""
         return self._parted[0]
 
     @cached_property
     def pairs(self) -> list[list[Pair]]:
-        """Pairs to train on, by language: none of which one side is held out."""
+        """Training pairs by language."""
         return self._parted[1]
 
     @cached_property
     def meanings(self) -> dict[str, str]:
-        """`meanings` of the pairs to train on."""
+        """`meanings` of the training pairs."""
         return meanings(self.pairs)
 
     @cached_property
     def _versions(self) -> dict[str, dict[int, list[str]]]:
-        """English sentence -> place of a language -> what it is there."""
-        found: dict[str, dict[int, list[str]]] = {}
-        for pair in (pair for own in self.pairs for pair in own):
-            found.setdefault(pair.english, {}).setdefault(pair.language, []).append(pair.foreign)
-        return found
+        """English sentence -> index of a language -> its translations."""
+        versions: dict[str, dict[int, list[str]]] = {}
+        for pair in (pair for group in self.pairs for pair in group):
+            versions.setdefault(pair.english, {}).setdefault(pair.language, []).append(pair.foreign)
+        return versions
 
     def draw(self, seed: int, batch: int) -> list[Pair]:
-        """Return the pairs of one batch.
+        """Return the pairs of a batch.
 
-        No English sentence occurs twice: its translation would be a false negative.
-
-        In multi-way batches no meaning occurs twice.
+        No English sentence occurs twice, since its translations would be false negatives of each other. In
+        multi-way batches no meaning occurs twice.
         """
         random = np.random.default_rng([seed, batch])
         size, drawn = self.align.pairs_per_update, dict[str, Pair]()
@@ -125,7 +129,7 @@ class PairSamples:
         return list(drawn.values())
 
     def _with_partner(self, pair: Pair, random: np.random.Generator) -> Pair:
-        """Pair the sentence with its translation in another language, drawn from those with its English."""
+        """Draw a partner among English and the languages that have a translation of the English sentence."""
         versions = self._versions[pair.english]
         others = [versions[language] for language in versions if language != pair.language]
         number = int(random.integers(len(others) + 1))
@@ -134,18 +138,18 @@ class PairSamples:
         return pair._replace(partner=others[number][random.integers(len(others[number]))])
 
     def copies(self, drawn: Sequence[Pair]) -> list[TokenizedSample]:
-        """Return sentences to repeat."""
+        """Return samples that repeat sentences of the drawn pairs."""
         sentences = _sentences(drawn, self.align.copy_samples)
         return [self.tokens.sample(COPY.format(sentence=s), f" {s}") for s in sentences]
 
     def texts(self, drawn: Sequence[Pair]) -> list[TokenizedSample]:
-        """Return sentences to predict, token by token."""
+        """Return samples that predict sentences of the drawn pairs token by token."""
         sentences = [self.tokens.sentence(s) for s in _sentences(drawn, self.align.text_samples)]
         return [TokenizedSample(ids[:1], ids[1:]) for ids in sentences]
 
 
 def _sentences(drawn: Sequence[Pair], count: int) -> list[str]:
-    """Return some sentences of the pairs, a quarter English: alignment degrades other languages first."""
+    """Return sentences of the pairs, a quarter English, since alignment degrades other languages first."""
     return [
         drawn[i % len(drawn)].english if i % 4 == 3 else drawn[i % len(drawn)].foreign for i in range(count)
     ]

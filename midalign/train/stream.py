@@ -1,4 +1,4 @@
-"""The stream of batches: what stands in update u is a pure function of the seed and u."""
+"""Updates as tensors. An update is a pure function of the seed and its number."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,21 +18,24 @@ Batch = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 KINDS = ("task", "copy", "text")
-"""What samples are for: the task, a sentence to repeat, a sentence to predict."""
+"""Kinds of samples: of the task, sentences to repeat, sentences to predict."""
 
 
 def lay_out_answers(
     groups: Mapping[str, Sequence[TokenizedSample]], weights: Sequence[float], pad: int, width: int | None
 ) -> Batch:
-    """Lay out samples by kind in rows, with the labels of their answers.
+    """Lay out samples in rows, kind after kind, with labels for their answers.
 
     Args:
-        weights: of every sample, kind after kind: what each of its labels counts.
-        width: of packed rows, as in `lay_out`.
+        groups: samples by kind, in the order of KINDS.
+        weights: per sample, kind after kind, the weight of each of its labels.
+        pad: id of the padding token.
+        width: width of packed rows in tokens, as in `lay_out`.
 
     Returns:
-        `input_ids`, `position_ids`, `owner` as in Rows; `labels` (rows, width), at each position the token
-        that should come next or IGNORED; `weights` (rows, width), fp32; `kinds` (rows,), places in KINDS.
+        `input_ids`, `position_ids` and `owner` as in `Rows`. `labels` (rows, width) is the next token at each
+        position of an answer, IGNORED elsewhere. `weights` (rows, width) is fp32. `kinds` (rows,) are indices
+        in KINDS.
     """
     samples = [sample for group in groups.values() for sample in group]
     shared = [common_prefix([s.prompt for s in group]) if group else 0 for group in groups.values()]
@@ -42,9 +45,9 @@ def lay_out_answers(
     kind_of = [KINDS.index(kind) for kind, group in groups.items() for _ in group]
     kinds = torch.zeros(len(labels), dtype=torch.long)
     for row, owner in enumerate(rows.owner.tolist()):
-        for member in dict.fromkeys(one for one in owner if one >= 0):
+        for member in dict.fromkeys(number for number in owner if number >= 0):
             sample = samples[member]
-            # Its tokens stand together: the last of them is the last of the answer.
+            # A sample's tokens are contiguous and end with its answer. Labels are one position earlier.
             end = len(owner) - owner[::-1].index(member)
             where = slice(end - len(sample.target) - 1, end - 1)
             labels[row, where] = torch.tensor(sample.target)
@@ -54,10 +57,10 @@ def lay_out_answers(
 
 
 class Stream(Dataset[dict[str, Any]]):
-    """Updates in order, each a pure function of the seed and its number, in this process's share.
+    """This process's share of every update, in order.
 
-    An update is a dict: `answers`, where it has samples (the function of that name); `pairs`, its contrastive
-    batches (`contrastive`); `tokens`, those of its samples and sentences in all processes.
+    An update is a dict. `answers` is present if it has samples (see `lay_out_answers`). `pairs` lists its
+    contrastive batches (see `contrastive`). `tokens` counts the tokens of all processes.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class Stream(Dataset[dict[str, Any]]):
         return len(self.plan)
 
     def prepare(self) -> None:
-        """Render and tokenize all task samples of the plan at once."""
+        """Render and tokenize all task samples of the plan."""
         last = max((step.batch for update in self.plan for step in update if step.kind == "task"), default=-1)
         count = (last + 1) * self.task.recipe.samples_per_update
         self.task.prepare(epoch_positions(self.seed, 0, count, len(self.task)))
@@ -87,44 +90,52 @@ class Stream(Dataset[dict[str, Any]]):
     def __getitem__(self, update: int) -> dict[str, Any]:
         groups: dict[str, list[TokenizedSample]] = {kind: [] for kind in KINDS}
         weights: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        made: dict[str, Any] = {"pairs": [], "tokens": 0}
+        content: dict[str, Any] = {"pairs": [], "tokens": 0}
         # A copy counts as much as a task sample, whatever weight the schedule gives the task.
-        of_task = sum(step.weight for step in self.plan[update] if step.kind == "task") or 1.0
+        task_weight = sum(step.weight for step in self.plan[update] if step.kind == "task") or 1.0
         for step in self.plan[update]:
+            # 1. The samples of the step by kind, with the weight of their mean loss in the update. Copies and
+            # texts are weighted by their number relative to the task's samples.
             if step.kind == "task":
                 parts = {"task": (self.task.samples(self.seed, step.batch), step.weight)}
             else:
                 assert self.aligned is not None
                 drawn = self.aligned.draw(self.seed, step.batch)
-                made["pairs"].append(self.contrastive(_part(drawn, step), step.weight, self.rank, self.world))
-                made["tokens"] += made["pairs"][-1].pop("tokens")
+                batch = self.contrastive(_part(drawn, step), step.weight, self.rank, self.world)
+                content["tokens"] += batch.pop("tokens")
+                content["pairs"].append(batch)
                 extra = {"copy": self.aligned.copies(drawn), "text": self.aligned.texts(drawn)}
                 size = self.task.recipe.samples_per_update * step.parts
-                parts = {kind: (samples, of_task * len(samples) / size) for kind, samples in extra.items()}
-            for kind, (samples, factor) in parts.items():
+                parts = {
+                    kind: (samples, task_weight * len(samples) / size) for kind, samples in extra.items()
+                }
+            # 2. This process's share of them. The weight is divided by the labels of all processes, so that
+            # the losses of the processes add up to the mean.
+            for kind, (samples, weight) in parts.items():
                 of_step = _part(samples, step)
                 labels = sum(len(sample.target) for sample in of_step)
-                own = _share(of_step, self.rank, self.world)
-                groups[kind] += own
-                weights[kind] += [factor / labels] * len(own) if labels else []
-                made["tokens"] += labels + sum(len(sample.prompt) for sample in of_step)
+                share = _share(of_step, self.rank, self.world)
+                groups[kind] += share
+                weights[kind] += [weight / labels] * len(share) if labels else []
+                content["tokens"] += labels + sum(len(sample.prompt) for sample in of_step)
+        # 3. One set of rows for all steps and kinds.
         if any(groups.values()):
             flat = [weight for kind in KINDS for weight in weights[kind]]
-            made["answers"] = lay_out_answers(groups, flat, self.pad, self.width)
-        return made
+            content["answers"] = lay_out_answers(groups, flat, self.pad, self.width)
+        return content
 
     def describe(self, update: int) -> str:
-        """Describe the content of an update: its documents, and the first pair."""
-        found = []
+        """Describe an update by its training documents and its first pair, for error messages."""
+        parts = []
         for step in self.plan[update]:
             if step.kind == "task":
                 size = self.task.recipe.samples_per_update
-                where = epoch_positions(self.seed, step.batch * size, size, len(self.task))
-                found.append(f"training documents {', '.join(map(str, sorted(_part(where, step))))}")
+                positions = epoch_positions(self.seed, step.batch * size, size, len(self.task))
+                parts.append(f"training documents {', '.join(map(str, sorted(_part(positions, step))))}")
             elif self.aligned is not None:
                 pair = _part(self.aligned.draw(self.seed, step.batch), step)[0]
-                found.append(f"pairs from {pair.foreign!r} on")
-        return "; ".join(found)
+                parts.append(f"pairs from {pair.foreign!r} on")
+        return "; ".join(parts)
 
     def contrastive(
         self, drawn: Sequence[Pair], weight: float, rank: int = 0, world: int = 1

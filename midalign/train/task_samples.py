@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 
 def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:
     """Return positions start..start+count of endless epochs, each a seeded permutation of range(total)."""
-    found: list[int] = []
-    while len(found) < count:
-        epoch, offset = divmod(start + len(found), total)
+    positions: list[int] = []
+    while len(positions) < count:
+        epoch, offset = divmod(start + len(positions), total)
         order = np.random.default_rng([seed, epoch]).permutation(total)
-        found += order[offset : offset + count - len(found)].tolist()
-    return found
+        positions += order[offset : offset + count - len(positions)].tolist()
+    return positions
 
 
 @dataclass
 class TaskSamples:
-    """The task's training documents in the supervised languages, rendered by lm-eval's own task objects."""
+    """The task's training documents in the supervised languages, rendered by lm-eval's task objects."""
 
     recipe: Recipe
     tokens: SampleTokenizer
     rendered: dict[int, TokenizedSample] = field(default_factory=dict)
-    """By position among `every`."""
+    """Samples by position in `every`."""
 
     @cached_property
     def tasks(self) -> dict[str, Any]:
@@ -49,14 +49,14 @@ class TaskSamples:
 
     @cached_property
     def positions(self) -> Sequence[int]:
-        """Those of `every` to train on: all, or under `too_long: drop` those that are not."""
+        """Positions in `every` to train on: all, or with `too_long: drop` those that fit into max_tokens."""
         if self.recipe.too_long == "truncate":
             return range(len(self.every))
         self._render(range(len(self.every)))
-        found = [position for position in range(len(self.every)) if not self.rendered[position].cut]
-        dropped = len(self.every) - len(found)
-        log.info("%d of %d samples are over max_tokens and left out", dropped, len(self.every))
-        return found
+        kept = [position for position in range(len(self.every)) if not self.rendered[position].cut]
+        dropped = len(self.every) - len(kept)
+        log.info("%d of %d samples are longer than max_tokens and dropped", dropped, len(self.every))
+        return kept
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -68,7 +68,7 @@ class TaskSamples:
         return self.rendered[position]
 
     def prepare(self, numbers: Iterable[int]) -> None:
-        """Load or render samples before they are needed, and keep rendered ones on disk."""
+        """Load samples from the disk cache, or render them and add them to the cache."""
         self._render([self.positions[number] for number in numbers])
 
     def _render(self, positions: Collection[int]) -> None:
@@ -83,14 +83,16 @@ class TaskSamples:
 
     @cached_property
     def _digest(self) -> str:
-        """Over documents, tokenizer and settings, and over how a document of each task is rendered, which
-        shows a prompt that was edited without a word in the task's file."""
+        """Digest of documents, tokenizer, settings and one rendered document per task.
+
+        The latter shows a prompt that has changed outside the task's file.
+        """
         recipe, tokenizer = self.recipe, self.tokens.tokenizer
         first = {id(task): (task, document) for task, document in reversed(self.every)}
         return kept_samples.samples_digest(
             [
                 [[document for _, document in self.every]],
-                [vars(self.render(*one)) for one in reversed(first.values())],
+                [vars(self.render(*entry)) for entry in reversed(first.values())],
                 [recipe.chat_template, recipe.system_instruction, self.tokens.max_tokens],
                 [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.get_vocab()],
             ]
@@ -112,22 +114,23 @@ class TaskSamples:
         if not isinstance(target, str) or not target.strip():
             raise RecipeError(
                 f"{task.config.task}: a training document has no answer (found {target!r}): "
-                f"{prompt[-200:]!r}. Mend or remove it; an answer of nothing teaches to say nothing"
+                f"{prompt[-200:]!r}. Fix or remove it: empty targets teach the model to output nothing"
             )
         return self.tokens.sample(prompt, delimiter + target)
 
     def validation(self, language: str, count: int) -> list[TokenizedSample]:
-        """Return a language's first validation documents, of its tasks in turn, such as of two treebanks.
+        """Return a language's first validation documents, taken from its tasks (such as treebanks) in turn.
 
-        Return none where no task has such a split.
+        The list is empty if no task has a validation split.
         """
         code = harness.task_code(self.recipe.task, language)
         every = harness.expand([harness.stock_task(self.recipe.task, language)])
         names = [name for name in every if code in harness.task_languages(name)]
         tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
         documents = zip_longest(*(task.validation_docs() for task in tasks))
-        found = (pair for turn in documents for pair in zip(tasks, turn, strict=True) if pair[1] is not None)
-        return [self.render(task, document) for task, document in islice(found, count)]
+        rounds = (zip(tasks, turn, strict=True) for turn in documents)
+        present = ((task, document) for turn in rounds for task, document in turn if document is not None)
+        return [self.render(task, document) for task, document in islice(present, count)]
 
     @property
     def _chat_template(self) -> Callable[..., str] | None:

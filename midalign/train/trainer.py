@@ -1,9 +1,8 @@
-"""Two losses on transformers' Trainer: samples through the head, pairs through the trunk alone."""
+"""Transformers' Trainer with two losses: cross entropy of samples, and alignment of sentence pairs."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -11,15 +10,12 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
-from midalign.adapter import PLAIN_STARTS
 from midalign.align.head import IGNORED, frozen_head, label_losses
 from midalign.align.objective import token_deviation
 from midalign.align.packing import attention_windows, model_inputs
@@ -28,21 +24,22 @@ from midalign.align.rows import MULTIPLE, PADDING
 from midalign.align.trunk import states_at_each
 from midalign.train.alignment import AlignmentLoss
 from midalign.train.distributed import gather_rows, sum_in_place, world_size
+from midalign.train.initial_weights import as_base, copy_initial_weights
 from midalign.train.recipe import Align
 from midalign.train.stream import KINDS, Batch
 
 LOSSES = (*KINDS, "alignment", "preservation")
-"""Names of all losses, whichever a process has computed."""
+"""Names of all losses, in the order in which processes sum them."""
 
 ALIGNMENT = "alignment.safetensors"
-"""In a checkpoint, what the alignment learned and remembers."""
+"""File of a checkpoint with the learned temperature and the running means."""
 
 
 class AlignmentTrainer(Trainer):
-    """Trainer whose batches are the updates of a Stream, each with both losses.
+    """Trainer whose batches are the updates of a Stream.
 
-    An update descends its samples' cross entropy + weight x (contrastive + preservation x token
-    preservation), each a mean over all that the update has of it, in all processes.
+    The loss of an update is cross entropy + weight * (contrastive + preservation * token preservation). Each
+    term is a mean over the whole update, in all processes.
     """
 
     def __init__(
@@ -57,9 +54,13 @@ class AlignmentTrainer(Trainer):
     ) -> None:
         """Prepare the trainer.
 
-        `layers` are the numbers of blocks below the aligned states, `languages` the number of aligned
-        languages. `packed` says how the Stream lays out its rows, `max_batch_tokens` how many of their tokens
-        go into one forward.
+        Args:
+            align: settings of the alignment, None without.
+            layers: numbers of blocks below the aligned states.
+            languages: number of aligned languages.
+            packed: whether rows of the Stream hold several samples.
+            max_batch_tokens: tokens per forward pass at most, None for no limit.
+            kwargs: arguments of Trainer.
         """
         self.align, self.layers, self.max_batch_tokens = align, layers, max_batch_tokens
         self.alignment: AlignmentLoss | None = None
@@ -70,7 +71,7 @@ class AlignmentTrainer(Trainer):
         self.head = head.to(torch.bfloat16) if head is not None and self.args.bf16 else head
         self.windows = attention_windows(model) if packed else None
         self.dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
-        self.initial = initial_weights(model)
+        self.initial = copy_initial_weights(model)
         if align is not None:
             hidden = model.config.get_text_config().hidden_size
             self.alignment = AlignmentLoss(align, len(layers), languages, hidden).to(self.args.device)
@@ -78,13 +79,13 @@ class AlignmentTrainer(Trainer):
 
     @property
     def sharded(self) -> bool:
-        """Whether every process holds a part of the weights, and gathers them in its forwards."""
+        """Whether each process holds a shard of the weights and gathers the others in forward passes."""
         return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the updates in order, whole. A process takes its part of each, not every n-th update."""
+        """Return all updates in order. A process takes its share of each, not every n-th update."""
         assert self.train_dataset is not None
-        with self.accelerator.main_process_first():  # the others read what it has put on disk
+        with self.accelerator.main_process_first():  # the others read its disk cache
             self.train_dataset.prepare()
         return DataLoader(
             PrefetchedDataset(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0]
@@ -94,16 +95,16 @@ class AlignmentTrainer(Trainer):
         """Run forward and backward of one update, and return this process's share of its loss."""
         model.train()
         if self.alignment is not None:
-            self.alignment.zero_grad()  # Trainer knows of the model's gradients only
-        # Trainer's own counter, since it is saved with checkpoints.
+            self.alignment.zero_grad()  # Trainer clears the gradients of the model only
+        # Trainer saves this counter with checkpoints.
         self.state.num_input_tokens_seen += inputs.pop("tokens")
         update: dict[str, Any] = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
         losses: Iterable[Tensor] = self.losses_of(self.accelerator.unwrap_model(model), update)
         if self.accelerator.distributed_type is DistributedType.DEEPSPEED:
-            losses = [torch.stack(list(losses)).sum()]  # its every backward ends in a step of the optimizer
+            losses = [torch.stack(list(losses)).sum()]  # its backward pass includes the optimizer step
         for loss in losses:
-            # Sharded training averages gradients by itself; ours are shares of one loss, which add up.
+            # Sharded training averages gradients, but the losses of the processes are shares of a sum.
             self.accelerator.backward(loss * world_size() if self.sharded else loss)
             total += loss.detach()
         if not self.sharded:
@@ -111,7 +112,7 @@ class AlignmentTrainer(Trainer):
         return total
 
     def add_up_gradients(self) -> None:
-        """Sum the gradients of all processes; one that had no sample of a kind counts as zero."""
+        """Sum gradients over processes. A process without samples of a kind counts as zero."""
         if world_size() > 1:
             for parameter in self.trained_parameters():
                 if parameter.grad is None:
@@ -119,7 +120,7 @@ class AlignmentTrainer(Trainer):
             sum_in_place([p.grad for p in self.trained_parameters() if p.grad is not None])
 
     def losses_of(self, model: nn.Module, update: Mapping[str, Any]) -> Iterator[Tensor]:
-        """Yield the update's loss in terms that add up. Each goes backward before the next is computed."""
+        """Yield the terms of the update's loss. Running backward after each frees its activations."""
         if "answers" in update:
             for rows in split_rows(update["answers"], self.max_batch_tokens):
                 with self.compute_loss_context_manager():
@@ -130,18 +131,26 @@ class AlignmentTrainer(Trainer):
 
     def answer_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the weighted sum of the labels' cross entropy."""
+        # 1. Cross entropy per label. Logits are computed at labelled positions only.
         losses = label_losses(model, self.inputs_of(batch), batch["labels"], self.head)
+        # 2. Note the unweighted loss of each kind for the log.
         labelled = batch["labels"] != IGNORED
         kinds = batch["kinds"].unsqueeze(1).expand_as(labelled)[labelled]
         for number in batch["kinds"].unique().tolist():
-            own = losses.detach()[kinds == number]
-            self.note(KINDS[number], own.sum(), len(own))
+            of_kind = losses.detach()[kinds == number]
+            self.note(KINDS[number], of_kind.sum(), len(of_kind))
+        # 3. The weights hold the division by the number of labels (see `Stream.__getitem__`).
         return (losses * batch["weights"][labelled].to(losses.dtype)).sum()
 
     def align_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the weighted contrastive loss, with token preservation if the recipe asks for it."""
+        """Return the weighted contrastive loss, with token preservation if the recipe asks for it.
+
+        All processes compute the loss of the whole batch, each with gradients for its own sentences.
+        """
         assert self.align is not None
         assert self.alignment is not None
+        # 1. Embed this process's sentences. With several parts, activations are kept for one part at a time,
+        # and the loss is still that of the whole batch, as in GradCache (arXiv 2101.06983).
         parts = split_rows(batch["rows"], self.max_batch_tokens)
         sentences = 2 * len(batch["same"]) // world_size()
         references = [self.reference(model, rows) for rows in parts]
@@ -149,13 +158,17 @@ class AlignmentTrainer(Trainer):
         for rows, reference in zip(parts, references, strict=True):
             if len(parts) == 1:
                 embedded.append(self.embed(model, rows, reference, sentences))
-            else:  # as GradCache (arXiv 2101.06983): one part's activations at a time, the whole batch's loss
+            else:
                 again = checkpoint(self.embed, model, rows, reference, sentences, use_reentrant=False)
                 embedded.append(again)
+        # 2. Each sentence is in one part and zero in the others. The rows are foreign sentences, then their
+        # other sides.
         foreign, english = torch.stack([pooled for pooled, _, _ in embedded]).sum(0).chunk(2)
         loss = self.alignment(gather_rows(foreign), gather_rows(english), batch["languages"], batch["same"])
         self.note("alignment", loss.detach())
-        loss = loss / world_size()  # every process has the whole of it
+        loss = loss / world_size()  # gradients are summed over processes, and each has the whole loss
+        # 3. Token preservation: how far tokens moved, relative to the variance of the base's states in all
+        # processes.
         if self.align.preservation:
             moved = torch.stack([moved for _, moved, _ in embedded]).sum(0)
             variance = torch.stack([variance for _, _, variance in embedded]).sum(0).detach()
@@ -171,8 +184,8 @@ class AlignmentTrainer(Trainer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return pooled states, how far tokens moved, and the variance of the reference.
 
-        The states are (sentences, layers, hidden), zeros for sentences in other rows. The others are by layer
-        (`token_deviation`).
+        The pooled states (sentences, layers, hidden) are zero for sentences in other rows. Movement and
+        variance (layers,) are those of `token_deviation`, zero without a reference.
         """
         assert self.align is not None
         states = states_at_each(model, self.inputs_of(rows), self.layers)
@@ -184,14 +197,14 @@ class AlignmentTrainer(Trainer):
         else:
             pooled = [mean_of_own(state, owner, kept, sentences) for state in states]
         if reference is None:
-            nothing = pooled[0].new_zeros(len(states))
-            return torch.stack(pooled, 1), nothing, nothing
+            zeros = pooled[0].new_zeros(len(states))
+            return torch.stack(pooled, 1), zeros, zeros
         pairs = zip(states, reference, strict=True)
         moved, variance = zip(*(token_deviation(*pair, owner, words) for pair in pairs), strict=True)
         return torch.stack(pooled, 1), torch.stack(moved), torch.stack(variance)
 
     def reference(self, model: nn.Module, rows: Batch) -> list[Tensor] | None:
-        """Return the base's states if token preservation needs them."""
+        """Return the base's states of each layer, None without token preservation."""
         assert self.align is not None
         if not self.align.preservation:
             return None
@@ -199,7 +212,7 @@ class AlignmentTrainer(Trainer):
             return states_at_each(model, self.inputs_of(rows), self.layers)
 
     def initial_by_name(self) -> dict[str, Tensor]:
-        """Return `initial` under the names that peft writes to disk."""
+        """Return `initial` by the names of weights in peft's files."""
         names = self.model.named_parameters()
         return {
             name.replace(".default", ""): self.initial[weight]
@@ -212,12 +225,12 @@ class AlignmentTrainer(Trainer):
         return model_inputs(rows, self.windows, torch.bfloat16 if self.args.bf16 else self.dtype)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Return the model's trained parameters, and the temperature if it is learned."""
+        """Return the trained parameters of the model, and the temperature if it is learned."""
         modules = [self.model, *([self.alignment] if self.alignment is not None else [])]
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def create_optimizer(self, *arguments: Any, **keywords: Any) -> torch.optim.Optimizer:
-        """Create Trainer's optimizer, with the temperature if it is learned."""
+        """Create Trainer's optimizer, and add the temperature if it is learned."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **keywords)
         learned = list(self.alignment.parameters()) if self.alignment is not None else []
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -226,9 +239,9 @@ class AlignmentTrainer(Trainer):
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as Trainer does, with the state of the alignment. Sharded weights are gathered.
+        """Save as Trainer does, with the state of the alignment.
 
-        In a checkpoint (`_internal_call`) Trainer keeps a process's share of them as it is.
+        Sharded weights are gathered, except in checkpoints (`_internal_call`), which Trainer saves by shard.
         """
         if self.is_fsdp_enabled and not _internal_call:
             weights = self.accelerator.get_state_dict(self.model)
@@ -238,23 +251,24 @@ class AlignmentTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         state = self.alignment.state_dict() if self.alignment is not None else {}
         if state and self.args.should_save and output_dir is not None:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)  # a sharded checkpoint's comes later
+            # Trainer creates the folder of a sharded checkpoint later.
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
             save_file(state, Path(output_dir) / ALIGNMENT)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load as Trainer does, with the alignment's state. Every way of launching calls this on resuming."""
+        """Load as Trainer does, and load the alignment's state. Every launcher calls this when it resumes."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.alignment is not None and checkpoint is not None and (Path(checkpoint) / ALIGNMENT).is_file():
             self.alignment.load_state_dict(load_file(Path(checkpoint) / ALIGNMENT))
 
     def validation_loss(self, batch: Batch) -> float:
-        """Sum of the labels' cross entropy."""
+        """Return the summed cross entropy of the labels, without gradients."""
         batch = self._prepare_inputs(batch)
         with torch.no_grad():
             return float(label_losses(self.model, self.inputs_of(batch), batch["labels"], self.head).sum())
 
     def alignment_loss(self, batch: Mapping[str, Any]) -> float:
-        """Return the unweighted contrastive loss of pairs that all processes have, without gradients."""
+        """Return the unweighted contrastive loss without gradients. All processes hold the whole batch."""
         assert self.alignment is not None
         batch = self._prepare_inputs(dict(batch))
         self.alignment.eval()
@@ -265,16 +279,16 @@ class AlignmentTrainer(Trainer):
         return float(loss)
 
     def gradients_of(self, update: Mapping[str, Any]) -> list[Tensor | None]:
-        """Return each trained parameter's gradient from parts of an update, summed over all processes.
+        """Return the gradient of each trained parameter for a part of an update, summed over processes.
 
-        To be called between updates. Training goes on as if this had not been called: noted losses and the
-        running means of languages are as before, and gradients are cleared.
+        Call it between updates. It restores noted losses and running means, and clears gradients, so that
+        training continues unchanged.
         """
         noted = {name: list(values) for name, values in self.losses.items()}
         remembered = deepcopy(self.alignment.state_dict()) if self.alignment is not None else {}
         parameters = self.trained_parameters()
         for parameter in parameters:
-            parameter.grad = None  # the temperature's is kept until the next update
+            parameter.grad = None  # the temperature's gradient of the last update is still there
         for loss in self.losses_of(self.model, self._prepare_inputs(dict(update))):
             self.accelerator.backward(loss)
         if not self.sharded:
@@ -289,102 +303,57 @@ class AlignmentTrainer(Trainer):
         return gradients
 
     def log_measures(self, measures: Mapping[str, float | None]) -> None:
-        """Log measures where the recipe reports to (comet_ml, tensorboard, wandb)."""
+        """Log measures to the trackers in the recipe's `report_to`."""
         if self.args.report_to:
             self.log({name: value for name, value in measures.items() if value is not None})
 
     def note(self, name: str, total: Tensor, count: float = 1) -> None:
-        """Keep a sum of losses and their number until `take_losses`."""
+        """Add a sum of losses and their number to those of `take_losses`."""
         self.losses[name].append((total.double(), count))
 
     def take_losses(self) -> dict[str, float]:
         """Return the mean of each loss since the last call, over all processes.
 
-        Every process sums all of LOSSES: an update may give one of them no pair or no copy.
+        All processes sum all LOSSES in the same order, even those without samples of a kind.
         """
-        place = self.args.device if world_size() > 1 else "cpu"
+        device = self.args.device if world_size() > 1 else "cpu"
         sums = torch.zeros(len(LOSSES), 2, dtype=torch.float64)
         for row, name in zip(sums, LOSSES, strict=True):
             for total, count in self.losses[name]:
                 row += torch.tensor([float(total), count])
         self.losses.clear()
-        sums = sums.to(place)
+        sums = sums.to(device)
         sum_in_place([sums])
         means = zip(LOSSES, sums.tolist(), strict=True)
         return {name: total / count for name, (total, count) in means if count}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: Trainer's formula would count the head and all blocks for every batch."""
+        """Return 0, since Trainer's estimate counts the head and all blocks for every batch."""
         return 0
 
 
-def starts_in_base(model: nn.Module) -> bool:
-    """Return whether the adapter starts as a part of the base's weights, which peft takes out of them."""
-    configs = getattr(model, "peft_config", {})
-    return any(config.init_lora_weights not in PLAIN_STARTS for config in configs.values())
-
-
-def initial_weights(model: nn.Module) -> dict[nn.Parameter, Tensor]:
-    """Return copies of the trained weights, where the base needs them to answer as it did.
-
-    It does if the adapter starts as a part of its weights, or if its biases are trained.
-    """
-    configs = getattr(model, "peft_config", {})
-    if not starts_in_base(model) and all(config.bias == "none" for config in configs.values()):
-        return {}
-    return {weight: weight.detach().clone() for weight in model.parameters() if weight.requires_grad}
-
-
-@contextmanager
-def as_base(model: nn.Module, initial: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """Let the model answer as its base: with `initial` weights, and without an adapter that is no part of it.
-
-    peft's `disable_adapter` also turns `requires_grad` off and on. FSDP would toggle the gathered weights and
-    leave the sharded ones frozen.
-    """
-    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
-    dropouts = [d for layer in layers for d in getattr(layer, "lora_dropout", nn.ModuleDict()).values()]
-    trained = {weight: weight.data for weight in initial}
-    training = [dropout.training for dropout in dropouts]
-    for weight, value in initial.items():
-        weight.data = value
-    for dropout in dropouts:
-        dropout.eval()
-    for layer in layers:
-        layer._disable_adapters = not starts_in_base(model)
-    try:
-        yield
-    finally:
-        for weight, value in trained.items():
-            weight.data = value
-        for dropout, trains in zip(dropouts, training, strict=True):
-            dropout.train(trains)
-        for layer in layers:
-            layer._disable_adapters = False
-
-
 class PrefetchedDataset(Dataset[dict[str, Any]]):
-    """A dataset read in order, whose next item is made while the last one is worked on."""
+    """A dataset read in order, whose next item is made in a thread while the current one is used."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.maker = ThreadPoolExecutor(1)
-        self.made: dict[int, Future[dict[str, Any]]] = {}
+        self.executor = ThreadPoolExecutor(1)
+        self.pending: dict[int, Future[dict[str, Any]]] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        now = self.made.pop(index, None) or self.maker.submit(self.dataset.__getitem__, index)
+        current = self.pending.pop(index, None) or self.executor.submit(self.dataset.__getitem__, index)
         if index + 1 < len(self.dataset):
-            self.made = {index + 1: self.maker.submit(self.dataset.__getitem__, index + 1)}
-        return now.result()
+            self.pending = {index + 1: self.executor.submit(self.dataset.__getitem__, index + 1)}
+        return current.result()
 
 
 def split_rows(rows: Batch, budget: int | None) -> list[Batch]:
-    """Split rows into batches of at most `budget` tokens, or of one row, and trim padding.
+    """Split rows into batches of at most `budget` tokens or one row, and trim their padding.
 
-    None: one batch.
+    Without a budget there is one batch.
     """
     if budget is None:
         return [rows]
@@ -396,10 +365,10 @@ def split_rows(rows: Batch, budget: int | None) -> list[Batch]:
             cuts.append(row)
             widest = 0
         widest = max(widest, width)
-    found = []
+    batches = []
     for start, end in pairwise([*cuts, len(lengths)]):
         width = -(-max(lengths[start:end]) // MULTIPLE) * MULTIPLE
-        found.append(
+        batches.append(
             {name: t[start:end, :width] if t.dim() == 2 else t[start:end] for name, t in rows.items()}
         )
-    return found
+    return batches

@@ -94,7 +94,7 @@ def test_records_of_an_earlier_form_of_the_sweep_are_left_aside(tmp_path):
         recipe="g-aligned=de",
         seed=1,
     )
-    with pytest.raises(RecordError, match=r"baseline-seed1\.json and one-seed1\.json have other items"):
+    with pytest.raises(RecordError, match=r"baseline-seed1\.json and one-seed1\.json have different items"):
         read_results(points, tmp_path)
 
 

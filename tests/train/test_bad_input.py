@@ -152,10 +152,16 @@ def test_pairs_that_do_not_share_out():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["max_batch_tokens=2048"], "different numbers of forwards: take recompute=true"),
-        (["samples_per_update=3"], "samples_per_update=3 leaves some without: 4 do"),
-        (["samples_per_update=7", "align.alternate=micro", "align.cycles=2"], "leaves some without: 8 do"),
-        (["align.learn_temperature=true"], "learn_temperature is no weight of the model"),
+        (["max_batch_tokens=2048"], "different numbers of forward passes. Set recompute=true"),
+        (
+            ["samples_per_update=3"],
+            "samples_per_update=3 leaves some without a sample. Set samples_per_update=4",
+        ),
+        (
+            ["samples_per_update=7", "align.alternate=micro", "align.cycles=2"],
+            "Set samples_per_update=8 or more",
+        ),
+        (["align.learn_temperature=true"], "learn_temperature adds a weight outside the model"),
     ],
 )
 def test_what_sharded_processes_cannot_do(changes, message):
@@ -173,7 +179,7 @@ def test_deepspeed_that_parts_the_base_is_refused(monkeypatch, tmp_path):
 def test_a_base_without_chat_template(mini):
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tokenizer.chat_template = None
-    with pytest.raises(RecipeError, match="the tokenizer of mini has none: set chat_template=false"):
+    with pytest.raises(RecipeError, match=r"the tokenizer of mini has none\. Set chat_template=false"):
         recipe_checks.check_template(load_recipe("mini", ["chat_template=true"]), tokenizer)
 
 
@@ -193,7 +199,7 @@ def test_a_tokenizer_that_lost_its_bos(mini, monkeypatch):
             return {"input_ids": mini[1](text)["input_ids"][1:]}
 
     with pytest.raises(
-        BaseModelError, match=r"puts no BOS .* 1.95 bits a character without it and 0.99 with it"
+        BaseModelError, match=r"puts no BOS .* 1.95 bits per character without it and 0.99 with it"
     ):
         base_model.check_bos("mini", mini[0], Lost())
 
@@ -209,7 +215,7 @@ def test_samples_that_are_too_long_are_cut_or_left_out_and_counted(mini, caplog)
     with caplog.at_level("INFO"):
         kept = len(dropping)
     assert 0 < kept < 6000
-    assert f"{6000 - kept} of 6000 samples are over max_tokens and left out" in caplog.text
+    assert f"{6000 - kept} of 6000 samples are longer than max_tokens and dropped" in caplog.text
     assert not any(dropping[position].cut for position in range(0, kept, 50))
     with pytest.raises(RecipeError, match=r"an answer takes \d+ tokens, and max_tokens is 4"):
         SampleTokenizer(mini[1], 4).sample("Slots:", " genre: jazz; device: TV")

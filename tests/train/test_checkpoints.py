@@ -29,11 +29,11 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path, caplog):
     for step in (9, 50, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    checkpoints.seal(tmp_path / "checkpoint-9")
+    checkpoints.seal_checkpoint(tmp_path / "checkpoint-9")
     (tmp_path / "checkpoint-50" / "files.json").write_text('{"trainer_state.json": ')
     assert checkpoints.last_intact_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
-    assert "checkpoint-100 is removed, because it was not finished: it has no files.json" in caplog.text
+    assert "checkpoint-100 is removed, because it is incomplete: it has no files.json" in caplog.text
     assert "checkpoint-50 is removed, because its files.json is not JSON" in caplog.text
     assert "Training resumes after update 9" in caplog.text
 
@@ -59,7 +59,7 @@ def interrupted(output, at):
         ("optimizer.pt", "optimizer.pt is missing"),
         ("scheduler.pt", "scheduler.pt is missing"),
         ("rng_state.pth", "rng_state.pth is missing"),
-        ("adapter_model.safetensors", "adapter_model.safetensors is not as it was written"),
+        ("adapter_model.safetensors", "adapter_model.safetensors has changed"),
     ],
 )
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, name, damage):

@@ -223,7 +223,7 @@ def test_a_sharded_run_is_killed_resumed_and_saved_whole(tmp_path):
 
     refused = run(*sharded, "align.learn_temperature=true")
     assert refused.returncode == 1
-    assert "align.learn_temperature is no weight of the model" in refused.stderr
+    assert "align.learn_temperature adds a weight outside the model" in refused.stderr
 
     work = tmp_path / "sharded" / "adapters" / ".aligned-seed1.training"
     process = subprocess.Popen(sharded, env=ENVIRONMENT, stderr=subprocess.DEVNULL, start_new_session=True)

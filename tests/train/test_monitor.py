@@ -311,8 +311,11 @@ def test_measurements_without_a_value_are_neither_better_nor_worse():
     ("settings", "message"),
     [
         ("stop_on: task_los/aligned", "no measure 'task_los/aligned'. Did you mean task_loss"),
-        ("stop_on: length_ratio/aligned, generate: 2", "length_ratio has no better end"),
-        ("stop_on: gradient_cosine", "gradient_cosine has no better end"),
+        (
+            "stop_on: length_ratio/aligned, generate: 2",
+            "values of length_ratio are better",
+        ),
+        ("stop_on: gradient_cosine", "neither high nor low values of gradient_cosine are better"),
         ("stop_on: slot_f1/aligned", "slot_f1/aligned is a score of generated answers: set monitor.generate"),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_run_is_stopped_before_training(stolen: str, tmp_path: Path) -> None:
     task = ["task=midalign_mini_mt", "evaluation.languages=[de]"]
     done = start("midalign.cli.train", *SMALL, *task, stolen, f"output={tmp_path / 'run'}")
     assert done.returncode == 1
-    assert "the training text holds what is evaluated" in done.stderr
+    assert "the training text contains evaluation text" in done.stderr
     assert "300 of 300 texts of mini test, en (midalign_mini_mt_de-en and 1 more)" in done.stderr
     assert any(item.utterance in done.stderr for item in mini.items("en", "test"))
     assert "allow_overlap=true" in done.stderr

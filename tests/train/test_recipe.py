@@ -36,9 +36,9 @@ def test_overrides_reach_into_sections_and_win_over_recipe_and_preset():
         ("updates=many", "updates: Input should be a valid integer.*found 'many'"),
         ("aligned=[en, de]", "en cannot be both supervised and aligned"),
         ("arms={aligned: {wait: 1}}", "wait"),
-        ("preset=papre", "No preset 'papre'; expected one of default, paper"),
-        ("updates", "expected key=value"),
-        ("name.first=1", "name has no keys below it"),
+        ("preset=papre", "No preset 'papre'. Expected one of default, paper"),
+        ("updates", "Expected key=value"),
+        ("name.first=1", "name has no nested keys"),
         ("updates=0", "greater than 0"),
         ("dtype=float16", "dtype: Input should be 'auto', 'bfloat16' or 'float32'"),
     ],
@@ -61,7 +61,7 @@ def test_files(tmp_path):
     with pytest.raises(RecipeError, match="is not YAML"):
         load_recipe(str(path))
     path.write_text("")
-    with pytest.raises(RecipeError, match="holds no keys"):
+    with pytest.raises(RecipeError, match="has no keys"):
         load_recipe(str(path))
     path.write_text(yaml.safe_dump({"name": "mine", "base": "mini", "task": "midalign_mini_slot"}))
     with pytest.raises(RecipeError, match="supervised is missing"):

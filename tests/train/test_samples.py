@@ -94,4 +94,4 @@ def test_a_damaged_file_is_made_again_and_a_full_cache_is_no_obstacle(tmp_path, 
     (tmp_path / "file").touch()
     monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path / "file"))
     made().prepare(range(5))
-    assert "not kept for the next run" in caplog.text
+    assert "were not cached for the next run" in caplog.text

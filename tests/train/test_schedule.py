@@ -82,7 +82,7 @@ def test_every_arm_sees_the_task_whole_and_in_order_and_no_pairs_twice(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alternate": "micro", "cycles": 3}, "does not part into 3"),
+        ({"alternate": "micro", "cycles": 3}, "cannot be divided into 3 parts"),
         ({"layer": [2, 4], "layer_weights": [1.0]}, "2 layers have 1 layer_weights"),
     ],
 )

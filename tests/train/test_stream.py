@@ -258,7 +258,7 @@ def test_a_number_of_pairs_is_the_same_sentences_in_all_languages_and_part_of_a_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["align.pairs_a_language=3"], r"3 pairs a language, .* has 2 of hi.*pairs_a_language=2, or null"),
+        (["align.pairs_a_language=3"], r"3 pairs per language, .* has 2 of hi.*pairs_a_language=2, or null"),
         (["align.held_out=2"], "2 held out, has no pairs of hi to train on"),
         (["align.multiway=true", "align.pairs_per_update=6"], "draws 6 pairs .* has 5"),
     ],
@@ -323,7 +323,7 @@ def test_multiway_without_shared_sentences_is_refused_and_with_few_warned_of(tmp
     for code in ("de", "tr", "hi"):
         (tmp_path / f"{code}.tsv").write_text("".join(f"{code} {i}\t{code} {i} en\n" for i in range(9)))
     changes = [f"align.pairs={tmp_path}/{{language}}.tsv", "align.multiway=true", "align.pairs_per_update=4"]
-    with pytest.raises(RecipeError, match="is there in two of the aligned languages"):
+    with pytest.raises(RecipeError, match="has translations in two aligned languages"):
         check_roles(load_recipe("mini", changes))
     (tmp_path / "hi.tsv").write_text("hi 0\tde 0 en\n")
     check_roles(load_recipe("mini", changes))

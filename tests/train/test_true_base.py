@@ -12,11 +12,10 @@ from transformers import AutoModelForCausalLM
 from midalign import adapter
 from midalign.errors import RecipeError
 from midalign.train.base_model import with_adapter
-from midalign.train.plain import plain_copy
+from midalign.train.initial_weights import as_base, copy_initial_weights, write_plain_copy
 from midalign.train.progress import TrainProgress
 from midalign.train.recipe import Lora, load_recipe
 from midalign.train.run import train_recipe
-from midalign.train.trainer import as_base, initial_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 from tiny_models import make_base
@@ -68,7 +67,7 @@ def moved(model: Any) -> None:
 def test_the_reference_is_the_base_as_it_was(fields: dict[str, Any], base: Path) -> None:
     expected = states(fresh(base))
     model = with_adapter(fresh(base), lora(**fields)).train()
-    initial = initial_weights(model)
+    initial = copy_initial_weights(model)
     for _ in range(2):
         moved(model)
         trained = states(model.eval())
@@ -93,10 +92,10 @@ def test_what_starts_as_a_part_of_the_base_is_written_as_plain_lora(
 ) -> None:
     model = with_adapter(fresh(base), lora(**fields))
     names = {weight: name for name, weight in model.named_parameters()}
-    initial = {names[w].replace(".default", ""): value for w, value in initial_weights(model).items()}
+    initial = {names[w].replace(".default", ""): value for w, value in copy_initial_weights(model).items()}
     moved(model)
     model.save_pretrained(tmp_path / "trained")
-    plain = plain_copy(tmp_path / "trained", tmp_path / "plain", initial)
+    plain = write_plain_copy(tmp_path / "trained", tmp_path / "plain", initial)
     assert adapter.config(plain)["init_lora_weights"] is True
     again = peft.PeftModel.from_pretrained(fresh(base), plain)
     torch.testing.assert_close(states(again.eval()), states(model.eval()), rtol=1e-4, atol=1e-4)
