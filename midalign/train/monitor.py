@@ -22,13 +22,13 @@ from midalign.train.evaluation_command import evaluation_command
 from midalign.train.initial_weights import starts_in_base, write_plain_copy
 from midalign.train.monitor_measures import (
     HIGHER_IS_BETTER,
-    Measurement,
+    MeasuredValue,
     best_update,
     gradient_cosine,
     measure_direction,
     name_measures,
     pair_retrieval,
-    read_measurements,
+    read_measured_values,
 )
 from midalign.train.progress import TRAINING_LOG, Measures, TrainingLog
 from midalign.train.recipe import Evaluation
@@ -94,13 +94,13 @@ class Monitor(TrainerCallback):
         """Measure, log the measures, keep the weights if they are the best so far, and stop if due."""
         # 1. Restore the random state afterwards, so that monitoring does not change dropout.
         with torch.random.fork_rng():
-            figures, others = self.figures(), self._gradient_cosine()
+            measured, others = self.measure_held_out(), self._gradient_cosine()
         if self.settings.generate and update:  # the untrained adapter answers as the base
-            figures += self._generated(update)
+            measured += self._score_generated(update)
         # 2. Average by language and role, as the leaderboard does.
         recipe = self.arm.recipe
         measures = name_measures(
-            figures, record.Roles(supervised=recipe.supervised, aligned=recipe.aligned, unseen=[])
+            measured, record.Roles(supervised=recipe.supervised, aligned=recipe.aligned, unseen=[])
         )
         measures |= others
         if not update and others == {"gradient_cosine": None}:
@@ -120,28 +120,27 @@ class Monitor(TrainerCallback):
         if stop_on not in measures:
             raise RecipeError(f"monitor.stop_on: no measure {stop_on!r}; there are {', '.join(measures)}")
         if self.best is not None and self.best[0] == update:
-            self._keep()
+            self._keep_best()
         if self.ended:
             control.should_training_stop = True
 
-    def figures(self) -> list[Measurement]:
+    def measure_held_out(self) -> list[MeasuredValue]:
         """Measure losses, retrieval and bits per character by language."""
         model = self.arm.trainer.accelerator.unwrap_model(self.arm.trainer.model)
         model.eval()
-        measurements = [
-            Measurement("task_loss", language, "", self._task_loss(samples))
+        measured = [
+            MeasuredValue("task_loss", language, "", self._task_loss(samples))
             for language, samples in self.samples.items()
             if samples
         ]
         for language, pairs in self.held_out.items():
             if pairs:
-                measurements += (
-                    Measurement(name, language, "", value) for name, value in self._of_pairs(model, pairs)
-                )
+                values = self._measure_pairs(model, pairs)
+                measured += (MeasuredValue(name, language, "", value) for name, value in values)
         model.train()
-        return measurements
+        return measured
 
-    def _of_pairs(self, model: nn.Module, pairs: "Sequence[Pair]") -> Iterator[tuple[str, float]]:
+    def _measure_pairs(self, model: nn.Module, pairs: "Sequence[Pair]") -> Iterator[tuple[str, float]]:
         """Yield names and values of the measures on a language's held-out pairs."""
         tokens = self.arm.tokens
         yield "retrieval", pair_retrieval(model, tokens, pairs, [self.arm.layer])[0]
@@ -168,9 +167,8 @@ class Monitor(TrainerCallback):
         total, size = 0.0, (self.arm.align or self.arm.recipe.align).pairs_per_update
         for start in range(0, len(pairs), size):
             of_batch = pairs[start : start + size]
-            total += self.arm.trainer.alignment_loss(self.arm.stream.contrastive(of_batch, 1.0)) * len(
-                of_batch
-            )
+            batch = self.arm.stream.contrastive(of_batch, 1.0)
+            total += self.arm.trainer.alignment_loss(batch) * len(of_batch)
         return total / len(pairs)
 
     def _gradient_cosine(self) -> Measures:
@@ -182,9 +180,8 @@ class Monitor(TrainerCallback):
         if self.arm.align is None:
             return {}
         trainer, stream = self.arm.trainer, self.arm.stream
-        if (
-            trainer.accelerator.distributed_type == "DEEPSPEED"
-        ):  # its backward pass includes the optimizer step
+        # DeepSpeed's backward pass includes the optimizer step.
+        if trainer.accelerator.distributed_type == "DEEPSPEED":
             return {"gradient_cosine": None}
         kinds = [{step.kind for step in steps} for steps in stream.plan]
         both = [update for update, of_update in enumerate(kinds) if len(of_update) == 2]
@@ -199,12 +196,12 @@ class Monitor(TrainerCallback):
         pair_gradients = trainer.gradients_of({"pairs": stream[of_pairs[0]]["pairs"]})
         return {"gradient_cosine": gradient_cosine(sample_gradients, pair_gradients)}
 
-    def _generated(self, update: int) -> list[Measurement]:
+    def _score_generated(self, update: int) -> list[MeasuredValue]:
         """Score generated answers of the current adapter with the task's metrics, in a fresh process."""
         results, adapter = self.work / "monitor", self.work / f"update-{update}"
         trainer, saved = self.arm.trainer, self.work / "measured"
         trainer.save_model(str(saved))
-        measurements: list[list[Measurement]] = [[]]
+        measured: list[list[MeasuredValue]] = [[]]
         if trainer.is_world_process_zero():
             # Remove what an earlier attempt at this update left.
             shutil.rmtree(adapter, ignore_errors=True)
@@ -217,12 +214,9 @@ class Monitor(TrainerCallback):
             recipe = self.arm.recipe
             trained = [*recipe.supervised, *recipe.aligned]
             languages = list(dict.fromkeys(harness.task_code(recipe.task, language) for language in trained))
+            limit = self.settings.generate
             evaluation = Evaluation(
-                base=False,
-                languages=languages,
-                split="validation",
-                limit=self.settings.generate,
-                engine="hf",
+                base=False, languages=languages, split="validation", limit=limit, engine="hf"
             )
             evaluated = recipe.model_copy(update={"evaluation": evaluation})
             command = evaluation_command(evaluated, [adapter], results)
@@ -230,13 +224,13 @@ class Monitor(TrainerCallback):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"the evaluation at update {update} failed:\n{done.stderr[-2000:]}")
-            measurements = [read_measurements(results, adapter.name)]
+            measured = [read_measured_values(results, adapter.name)]
             shutil.rmtree(adapter)
         if world_size() > 1:
-            dist.broadcast_object_list(measurements)
-        return measurements[0]
+            dist.broadcast_object_list(measured)
+        return measured[0]
 
-    def _keep(self) -> None:
+    def _keep_best(self) -> None:
         """Save the current adapter as the best one so far."""
         fresh, kept = self.work / "best.partial", self.work / "best"
         self.arm.trainer.save_model(str(fresh))

@@ -29,7 +29,7 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
 """Measures that need no generation. None if neither direction is better."""
 
 
-class Measurement(NamedTuple):
+class MeasuredValue(NamedTuple):
     """One measured value."""
 
     measure: str
@@ -111,20 +111,20 @@ def best_update(
     return values[best][0], len(values) - 1 - best
 
 
-def name_measures(figures: Sequence[Measurement], roles: record.Roles) -> Measures:
+def name_measures(measured: Sequence[MeasuredValue], roles: record.Roles) -> Measures:
     """Return values by `<measure>/<language>` and `<measure>/<role>`.
 
     Both are means over tasks, as on the leaderboard. If a language has several tasks, such as two treebanks,
     their values are added as `<measure>/<task>`. A mean is None if one of its values is None.
     """
     parts: dict[str, list[float | None]] = {}
-    for figure in figures:
-        for group in (figure.language, roles.of(figure.language)):
-            parts.setdefault(f"{figure.measure}/{group}", []).append(figure.value)
+    for entry in measured:
+        for group in (entry.language, roles.of(entry.language)):
+            parts.setdefault(f"{entry.measure}/{group}", []).append(entry.value)
     by_task = {
-        f"{figure.measure}/{figure.task}": figure.value
-        for figure in figures
-        if len(parts[f"{figure.measure}/{figure.language}"]) > 1
+        f"{entry.measure}/{entry.task}": entry.value
+        for entry in measured
+        if len(parts[f"{entry.measure}/{entry.language}"]) > 1
     }
     return by_task | {name: _mean(values) for name, values in parts.items()}
 
@@ -134,12 +134,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def read_measurements(results: Path, adapter: str) -> list[Measurement]:
+def read_measured_values(results: Path, adapter: str) -> list[MeasuredValue]:
     """Return the metrics of all tasks from the adapter's record in `results`."""
     records = [json.loads(path.read_text("utf-8")) for path in results.glob(f"*{record.SUFFIX}")]
     (scored,) = [entry for entry in records if entry["adapter"] and entry["adapter"]["name"] == adapter]
     return [
-        Measurement(metric, task["language"], name, score["value"])
+        MeasuredValue(metric, task["language"], name, score["value"])
         for name, task in scored["tasks"].items()
         for metric, score in task["metrics"].items()
     ]

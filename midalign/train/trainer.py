@@ -87,9 +87,8 @@ class AlignmentTrainer(Trainer):
         assert self.train_dataset is not None
         with self.accelerator.main_process_first():  # the others read its disk cache
             self.train_dataset.prepare()
-        return DataLoader(
-            PrefetchedDataset(self.train_dataset), batch_size=1, collate_fn=lambda batch: batch[0]
-        )
+        updates = PrefetchedDataset(self.train_dataset)
+        return DataLoader(updates, batch_size=1, collate_fn=lambda batch: batch[0])
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> Tensor:
         """Run forward and backward of one update, and return this process's share of its loss."""

@@ -29,7 +29,7 @@ from midalign.train import monitor as monitoring
 from midalign.train.build import Arm
 from midalign.train.monitor import Monitor
 from midalign.train.monitor_measures import (
-    Measurement,
+    MeasuredValue,
     best_update,
     gradient_cosine,
     name_measures,
@@ -194,13 +194,13 @@ def test_what_is_published_and_said_of_it_are_of_the_best_update(tiny, tmp_path,
         measure(self, update, control)
 
     monkeypatch.setattr(Monitor, "_measure", scripted)
-    monkeypatch.setattr(Monitor, "figures", lambda _: [])
+    monkeypatch.setattr(Monitor, "measure_held_out", lambda _: [])
     monkeypatch.setattr(Monitor, "_gradient_cosine", lambda _: {})
     monkeypatch.setattr(
         Monitor,
-        "_generated",
+        "_score_generated",
         lambda _, update: [
-            Measurement("values_not_in_utterance", "en", "midalign_mini_slot_en", faults[update - 1])
+            MeasuredValue("values_not_in_utterance", "en", "midalign_mini_slot_en", faults[update - 1])
         ],
     )
 
@@ -252,13 +252,13 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", parsed)
-    monkeypatch.setattr(monitoring, "read_measurements", lambda *_: [])
+    monkeypatch.setattr(monitoring, "read_measured_values", lambda *_: [])
     changes = ["chat_template=true", "system_instruction='Answer briefly.'"]
     monitor = watch(tokenizer, tmp_path, *changes, "monitor.generate=3")
     # Of a run that was killed after this measurement: its record would be one of another adapter.
     (tmp_path / "monitor").mkdir()
     (tmp_path / "monitor" / "update-2.json").touch()
-    monitor._generated(2)
+    monitor._score_generated(2)
     assert not (tmp_path / "monitor").exists()
 
     class Done:
@@ -326,7 +326,7 @@ def test_what_cannot_end_an_arm_is_rejected_before_it_trains(tokenizer, tmp_path
 
 def test_a_language_that_is_not_measured_is_rejected_with_those_that_are(tokenizer, tmp_path, monkeypatch):
     monitor = watch(tokenizer, tmp_path, "monitor.stop_on=task_loss/xx")
-    monkeypatch.setattr(monitor, "figures", lambda: [Measurement("task_loss", "de", "", 1.0)])
+    monkeypatch.setattr(monitor, "measure_held_out", lambda: [MeasuredValue("task_loss", "de", "", 1.0)])
     with pytest.raises(RecipeError, match=r"no measure 'task_loss/xx'; there are task_loss/de, task_loss/al"):
         monitor._measure(1, None)
 
@@ -403,13 +403,13 @@ def test_held_out_pairs_are_those_of_the_arm(tokenizer, tmp_path):
 
 def test_treebanks_of_a_language_are_named_and_count_alike():
     figures = [
-        Measurement("span_f1", "en", "midalign_json_uner_en_ewt", 0.2),
-        Measurement("span_f1", "en", "midalign_json_uner_en_pud", 0.6),
-        Measurement("span_f1", "sv", "midalign_json_uner_sv_pud", 0.5),
-        Measurement("chrf", "en-de", "midalign_mini_mt_en-de", 30.0),
-        Measurement("chrf", "de-en", "midalign_mini_mt_de-en", 50.0),
-        Measurement("off_target", "de-en", "midalign_mini_mt_de-en", None),
-        Measurement("off_target", "en-de", "midalign_mini_mt_en-de", 0.1),
+        MeasuredValue("span_f1", "en", "midalign_json_uner_en_ewt", 0.2),
+        MeasuredValue("span_f1", "en", "midalign_json_uner_en_pud", 0.6),
+        MeasuredValue("span_f1", "sv", "midalign_json_uner_sv_pud", 0.5),
+        MeasuredValue("chrf", "en-de", "midalign_mini_mt_en-de", 30.0),
+        MeasuredValue("chrf", "de-en", "midalign_mini_mt_de-en", 50.0),
+        MeasuredValue("off_target", "de-en", "midalign_mini_mt_de-en", None),
+        MeasuredValue("off_target", "en-de", "midalign_mini_mt_en-de", 0.1),
     ]
     found = name_measures(figures, record.Roles(supervised=["en", "sv"], aligned=["de"], unseen=[]))
     assert found == {
@@ -442,7 +442,7 @@ def test_one_layer_is_measured_and_named(tokenizer, tmp_path):
     """Of several aligned layers the first, in monitor, manifest and records."""
     monitor = watch(tokenizer, tmp_path, "align.layer=[1, 3]")
     assert monitor.arm.layers == [1, 3]
-    figures = {(figure.measure, figure.language): figure.value for figure in monitor.figures()}
+    figures = {(figure.measure, figure.language): figure.value for figure in monitor.measure_held_out()}
     model, tokens = monitor.arm.trainer.model.eval(), monitor.arm.tokens
     by_layer = {
         code: pair_retrieval(model, tokens, pairs, [1, 3]) for code, pairs in monitor.held_out.items()
@@ -462,7 +462,7 @@ def test_bits_per_character_are_of_the_text_that_is_not_cut(tokenizer, tmp_path)
         with torch.no_grad():
             nats += float(model(input_ids=batch, labels=batch).loss) * (len(ids) - 1)
         characters += len(tokenizer.decode(ids, skip_special_tokens=True))
-    figures = {(figure.measure, figure.language): figure.value for figure in monitor.figures()}
+    figures = {(figure.measure, figure.language): figure.value for figure in monitor.measure_held_out()}
     assert figures["bits_per_character", "de"] == pytest.approx(nats / math.log(2) / characters, rel=1e-4)
 
 
@@ -583,10 +583,10 @@ def test_cosine_of_gradients():
 def test_languages_count_for_the_role_of_their_other_code():
     """A recipe aligns on `zh_cn`, and the task's metrics are of `zh`."""
     figures = [
-        Measurement("retrieval", "zh_cn", "", 0.5),
-        Measurement("slot_f1", "zh", "midalign_slot_zh", 0.25),
-        Measurement("slot_f1", "hi", "midalign_slot_hi", 0.75),
-        Measurement("slot_f1", "en", "midalign_slot_en", 1.0),
+        MeasuredValue("retrieval", "zh_cn", "", 0.5),
+        MeasuredValue("slot_f1", "zh", "midalign_slot_zh", 0.25),
+        MeasuredValue("slot_f1", "hi", "midalign_slot_hi", 0.75),
+        MeasuredValue("slot_f1", "en", "midalign_slot_en", 1.0),
     ]
     measures = name_measures(figures, record.Roles(supervised=["en"], aligned=["zh_cn", "hi"], unseen=[]))
     assert {name: value for name, value in measures.items() if name.endswith("ed")} == {
