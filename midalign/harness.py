@@ -134,6 +134,22 @@ def metadata(name: str) -> dict[str, Any]:
     return content
 
 
+def input_field(name: str) -> str:
+    """Return the field of a task's documents that holds the text to work on.
+
+    Raises RecipeError for a task that has none in a language of its own: translation, and lm-eval's tasks.
+    """
+    if not is_stock(name):
+        details = metadata(name)
+        field = family(details["family"]).input_field(details)
+        if field is not None:
+            return field
+    raise RecipeError(
+        f"{name} has no utterance or text that a sentence could replace: "
+        f"align.context=prompt is for slot filling and JSON. Set align.context=sentence"
+    )
+
+
 def has_training_split(name: str) -> bool:
     """Return whether a task can be trained on. A task file says so if it cannot."""
     if is_stock(name):

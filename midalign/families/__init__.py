@@ -29,6 +29,9 @@ class Family(Protocol):
         Raises TaskError in a family without constraints.
         """
 
+    def input_field(self, metadata: Mapping[str, Any]) -> str | None:
+        """Return the documents' field with the text to work on, None if the prompt names its language."""
+
     def data_digest(self, metadata: Mapping[str, Any], split: str) -> str:
         """Return the data set's digest of a split of a task."""
 

@@ -119,6 +119,11 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def input_field(metadata: Mapping[str, Any]) -> str:
+    """Return the field of the utterance."""
+    return "utterance"
+
+
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
     return str(_source(metadata["source"]).digest(metadata["language"], split))

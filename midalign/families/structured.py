@@ -222,6 +222,11 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
+def input_field(metadata: Mapping[str, Any]) -> str:
+    """Return the field of the utterance to call, or of the text with entities."""
+    return "utterance" if metadata["source"] in ("massive", "mini") else "text"
+
+
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
     if metadata["source"] == "uner":

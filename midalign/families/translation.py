@@ -128,6 +128,10 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {metric: f"{one}|ref:{reference}" for metric, one in found.items()} if reference else dict(found)
 
 
+def input_field(metadata: Mapping[str, Any]) -> None:
+    """Return None: a prompt names the language of its source."""
+
+
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
     return str(_source(metadata["source"], split).digest(metadata["language"], split))

@@ -15,13 +15,16 @@ log = logging.getLogger(__name__)
 
 def check_roles(recipe: Recipe) -> None:
     """Raise an error for unknown task languages or unsuitable pairs, before the base is loaded."""
-    harness.training_tasks(recipe.task, recipe.supervised)
+    tasks = harness.training_tasks(recipe.task, recipe.supervised)
     for arm in recipe.arms:
         align = recipe.align_of(arm)
         if align is None:
             continue
         if not recipe.aligned:
             raise RecipeError(f"arm {arm} aligns, but the recipe names no aligned language")
+        if align.context == "prompt":
+            for name in tasks:
+                harness.input_field(name)
         _, training = aligned_pairs(recipe, align)
         _check_numbers(recipe, arm, align, training)
         if align.multiway:

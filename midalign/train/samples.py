@@ -51,13 +51,17 @@ class SampleTokenizer:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         return ids[: min(len(ids) - self.added[1], self.max_tokens)]
 
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of a rendered prompt as lm-eval makes them."""
+        # A chat template has written BOS into the text already.
+        special = not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
     def sample(self, prompt: str, target: str) -> TokenizedSample:
         """Tokenize the prompt as lm-eval does, and the target as its continuation, then end of sequence."""
         tokenizer = self.tokenizer
-        # A chat template has written BOS into the text already.
-        special = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
-        before: list[int] = tokenizer(prompt, add_special_tokens=special)["input_ids"]
-        whole: list[int] = tokenizer(prompt + target, add_special_tokens=special)["input_ids"]
+        before, whole = self.prompt(prompt), self.prompt(prompt + target)
         if tokenizer.eos_token_id in whole[-1:]:
             whole = whole[:-1]
         if whole[: len(before)] != before:  # the boundary merges: keep the prompt as the engine sends it

@@ -140,20 +140,26 @@ class Stream(Dataset[dict[str, Any]]):
     def contrastive(
         self, drawn: Sequence[Pair], weight: float, rank: int = 0, world: int = 1
     ) -> dict[str, Any]:
-        """Return rows of this process's foreign sentences, then their other sides.
+        """Return rows of this process's foreign sentences, then their other sides, bare or in the prompt.
 
-        `words` (rows, width) marks the tokens that means are taken over. For the pairs of all processes,
-        `same` (pairs, pairs) marks those with the same meaning, and `languages` (pairs,) are positions in the
-        recipe's order.
+        `words` (rows, width) marks the tokens that means are taken over. In a prompt they begin with the
+        sentence. For the pairs of all processes, `same` (pairs, pairs) marks those with the same meaning, and
+        `languages` (pairs,) are positions in the recipe's order.
         """
-        sides = [[self.task.tokens.sentence(pair.sides[side]) for pair in drawn] for side in (0, 1)]
+        assert self.aligned is not None
+        in_prompt = self.aligned.align.context == "prompt"
+        ids_of = self.task.prompt_ids if in_prompt else self.task.tokens.sentence
+        sides = [[ids_of(pair.sides[side]) for pair in drawn] for side in (0, 1)]
         own = [ids for side in sides for ids in _share(side, rank, world)]
-        before, _ = self.task.tokens.added
-        shared = before if all(len(ids) > before for ids in own) else 0
-        rows = lay_out([own], [shared], self.pad, self.width)
+        if in_prompt:
+            start = common_prefix([*sides[0], *sides[1]])
+        else:
+            before, _ = self.task.tokens.added
+            start = before if all(len(ids) > before for ids in own) else 0
+        rows = lay_out([own], [start], self.pad, self.width)
         same = [[not {*one.sides}.isdisjoint(other.sides) for other in drawn] for one in drawn]
         return {
-            "rows": {**vars(rows), "words": word_mask(rows, self.task.tokens.sink)},
+            "rows": {**vars(rows), "words": word_mask(rows, max(start, self.task.tokens.sink))},
             "same": torch.tensor(same),
             "languages": torch.tensor([pair.language for pair in drawn]),
             "weight": weight,

@@ -100,12 +100,7 @@ class TaskSamples:
 
     def render(self, task: Any, document: dict[str, Any]) -> TokenizedSample:
         """Render a document as the model sees it. Raises RecipeError if it has no answer."""
-        prompt = harness.prompt(
-            task,
-            document,
-            apply_chat_template=self._chat_template,
-            system_instruction=self.recipe.system_instruction,
-        )
+        prompt = self._prompt(task, document)
         # After a chat template the turn's opening separates prompt and answer already, and some prompts end
         # with the delimiter.
         parted = self.recipe.chat_template or prompt.endswith(task.config.target_delimiter)
@@ -117,6 +112,24 @@ class TaskSamples:
                 f"{prompt[-200:]!r}. Fix or remove it: empty targets teach the model to output nothing"
             )
         return self.tokens.sample(prompt, delimiter + target)
+
+    def prompt_ids(self, sentence: str) -> list[int]:
+        """Return the token ids of the task's prompt with this sentence as its input.
+
+        A prompt longer than max_tokens is truncated on the left, as a sample's is.
+        """
+        task, document = self.every[0]
+        prompt = self._prompt(task, {**document, harness.input_field(task.config.task): sentence})
+        return self.tokens.prompt(prompt)[-self.tokens.max_tokens :]
+
+    def _prompt(self, task: Any, document: dict[str, Any]) -> str:
+        """Render the prompt of a document as an engine gets it."""
+        return harness.prompt(
+            task,
+            document,
+            apply_chat_template=self._chat_template,
+            system_instruction=self.recipe.system_instruction,
+        )
 
     def validation(self, language: str, count: int) -> list[TokenizedSample]:
         """Return a language's first validation documents, taken from its tasks (such as treebanks) in turn.

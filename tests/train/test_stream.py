@@ -4,11 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from midalign import bases, harness
 from midalign.align.head import IGNORED
+from midalign.align.packing import attention_windows, model_inputs
+from midalign.align.pooling import last_of_own
 from midalign.align.rows import PADDING, SHARED, WIDTH
+from midalign.align.trunk import states_at_each
 from midalign.data import massive, mini, pairs
 from midalign.errors import DataError, RecipeError, TaskError
 from midalign.train.recipe import load_recipe
@@ -317,6 +320,54 @@ def test_sides_of_multiway_pairs_are_what_is_aligned(recipe, tokens, stream):
     batch = {**rows["rows"], "labels": rows["rows"]["input_ids"] * 0 + IGNORED}
     texts = [tokens.tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in read(batch)]
     assert texts == ["eins", "iki", "bir", "two"]
+
+
+@pytest.fixture(scope="module")
+def in_prompt(recipe, tokens):
+    return made(
+        recipe.model_copy(update={"align": recipe.align.model_copy(update={"context": "prompt"})}), tokens
+    )
+
+
+def test_pairs_in_the_prompt_are_what_lm_eval_sends_for_their_sentences(recipe, tokens, in_prompt):
+    drawn = [Pair(0, "Wecke mich um 5.", "Wake me at 5."), Pair(1, "Saat kaç?", "What time is it?")]
+    rows = in_prompt.contrastive(drawn, 1.0)["rows"]
+    batch = {**rows, "labels": rows["input_ids"] * 0 + IGNORED}
+    (task,) = harness.load(["midalign_mini_slot_en"]).values()
+    document = next(iter(task.training_docs()))
+    sentences = [pair.sides[side] for side in (0, 1) for pair in drawn]
+    prompts = [harness.prompt(task, {**document, "utterance": sentence}) for sentence in sentences]
+    assert [ids for ids, _ in read(batch)] == [tokens.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    for row, words, owner in zip(rows["input_ids"], rows["words"], rows["owner"], strict=True):
+        for member in range(len(sentences)):
+            kept = tokens.tokenizer.decode(row[words & (owner == member)])
+            if kept:
+                assert kept.strip() == f"{sentences[member]}\nSlots:"
+
+
+def test_states_of_a_prompt_are_those_of_its_own_forward(recipe, tokens, in_prompt):
+    """Packed behind a common beginning or alone in a row: the last token's state is the same."""
+    model = AutoModelForCausalLM.from_pretrained(
+        bases.resolve("mini"), attn_implementation="eager", dtype=torch.float32
+    )
+    drawn = in_prompt.aligned.draw(3, 0)
+    rows = in_prompt.contrastive(drawn, 1.0)["rows"]
+    inputs = model_inputs(rows, attention_windows(model), torch.float32)
+    with torch.no_grad():
+        (states,) = states_at_each(model, inputs, [7])
+        pooled = last_of_own(states, rows["owner"], 2 * len(drawn))
+        for number, sentence in enumerate([pair.sides[side] for side in (0, 1) for pair in drawn]):
+            ids = torch.tensor([in_prompt.task.prompt_ids(sentence)])
+            alone = model(ids, output_hidden_states=True).hidden_states[7][0, -1]
+            torch.testing.assert_close(pooled[number], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_alignment_in_the_prompt_of_a_task_without_an_input_is_rejected():
+    with pytest.raises(RecipeError, match="lm_eval:mgsm_direct_en has no utterance or text"):
+        harness.input_field("lm_eval:mgsm_direct_en")
+    changes = ["task=midalign_mini_mt", "align.context=prompt", "supervised=[es, ru]"]
+    with pytest.raises(RecipeError, match=r"Set align\.context=sentence"):
+        check_roles(load_recipe("mini", changes))
 
 
 def test_multiway_without_shared_sentences_is_refused_and_with_few_warned_of(tmp_path, caplog):
