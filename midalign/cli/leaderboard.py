@@ -10,7 +10,7 @@ from midalign.cli.help import add_command, new_app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from midalign.leaderboard.tables import Part
+    from midalign.leaderboard.section_figures import Part
 
 WIDTH = 100
 
@@ -38,7 +38,7 @@ def build(
 
     from midalign.cli.table_printing import print_table
     from midalign.leaderboard.build import build as write_board
-    from midalign.leaderboard.tables import sentences
+    from midalign.leaderboard.result_sentences import sentences
 
     folder = output or results.parent
     console = Console(highlight=False, markup=False)
@@ -73,18 +73,10 @@ def table(part: "Part") -> "Table":
     from rich.table import Table
 
     from midalign.languages import ROLES
-    from midalign.leaderboard.compare import language_sets
-    from midalign.leaderboard.tables import (
-        NONE,
-        closed,
-        headline,
-        items_span,
-        marked,
-        percent,
-        retrieval,
-        retrieval_columns,
-        title,
-    )
+    from midalign.leaderboard.formatting import NONE, percent
+    from midalign.leaderboard.section_figures import headline, items_span, title
+    from midalign.leaderboard.sections import language_sets
+    from midalign.leaderboard.tables import closed, marked, retrieval, retrieval_columns
 
     section = part.section
     roles = [role for role in ROLES if role in language_sets(section)]

@@ -10,10 +10,13 @@ from typing import Any
 
 from midalign.errors import MidalignError
 from midalign.leaderboard import plots
-from midalign.leaderboard.compare import DRAWS, LEVEL, Model, compare, compare_by_comet, language_sets
+from midalign.leaderboard.comet_comparison import compare_by_comet
+from midalign.leaderboard.compare import Model, compare
 from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import resource_of, sections
-from midalign.leaderboard.tables import MARK, Part, page
+from midalign.leaderboard.section_figures import Part
+from midalign.leaderboard.sections import language_sets, resource_of, sections
+from midalign.leaderboard.statistics import DRAWS, LEVEL
+from midalign.leaderboard.tables import MARK, page
 from midalign.record import write_atomically
 
 DIGITS = 6

@@ -8,36 +8,28 @@ parallel items are hard or easy together. The intervals say nothing about traini
 seeds stands beside them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from midalign import record
-from midalign.languages import ROLES
-from midalign.leaderboard.load import Run
-from midalign.leaderboard.sections import Row, Section, resource_of
-from midalign.metrics.rates import quotient
+from midalign.leaderboard.sections import Row, Section, language_sets
+from midalign.leaderboard.statistics import (
+    Estimate,
+    Scores,
+    bootstrap,
+    estimate,
+    mean_defined,
+    mean_of,
+    metric_shares,
+)
 
-DRAWS = 1000
-LEVEL = 0.95
-_CHUNK = 100  # draws at a time: bounds the weights to 100 x items x 8 bytes
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value, the bounds of its 95% interval and its standard error."""
-
-    value: float
-    low: float
-    high: float
-    stderr: float
-
-    @property
-    def holds_zero(self) -> bool:
-        """Whether 0 lies in the interval."""
-        return self.low <= 0 <= self.high
+_HEADLINE = 0
+"""Among a family's metrics."""
+_GAP_SETS = ("non-supervised", "aligned", "unseen")
+Measured = tuple[int, int, str, str | None]
+"""Layer, candidates, pooling and the candidates' digest: accuracies compare where all are equal."""
 
 
 @dataclass(frozen=True)
@@ -110,36 +102,17 @@ class Difference:
     gap_closed_languages: dict[str, Estimate | None]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Points and bootstrap draws of one row or of some of its seeds, averaged over them."""
-
-    points: np.ndarray
-    """(languages, metrics)."""
-    draws: np.ndarray
-    """(DRAWS, languages, metrics)."""
-
-
-def language_sets(section: Section) -> dict[str, list[str]]:
-    """The sets that means are taken over, none empty: all, roles, non-supervised, resource classes."""
-    codes = section.languages
-    sets = {"all": codes}
-    sets |= {role: [code for code in codes if section.role(code) == role] for role in ROLES}
-    sets["non-supervised"] = sets["aligned"] + sets["unseen"]
-    for resource in ("high", "mid", "low"):
-        sets[resource] = [code for code in codes if resource_of(code) == resource]
-    return {name: members for name, members in sets.items() if members}
-
-
 def compare(section: Section) -> tuple[list[Model], list[Difference]]:
     """The section's rows, and each arm that has a baseline against it."""
     scores = bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
-    differences = [_difference(section, row, baseline, scores) for row, baseline in _arms(section)]
+    differences = [
+        _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
+    ]
     return models, differences
 
 
-def _arms(section: Section) -> list[tuple[Row, Row]]:
+def arms_with_baseline(section: Section) -> list[tuple[Row, Row]]:
     """Each arm that has a baseline, with it."""
     return [
         (row, baseline)
@@ -167,68 +140,6 @@ def baseline_of(section: Section, row: Row) -> Row | None:
     return next(iter(candidates), None)
 
 
-def bootstrap(section: Section) -> dict[str, Scores]:
-    """File name of a run -> its scores, all runs on the same draws."""
-    runs = [run for row in section.rows for run in row.runs]
-    codes = section.languages
-    draws = np.empty((len(runs), DRAWS, len(codes), len(section.metrics)))
-    for ids in sorted(set(section.first.ids.values())):
-        alike = [code for code in codes if section.first.ids[code] == ids]
-        # (items, runs x columns) a language: one matrix product serves all models.
-        stacked = {code: np.concatenate([run.counts[code] for run in runs], axis=1) for code in alike}
-        start = 0
-        for weights in _weights(len(stacked[alike[0]]), seed=int(ids[:8], 16)):
-            for code in alike:
-                pooled = (weights @ stacked[code].astype(np.float64)).reshape(len(weights), len(runs), -1)
-                values = _shares(section, pooled)
-                draws[:, start : start + len(weights), codes.index(code)] = values.swapaxes(0, 1)
-            start += len(weights)
-    points = np.array([[_shares(section, run.counts[code].sum(axis=0)) for code in codes] for run in runs])
-    return {run.file: Scores(points[index], draws[index]) for index, run in enumerate(runs)}
-
-
-def _weights(items: int, seed: int) -> Iterator[np.ndarray]:
-    """DRAWS rows in chunks of (_CHUNK, items): how often each item was drawn, with replacement."""
-    generator = np.random.default_rng(seed)
-    rows = np.arange(_CHUNK)[:, None] * items
-    for _ in range(DRAWS // _CHUNK):
-        drawn = generator.integers(items, size=(_CHUNK, items)) + rows
-        yield np.bincount(drawn.ravel(), minlength=_CHUNK * items).reshape(_CHUNK, items).astype(np.float64)
-
-
-def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
-    """All metrics of pooled counts (..., columns) as shares: (..., metrics)."""
-    units = [100 if name in section.scorer.PERCENT else 1 for name in section.metrics]
-    return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
-
-
-def mean_of(scores: Sequence[Scores]) -> Scores:
-    """Return the mean of several seeds."""
-    return Scores(mean_defined([s.points for s in scores], 0), mean_defined([s.draws for s in scores], 0))
-
-
-def mean_defined(values: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Return the mean over an axis of what is not NaN; NaN where nothing is.
-
-    A share of no cases is NaN, and is no reason to leave out or lower the others.
-    """
-    values = np.asarray(values)
-    return quotient(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
-
-
-def estimate(point: float, draws: np.ndarray) -> Estimate:
-    """Return a value with the interval and standard error of its bootstrap draws; all NaN if the value is.
-
-    Draws without a case are NaN and left out.
-    """
-    draws = draws[~np.isnan(draws)]
-    if np.isnan(point) or len(draws) < 2:
-        return Estimate(float(point), np.nan, np.nan, np.nan)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Estimate(float(point), float(low), float(high), float(draws.std(ddof=1)))
-
-
 def _indices(section: Section) -> dict[str, list[int]]:
     codes = section.languages
     return {name: [codes.index(code) for code in members] for name, members in language_sets(section).items()}
@@ -254,10 +165,6 @@ def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estima
     }
 
 
-_HEADLINE = 0
-"""Among a family's metrics."""
-
-
 def _gaps(
     section: Section, scores: Scores, sets: Mapping[str, list[int]]
 ) -> dict[str, tuple[float, np.ndarray]]:
@@ -274,9 +181,6 @@ def _gaps(
         )
         for name, of in sets.items()
     }
-
-
-_GAP_SETS = ("non-supervised", "aligned", "unseen")
 
 
 def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
@@ -320,7 +224,9 @@ def _cut_off(section: Section, row: Row) -> int | None:
 def _without_repeated(section: Section, row: Row) -> dict[str, float]:
     known = [code for code in section.languages if all(code in run.unrepeated for run in row.runs)]
     return {
-        code: float(mean_defined([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
+        code: float(
+            mean_defined([metric_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs])
+        )
         for code in known
     }
 
@@ -352,10 +258,6 @@ def _retrieval(section: Section, row: Row) -> list[Retrieval]:
     ]
 
 
-Measured = tuple[int, int, str, str | None]
-"""Layer, candidates, pooling and the candidates' digest: accuracies compare where all are equal."""
-
-
 def _measured(one: record.Retrieval) -> Measured:
     return one.layer, one.candidates, one.pooling, one.candidates_digest
 
@@ -378,7 +280,7 @@ def _by_seed(row: Row, scores: Mapping[str, Scores]) -> dict[int | None, Scores]
     return {run.record.seed: scores[run.file] for run in row.runs}
 
 
-def _change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
+def seed_change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
     """An arm minus its baseline, and the latter, over the seeds that both have, all if they share none."""
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
@@ -390,7 +292,7 @@ def _change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scor
 def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, Scores]) -> Difference:
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    change, other = _change(row, baseline, scores)
+    change, other = seed_change(row, baseline, scores)
 
     codes, sets = section.languages, _indices(section)
     gap_sets = {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")}
@@ -431,93 +333,3 @@ def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> E
     # The interval leaves out draws in the tail, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
     return estimate(change[0] / gap[0], draws[np.isfinite(draws)])
-
-
-@dataclass(frozen=True)
-class CometDifference:
-    """An arm minus its baseline in COMET's score."""
-
-    model: str
-    baseline: str
-    means: dict[str, Estimate]
-    """Set of directions -> mean of the differences."""
-    languages: dict[str, Estimate]
-    """Direction -> difference."""
-
-
-@dataclass(frozen=True)
-class Comet:
-    """COMET's scores of a section, on the directions of which one COMET model has scored every record.
-
-    Two directions' scores are never compared: models have a score per direction and no mean.
-    """
-
-    name: str
-    digest: str
-    version: str
-    directions: list[str]
-    models: dict[str, dict[str, Estimate]]
-    """Label of a row -> direction -> score."""
-    differences: list[CometDifference]
-
-
-def compare_by_comet(section: Section) -> Comet | None:
-    """COMET's part of a section; None where no direction has scores of all records by one COMET model."""
-    runs = [run for row in section.rows for run in row.runs]
-    by_model: dict[tuple[str, str], list[str]] = {}
-    for code in section.languages:
-        scored_by = [run.task(code).comet for run in runs]
-        known = {(one.digest, one.version) for one in scored_by if one is not None}
-        if len(known) == 1 and None not in scored_by:
-            by_model.setdefault(known.pop(), []).append(code)
-    if not by_model:
-        return None
-    directions = max(by_model.values(), key=len)
-    scored = section.first.task(directions[0]).comet
-    assert scored is not None
-    points = np.array([[run.comet[code].mean() / 1e6 for code in directions] for run in runs])
-    draws = np.stack([_comet_draws(section, runs, code) for code in directions], axis=-1)
-    # One metric, so that means and differences are taken as those of the other metrics are.
-    scores = {run.file: Scores(points[i, :, None], draws[i, :, :, None]) for i, run in enumerate(runs)}
-    sets = {
-        name: [directions.index(code) for code in members if code in directions]
-        for name, members in language_sets(section).items()
-    }
-    differences = []
-    for row, baseline in _arms(section):
-        change, _ = _change(row, baseline, scores)
-        differences.append(
-            CometDifference(
-                model=row.label,
-                baseline=baseline.label,
-                means={
-                    name: estimate(change.points[of].mean(), change.draws[:, of, 0].mean(axis=1))
-                    for name, of in sets.items()
-                    if of
-                },
-                languages=_estimates(directions, change),
-            )
-        )
-    return Comet(
-        name=scored.name,
-        digest=scored.digest,
-        version=scored.version,
-        directions=directions,
-        models={
-            row.label: _estimates(directions, mean_of([scores[run.file] for run in row.runs]))
-            for row in section.rows
-        },
-        differences=differences,
-    )
-
-
-def _comet_draws(section: Section, runs: Sequence[Run], code: str) -> np.ndarray:
-    """(runs, DRAWS) means of a direction, on the draws of items that the other metrics have."""
-    scores = np.stack([run.comet[code] for run in runs], axis=1) / 1e6
-    seed = int(section.first.ids[code][:8], 16)
-    drawn = [weights @ scores for weights in _weights(len(scores), seed)]
-    return np.concatenate(drawn).T / len(scores)
-
-
-def _estimates(codes: Sequence[str], scores: Scores) -> dict[str, Estimate]:
-    return {code: estimate(scores.points[i, 0], scores.draws[:, i, 0]) for i, code in enumerate(codes)}

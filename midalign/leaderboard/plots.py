@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import name_of, resource_of
-from midalign.leaderboard.tables import MINUS, Part, headline, items_span, sample_name
+from midalign.leaderboard.compare import Difference, Model
+from midalign.leaderboard.formatting import MINUS
+from midalign.leaderboard.section_figures import Part, headline, items_span, sample_name
+from midalign.leaderboard.sections import language_sets, name_of, resource_of
+from midalign.leaderboard.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

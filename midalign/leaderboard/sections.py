@@ -125,6 +125,17 @@ def resource_of(code: str) -> ResourceClass:
     return max((known(side).resource for side in _sides(code)), key=classes.index)
 
 
+def language_sets(section: Section) -> dict[str, list[str]]:
+    """The sets that means are taken over, none empty: all, roles, non-supervised, resource classes."""
+    codes = section.languages
+    sets = {"all": codes}
+    sets |= {role: [code for code in codes if section.role(code) == role] for role in ROLES}
+    sets["non-supervised"] = sets["aligned"] + sets["unseen"]
+    for resource in ("high", "mid", "low"):
+        sets[resource] = [code for code in codes if resource_of(code) == resource]
+    return {name: members for name, members in sets.items() if members}
+
+
 def sections(runs: Sequence[Run]) -> list[Section]:
     """The runs in comparable sections, sorted; raises RecordError for two records of one thing."""
     comparable = defaultdict(list)

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Estimate, compare, language_sets
+from midalign.leaderboard.compare import compare
 from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import Row, Section, sections
+from midalign.leaderboard.sections import Row, Section, language_sets, sections
+from midalign.leaderboard.statistics import Estimate
 
 METRICS = ("slot_f1", "label_f1", "value_f1")
 COMPANIONS = Path(__file__).parents[2] / "leaderboard" / "results" / "companions"

@@ -17,7 +17,7 @@ from midalign.cli.leaderboard import table as board_table
 from midalign.cli.table_printing import print_table
 from midalign.languages import languages
 from midalign.leaderboard.build import _parts, build
-from midalign.leaderboard.compare import Estimate
+from midalign.leaderboard.statistics import Estimate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from synthetic_records import share, write

@@ -11,7 +11,8 @@ from synthetic_records import share, write
 from midalign import record
 from midalign.errors import RecordError
 from midalign.leaderboard.build import build
-from midalign.leaderboard.compare import compare, compare_by_comet
+from midalign.leaderboard.comet_comparison import compare_by_comet
+from midalign.leaderboard.compare import compare
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from synthetic_records import counts, share, simulated, write
 
-from midalign.leaderboard import compare as compare_module
+from midalign.leaderboard import statistics
 from midalign.leaderboard.build import build
-from midalign.leaderboard.compare import DRAWS, bootstrap, compare
+from midalign.leaderboard.compare import compare
+from midalign.leaderboard.formatting import with_error
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import sections
-from midalign.leaderboard.tables import retrieval, retrieval_columns, with_error
+from midalign.leaderboard.statistics import DRAWS, bootstrap
+from midalign.leaderboard.tables import retrieval, retrieval_columns
 from midalign.metrics.slot import COLUMNS, HEADLINE, METRICS
 
 # F1 in per cent over 100 items of one slot: supervised 80 and 60, aligned 30 and 10, unseen 40.
@@ -120,14 +122,14 @@ def test_draws_are_the_scores_of_resampled_items(tmp_path, monkeypatch):
     write(tmp_path, "baseline", "baseline", tables, seed=1)
     section = only_section(tmp_path)
     drawn = []
-    weights = compare_module._weights
+    weights = statistics.draw_weights
 
     def recorded(items, seed):
         for chunk in weights(items, seed):
             drawn.extend(chunk)
             yield chunk
 
-    monkeypatch.setattr(compare_module, "_weights", recorded)
+    monkeypatch.setattr(statistics, "draw_weights", recorded)
     scores = bootstrap(section)["baseline.json"]
     assert len(drawn) == DRAWS
     headline = list(METRICS).index(HEADLINE)

@@ -7,8 +7,8 @@ from midalign.errors import RecordError
 from midalign.leaderboard.build import build
 from midalign.leaderboard.compare import compare
 from midalign.leaderboard.load import load
+from midalign.leaderboard.section_figures import title
 from midalign.leaderboard.sections import sections
-from midalign.leaderboard.tables import title
 
 SCORES = {"en": share(10, 9), "es": share(10, 8), "de": share(10, 4), "sw": share(10, 2), "fr": share(10, 5)}
 

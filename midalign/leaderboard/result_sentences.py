@@ -1,0 +1,69 @@
+"""The main results of a section in words."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from midalign.leaderboard.comet_comparison import comet_sets
+from midalign.leaderboard.compare import Difference
+from midalign.leaderboard.formatting import interval, percent, signed
+from midalign.leaderboard.section_figures import Part, headline
+from midalign.leaderboard.sections import language_sets
+from midalign.leaderboard.statistics import Estimate
+
+
+def sentences(part: Part) -> list[str]:
+    """The main results in words, Markdown: one line an arm that has a baseline."""
+    lines = []
+    for difference in part.differences:
+        means = difference.means[part.section.scorer.HEADLINE]
+        lines.append(
+            f"{difference.model} minus {difference.baseline}, {headline(part)}: "
+            f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
+        )
+    if part.comet:
+        sets = comet_sets(part.section, part.comet)
+        lines += [
+            f"{one.model} minus {one.baseline}, COMET × 100: {_by_role(one.means, sets)}."
+            for one in part.comet.differences
+        ]
+    return lines
+
+
+def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -> str:
+    """`aligned languages (3): **+2.3 [1.4, 3.3]**; supervised ...`"""
+    return "; ".join(
+        f"{role} languages ({len(sets[role])}): "
+        + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
+        for role in ("aligned", "supervised", "unseen")
+        if role in means
+    )
+
+
+def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
+    aligned = means.get("aligned")
+    if aligned and not math.isnan(aligned.value):
+        if aligned.holds_zero:
+            yield "On aligned languages the interval holds 0: no difference is shown."
+        else:
+            yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
+    if "aligned" in difference.gap_closed:
+        gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
+        bounds = f"{percent(gap.value)} [{percent(gap.low)}, {percent(gap.high)}]"
+        if share:
+            yield (
+                f"Gap closed: {percent(share.value)}% [{percent(share.low)}, {percent(share.high)}] "
+                f"of the baseline's gap of {bounds}."
+            )
+        else:
+            reason = "holds 0" if gap.holds_zero else "lies below 0"
+            yield f"Gap closed is not reported: the interval of the baseline's gap, {bounds}, {reason}."
+    if not difference.paired_seeds:
+        yield "The two share no seed: all seeds of both count."
+    elif len(difference.seeds) > 1 and "aligned" in difference.by_seed:
+        each = ", ".join(
+            f"{seed}: {signed(value)}"
+            for seed, value in zip(difference.seeds, difference.by_seed["aligned"], strict=True)
+        )
+        yield f"Aligned languages by seed: {each}."
+    if not difference.same_engine:
+        yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
