@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+import midalign
 from midalign import record
 from midalign.errors import RecordError
+
+SCHEMA = Path(midalign.__file__).parent / "record.schema.json"
 
 COLUMNS = [
     "slot_tp",
@@ -124,7 +127,7 @@ def test_items_of_all_of_massive_are_small_enough_to_commit() -> None:
 
 def test_a_record_is_valid_json_schema(tmp_path: Path, items: dict[str, record.Items]) -> None:
     path = record.write(make(items), items, tmp_path)
-    schema = json.loads((Path(record.__file__).parent / "record.schema.json").read_text("utf-8"))
+    schema = json.loads(SCHEMA.read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(path.read_text("utf-8")), schema)
     broken = json.loads(path.read_text("utf-8")) | {"tasks": {}}
@@ -133,7 +136,7 @@ def test_a_record_is_valid_json_schema(tmp_path: Path, items: dict[str, record.I
 
 
 def test_the_schema_in_the_package_is_not_stale() -> None:
-    written = (Path(record.__file__).parent / "record.schema.json").read_text("utf-8")
+    written = SCHEMA.read_text("utf-8")
     assert json.loads(written) == record.schema(), "run: python scripts/write_schema.py"
 
 

@@ -1,0 +1,138 @@
+"""Records on disk: reading, writing, and what may replace what."""
+
+import hashlib
+import os
+import tempfile
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from midalign.errors import RecordError
+from midalign.record.conditions import Conditions, condition_differences, conditions_of
+from midalign.record.item_counts import Items, pack, unpack
+from midalign.record.models import ItemsFile, Record
+
+SUFFIX = ".json"
+ITEMS_SUFFIX = ".items.jsonl.zst"
+SHOWN = 4
+"""Differences in one message."""
+
+
+def read(path: str | Path) -> Record:
+    """A record; raises RecordError with the first thing that is wrong with it."""
+    path = Path(path)
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"No record {path}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "the file"
+        raise RecordError(
+            f"{path} is not a record of schema version 1 or 2: {where}: {problem['msg']}. "
+            f"Restore it, or remove it and evaluate the model again with midalign eval"
+        ) from None
+
+
+def read_items(path: str | Path) -> dict[str, Items]:
+    """The counts per item of the record at `path`, by task; columns in the order of the task's
+    counts in the record.
+
+    Raises RecordError when the file is missing, is not the one that the record was written with, or holds
+    anything but one line per task with whole numbers from 0 to LARGEST_COUNT.
+    """
+    path = Path(path)
+    entry = read(path)
+    file = entry.items
+    if file is None:
+        raise RecordError(f"{path} names no items file; evaluate the model again with midalign eval")
+    beside = path.parent / file.file
+    try:
+        packed = beside.read_bytes()
+    except FileNotFoundError:
+        raise RecordError(f"{beside} is missing; it belongs beside {path}") from None
+    found = hashlib.sha256(packed).hexdigest()
+    if found != file.sha256:
+        raise RecordError(
+            f"{beside} is not the file that {path.name} was written with: sha256 {found[:12]}, expected "
+            f"{file.sha256[:12]}. Restore it, or remove both and evaluate the model again with midalign "
+            f"eval"
+        )
+    return unpack(beside, packed, entry)
+
+
+def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
+    """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the former's path.
+
+    Each file appears whole or not at all; a record whose items are not its own is caught by the digest.
+    Raises RecordError when the items are not those of the record's tasks, and where the record of that name
+    is newer or may not be replaced by this one.
+    """
+    path = folder / (record.name + SUFFIX)
+    refuse_to_replace(path, conditions_of(record))
+    if path.is_file() and read(path).created > record.created:
+        raise RecordError(
+            f"{path} is newer than what would replace it. Write elsewhere (--output OTHER), or remove it "
+            f"first: rm '{path}'"
+        )
+    if set(items) != set(record.tasks):
+        raise RecordError(f"Items of {sorted(items)} for a record of {sorted(record.tasks)}")
+    packed = pack(items, {task: list(result.counts) for task, result in record.tasks.items()})
+    name = record.name + ITEMS_SUFFIX
+    file = ItemsFile(file=name, sha256=hashlib.sha256(packed).hexdigest())
+    text = record.model_copy(update={"items": file}).model_dump_json(indent=1) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / name, packed)
+    write_atomically(path, text.encode())
+    return path
+
+
+def refuse_to_replace(path: Path, planned: Conditions) -> None:
+    """Raise RecordError where `path` is a record that a planned result may not replace.
+
+    It may replace an older result of the same model under the same conditions, if it has all of its tasks
+    and all that is known of them.
+    """
+    if not path.is_file():
+        return
+    there = conditions_of(read(path))
+    remedy = (
+        f"It is not replaced. Write elsewhere (--output OTHER, or output=OTHER for midalign-train), "
+        f"or remove it first: rm '{path}'"
+    )
+    if not set(there.tasks) <= set(planned.tasks):
+        others = ", ".join(sorted(there.tasks)[:2])
+        raise RecordError(f"{path} is a record of other tasks ({others}, ...). {remedy}")
+    differences = list(condition_differences(there, planned))
+    if differences:
+        more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise RecordError(
+            f"{path} is a result under other conditions: {'; '.join(differences[:SHOWN])}{more}. {remedy}"
+        )
+
+
+def file_name(name: str) -> str:
+    """Return a model's name in the characters that a record's name may have; a hub id keeps both its parts.
+
+    A digest keeps names apart that differ only in letters outside ASCII.
+    """
+    name = unicodedata.normalize("NFC", name)
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._@=+-") else "-" for c in name)
+    plain = kept.lstrip("._@=+-") or "unnamed"
+    return plain if name.isascii() else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, then rename: readers see the old file or the whole new one, full disk or not."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
