@@ -27,7 +27,8 @@ from midalign.leaderboard.load import Run, load
 from midalign.leaderboard.sections import Row, Section
 from midalign.leaderboard.statistics import Estimate, Scores, bootstrap, estimate, mean_defined, mean_of
 from midalign.locks import locked
-from midalign.merge import Weights, file_name, merge
+from midalign.merge import merge
+from midalign.merge.weights import Weights, file_name
 from midalign.record import write_atomically
 from midalign.shipped import shipped_names, shipped_text
 from midalign.train import recipe as recipes

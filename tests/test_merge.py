@@ -24,7 +24,10 @@ from transformers import (
 from midalign import adapter, bases
 from midalign.errors import AdapterError
 from midalign.evaluate import run as evaluation
-from midalign.merge import Weights, _score, into_base, merge, search
+from midalign.merge import merge
+from midalign.merge.search import headline_share, search
+from midalign.merge.weights import Weights
+from midalign.merge.whole_model import into_base
 
 SIZES = {
     "vocab_size": 60,
@@ -411,7 +414,7 @@ def test_a_score_is_a_share_in_every_family():
         return SimpleNamespace(family=family, metrics={name: SimpleNamespace(value=value)})
 
     entry = SimpleNamespace(tasks={"a": task("slot", "slot_f1", 0.5), "b": task("translation", "chrf", 30.0)})
-    assert _score(entry) == pytest.approx(0.4)
+    assert headline_share(entry) == pytest.approx(0.4)
 
 
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):

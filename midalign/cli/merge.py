@@ -122,6 +122,10 @@ def merge(
     from rich.console import Console
 
     from midalign import merge as merging
+    from midalign.merge.output import refuse_existing
+    from midalign.merge.search import search as search_weights
+    from midalign.merge.weights import Weights
+    from midalign.merge.whole_model import into_base as merge_into_base
 
     if len(adapters) < 2:
         raise typer.BadParameter(
@@ -133,10 +137,10 @@ def merge(
         raise typer.BadParameter("--limit is for --search")
     if (apply_chat_template or system_instruction) and not search:
         raise typer.BadParameter("--apply-chat-template and --system-instruction are for --search")
-    merging.refuse_existing(output)
+    refuse_existing(output)
     blocks = tuple(_blocks(text, len(adapters)) for text in in_blocks or ())
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
-    candidates = [merging.Weights(one, blocks) for one in given]
+    candidates = [Weights(one, blocks) for one in given]
     if len(candidates) > 1 and not search:
         raise typer.BadParameter("several --weights need --search TASKS --base MODEL to choose among them")
     chosen = candidates[0]
@@ -151,7 +155,7 @@ def merge(
 
         folder = output.with_name(f"{output.name}.search")
         tasks = [name.strip() for name in search.split(",")]
-        ranking = merging.search(
+        ranking = search_weights(
             adapters,
             candidates,
             folder,
@@ -172,7 +176,7 @@ def merge(
         target = Path(scratch) / output.name if into_base else output
         found = merging.merge(adapters, chosen, target, method=method, rank=rank, density=density)
         if into_base:
-            merging.into_base(target, base, output)
+            merge_into_base(target, base, output)
     print(
         f"{output}: {method} of {len(adapters)} adapters, weights {chosen}, rank {found.rank}, "
         f"{found.modules} modules. Largest deviation from the exact weighted sum: {100 * found.error:.2g} %"

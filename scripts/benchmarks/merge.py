@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from midalign import adapter
-from midalign.merge import Weights, merge
+from midalign.merge import merge
+from midalign.merge.weights import Weights
 
 HIDDEN, WIDE, KEYS, BLOCKS, RANK = 4096, 14336, 1024, 32, 8
 SHAPES = {

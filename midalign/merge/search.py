@@ -1,0 +1,91 @@
+"""The weights with the best score on the validation split."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from midalign import adapter, bases, record
+from midalign.locks import locked
+from midalign.merge import merge
+from midalign.merge.manifest import text_digest
+from midalign.merge.weights import Method, Weights, check_choices, described
+from midalign.metrics import scorer
+
+if TYPE_CHECKING:
+    from midalign.evaluate.run import Report
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights that a search has tried."""
+
+    weights: Weights
+    folder: Path
+    score: float
+    """Mean of the tasks' headline metrics on the validation split, as a share."""
+
+
+def search(
+    sources: Sequence[Path],
+    weights: Sequence[Weights],
+    folder: Path,
+    *,
+    base: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    report: "Report",
+    method: Method = "cat",
+    rank: int | None = None,
+    density: float | None = None,
+    apply_chat_template: bool = False,
+    system_instruction: str | None = None,
+) -> list[Candidate]:
+    """Merge by each of some weights and score on the validation split, the best first.
+
+    Candidates and their records stay in `folder`, named by all that decides them: a search that was cut off
+    goes on from there, and one of other adapters or tasks does not take them for its own.
+    """
+    from midalign.evaluate import run
+    from midalign.leaderboard.load import verified
+
+    parents = [adapter.digest(one) for one in sources]
+    tried = list(dict.fromkeys(weights))
+    for one in tried:
+        check_choices(one, method, rank, density)
+    folders = []
+    for one in tried:
+        how = described(one, method, rank, density)
+        folders.append(folder / text_digest(json.dumps([parents, how]))[:12])
+        with locked(folders[-1]):
+            if not folders[-1].exists():
+                merge(sources, one, folders[-1], method=method, rank=rank, density=density)
+    source = bases.resolve(base)
+    scored = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
+    if apply_chat_template or system_instruction is not None:
+        scored += [apply_chat_template, system_instruction]
+    settings = run.Settings(
+        base=base,
+        tasks=tuple(tasks),
+        output=folder / f"results-{text_digest(json.dumps(scored))[:12]}",
+        adapters=tuple(folders),
+        adapters_only=True,
+        split="validation",
+        limit=limit,
+        apply_chat_template=apply_chat_template,
+        system_instruction=system_instruction,
+    )
+    scores = [headline_share(verified(path)) for path in run.evaluate(settings, report)]
+    found = [Candidate(*one) for one in zip(tried, folders, scores, strict=True)]
+    return sorted(found, key=lambda one: -one.score)
+
+
+def headline_share(entry: record.Record) -> float:
+    """`Candidate.score`; of a metric in per cent its hundredth."""
+    shares = []
+    for task in entry.tasks.values():
+        name, headline = next(iter(task.metrics.items()))
+        if headline.value is not None:
+            shares.append(headline.value / (100 if name in scorer(task.family).PERCENT else 1))
+    return sum(shares) / len(shares) if shares else 0.0

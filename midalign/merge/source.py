@@ -1,0 +1,126 @@
+"""LoRA adapters on disk, read module by module."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from midalign import adapter
+from midalign.errors import AdapterError
+from midalign.merge.weights import Weights, block_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter adds to a module's weight: `scaling * b @ a`."""
+
+    a: "Tensor"
+    """(rank, inputs), fp32."""
+    b: "Tensor"
+    """(outputs, rank), fp32."""
+    scaling: float = 1.0
+
+
+class Source:
+    """An adapter's changes by module."""
+
+    def __init__(self, folder: Path, files: ExitStack) -> None:
+        from safetensors import safe_open
+
+        self.folder = folder
+        self.config = adapter.config(folder)
+        known = adapter.shapes(folder / adapter.WEIGHTS)
+        # With embeddings among the targets, peft puts copies of the base's own weights into the file.
+        shapes = {key: shape for key, shape in known.items() if ".base_layer." not in key}
+        self._check(shapes)
+        self.file = files.enter_context(safe_open(folder / adapter.WEIGHTS, "pt"))
+        self.keys: dict[str, dict[str, str]] = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
+        """(outputs, inputs) by module, as the factors have them."""
+        for key in shapes:
+            module, _, rest = key.removeprefix(PREFIX).partition(".lora_")
+            side = "a" if rest.split(".")[0].endswith("A") else "b"
+            self.keys.setdefault(module, {})[side] = key
+        for module, keys in self.keys.items():
+            if len(keys) != 2:
+                raise AdapterError(f"{folder} has half of a change of {module}. Copy the adapter again")
+            self.shapes[module] = shapes[keys["b"]][0], shapes[keys["a"]][1]
+
+    def change(self, module: str) -> Change:
+        """The module's change, with the scaling that peft gives it when it loads the adapter."""
+        a, b = (self.file.get_tensor(self.keys[module][side]).float() for side in ("a", "b"))
+        rank = len(a)
+        alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        scaling = alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+        return Change(a, b, scaling)
+
+    def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise AdapterError for what is more than a product of two matrices added to a base's weights."""
+        if self.config["peft_type"] != "LORA":
+            raise AdapterError(f"{self.folder} is of peft_type {self.config['peft_type']}. Only LORA merges")
+        if self.config.get("use_dora"):
+            raise AdapterError(
+                f"{self.folder} is a DoRA adapter: it scales the base's weights too, which does not "
+                f"add up with another adapter. Train with plain LoRA, or merge_and_unload it by peft"
+            )
+        if self.config.get("target_parameters"):
+            raise AdapterError(
+                f"{self.folder} changes parameters that are no module of their own (target_parameters: "
+                f"{', '.join(self.config['target_parameters'])}), such as all experts of a layer at once: "
+                f"their factors do not stand side by side. Train with target_modules alone"
+            )
+        start = self.config.get("init_lora_weights")
+        if start not in adapter.PLAIN_STARTS:
+            raise AdapterError(
+                f"{self.folder} was begun by {start}, which changes the base's weights as well. "
+                f"Save it as plain LoRA first (save_pretrained, path_initial_model_for_weight_conversion)"
+            )
+        other = [name for name, shape in shapes.items() if ".lora_" not in name or len(shape) != 2]
+        if other:
+            raise AdapterError(
+                f"{self.folder} holds more than LoRA matrices ({other[0]} and {len(other) - 1} others): "
+                f"whole modules, biases and convolutions do not merge. Train without modules_to_save and bias"
+            )
+
+
+def _by_pattern(patterns: Mapping[str, float] | None, module: str, otherwise: float) -> float:
+    """As peft chooses alpha: the first pattern that the module's name ends with."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return otherwise
+
+
+def check_blocks(sources: Sequence[Source], weights: Weights) -> None:
+    """Raise AdapterError where weights are for blocks that no adapter changes."""
+    there = {
+        block for source in sources for module in source.keys if (block := block_number(module)) is not None
+    }
+    for blocks, _ in weights.in_blocks:
+        if not there & set(blocks):
+            raise AdapterError(
+                f"--in-blocks {blocks.start}-{blocks.stop - 1}: the adapters change nothing there, but in "
+                f"blocks {min(there)} to {max(there)}"
+                if there
+                else f"--in-blocks {blocks.start}-{blocks.stop - 1}: the adapters change no block by number"
+            )
+
+
+def check_shapes(sources: Sequence[Source]) -> None:
+    """Raise AdapterError where two adapters have other shapes of one module."""
+    found: dict[str, tuple[tuple[int, int], Path]] = {}
+    for source in sources:
+        for module, shape in source.shapes.items():
+            expected, where = found.setdefault(module, (shape, source.folder))
+            if shape != expected:
+                raise AdapterError(
+                    f"{module} takes {expected[1]} and gives {expected[0]} numbers in {where}, {shape[1]} "
+                    f"and {shape[0]} in {source.folder}: these are adapters of different bases"
+                )
