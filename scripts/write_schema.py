@@ -9,4 +9,4 @@ from midalign import record
 SCHEMA = Path(midalign.__file__).parent / "record.schema.json"
 
 if __name__ == "__main__":
-    SCHEMA.write_text(json.dumps(record.schema(), indent=1) + "\n", "utf-8")
+    SCHEMA.write_text(json.dumps(record.record_schema(), indent=1) + "\n", "utf-8")

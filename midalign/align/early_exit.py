@@ -13,7 +13,7 @@ class EarlyExit(Exception):  # noqa: N818 - not an error
         self.output = output
 
 
-def run(model: nn.Module, inputs: Mapping[str, object]) -> Any:
+def run_until_exit(model: nn.Module, inputs: Mapping[str, object]) -> Any:
     """Run `model(**inputs)` without a key-value cache, and return its output or what a hook stopped it with.
 
     The exception is caught inside the call, so that the model's own forward hooks still see an output. FSDP

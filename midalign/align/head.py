@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from midalign.align.early_exit import EarlyExit, run
+from midalign.align.early_exit import EarlyExit, run_until_exit
 
 CHUNK = 128
 """Positions whose logits exist at one time: 134 MB in fp32 for a vocabulary of 262k."""
@@ -69,7 +69,7 @@ def _ends_in(model: nn.Module, head: nn.Linear) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            logits: Tensor = run(model, {"input_ids": ids}).logits
+            logits: Tensor = run_until_exit(model, {"input_ids": ids}).logits
     finally:
         hook.remove()
         model.train(training)
@@ -100,7 +100,7 @@ def label_losses(
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)  # type: ignore[operator]
     try:
-        output = run(model, inputs)
+        output = run_until_exit(model, inputs)
     finally:
         hook.remove()
     if head is not None:

@@ -54,7 +54,7 @@ def further_translations(
     return sorted((row, place) for row, place in right if row != place)
 
 
-def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> dict[str, Tensor]:
+def measure_retrieval(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> dict[str, Tensor]:
     """Measure retrieval of one language against several.
 
     Args:

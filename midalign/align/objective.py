@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from midalign.align.pooling import mean_of_own
+from midalign.align.pooling import mean_by_owner
 
 
 def centre(states: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def token_deviation(states: Tensor, reference: Tensor, owner: Tensor, kept: Tens
         sentence = owner[kept]
         sentences = int(sentence.max()) + 1 if len(sentence) else 0
         own, base = (
-            _precise(side)[kept] - mean_of_own(side, owner, kept, sentences)[sentence]
+            _precise(side)[kept] - mean_by_owner(side, owner, kept, sentences)[sentence]
             for side in (states, reference)
         )
         return (own - base).square().sum(), base.square().sum()

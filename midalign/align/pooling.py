@@ -21,7 +21,7 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
     return (precise * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
-def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> Tensor:
+def mean_by_owner(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> Tensor:
     """Return `mean_pool` of sentences laid out in rows.
 
     Args:
@@ -44,7 +44,7 @@ def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> 
     return total / count.clamp(min=1.0).unsqueeze(1)
 
 
-def last_of_own(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
+def last_by_owner(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
     """Return the state of each sentence's last token, (sentences, hidden), at least in fp32."""
     flat = owner.flatten()
     index = torch.arange(len(flat), device=owner.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from midalign.align.objective import centre
 
 
-def translations(pairs: Sequence[tuple[str, str]]) -> Tensor:
+def translation_matrix(pairs: Sequence[tuple[str, str]]) -> Tensor:
     """Return (pairs, pairs) bool: whether foreign sentence i and English sentence j are one of the pairs.
 
     Several pairs may share a sentence. All its translations are right then, not only that of the same row.
@@ -18,7 +18,9 @@ def translations(pairs: Sequence[tuple[str, str]]) -> Tensor:
     return torch.tensor([[(foreign, english) in known for _, english in pairs] for foreign, _ in pairs])
 
 
-def accuracy(foreign: Tensor, english: Tensor, right: Tensor | None = None, *, centred: bool = True) -> float:
+def pair_accuracy(
+    foreign: Tensor, english: Tensor, right: Tensor | None = None, *, centred: bool = True
+) -> float:
     """Return the share of sentences whose nearest candidate by cosine is a translation.
 
     It is the mean of both directions.

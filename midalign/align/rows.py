@@ -86,7 +86,7 @@ def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[
     return rows
 
 
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
     """Return the length of the common prefix, leaving each prompt at least one token of its own."""
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     return min(sum(1 for _ in shared), min(map(len, prompts)) - 1)

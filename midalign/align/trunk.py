@@ -8,7 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from midalign.align.early_exit import EarlyExit, run
+from midalign.align.early_exit import EarlyExit, run_until_exit
 from midalign.align.pooling import mean_pool
 from midalign.align.rows import PADDING, lay_out, word_mask
 
@@ -111,7 +111,7 @@ def states_at_each(
     if highest == len(blocks):
         hooks.append(blocks[-1].register_forward_hook(stop_after))
     try:
-        states = run(model, inputs)
+        states = run_until_exit(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()

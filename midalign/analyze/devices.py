@@ -5,7 +5,7 @@ from typing import Any
 
 from midalign.errors import EngineError
 
-Report = Callable[[int, int], None]
+DoneCallback = Callable[[int, int], None]
 """How much is done, of how much."""
 
 Work = Callable[[Sequence[Any]], Iterable[None]]
@@ -15,7 +15,9 @@ POLL = 0.5
 """Seconds between looks at the processes."""
 
 
-def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Report) -> None:
+def share_among_devices(
+    work: Work, items: Sequence[Any], devices: Sequence[str], report: DoneCallback
+) -> None:
     """Process each item once, round-robin over devices. `work` stores its own results.
 
     A single device is used by this process. For several, `work` is pickled. Raises EngineError if a process

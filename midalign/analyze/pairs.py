@@ -10,9 +10,15 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.align.measures import RETRIEVALS, SYMMETRIC, further_translations, measures, repeated_sentences
-from midalign.analyze.devices import Report, share
-from midalign.analyze.states import Store
+from midalign.align.measures import (
+    RETRIEVALS,
+    SYMMETRIC,
+    further_translations,
+    measure_retrieval,
+    repeated_sentences,
+)
+from midalign.analyze.devices import DoneCallback, share_among_devices
+from midalign.analyze.states import StateStore
 from midalign.errors import DataError
 from midalign.record import write_atomically
 
@@ -28,7 +34,7 @@ Matrices = dict[str, np.ndarray]
 """By measure (languages, languages) fp32, from row to column; the diagonal is NaN."""
 
 
-def layers(base: str, asked: str) -> list[int]:
+def layer_numbers(base: str, asked: str) -> list[int]:
     """Return block numbers, such as of `4,8`. The default is all, embeddings included.
 
     Raises DataError for a layer that the base lacks, and BaseModelError.
@@ -41,8 +47,8 @@ def layers(base: str, asked: str) -> list[int]:
     return sorted({int(one) for one in numbers}) or list(range(depth + 1))
 
 
-def by_layer(
-    store: Store, layers: Sequence[int], folder: Path, devices: Sequence[str], report: Report
+def compare_layers(
+    store: StateStore, layers: Sequence[int], folder: Path, devices: Sequence[str], report: DoneCallback
 ) -> dict[int, Matrices]:
     """Return every measure of every directed pair at some layers. Those in `folder` are not computed again.
 
@@ -53,7 +59,7 @@ def by_layer(
     paths = {layer: folder / f"layer-{layer}-{key}.npz" for layer in layers}
     missing = [(layer, path) for layer, path in paths.items() if not path.is_file()]
     there = len(layers) - len(missing)
-    share(
+    share_among_devices(
         partial(_compare, store),
         missing,
         devices,
@@ -66,18 +72,18 @@ def by_layer(
     return found
 
 
-def _compare(store: Store, layers: Sequence[tuple[int, Path]]) -> Iterator[None]:
+def _compare(store: StateStore, layers: Sequence[tuple[int, Path]]) -> Iterator[None]:
     """Write the measures of some layers into files."""
     from midalign.device import device, keep_freed_memory
 
     keep_freed_memory()
     place = "cpu" if device() == "mps" else device()  # Apple's GPUs have no fp64
     for layer, path in layers:
-        _write(path, of_layer(store.layer(layer).to(place), list(store.sentences.values())))
+        _write(path, measure_layer(store.layer(layer).to(place), list(store.sentences.values())))
         yield
 
 
-def of_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
+def measure_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
     """Return the measures of (languages, sentences, hidden) states.
 
     `texts` are the sentences by language: all translations of one that is repeated are right. Without them no
@@ -102,7 +108,7 @@ def of_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
         for start in range(one + 1, count, at_once):
             others = slice(start, min(start + at_once, count))
             right = further(one, range(others.start, others.stop))
-            measured = measures(states[one], states[others], right)
+            measured = measure_retrieval(states[one], states[others], right)
             own = {name: value.cpu().numpy() for name, value in measured.items()}
             for name, matrix in found.items():
                 matrix[one, others] = own[name]
@@ -120,7 +126,7 @@ def _write(path: Path, matrices: Matrices) -> None:
     write_atomically(path, file.getvalue())
 
 
-def table(found: dict[int, Matrices], codes: Sequence[str]) -> Any:
+def pair_table(found: dict[int, Matrices], codes: Sequence[str]) -> Any:
     """Return a pyarrow table with a row per layer and directed pair, and a column per measure."""
     import pyarrow
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
-from midalign.analyze.states import PIVOT, POOLING, digest
+from midalign.analyze.states import PIVOT, POOLING, sentences_digest
 from midalign.errors import DataError, RecordError
 from midalign.languages import counterpart
 from midalign.languages import language as known
@@ -33,7 +33,7 @@ ABOUT = b"midalign"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerMeans:
     """Means of every measure after a number of blocks."""
 
     layer: int
@@ -43,10 +43,10 @@ class Layer:
     """Of the headline over all pairs."""
 
 
-def by_layer(found: dict[int, Matrices]) -> list[Layer]:
+def summarise_layers(found: dict[int, Matrices]) -> list[LayerMeans]:
     """Summarise the matrices per layer. English is their first language."""
     return [
-        Layer(
+        LayerMeans(
             layer,
             {name: float(np.nanmean(matrices[name])) for name in MEASURES},
             {name: float(np.nanmean([matrices[name][0], matrices[name][:, 0]])) for name in MEASURES},
@@ -57,7 +57,7 @@ def by_layer(found: dict[int, Matrices]) -> list[Layer]:
     ]
 
 
-def recommended(layers: Sequence[Layer]) -> int:
+def recommend_layer(layers: Sequence[LayerMeans]) -> int:
     """Return the layer with the most retrieved translations, the lowest of equals.
 
     Embeddings, where alignment is impossible, count only if there is no other layer.
@@ -65,7 +65,7 @@ def recommended(layers: Sequence[Layer]) -> int:
     return max(layers, key=lambda one: (one.layer > 0, one.all_pairs[HEADLINE], -one.layer)).layer
 
 
-def of_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
+def retrieval_with_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
     """Return each other language's retrieval with English, the first: the mean of both directions."""
     both = (headline[0] + headline[:, 0]) / 2
     return {code: float(value) for code, value in zip(codes[1:], both[1:], strict=True)}
@@ -88,7 +88,7 @@ FEWEST = 4
 """Languages for a correlation."""
 
 
-def of_model(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str) -> list[Run]:
+def select_runs(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str) -> list[Run]:
     """Return those of one model, by the digests of its base, adapter and tokenizer.
 
     Older records do not say the tokenizer. Raises RecordError where there are none.
@@ -107,7 +107,7 @@ def of_model(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str
     return found
 
 
-def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
+def correlate_scores(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
     """Return Pearson's r of `of_english` with the scores of `of_model`, per run.
 
     It is over the languages of both without task data, whose scores are transferred instead of learned (Liu
@@ -207,7 +207,7 @@ def check_output(folder: Path, model: str, digests: Digests) -> None:
         )
 
 
-def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
+def read_analysis(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
     """Read the analysis in a folder.
 
     Raises DataError if there is none, or it has other sentences or layers.
@@ -225,7 +225,7 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
             f"{folder} has layers {', '.join(map(str, there))}, none of those asked for here. "
             f"Give both analyses the same --layers"
         )
-    if about.get("sentences") != digest(texts):
+    if about.get("sentences") != sentences_digest(texts):
         raise DataError(
             f"{folder} has {len(about.get('languages', []))} languages and {about.get('count')} sentences of "
             f"each, not those asked for here ({len(texts)} and {len(texts[PIVOT])}), or other texts: give "
@@ -245,20 +245,20 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
     return Analysis(about["model"], headline)
 
 
-def describe(table: Any, model: str, digests: Digests, texts: Mapping[str, Sequence[str]]) -> Any:
+def add_metadata(table: Any, model: str, digests: Digests, texts: Mapping[str, Sequence[str]]) -> Any:
     """Return the table with what it was made of, for `read` and `check_output`."""
     about = {
         "model": model,
         "digests": digests,
         "languages": list(texts),
         "count": len(texts[PIVOT]),
-        "sentences": digest(texts),
+        "sentences": sentences_digest(texts),
         "pooling": POOLING,
     }
     return table.replace_schema_metadata({ABOUT: json.dumps(about)})
 
 
-def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
+def plot_curve(layers: Sequence[LayerMeans], title: str, other: Analysis | None) -> bytes:
     """Plot means by layer with the spread over pairs, as a PNG."""
     import matplotlib
 
@@ -284,7 +284,7 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
             values = _percent([float(np.nanmean(matrix)) for matrix in other.headline.values()])
             label = f"margin, all pairs, {other.model}"
             axes.plot(list(other.headline), values, color=GREY, linestyle="--", label=label)
-        axes.axvline(recommended(layers), color=GREY, linewidth=0.8, linestyle=":")
+        axes.axvline(recommend_layer(layers), color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xticks(numbers[:: 1 + len(numbers) // 20])
         axes.set_xlabel("blocks below the state (dotted: where most translations are found)")
         axes.set_ylabel("sentences that find their translation, %")
@@ -294,7 +294,7 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
         return _png(figure)
 
 
-def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: bool = False) -> bytes:
+def plot_heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: bool = False) -> bytes:
     """Plot retrieval from row to column, or its change, as a PNG.
 
     Languages are in the order of family, script and code.
@@ -350,7 +350,7 @@ def _png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def write(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Path]:
+def write_analysis(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Path]:
     """Write `alignment.parquet`, `alignment.csv` and the plots. Removes an outdated plot of changes."""
     import pyarrow
     import pyarrow.csv

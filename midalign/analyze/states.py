@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.analyze.devices import Report, share
+from midalign.analyze.devices import DoneCallback, share_among_devices
 from midalign.data.text import read_lines
 from midalign.errors import BaseModelError, DataError
 from midalign.languages import language as known
@@ -26,7 +26,7 @@ FEWEST = 20
 """Sentences a language below which retrieval says little."""
 
 
-def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
+def parallel_sentences(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
     """Return the same sentences in every language, English first.
 
     They are a seeded sample of `count`, or all if there are fewer. `languages` None takes all of the source,
@@ -92,7 +92,7 @@ def _sentences(path: Path) -> list[str]:
     return lines
 
 
-def digest(sentences: Mapping[str, Sequence[str]]) -> str:
+def sentences_digest(sentences: Mapping[str, Sequence[str]]) -> str:
     """Return the digest of the sentences that a model is analysed on, in their order."""
     return hashlib.sha256(
         json.dumps([[code, *lines] for code, lines in sentences.items()]).encode()
@@ -100,7 +100,7 @@ def digest(sentences: Mapping[str, Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True)
-class Store:
+class StateStore:
     """Pooled states of a model by language, a file each, named by all that decides them."""
 
     folder: Path
@@ -138,7 +138,7 @@ class Store:
         return torch.stack(found)
 
 
-def digests(source: str, adapter: Path | None) -> list[str]:
+def model_digests(source: str, adapter: Path | None) -> list[str]:
     """Return the digests of base, tokenizer and adapter, which decide what tokens become which states."""
     return [
         adapters.base_digest(source),
@@ -147,7 +147,7 @@ def digests(source: str, adapter: Path | None) -> list[str]:
     ]
 
 
-def rows() -> int:
+def batch_rows() -> int:
     """Return the number of sentences per batch.
 
     On a CPU small batches are faster, since they have less padding.
@@ -157,14 +157,14 @@ def rows() -> int:
     return 16 if device() == "cpu" else 128
 
 
-def embed(
+def embed_languages(
     base: str,
     adapter: Path | None,
     sentences: Mapping[str, Sequence[str]],
     folder: Path,
     devices: Sequence[str],
-    report: Report,
-) -> Store:
+    report: DoneCallback,
+) -> StateStore:
     """Compute every language's states on disk. Existing ones are not computed again.
 
     The adapter has passed `midalign.adapter.check`. Raises AdapterError, BaseModelError, and EngineError if
@@ -174,10 +174,10 @@ def embed(
 
     source = bases.resolve(base)
     dtype = fast_dtype()
-    store = Store(folder, " ".join([*digests(source, adapter), dtype, POOLING]), sentences)
+    store = StateStore(folder, " ".join([*model_digests(source, adapter), dtype, POOLING]), sentences)
     missing = store.missing()
     there = len(sentences) - len(missing)
-    share(
+    share_among_devices(
         partial(_embed, source, adapter, dtype, store),
         missing,
         devices,
@@ -187,7 +187,7 @@ def embed(
 
 
 def _embed(
-    source: str, adapter: Path | None, dtype: str, store: Store, codes: Sequence[str]
+    source: str, adapter: Path | None, dtype: str, store: StateStore, codes: Sequence[str]
 ) -> Iterator[None]:
     """Compute some languages' states by a model that is loaded for them."""
     import torch
@@ -205,5 +205,5 @@ def _embed(
     layers = list(range(depth(model) + 1))
     for code in codes:
         with torch.inference_mode():
-            store.write(code, pooled(model, tokenizer, store.sentences[code], layers, rows()))
+            store.write(code, pooled(model, tokenizer, store.sentences[code], layers, batch_rows()))
         yield

@@ -123,9 +123,9 @@ def merge(
 
     from midalign import merge as merging
     from midalign.merge.output import refuse_existing
-    from midalign.merge.search import search as search_weights
-    from midalign.merge.weights import Weights
-    from midalign.merge.whole_model import into_base as merge_into_base
+    from midalign.merge.search import search_weights as search_weights
+    from midalign.merge.weights import MergeWeights
+    from midalign.merge.whole_model import merge_into_base as merge_into_base
 
     if len(adapters) < 2:
         raise typer.BadParameter(
@@ -140,18 +140,18 @@ def merge(
     refuse_existing(output)
     blocks = tuple(_blocks(text, len(adapters)) for text in in_blocks or ())
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
-    candidates = [Weights(one, blocks) for one in given]
+    candidates = [MergeWeights(one, blocks) for one in given]
     if len(candidates) > 1 and not search:
         raise typer.BadParameter("several --weights need --search TASKS --base MODEL to choose among them")
     chosen = candidates[0]
     if search:
-        from midalign.record import decimals
+        from midalign.record import format_score
 
         console = Console(stderr=True)
 
         def report(now: "run.Progress") -> None:
             if now.finished:
-                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
+                console.print(f"{now.model}  {now.finished}  {format_score(now.headline)}", highlight=False)
 
         folder = output.with_name(f"{output.name}.search")
         tasks = [name.strip() for name in search.split(",")]
@@ -174,7 +174,7 @@ def merge(
         chosen = ranking[0].weights
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / output.name if into_base else output
-        found = merging.merge(adapters, chosen, target, method=method, rank=rank, density=density)
+        found = merging.merge_adapters(adapters, chosen, target, method=method, rank=rank, density=density)
         if into_base:
             merge_into_base(target, base, output)
     print(

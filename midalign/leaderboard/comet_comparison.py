@@ -7,8 +7,8 @@ import numpy as np
 
 from midalign.leaderboard.compare import arms_with_baseline, seed_change
 from midalign.leaderboard.load import Run
-from midalign.leaderboard.sections import Section, language_sets
-from midalign.leaderboard.statistics import Estimate, Scores, draw_weights, estimate, mean_of
+from midalign.leaderboard.sections import BoardSection, language_sets
+from midalign.leaderboard.statistics import Estimate, Scores, draw_weights, estimate, mean_scores
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CometDifference:
 
 
 @dataclass(frozen=True)
-class Comet:
+class CometComparison:
     """COMET's scores of a section, on the directions of which one COMET model has scored every record.
 
     Two directions' scores are never compared: models have a score per direction and no mean.
@@ -39,7 +39,7 @@ class Comet:
     differences: list[CometDifference]
 
 
-def compare_by_comet(section: Section) -> Comet | None:
+def compare_by_comet(section: BoardSection) -> CometComparison | None:
     """COMET's part of a section; None where no direction has scores of all records by one COMET model."""
     runs = [run for row in section.rows for run in row.runs]
     by_model: dict[tuple[str, str], list[str]] = {}
@@ -76,20 +76,20 @@ def compare_by_comet(section: Section) -> Comet | None:
                 languages=_estimates(directions, change),
             )
         )
-    return Comet(
+    return CometComparison(
         name=scored.name,
         digest=scored.digest,
         version=scored.version,
         directions=directions,
         models={
-            row.label: _estimates(directions, mean_of([scores[run.file] for run in row.runs]))
+            row.label: _estimates(directions, mean_scores([scores[run.file] for run in row.runs]))
             for row in section.rows
         },
         differences=differences,
     )
 
 
-def comet_sets(section: Section, comet: Comet) -> dict[str, list[str]]:
+def comet_sets(section: BoardSection, comet: CometComparison) -> dict[str, list[str]]:
     """The sets of directions, of those that COMET has scored."""
     return {
         name: [code for code in members if code in comet.directions]
@@ -97,7 +97,7 @@ def comet_sets(section: Section, comet: Comet) -> dict[str, list[str]]:
     }
 
 
-def _comet_draws(section: Section, runs: Sequence[Run], code: str) -> np.ndarray:
+def _comet_draws(section: BoardSection, runs: Sequence[Run], code: str) -> np.ndarray:
     """(runs, DRAWS) means of a direction, on the draws of items that the other metrics have."""
     scores = np.stack([run.comet[code] for run in runs], axis=1) / 1e6
     seed = int(section.first.ids[code][:8], 16)

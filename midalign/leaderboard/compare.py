@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from midalign import record
-from midalign.leaderboard.sections import Row, Section, language_sets
+from midalign.leaderboard.sections import BoardRow, BoardSection, language_sets
 from midalign.leaderboard.statistics import (
     Estimate,
     Scores,
     bootstrap,
     estimate,
     mean_defined,
-    mean_of,
+    mean_scores,
     metric_shares,
 )
 
@@ -33,7 +33,7 @@ Measured = tuple[int, int, str, str | None]
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class RetrievalFigures:
     """Pair retrieval accuracy by language: before training (the section's base) and of this model.
 
     `before` is empty where the base was not measured alike. Means of the seeds that were measured alike.
@@ -48,7 +48,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelFigures:
     """A row: means over its seeds. Keys of `means`: see `language_sets`."""
 
     label: str
@@ -67,7 +67,7 @@ class Model:
     """Set of languages -> the headline's least and greatest seed."""
     gap: dict[str, Estimate]
     """Transfer gap: mean over supervised languages minus the set's; empty without supervised languages."""
-    retrieval: list[Retrieval]
+    retrieval: list[RetrievalFigures]
     """One entry per way of measuring (layer, candidates, pooling): seeds may be aligned at several layers."""
     languages: dict[str, dict[str, Estimate]]
     """Language -> metric -> score."""
@@ -102,7 +102,7 @@ class Difference:
     gap_closed_languages: dict[str, Estimate | None]
 
 
-def compare(section: Section) -> tuple[list[Model], list[Difference]]:
+def compare_models(section: BoardSection) -> tuple[list[ModelFigures], list[Difference]]:
     """The section's rows, and each arm that has a baseline against it."""
     scores = bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
@@ -112,7 +112,7 @@ def compare(section: Section) -> tuple[list[Model], list[Difference]]:
     return models, differences
 
 
-def arms_with_baseline(section: Section) -> list[tuple[Row, Row]]:
+def arms_with_baseline(section: BoardSection) -> list[tuple[BoardRow, BoardRow]]:
     """Each arm that has a baseline, with it."""
     return [
         (row, baseline)
@@ -121,7 +121,7 @@ def arms_with_baseline(section: Section) -> list[tuple[Row, Row]]:
     ]
 
 
-def baseline_of(section: Section, row: Row) -> Row | None:
+def baseline_of(section: BoardSection, row: BoardRow) -> BoardRow | None:
     """Return the baseline of the row's recipe, if possible by the same engine and dtype.
 
     A baseline that is known to be trained in another dtype is none.
@@ -140,12 +140,14 @@ def baseline_of(section: Section, row: Row) -> Row | None:
     return next(iter(candidates), None)
 
 
-def _indices(section: Section) -> dict[str, list[int]]:
+def _indices(section: BoardSection) -> dict[str, list[int]]:
     codes = section.languages
     return {name: [codes.index(code) for code in members] for name, members in language_sets(section).items()}
 
 
-def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
+def _means(
+    section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
+) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
             name: estimate(float(mean_defined(scores.points[of, m])), mean_defined(scores.draws[:, of, m]))
@@ -155,7 +157,7 @@ def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> d
     }
 
 
-def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estimate]]:
+def _by_language(section: BoardSection, scores: Scores) -> dict[str, dict[str, Estimate]]:
     return {
         code: {
             metric: estimate(scores.points[i, m], scores.draws[:, i, m])
@@ -166,7 +168,7 @@ def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estima
 
 
 def _gaps(
-    section: Section, scores: Scores, sets: Mapping[str, list[int]]
+    section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
 ) -> dict[str, tuple[float, np.ndarray]]:
     """Set -> transfer gap of the headline and its draws; nothing without supervised languages, and nothing
     where the scores of two languages cannot be compared."""
@@ -183,17 +185,17 @@ def _gaps(
     }
 
 
-def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
+def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -> ModelFigures:
     sets = _indices(section)
     seeds = [scores[run.file] for run in row.runs]
-    mean = mean_of(seeds)
+    mean = mean_scores(seeds)
     gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
     by_seed = {
         name: [float(mean_defined(s.points[of, _HEADLINE])) for s in seeds] for name, of in sets.items()
     }
     engine, dtype = row.engine
     recipe = row.runs[0].record.recipe
-    return Model(
+    return ModelFigures(
         label=row.label,
         arm=row.arm,
         recipe=recipe.name if recipe and row.arm != "base" else None,
@@ -215,13 +217,13 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
     )
 
 
-def _cut_off(section: Section, row: Row) -> int | None:
+def _cut_off(section: BoardSection, row: BoardRow) -> int | None:
     counts = [run.task(code).cut_off for run in row.runs for code in section.languages]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _without_repeated(section: Section, row: Row) -> dict[str, float]:
+def _without_repeated(section: BoardSection, row: BoardRow) -> dict[str, float]:
     known = [code for code in section.languages if all(code in run.unrepeated for run in row.runs)]
     return {
         code: float(
@@ -231,25 +233,25 @@ def _without_repeated(section: Section, row: Row) -> dict[str, float]:
     }
 
 
-def _overlap(row: Row) -> list[str]:
+def _overlap(row: BoardRow) -> list[str]:
     """Return the overlaps of training text and test text in words."""
     return sorted({one.sentence for run in row.runs for one in run.record.known_overlaps})
 
 
-def _overlap_unchecked(row: Row) -> list[str]:
+def _overlap_unchecked(row: BoardRow) -> list[str]:
     """Return the training text that was not compared with the test text, in words."""
     checks = [run.record.overlap for run in row.runs]
     return sorted({text for check in checks if check is not None for text in check.unchecked})
 
 
-def _retrieval(section: Section, row: Row) -> list[Retrieval]:
+def _retrieval(section: BoardSection, row: BoardRow) -> list[RetrievalFigures]:
     """Return the retrieval of a row, one entry per way of measuring, lower layers first."""
     alike: dict[Measured, list[record.Retrieval]] = {}
     for measured in (run.record.retrieval for run in row.runs):
         if measured:
             alike.setdefault(_measured(measured), []).append(measured)
     return [
-        Retrieval(
+        RetrievalFigures(
             *how,
             before=_mean_accuracy([one.base_accuracy for one in alike[how]]) or _base_accuracy(section, how),
             after=_mean_accuracy([one.accuracy for one in alike[how]]),
@@ -262,7 +264,7 @@ def _measured(one: record.Retrieval) -> Measured:
     return one.layer, one.candidates, one.pooling, one.candidates_digest
 
 
-def _base_accuracy(section: Section, how: Measured) -> dict[str, float]:
+def _base_accuracy(section: BoardSection, how: Measured) -> dict[str, float]:
     """Return the accuracy in the section's base record, empty where it was not measured alike."""
     for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
         if run.record.retrieval and _measured(run.record.retrieval) == how:
@@ -276,20 +278,22 @@ def _mean_accuracy(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {code: float(np.mean([one[code] for one in measured])) for code in codes}
 
 
-def _by_seed(row: Row, scores: Mapping[str, Scores]) -> dict[int | None, Scores]:
+def _by_seed(row: BoardRow, scores: Mapping[str, Scores]) -> dict[int | None, Scores]:
     return {run.record.seed: scores[run.file] for run in row.runs}
 
 
-def seed_change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
+def seed_change(row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
     """An arm minus its baseline, and the latter, over the seeds that both have, all if they share none."""
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    this = mean_of([by_seed[seed] for seed in shared or by_seed])
-    other = mean_of([against[seed] for seed in shared or against])
+    this = mean_scores([by_seed[seed] for seed in shared or by_seed])
+    other = mean_scores([against[seed] for seed in shared or against])
     return Scores(this.points - other.points, this.draws - other.draws), other
 
 
-def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, Scores]) -> Difference:
+def _difference(
+    section: BoardSection, row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]
+) -> Difference:
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
     change, other = seed_change(row, baseline, scores)

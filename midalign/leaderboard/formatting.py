@@ -9,18 +9,18 @@ NONE = "–"
 MINUS = "−"
 
 
-def number_span(numbers: Collection[int]) -> str:
+def format_span(numbers: Collection[int]) -> str:
     """Return the least and the greatest number, or the one that all are."""
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """One decimal, no sign of minus zero."""
     return _signed(share, plus="")
 
 
-def signed(share: float) -> str:
+def format_signed(share: float) -> str:
     """One decimal with its sign."""
     return _signed(share, plus="+")
 
@@ -34,16 +34,26 @@ def _signed(share: float, plus: str) -> str:
     return f"{MINUS if share < 0 else plus}{text}"
 
 
-def interval(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate) -> str:
     """`+3.1 [1.2, 5.0]`, a dash where there is no case."""
     if math.isnan(estimate.value):
         return NONE
-    return f"{signed(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+    return (
+        f"{format_signed(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
+    )
 
 
-def with_error(score: Estimate) -> str:
+def format_bounds(estimate: Estimate) -> str:
+    """Return a share and its interval without signs, such as `46.3 [30.1, 60.2]`."""
+    low, high = format_percent(estimate.low), format_percent(estimate.high)
+    return f"{format_percent(estimate.value)} [{low}, {high}]"
+
+
+def format_with_error(score: Estimate) -> str:
     """`82.1 ± 0.4`, a dash where there is no case."""
-    return NONE if math.isnan(score.value) else f"{percent(score.value)} ± {percent(score.stderr)}"
+    return (
+        NONE if math.isnan(score.value) else f"{format_percent(score.value)} ± {format_percent(score.stderr)}"
+    )
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:

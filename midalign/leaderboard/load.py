@@ -52,7 +52,7 @@ class Run:
         )
 
 
-def load(folder: Path) -> list[Run]:
+def load_runs(folder: Path) -> list[Run]:
     """All runs of the records `folder/*.json` and `folder/*/*.json`, in the order of their file names.
 
     Raises RecordError for a folder without records, a record that does not validate, an items file that is
@@ -71,14 +71,14 @@ def load(folder: Path) -> list[Run]:
     return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
 
 
-def verified(file: Path) -> Record:
+def load_verified_record(file: Path) -> Record:
     """Return a whole record; raises RecordError where `load` would."""
     *_, run = _runs(file, file.name)
     return run.record
 
 
 def _runs(file: Path, shown: str) -> Iterator[Run]:
-    entry = record.read(file)
+    entry = record.read_record(file)
     if entry.shard:
         raise RecordError(
             f"{file} is shard {entry.shard.number} of {entry.shard.of}; put them together first: "
@@ -221,7 +221,7 @@ def _formula(schema_version: int, family: Scorer) -> Formula:
     """
 
     def now(metric: str, pooled: np.ndarray) -> float | None:
-        return record.defined(float(family.METRICS[metric](pooled)))
+        return record.nan_to_none(float(family.METRICS[metric](pooled)))
 
     def before(metric: str, pooled: np.ndarray) -> float:
         if metric == "off_target":

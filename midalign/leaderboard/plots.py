@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Difference, Model
+from midalign.leaderboard.compare import Difference, ModelFigures
 from midalign.leaderboard.formatting import MINUS
-from midalign.leaderboard.section_figures import Part, headline, items_span, sample_name
-from midalign.leaderboard.sections import language_sets, name_of, resource_of
+from midalign.leaderboard.section_figures import SectionFigures, headline_title, items_span, sample_name
+from midalign.leaderboard.sections import language_sets, language_title, resource_of
 from midalign.leaderboard.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ class _Line:
     code: str | None
     metric: str
 
-    def of(self, figures: Model | Difference) -> Estimate:
+    def of(self, figures: ModelFigures | Difference) -> Estimate:
         """The line's figure of a model or difference."""
         if self.code:
             return figures.languages[self.code][self.metric]
         return figures.means[self.metric][self.role]
 
 
-def png(part: Part) -> bytes:
+def plot_section(part: SectionFigures) -> bytes:
     """The plot of a section; the same bytes for the same figures and matplotlib."""
     import matplotlib
 
@@ -78,7 +78,7 @@ def png(part: Part) -> bytes:
     return buffer.getvalue()
 
 
-def _lines(part: Part) -> list[_Line]:
+def _lines(part: SectionFigures) -> list[_Line]:
     """Role by role from the top: its mean, then its languages from the best score down."""
     order = next((model for model in part.models if model.arm == "baseline"), part.models[0])
     lines, y = [], 0.0
@@ -99,7 +99,9 @@ def _lines(part: Part) -> list[_Line]:
 def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
     axes.set_yticks([line.y for line in lines])
     names = [
-        f"{name_of(line.code)} ({line.code}), {resource_of(line.code)}" if line.code else f"{line.role}, mean"
+        f"{language_title(line.code)} ({line.code}), {resource_of(line.code)}"
+        if line.code
+        else f"{line.role}, mean"
         for line in lines
     ]
     for text, line in zip(axes.set_yticklabels(names), lines, strict=True):
@@ -119,7 +121,7 @@ def _finish(axes: "Axes", lines: list[_Line]) -> None:
             axes.axhspan(line.y - 0.5, line.y + 0.5, color="#f2f2f2", zorder=0)
 
 
-def _style(part: Part, model: Model) -> tuple[str, str, float]:
+def _style(part: SectionFigures, model: ModelFigures) -> tuple[str, str, float]:
     """Colour, shape and vertical shift of a model: base grey, baselines black, other arms in colour."""
     if model.arm == "base":
         return GREY, "|", 0.0
@@ -131,7 +133,7 @@ def _style(part: Part, model: Model) -> tuple[str, str, float]:
     return COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)], 0.6 * ((i + 0.5) / len(arms) - 0.5)
 
 
-def _draw_scores(axes: "Axes", part: Part, lines: list[_Line]) -> None:
+def _draw_scores(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None:
     models = {model.label: model for model in part.models}
     for difference in part.differences:
         model, baseline = models[difference.model], models[difference.baseline]
@@ -160,12 +162,12 @@ def _draw_scores(axes: "Axes", part: Part, lines: list[_Line]) -> None:
             label=model.label,
             zorder=3,
         )
-    axes.set_xlabel(f"{headline(part)} (%)")
+    axes.set_xlabel(f"{headline_title(part)} (%)")
     axes.set_xlim(left=0)
     _finish(axes, lines)
 
 
-def _draw_differences(axes: "Axes", part: Part, lines: list[_Line]) -> None:
+def _draw_differences(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None:
     models = {model.label: model for model in part.models}
     for difference in part.differences:
         colour, shape, shift = _style(part, models[difference.model])

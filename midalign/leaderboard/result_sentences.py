@@ -5,19 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from midalign.leaderboard.comet_comparison import comet_sets
 from midalign.leaderboard.compare import Difference
-from midalign.leaderboard.formatting import interval, percent, signed
-from midalign.leaderboard.section_figures import Part, headline
+from midalign.leaderboard.formatting import format_bounds, format_interval, format_percent, format_signed
+from midalign.leaderboard.section_figures import SectionFigures, headline_title
 from midalign.leaderboard.sections import language_sets
 from midalign.leaderboard.statistics import Estimate
 
 
-def sentences(part: Part) -> list[str]:
+def describe_results(part: SectionFigures) -> list[str]:
     """The main results in words, Markdown: one line an arm that has a baseline."""
     lines = []
     for difference in part.differences:
         means = difference.means[part.section.scorer.HEADLINE]
         lines.append(
-            f"{difference.model} minus {difference.baseline}, {headline(part)}: "
+            f"{difference.model} minus {difference.baseline}, {headline_title(part)}: "
             f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
         )
     if part.comet:
@@ -33,7 +33,7 @@ def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -
     """`aligned languages (3): **+2.3 [1.4, 3.3]**; supervised ...`"""
     return "; ".join(
         f"{role} languages ({len(sets[role])}): "
-        + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
+        + (f"**{format_interval(means[role])}**" if role == "aligned" else format_interval(means[role]))
         for role in ("aligned", "supervised", "unseen")
         if role in means
     )
@@ -48,12 +48,10 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
             yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
     if "aligned" in difference.gap_closed:
         gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
-        bounds = f"{percent(gap.value)} [{percent(gap.low)}, {percent(gap.high)}]"
+        bounds = format_bounds(gap)
         if share:
-            yield (
-                f"Gap closed: {percent(share.value)}% [{percent(share.low)}, {percent(share.high)}] "
-                f"of the baseline's gap of {bounds}."
-            )
+            value, low, high = map(format_percent, (share.value, share.low, share.high))
+            yield f"Gap closed: {value}% [{low}, {high}] of the baseline's gap of {bounds}."
         else:
             reason = "holds 0" if gap.holds_zero else "lies below 0"
             yield f"Gap closed is not reported: the interval of the baseline's gap, {bounds}, {reason}."
@@ -61,7 +59,7 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
         yield "The two share no seed: all seeds of both count."
     elif len(difference.seeds) > 1 and "aligned" in difference.by_seed:
         each = ", ".join(
-            f"{seed}: {signed(value)}"
+            f"{seed}: {format_signed(value)}"
             for seed, value in zip(difference.seeds, difference.by_seed["aligned"], strict=True)
         )
         yield f"Aligned languages by seed: {each}."

@@ -7,13 +7,19 @@ from contextlib import suppress
 from midalign import bases, harness
 from midalign.errors import TaskError
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Model
-from midalign.leaderboard.formatting import number_span
-from midalign.leaderboard.section_figures import METRIC_NAMES, Part, items_span, retrieval_layers, sample_name
-from midalign.leaderboard.sections import Section, language_sets
+from midalign.leaderboard.compare import ModelFigures
+from midalign.leaderboard.formatting import format_span
+from midalign.leaderboard.section_figures import (
+    METRIC_NAMES,
+    SectionFigures,
+    items_span,
+    retrieval_layers,
+    sample_name,
+)
+from midalign.leaderboard.sections import BoardSection, language_sets
 
 
-def section_facts(part: Part) -> str:
+def section_facts(part: SectionFigures) -> str:
     """Return the Markdown list of what a section's scores were made from."""
     section, entry = part.section, part.section.first.record
     lines = []
@@ -35,7 +41,7 @@ def section_facts(part: Part) -> str:
     )
     limits = {task.max_gen_toks for task in tasks if task.max_gen_toks is not None}
     if limits:
-        lines.append(f"- Token limit of an answer: {number_span(limits)}")
+        lines.append(f"- Token limit of an answer: {format_span(limits)}")
     for role in ROLES:
         codes = language_sets(section).get(role, [])
         if codes:
@@ -56,7 +62,7 @@ def section_facts(part: Part) -> str:
     return "\n".join(lines)
 
 
-def _training_dtypes(models: Sequence[Model]) -> list[str]:
+def _training_dtypes(models: Sequence[ModelFigures]) -> list[str]:
     """Return the line on dtypes of training, with the rows of each if there are several; none if unknown."""
     labels: dict[str, list[str]] = {}
     for model in models:
@@ -67,7 +73,7 @@ def _training_dtypes(models: Sequence[Model]) -> list[str]:
     return ["- Trained in " + "; ".join(f"{dtype}: {', '.join(rows)}" for dtype, rows in labels.items())]
 
 
-def _signature_lines(section: Section) -> list[str]:
+def _signature_lines(section: BoardSection) -> list[str]:
     """Return a line per signature of sacreBLEU: with its directions, unless all of them have it."""
     lines = []
     for metric in (metric for metric in ("bleu", "chrf") if metric in section.scorer.METRICS):
@@ -82,7 +88,7 @@ def _signature_lines(section: Section) -> list[str]:
     return lines
 
 
-def _superseded(section: Section) -> str | None:
+def _superseded(section: BoardSection) -> str | None:
     """Return the line that marks records of an earlier task version, None where the version is today's."""
     versions = set()
     for code in section.languages:

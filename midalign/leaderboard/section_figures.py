@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from midalign.leaderboard.comet_comparison import Comet
-from midalign.leaderboard.compare import Difference, Model
-from midalign.leaderboard.formatting import number_span
-from midalign.leaderboard.sections import Section
+from midalign.leaderboard.comet_comparison import CometComparison
+from midalign.leaderboard.compare import Difference, ModelFigures
+from midalign.leaderboard.formatting import format_span
+from midalign.leaderboard.sections import BoardSection
 
 METRIC_NAMES = {
     "slot_f1": "slot F1",
@@ -37,14 +37,14 @@ METRIC_NAMES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class SectionFigures:
     """A section with its figures and the name of its plot."""
 
     slug: str
-    section: Section
-    models: list[Model]
+    section: BoardSection
+    models: list[ModelFigures]
     differences: list[Difference]
-    comet: Comet | None = None
+    comet: CometComparison | None = None
 
     @property
     def plot(self) -> str:
@@ -52,13 +52,13 @@ class Part:
         return f"plots/{self.slug}.png"
 
 
-def title(section: Section) -> str:
+def section_title(section: BoardSection) -> str:
     """Task group, base and sample."""
     entry = section.first.record
     return f"{section.group}, {entry.base.name}, {sample_name(section)}"
 
 
-def sample_name(section: Section) -> str:
+def sample_name(section: BoardSection) -> str:
     """`full test split` or `sample of 100 of the test split (seed 0)`, and the regime unless it is free."""
     sample = section.first.record.sample
     regime = "" if section.regime == "free" else f", {section.regime} decoding"
@@ -67,21 +67,21 @@ def sample_name(section: Section) -> str:
     return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed}){regime}"
 
 
-def items_span(section: Section) -> str:
+def items_span(section: BoardSection) -> str:
     """Items a language: `300` or, where languages differ, `150–300`."""
-    return number_span({section.first.task(code).n for code in section.languages})
+    return format_span({section.first.task(code).n for code in section.languages})
 
 
-def items_name(section: Section) -> str:
+def items_name(section: BoardSection) -> str:
     """`items_span`, and whether they are a sample: `100 (sample)`."""
     return items_span(section) + ("" if section.first.record.sample.limit is None else " (sample)")
 
 
-def headline(part: Part) -> str:
+def headline_title(part: SectionFigures) -> str:
     """Name of the family's headline."""
     return METRIC_NAMES[part.section.scorer.HEADLINE]
 
 
-def retrieval_layers(models: Sequence[Model]) -> list[int]:
+def retrieval_layers(models: Sequence[ModelFigures]) -> list[int]:
     """Return the layers after which any model's retrieval was measured, lowest first."""
     return sorted({measured.layer for model in models for measured in model.retrieval})

@@ -16,7 +16,7 @@ from midalign.metrics import Scorer, scorer
 
 
 @dataclass(frozen=True)
-class Row:
+class BoardRow:
     """The seeds of one recipe and arm, trained in one dtype and evaluated by one engine in one dtype."""
 
     label: str
@@ -42,13 +42,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Section:
+class BoardSection:
     """Runs on the same items, prompts, base and tokenizer, whose languages have the same roles."""
 
     group: str
     supervised: tuple[str, ...]
     aligned: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
     """Base first, then each recipe's baseline and its other arms."""
 
     @property
@@ -113,7 +113,7 @@ def _sides(code: str) -> list[str]:
     return [side for side in code.split("-") if side != "en" or "-" not in code]
 
 
-def name_of(code: str) -> str:
+def language_title(code: str) -> str:
     """`German`, also of a treebank, or `English to German` of a direction."""
     sides = _sides(code) if code in treebanks() else code.split("-")
     return " to ".join(known(side).name for side in sides)
@@ -125,7 +125,7 @@ def resource_of(code: str) -> ResourceClass:
     return max((known(side).resource for side in _sides(code)), key=classes.index)
 
 
-def language_sets(section: Section) -> dict[str, list[str]]:
+def language_sets(section: BoardSection) -> dict[str, list[str]]:
     """The sets that means are taken over, none empty: all, roles, non-supervised, resource classes."""
     codes = section.languages
     sets = {"all": codes}
@@ -136,7 +136,7 @@ def language_sets(section: Section) -> dict[str, list[str]]:
     return {name: members for name, members in sets.items() if members}
 
 
-def sections(runs: Sequence[Run]) -> list[Section]:
+def group_runs(runs: Sequence[Run]) -> list[BoardSection]:
     """The runs in comparable sections, sorted; raises RecordError for two records of one thing."""
     comparable = defaultdict(list)
     for run in runs:
@@ -156,7 +156,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
             # A base was trained on no role: where none was scored under these, any one does.
             any_base = list({_engine(run): run for run in bases}.values())
             rows = _rows([*(own or any_base), *trained[roles]])
-            found.append(Section(group, supervised, aligned, rows))
+            found.append(BoardSection(group, supervised, aligned, rows))
     return found
 
 
@@ -254,7 +254,7 @@ def _training_dtype(run: Run) -> str | None:
     return adapter.manifest.dtype if adapter and adapter.manifest else None
 
 
-def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def _rows(runs: Sequence[Run]) -> tuple[BoardRow, ...]:
     by_key = defaultdict(list)
     for run in runs:
         # One adapter under two names is one model twice.
@@ -270,7 +270,7 @@ def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
                     f"{one.file} and {other.file} are two records of one model "
                     f"(arm {key.arm}, seed {one.record.seed}, same base, tasks and sample); remove one"
                 )
-        rows.append(Row(_label(key, keys), key.arm, tuple(seeds)))
+        rows.append(BoardRow(_label(key, keys), key.arm, tuple(seeds)))
     # The base on top, a recipe's arms together with the baseline first.
     return tuple(
         sorted(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from midalign.leaderboard.sections import Section
+from midalign.leaderboard.sections import BoardSection
 from midalign.metrics.rates import quotient
 
 DRAWS = 1000
@@ -39,7 +39,7 @@ class Scores:
     """(DRAWS, languages, metrics)."""
 
 
-def bootstrap(section: Section) -> dict[str, Scores]:
+def bootstrap(section: BoardSection) -> dict[str, Scores]:
     """File name of a run -> its scores, all runs on the same draws."""
     runs = [run for row in section.rows for run in row.runs]
     codes = section.languages
@@ -70,13 +70,13 @@ def draw_weights(items: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=_CHUNK * items).reshape(_CHUNK, items).astype(np.float64)
 
 
-def metric_shares(section: Section, pooled: np.ndarray) -> np.ndarray:
+def metric_shares(section: BoardSection, pooled: np.ndarray) -> np.ndarray:
     """All metrics of pooled counts (..., columns) as shares: (..., metrics)."""
     units = [100 if name in section.scorer.PERCENT else 1 for name in section.metrics]
     return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
 
 
-def mean_of(scores: Sequence[Scores]) -> Scores:
+def mean_scores(scores: Sequence[Scores]) -> Scores:
     """Return the mean of several seeds."""
     return Scores(mean_defined([s.points for s in scores], 0), mean_defined([s.draws for s in scores], 0))
 

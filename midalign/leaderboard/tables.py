@@ -4,20 +4,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from midalign.languages import ROLES
-from midalign.leaderboard.comet_comparison import Comet, comet_sets
-from midalign.leaderboard.compare import Model
-from midalign.leaderboard.formatting import MINUS, NONE, interval, markdown_table, percent, with_error
-from midalign.leaderboard.result_sentences import sentences
+from midalign.leaderboard.comet_comparison import CometComparison, comet_sets
+from midalign.leaderboard.compare import ModelFigures
+from midalign.leaderboard.formatting import (
+    MINUS,
+    NONE,
+    format_bounds,
+    format_interval,
+    format_percent,
+    format_with_error,
+    markdown_table,
+)
+from midalign.leaderboard.result_sentences import describe_results
 from midalign.leaderboard.section_facts import section_facts
 from midalign.leaderboard.section_figures import (
     METRIC_NAMES,
-    Part,
-    headline,
+    SectionFigures,
+    headline_title,
     items_name,
     retrieval_layers,
-    title,
+    section_title,
 )
-from midalign.leaderboard.sections import Section, language_sets, name_of, resource_of
+from midalign.leaderboard.sections import BoardSection, language_sets, language_title, resource_of
 from midalign.leaderboard.statistics import DRAWS
 
 MARK = "<!-- written by midalign leaderboard build -->"
@@ -63,31 +71,31 @@ has several seeds, its figures are their mean, with the least and greatest seed 
 """
 
 
-def page(parts: Sequence[Part]) -> str:
+def render_page(parts: Sequence[SectionFigures]) -> str:
     """The whole README.md."""
     return (
         "\n".join([MARK, "# Leaderboard", "", _PREFACE, *(_section(part) for part in parts)]).rstrip() + "\n"
     )
 
 
-def seeded(model: Model, name: str) -> str:
+def mean_with_seeds(model: ModelFigures, name: str) -> str:
     """A mean of the headline, with least and greatest seed in parentheses where there are several."""
     if name not in model.spread:
         return NONE
-    mean = percent(next(iter(model.means.values()))[name].value)
+    mean = format_percent(next(iter(model.means.values()))[name].value)
     if len(model.seeds) == 1 or mean == NONE:
         return mean
     low, high = model.spread[name]
-    return f"{mean} ({percent(low)}–{percent(high)})"
+    return f"{mean} ({format_percent(low)}–{format_percent(high)})"
 
 
-def retrieval_columns(models: Sequence[Model]) -> dict[str, int]:
+def retrieval_columns(models: Sequence[ModelFigures]) -> dict[str, int]:
     """Return layer by column of retrieval. Each layer has its own, since figures of two do not compare."""
     layers = retrieval_layers(models)
     return {"retrieval" if len(layers) == 1 else f"retrieval, layer {layer}": layer for layer in layers}
 
 
-def retrieval(section: Section, model: Model, layer: int) -> str:
+def retrieval_cell(section: BoardSection, model: ModelFigures, layer: int) -> str:
     """Return `29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent.
 
     Several figures where seeds were measured on several sets of candidates, a dash where the model was not
@@ -105,12 +113,12 @@ def retrieval(section: Section, model: Model, layer: int) -> str:
     return ", ".join(figures) or NONE
 
 
-def cut_off(section: Section, model: Model) -> str:
+def cut_off_cell(section: BoardSection, model: ModelFigures) -> str:
     """Return the share of outputs that reached the token limit, a dash where it is not known."""
     if model.cut_off is None:
         return NONE
     items = sum(section.first.task(code).n for code in section.languages)
-    return percent(model.cut_off / (items * len(model.seeds)))
+    return format_percent(model.cut_off / (items * len(model.seeds)))
 
 
 def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
@@ -118,18 +126,18 @@ def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
     return f"{100 * sum(known) / len(known):.0f}" if known else NONE
 
 
-def closed(part: Part, model: Model) -> str:
+def closed_gap(part: SectionFigures, model: ModelFigures) -> str:
     """The gap that the model closed on the aligned languages, with interval."""
     for difference in part.differences:
         if difference.model == model.label and (share := difference.gap_closed.get("aligned")):
-            return f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]"
+            return format_bounds(share)
     return NONE
 
 
-def _section(part: Part) -> str:
+def _section(part: SectionFigures) -> str:
     section = part.section
-    blocks = [f"## {title(section)}", section_facts(part)]
-    words = sentences(part)
+    blocks = [f"## {section_title(section)}", section_facts(part)]
+    words = describe_results(part)
     lonely = [
         model.label
         for model in part.models
@@ -158,8 +166,8 @@ def _section(part: Part) -> str:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
     if part.differences:
         blocks += ["### Differences from the baseline", _difference_table(part)]
-    blocks.append(f"![{headline(part)} by language: {title(section)}]({part.plot})")
-    blocks += [f"### {headline(part)} by language".replace("slot", "Slot"), _language_table(part)]
+    blocks.append(f"![{headline_title(part)} by language: {section_title(section)}]({part.plot})")
+    blocks += [f"### {headline_title(part)} by language".replace("slot", "Slot"), _language_table(part)]
     blocks += [f"### {_DETAILS[section.family][0]} by language", _details_table(part)]
     if part.comet:
         blocks += ["### COMET by direction", _comet_table(part, part.comet)]
@@ -170,30 +178,30 @@ def _section(part: Part) -> str:
         )
     if any(section.repeated(code) for code in section.languages):
         blocks += [
-            f"### {headline(part)} without repeated items".replace("slot", "Slot"),
+            f"### {headline_title(part)} without repeated items".replace("slot", "Slot"),
             _repeated_table(part),
         ]
     blocks.append(_sources(part))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _engines_differ(part: Part) -> bool:
+def _engines_differ(part: SectionFigures) -> bool:
     return len({(model.engine, model.dtype) for model in part.models}) > 1
 
 
-def _engine(part: Part, model: Model) -> str:
+def _engine(part: SectionFigures, model: ModelFigures) -> str:
     mark = " ‡" if _engines_differ(part) else ""
     # Outputs made elsewhere have neither dtype nor device.
     known = ", ".join(filter(None, [f"{model.engine} {model.dtype}".strip(), "/".join(model.devices)]))
     return known + mark
 
 
-def marked(model: Model) -> str:
+def marked_label(model: ModelFigures) -> str:
     """A row's label, with § where the model was trained on text of a test set."""
     return f"{model.label} §" if model.overlap else model.label
 
 
-def _main_table(part: Part) -> str:
+def _main_table(part: SectionFigures) -> str:
     sets = [name for name in ("all", *ROLES, "high", "mid", "low") if name in language_sets(part.section)]
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
@@ -204,13 +212,13 @@ def _main_table(part: Part) -> str:
     for model in part.models:
         rows.append(
             [
-                marked(model),
+                marked_label(model),
                 "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
-                *(seeded(model, name) for name in sets),
-                *(percent(model.gap[name].value) for name in gaps),
-                closed(part, model),
-                *(retrieval(part.section, model, layer) for layer in columns.values()),
-                cut_off(part.section, model),
+                *(mean_with_seeds(model, name) for name in sets),
+                *(format_percent(model.gap[name].value) for name in gaps),
+                closed_gap(part, model),
+                *(retrieval_cell(part.section, model, layer) for layer in columns.values()),
+                cut_off_cell(part.section, model),
                 items_name(part.section),
                 _engine(part, model),
             ]
@@ -218,7 +226,7 @@ def _main_table(part: Part) -> str:
     return markdown_table(header, rows, left=(0, len(header) - 1))
 
 
-def _difference_table(part: Part) -> str:
+def _difference_table(part: SectionFigures) -> str:
     sets = [
         name
         for name in ("aligned", "supervised", "unseen", "high", "mid", "low")
@@ -228,7 +236,7 @@ def _difference_table(part: Part) -> str:
         [
             f"{difference.model} {MINUS} {difference.baseline}",
             METRIC_NAMES[metric],
-            *(interval(difference.means[metric][name]) for name in sets),
+            *(format_interval(difference.means[metric][name]) for name in sets),
         ]
         for difference in part.differences
         for metric in _DIFFERENCE_METRICS[part.section.family]
@@ -237,53 +245,53 @@ def _difference_table(part: Part) -> str:
     return markdown_table(["models", "metric", *sets], rows, left=(0, 1))
 
 
-def ordered(section: Section) -> list[str]:
+def ordered_languages(section: BoardSection) -> list[str]:
     """Languages by role, then by code."""
     return [code for role in ROLES for code in language_sets(section).get(role, [])]
 
 
-def _language_columns(section: Section, code: str) -> list[str]:
+def _language_columns(section: BoardSection, code: str) -> list[str]:
     return [
-        f"{name_of(code)} `{code}`",
+        f"{language_title(code)} `{code}`",
         section.role(code),
         resource_of(code),
         f"{section.first.task(code).n:,}",
     ]
 
 
-def _language_table(part: Part) -> str:
+def _language_table(part: SectionFigures) -> str:
     metric = part.section.scorer.HEADLINE
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     header += [f"{difference.model} {MINUS} {difference.baseline}" for difference in part.differences]
     rows = []
-    for code in ordered(part.section):
+    for code in ordered_languages(part.section):
         cells = _language_columns(part.section, code)
         for model in part.models:
             score = model.languages[code][metric]
-            cells.append(with_error(score))
-        cells += [interval(difference.languages[code][metric]) for difference in part.differences]
+            cells.append(format_with_error(score))
+        cells += [format_interval(difference.languages[code][metric]) for difference in part.differences]
         rows.append(cells)
     return "± standard error over items.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
 
 
-def _details_table(part: Part) -> str:
+def _details_table(part: SectionFigures) -> str:
     metrics = _DETAILS[part.section.family][1]
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     rows = [
         [
             *_language_columns(part.section, code),
             *(
-                " / ".join(percent(model.languages[code][metric].value) for metric in metrics)
+                " / ".join(format_percent(model.languages[code][metric].value) for metric in metrics)
                 for model in part.models
             ),
         ]
-        for code in ordered(part.section)
+        for code in ordered_languages(part.section)
     ]
     names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
     return f"Each cell: {names}, in per cent.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
 
 
-def _comet_table(part: Part, comet: Comet) -> str:
+def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
     """Scores and differences by direction; of scores there is no mean, of differences there is."""
     section, sets = part.section, comet_sets(part.section, comet)
     header = ["language", "role", "class", "n", *comet.models]
@@ -291,16 +299,16 @@ def _comet_table(part: Part, comet: Comet) -> str:
     rows = [
         [
             *_language_columns(section, code),
-            *(with_error(of[code]) for of in comet.models.values()),
-            *(interval(one.languages[code]) for one in comet.differences),
+            *(format_with_error(of[code]) for of in comet.models.values()),
+            *(format_interval(one.languages[code]) for one in comet.differences),
         ]
-        for code in ordered(section)
+        for code in ordered_languages(section)
         if code in comet.directions
     ]
     if comet.differences:
         rows += [
             [f"mean of {len(sets[role])}", role, "", "", *(NONE for _ in comet.models)]
-            + [interval(one.means[role]) for one in comet.differences]
+            + [format_interval(one.means[role]) for one in comet.differences]
             for role in ROLES
             if sets.get(role)
         ]
@@ -312,15 +320,15 @@ def _comet_table(part: Part, comet: Comet) -> str:
     )
 
 
-def _repeated_table(part: Part) -> str:
+def _repeated_table(part: SectionFigures) -> str:
     header = ["language", "role", "class", "n", "repeated", *(model.label for model in part.models)]
     metric, rows = part.section.scorer.HEADLINE, []
-    for code in (code for code in ordered(part.section) if part.section.repeated(code)):
+    for code in (code for code in ordered_languages(part.section) if part.section.repeated(code)):
         cells = [*_language_columns(part.section, code), f"{part.section.repeated(code):,}"]
         for model in part.models:
             without = model.without_repeated.get(code)
-            score = percent(model.languages[code][metric].value)
-            cells.append(NONE if without is None else f"{score} → {percent(without)}")
+            score = format_percent(model.languages[code][metric].value)
+            cells.append(NONE if without is None else f"{score} → {format_percent(without)}")
         rows.append(cells)
     return (
         "Repeated: items that occur verbatim in the training split of the same data set and language, "
@@ -329,6 +337,6 @@ def _repeated_table(part: Part) -> str:
     )
 
 
-def _sources(part: Part) -> str:
+def _sources(part: SectionFigures) -> str:
     names = ", ".join(f"`{Path(file).stem}`" for model in part.models for file in model.records)
     return f"From the records {names}."

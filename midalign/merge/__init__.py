@@ -12,17 +12,17 @@ from pathlib import Path
 
 from midalign import adapter
 from midalign.errors import AdapterError
-from midalign.merge.arithmetic import combine, deviation
+from midalign.merge.arithmetic import combine_changes, deviation
 from midalign.merge.manifest import merged_manifest
 from midalign.merge.output import folder_beside, refuse_existing, write_adapter
-from midalign.merge.source import Change, Source, check_blocks, check_shapes
-from midalign.merge.weights import Method, Weights, check_choices, described
+from midalign.merge.source import LoraChange, LoraSource, check_blocks, check_shapes
+from midalign.merge.weights import MergeMethod, MergeWeights, check_choices, describe_merge
 
 DENSITY = 0.5
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedAdapter:
     """A merged adapter on disk."""
 
     folder: Path
@@ -33,16 +33,16 @@ class Merged:
     random inputs, over the length of the latter: 0 is exact."""
 
 
-def merge(
+def merge_adapters(
     sources: Sequence[Path],
-    weights: Weights,
+    weights: MergeWeights,
     output: Path,
     *,
-    method: Method = "cat",
+    method: MergeMethod = "cat",
     rank: int | None = None,
     density: float | None = None,
     seed: int = 0,
-) -> Merged:
+) -> MergedAdapter:
     """Write the adapters' weighted sum to `output`.
 
     cat: the factors side by side, exact, of as many ranks as all have together. svd: the nearest sum of
@@ -64,10 +64,10 @@ def merge(
     check_choices(weights, method, rank, density)
     torch.manual_seed(seed)
     with ExitStack() as files, folder_beside(output) as partial:
-        opened = [Source(folder, files) for folder in sources]
+        opened = [LoraSource(folder, files) for folder in sources]
         check_shapes(opened)
         check_blocks(opened, weights)
-        error, merged = 0.0, dict[str, Change]()
+        error, merged = 0.0, dict[str, LoraChange]()
         for module in sorted({module for source in opened for module in source.keys}):
             # A module that an adapter leaves alone is changed by the others' part.
             own = [
@@ -75,7 +75,7 @@ def merge(
                 for source, weight in zip(opened, weights.of(module), strict=True)
                 if module in source.keys
             ]
-            merged[module] = combine(module, own, method, rank, density or DENSITY)
+            merged[module] = combine_changes(module, own, method, rank, density or DENSITY)
             own_error = deviation(own, merged[module])
             if not math.isfinite(own_error):
                 raise AdapterError(
@@ -84,10 +84,10 @@ def merge(
             error = max(error, own_error)
         widest = max(len(change.a) for change in merged.values())
         write_adapter(opened, merged, widest, partial)
-        manifest = merged_manifest(sources, described(weights, method, rank, density))
+        manifest = merged_manifest(sources, describe_merge(weights, method, rank, density))
         if manifest:
             (partial / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
-    return Merged(output, widest, len(merged), error)
+    return MergedAdapter(output, widest, len(merged), error)
 
 
 def _check_tokenizers(sources: Sequence[Path]) -> None:

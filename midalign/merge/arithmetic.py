@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from midalign.errors import AdapterError
-from midalign.merge.source import Change
-from midalign.merge.weights import Method
+from midalign.merge.source import LoraChange
+from midalign.merge.weights import MergeMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,9 +15,13 @@ PROBES = 8
 """Random inputs of a module on which a merge is held against the weighted sum of the changes."""
 
 
-def combine(
-    module: str, own: Sequence[tuple[Change, float]], method: Method, rank: int | None, density: float
-) -> Change:
+def combine_changes(
+    module: str,
+    own: Sequence[tuple[LoraChange, float]],
+    method: MergeMethod,
+    rank: int | None,
+    density: float,
+) -> LoraChange:
     """One module's weighted changes in one."""
     import torch
 
@@ -26,7 +30,7 @@ def combine(
         a = torch.cat([change.a for change, _ in own])
         b = torch.cat([change.b * (weight * change.scaling) for change, weight in own], dim=1)
         if method == "cat":
-            return Change(a, b)
+            return LoraChange(a, b)
         # Of a product of thin matrices, from the small one between their orthogonal bases.
         left, upper = torch.linalg.qr(b)
         right, lower = torch.linalg.qr(a.T)
@@ -39,7 +43,7 @@ def combine(
         # Shared out evenly between the factors, as peft does it: a negative weight's sign goes to A.
         a = torch.stack([c.a * math.copysign(abs(t) ** 0.5, t) for (c, _), t in zip(own, total, strict=True)])
         b = torch.stack([c.b * abs(t) ** 0.5 for (c, _), t in zip(own, total, strict=True)])
-        return Change(a.sum(0), b.sum(0))
+        return LoraChange(a.sum(0), b.sum(0))
     from peft.utils import merge_utils
 
     sparse: Callable[..., Tensor] = getattr(merge_utils, method)
@@ -49,12 +53,12 @@ def combine(
     return _of_svd(u, s, v.T, chosen)
 
 
-def _of_svd(u: "Tensor", s: "Tensor", vh: "Tensor", rank: int) -> Change:
+def _of_svd(u: "Tensor", s: "Tensor", vh: "Tensor", rank: int) -> LoraChange:
     root = s[:rank].sqrt()
-    return Change(root.unsqueeze(1) * vh[:rank], u[:, :rank] * root)
+    return LoraChange(root.unsqueeze(1) * vh[:rank], u[:, :rank] * root)
 
 
-def deviation(own: Sequence[tuple[Change, float]], merged: Change) -> float:
+def deviation(own: Sequence[tuple[LoraChange, float]], merged: LoraChange) -> float:
     """`Merged.error` of one module."""
     import torch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from midalign import adapter
 from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.languages import role_of
-from midalign.merge.weights import file_name
+from midalign.merge.weights import path_part
 from midalign.train.run import LOG
 
 NAME = 80
@@ -45,7 +45,7 @@ def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
     )
     return task.model_copy(
         update={
-            "name": shorten_name("+".join(parent.name for parent in parents) + f"@{file_name(how)}"),
+            "name": shorten_name("+".join(parent.name for parent in parents) + f"@{path_part(how)}"),
             "arm": f"merged {how}",
             "recipe": recipe,
             "supervised": list(supervised),

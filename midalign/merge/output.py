@@ -10,7 +10,7 @@ from pathlib import Path
 
 from midalign import adapter
 from midalign.errors import AdapterError
-from midalign.merge.source import Change, Source
+from midalign.merge.source import LoraChange, LoraSource
 
 
 def refuse_existing(output: Path) -> None:
@@ -31,7 +31,9 @@ def folder_beside(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_adapter(sources: Sequence[Source], merged: Mapping[str, Change], rank: int, folder: Path) -> None:
+def write_adapter(
+    sources: Sequence[LoraSource], merged: Mapping[str, LoraChange], rank: int, folder: Path
+) -> None:
     """A plain peft folder of one rank: engines that serve adapters want no module to differ."""
     import torch
     from safetensors.torch import save_file
@@ -61,7 +63,7 @@ def write_adapter(sources: Sequence[Source], merged: Mapping[str, Change], rank:
     (folder / adapter.CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
 
-def _targets(sources: Sequence[Source], merged: Mapping[str, Change]) -> list[str]:
+def _targets(sources: Sequence[LoraSource], merged: Mapping[str, LoraChange]) -> list[str]:
     """Last names of the modules where the adapters changed all that are called so, else full names."""
     partly = any(source.config.get("layers_to_transform") is not None for source in sources)
     listed = all(isinstance(source.config.get("target_modules"), list) for source in sources)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from midalign import adapter, bases, record
 from midalign.locks import locked
-from midalign.merge import merge
+from midalign.merge import merge_adapters
 from midalign.merge.manifest import text_digest
-from midalign.merge.weights import Method, Weights, check_choices, described
+from midalign.merge.weights import MergeMethod, MergeWeights, check_choices, describe_merge
 from midalign.metrics import scorer
 
 if TYPE_CHECKING:
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MergeCandidate:
     """Weights that a search has tried."""
 
-    weights: Weights
+    weights: MergeWeights
     folder: Path
     score: float
     """Mean of the tasks' headline metrics on the validation split, as a share."""
 
 
-def search(
+def search_weights(
     sources: Sequence[Path],
-    weights: Sequence[Weights],
+    weights: Sequence[MergeWeights],
     folder: Path,
     *,
     base: str,
     tasks: Sequence[str],
     limit: int | None,
     report: "Report",
-    method: Method = "cat",
+    method: MergeMethod = "cat",
     rank: int | None = None,
     density: float | None = None,
     apply_chat_template: bool = False,
     system_instruction: str | None = None,
-) -> list[Candidate]:
+) -> list[MergeCandidate]:
     """Merge by each of some weights and score on the validation split, the best first.
 
     Candidates and their records stay in `folder`, named by all that decides them: a search that was cut off
     goes on from there, and one of other adapters or tasks does not take them for its own.
     """
     from midalign.evaluate import run
-    from midalign.leaderboard.load import verified
+    from midalign.leaderboard.load import load_verified_record
 
     parents = [adapter.digest(one) for one in sources]
     tried = list(dict.fromkeys(weights))
@@ -56,11 +56,11 @@ def search(
         check_choices(one, method, rank, density)
     folders = []
     for one in tried:
-        how = described(one, method, rank, density)
+        how = describe_merge(one, method, rank, density)
         folders.append(folder / text_digest(json.dumps([parents, how]))[:12])
         with locked(folders[-1]):
             if not folders[-1].exists():
-                merge(sources, one, folders[-1], method=method, rank=rank, density=density)
+                merge_adapters(sources, one, folders[-1], method=method, rank=rank, density=density)
     source = bases.resolve(base)
     scored = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
     if apply_chat_template or system_instruction is not None:
@@ -76,8 +76,8 @@ def search(
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,
     )
-    scores = [headline_share(verified(path)) for path in run.evaluate(settings, report)]
-    found = [Candidate(*one) for one in zip(tried, folders, scores, strict=True)]
+    scores = [headline_share(load_verified_record(path)) for path in run.evaluate(settings, report)]
+    found = [MergeCandidate(*one) for one in zip(tried, folders, scores, strict=True)]
     return sorted(found, key=lambda one: -one.score)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from midalign import adapter
 from midalign.errors import AdapterError
-from midalign.merge.weights import Weights, block_number
+from midalign.merge.weights import MergeWeights, block_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
-class Change:
+class LoraChange:
     """What an adapter adds to a module's weight: `scaling * b @ a`."""
 
     a: "Tensor"
@@ -28,7 +28,7 @@ class Change:
     scaling: float = 1.0
 
 
-class Source:
+class LoraSource:
     """An adapter's changes by module."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
@@ -53,13 +53,13 @@ class Source:
                 raise AdapterError(f"{folder} has half of a change of {module}. Copy the adapter again")
             self.shapes[module] = shapes[keys["b"]][0], shapes[keys["a"]][1]
 
-    def change(self, module: str) -> Change:
+    def change(self, module: str) -> LoraChange:
         """The module's change, with the scaling that peft gives it when it loads the adapter."""
         a, b = (self.file.get_tensor(self.keys[module][side]).float() for side in ("a", "b"))
         rank = len(a)
         alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         scaling = alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
-        return Change(a, b, scaling)
+        return LoraChange(a, b, scaling)
 
     def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise AdapterError for what is more than a product of two matrices added to a base's weights."""
@@ -98,7 +98,7 @@ def _by_pattern(patterns: Mapping[str, float] | None, module: str, otherwise: fl
     return otherwise
 
 
-def check_blocks(sources: Sequence[Source], weights: Weights) -> None:
+def check_blocks(sources: Sequence[LoraSource], weights: MergeWeights) -> None:
     """Raise AdapterError where weights are for blocks that no adapter changes."""
     there = {
         block for source in sources for module in source.keys if (block := block_number(module)) is not None
@@ -113,7 +113,7 @@ def check_blocks(sources: Sequence[Source], weights: Weights) -> None:
             )
 
 
-def check_shapes(sources: Sequence[Source]) -> None:
+def check_shapes(sources: Sequence[LoraSource]) -> None:
     """Raise AdapterError where two adapters have other shapes of one module."""
     found: dict[str, tuple[tuple[int, int], Path]] = {}
     for source in sources:

@@ -8,13 +8,13 @@ from typing import Literal
 
 from midalign.errors import AdapterError
 
-Method = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
+MergeMethod = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
 SPARSE = ("ties", "dare_linear", "dare_ties")
 CHOOSE_RANK = ("svd", *SPARSE)
 
 
 @dataclass(frozen=True)
-class Weights:
+class MergeWeights:
     """How much of each adapter, and where in the network otherwise."""
 
     everywhere: tuple[float, ...]
@@ -46,14 +46,18 @@ def _ratio(weights: Sequence[float]) -> str:
     return ":".join(f"{weight:g}" for weight in weights)
 
 
-def described(weights: Weights, method: Method, rank: int | None, density: float | None) -> str:
+def describe_merge(
+    weights: MergeWeights, method: MergeMethod, rank: int | None, density: float | None
+) -> str:
     """How adapters were merged, such as `1:0.5` (by cat) or `ties 1:0.5 rank 8 density 0.2`."""
     how = str(weights) if method == "cat" else f"{method} {weights}"
     how += f" rank {rank}" if rank is not None else ""
     return f"{how} density {density:g}" if density is not None else how
 
 
-def check_choices(weights: Weights, method: Method, rank: int | None, density: float | None) -> None:
+def check_choices(
+    weights: MergeWeights, method: MergeMethod, rank: int | None, density: float | None
+) -> None:
     """Raise AdapterError for what the method does not have, and for weights without an effect."""
     if rank is not None and method not in CHOOSE_RANK:
         raise AdapterError(f"{method} has the rank that it has; one is chosen with {', '.join(CHOOSE_RANK)}")
@@ -68,6 +72,6 @@ def check_choices(weights: Weights, method: Method, rank: int | None, density: f
         raise AdapterError(f"weights {weights} leave nothing of any adapter; give one another weight than 0")
 
 
-def file_name(text: str) -> str:
+def path_part(text: str) -> str:
     """Text as a part of a file's name."""
     return re.sub(r"[^\w.+-]+", "_", text)

@@ -11,7 +11,7 @@ SAME = 1e-3
 """Logits of base and adapter and of both in one, at most so far apart, as a share of the largest."""
 
 
-def into_base(merged: Path, base: str, output: Path) -> None:
+def merge_into_base(merged: Path, base: str, output: Path) -> None:
     """Write `base` with a merged adapter in its weights, fp32, and its tokenizer, to `output`.
 
     Raises AdapterError where that is another model than base and adapter: peft adds a change of the

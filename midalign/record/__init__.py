@@ -8,14 +8,14 @@ from midalign.record.conditions import SHARDS, Conditions, conditions_of, shared
 from midalign.record.files import (
     ITEMS_SUFFIX,
     SUFFIX,
-    file_name,
-    read,
     read_items,
+    read_record,
+    record_file_name,
     refuse_to_replace,
-    write,
     write_atomically,
+    write_record,
 )
-from midalign.record.item_counts import Items, defined, pack, without_repeated
+from midalign.record.item_counts import Items, nan_to_none, pack_items, scores_without_repeated
 from midalign.record.models import (
     Adapter,
     Base,
@@ -29,8 +29,8 @@ from midalign.record.models import (
     Sample,
     Shard,
     TaskResult,
-    decimals,
-    schema,
+    format_score,
+    record_schema,
 )
 
 __all__ = [
@@ -52,17 +52,17 @@ __all__ = [
     "Shard",
     "TaskResult",
     "conditions_of",
-    "decimals",
-    "defined",
-    "file_name",
-    "pack",
-    "read",
+    "format_score",
+    "nan_to_none",
+    "pack_items",
     "read_items",
+    "read_record",
+    "record_file_name",
+    "record_schema",
     "refuse_to_replace",
-    "schema",
+    "scores_without_repeated",
     "shared_conditions",
     "task_conditions",
-    "without_repeated",
-    "write",
     "write_atomically",
+    "write_record",
 ]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from midalign.errors import RecordError
 from midalign.record.conditions import Conditions, condition_differences, conditions_of
-from midalign.record.item_counts import Items, pack, unpack
+from midalign.record.item_counts import Items, pack_items, unpack_items
 from midalign.record.models import ItemsFile, Record
 
 SUFFIX = ".json"
@@ -20,7 +20,7 @@ SHOWN = 4
 """Differences in one message."""
 
 
-def read(path: str | Path) -> Record:
+def read_record(path: str | Path) -> Record:
     """A record; raises RecordError with the first thing that is wrong with it."""
     path = Path(path)
     try:
@@ -44,7 +44,7 @@ def read_items(path: str | Path) -> dict[str, Items]:
     anything but one line per task with whole numbers from 0 to LARGEST_COUNT.
     """
     path = Path(path)
-    entry = read(path)
+    entry = read_record(path)
     file = entry.items
     if file is None:
         raise RecordError(f"{path} names no items file; evaluate the model again with midalign eval")
@@ -60,10 +60,10 @@ def read_items(path: str | Path) -> dict[str, Items]:
             f"{file.sha256[:12]}. Restore it, or remove both and evaluate the model again with midalign "
             f"eval"
         )
-    return unpack(beside, packed, entry)
+    return unpack_items(beside, packed, entry)
 
 
-def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
+def write_record(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the former's path.
 
     Each file appears whole or not at all; a record whose items are not its own is caught by the digest.
@@ -72,14 +72,14 @@ def write(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
     """
     path = folder / (record.name + SUFFIX)
     refuse_to_replace(path, conditions_of(record))
-    if path.is_file() and read(path).created > record.created:
+    if path.is_file() and read_record(path).created > record.created:
         raise RecordError(
             f"{path} is newer than what would replace it. Write elsewhere (--output OTHER), or remove it "
             f"first: rm '{path}'"
         )
     if set(items) != set(record.tasks):
         raise RecordError(f"Items of {sorted(items)} for a record of {sorted(record.tasks)}")
-    packed = pack(items, {task: list(result.counts) for task, result in record.tasks.items()})
+    packed = pack_items(items, {task: list(result.counts) for task, result in record.tasks.items()})
     name = record.name + ITEMS_SUFFIX
     file = ItemsFile(file=name, sha256=hashlib.sha256(packed).hexdigest())
     text = record.model_copy(update={"items": file}).model_dump_json(indent=1) + "\n"
@@ -97,7 +97,7 @@ def refuse_to_replace(path: Path, planned: Conditions) -> None:
     """
     if not path.is_file():
         return
-    there = conditions_of(read(path))
+    there = conditions_of(read_record(path))
     remedy = (
         f"It is not replaced. Write elsewhere (--output OTHER, or output=OTHER for midalign-train), "
         f"or remove it first: rm '{path}'"
@@ -113,7 +113,7 @@ def refuse_to_replace(path: Path, planned: Conditions) -> None:
         )
 
 
-def file_name(name: str) -> str:
+def record_file_name(name: str) -> str:
     """Return a model's name in the characters that a record's name may have; a hub id keeps both its parts.
 
     A digest keeps names apart that differ only in letters outside ASCII.

@@ -36,20 +36,22 @@ class Items:
         return others
 
 
-def defined(value: float) -> float | None:
+def nan_to_none(value: float) -> float | None:
     """Return a metric's value as a record has it: None for NaN."""
     return None if np.isnan(value) else value
 
 
-def without_repeated(items: Items, metrics: Mapping[str, Callable[..., Any]]) -> dict[str, float | None]:
+def scores_without_repeated(
+    items: Items, metrics: Mapping[str, Callable[..., Any]]
+) -> dict[str, float | None]:
     """Return the metrics over the items that are not repeated; empty where these are all or none."""
     others = items.unrepeated
     if not 0 < len(others) < len(items.counts):
         return {}
-    return {name: defined(float(metric(others.sum(0)))) for name, metric in metrics.items()}
+    return {name: nan_to_none(float(metric(others.sum(0)))) for name, metric in metrics.items()}
 
 
-def pack(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> bytes:
+def pack_items(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> bytes:
     """One JSON line a task, column by column, which compresses several times better than item by item.
 
     `columns` names a task's counts; raises RecordError where they are not as many.
@@ -71,7 +73,7 @@ def pack(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> by
     return zstandard.ZstdCompressor(level=19).compress("".join(lines).encode())
 
 
-def unpack(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
+def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
     """Return the items by task; raises RecordError unless each task of the record has one sound line."""
     try:
         lines = zstandard.ZstdDecompressor().decompress(packed).decode().splitlines()

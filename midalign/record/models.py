@@ -20,13 +20,13 @@ Total = Annotated[int, Field(strict=True, ge=0)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Section(BaseModel):
+class RecordModel(BaseModel):
     """A part of a record: unknown keys are refused, and so is what JSON has no number for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Base(Section):
+class Base(RecordModel):
     """The pretrained model."""
 
     name: str
@@ -38,7 +38,7 @@ class Base(Section):
     """What a reader must know of it, such as `dequantised`."""
 
 
-class Adapter(Section):
+class Adapter(RecordModel):
     """The adapter on the base."""
 
     name: str
@@ -46,7 +46,7 @@ class Adapter(Section):
     manifest: Manifest | None
 
 
-class Roles(Section):
+class Roles(RecordModel):
     """Languages by the part they had in training: those of the training data, and the unseen of the tasks."""
 
     supervised: list[str]
@@ -60,7 +60,7 @@ class Roles(Section):
         return max((role_of(side, self.supervised, self.aligned) for side in known), key=ROLES.index)
 
 
-class Engine(Section):
+class Engine(RecordModel):
     """What generated: `hf`, `vllm`, or `external` for outputs made elsewhere."""
 
     name: str
@@ -68,7 +68,7 @@ class Engine(Section):
     device: str
 
 
-class Sample(Section):
+class Sample(RecordModel):
     """Which documents: a seeded sample of `limit` of a split, or all of it."""
 
     split: str
@@ -81,7 +81,7 @@ class Sample(Section):
 Score = Annotated[float, Field(ge=0)]
 
 
-class Metric(Section):
+class Metric(RecordModel):
     """A pooled score over n items with its bootstrap standard error: a share, or what the family's README
     says, such as per cent for BLEU."""
 
@@ -91,7 +91,7 @@ class Metric(Section):
     n: Count
 
 
-class Comet(Section):
+class Comet(RecordModel):
     """Mean score of one COMET model over a direction's items, with its bootstrap standard error. It compares
     models on this direction and nothing else."""
 
@@ -105,7 +105,7 @@ class Comet(Section):
     n: Count
 
 
-class TaskResult(Section):
+class TaskResult(RecordModel):
     """One language task."""
 
     language: str
@@ -143,7 +143,7 @@ class TaskResult(Section):
     """Prompt and output tokens."""
 
 
-class Retrieval(Section):
+class Retrieval(RecordModel):
     """Does a sentence find its English translation among the candidates, by states of a middle layer?"""
 
     layer: int
@@ -161,7 +161,7 @@ class Retrieval(Section):
     base_bits_per_character: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
-class Shard(Section):
+class Shard(RecordModel):
     """Which part of a run a partial record has."""
 
     number: Annotated[int, Field(ge=1)]
@@ -172,14 +172,14 @@ class Shard(Section):
     """Of all that decides the whole run's outcome: its shards have the same."""
 
 
-class ItemsFile(Section):
+class ItemsFile(RecordModel):
     """The file of counts per item."""
 
     file: str
     sha256: Digest
 
 
-class ItemsLine(Section):
+class ItemsLine(RecordModel):
     """One line of the items file: the counts per item of one task, column by column."""
 
     task: str
@@ -190,7 +190,7 @@ class ItemsLine(Section):
     prompts: list[str] | None = None
 
 
-class Record(Section):
+class Record(RecordModel):
     """One evaluated model."""
 
     schema_version: Literal[1, 2] = 2
@@ -243,11 +243,11 @@ class Record(Section):
         return [*self.overlap.found, *of_split]
 
 
-def decimals(score: float | None, places: int = 3) -> str:
+def format_score(score: float | None, places: int = 3) -> str:
     """Return a score as text, a dash for None."""
     return "–" if score is None else f"{score:.{places}f}"
 
 
-def schema() -> dict[str, Any]:
+def record_schema() -> dict[str, Any]:
     """The JSON Schema of a record."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
