@@ -1,4 +1,4 @@
-"""From a folder of records to a folder with README.md, leaderboard.json and plots."""
+"""Write a board, README.md, leaderboard.json and plots, from a folder of records."""
 
 import json
 import math
@@ -25,8 +25,8 @@ DIGITS = 6
 def build_board(results: Path, output: Path) -> list[SectionFigures]:
     """Write the board of `results/*.json` into `output` and return its sections.
 
-    The same records give the same bytes. Raises RecordError for records that do not hold or clash, and
-    MidalignError rather than replace a README.md that it did not write.
+    The same records give the same bytes. Raises RecordError for invalid or conflicting records, and
+    MidalignError if `output` has a README.md that this function did not write.
     """
     readme = output / "README.md"
     if readme.is_file() and not readme.read_text("utf-8", errors="replace").startswith(MARK):
@@ -50,7 +50,7 @@ def _parts(results: Path) -> list[SectionFigures]:
         entry = section.first.record
         sample = f"{entry.sample.split}-{entry.sample.limit or 'full'}"
         regime = "" if section.regime == "free" else f"-{section.regime}"
-        # A base may be a path or a hub id; its last part says enough in a file name.
+        # A base may be a path or a hub id. Its last part suffices in a file name.
         slug = re.sub(
             r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}{regime}"
         )
@@ -101,7 +101,7 @@ def _section(part: SectionFigures) -> dict[str, Any]:
 
 
 def _model(model: ModelFigures) -> dict[str, Any]:
-    """Return a row's figures, without a training dtype that is not known: so boards of older records stay."""
+    """Return a row's figures. An unknown training dtype is omitted, as in boards of older records."""
     figures = asdict(model)
     if model.training_dtype is None:
         del figures["training_dtype"]

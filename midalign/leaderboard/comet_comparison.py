@@ -13,7 +13,7 @@ from midalign.leaderboard.statistics import Estimate, Scores, draw_weights, esti
 
 @dataclass(frozen=True)
 class CometDifference:
-    """An arm minus its baseline in COMET's score."""
+    """Difference of an arm from its baseline in COMET's score."""
 
     model: str
     baseline: str
@@ -25,9 +25,9 @@ class CometDifference:
 
 @dataclass(frozen=True)
 class CometComparison:
-    """COMET's scores of a section, on the directions of which one COMET model has scored every record.
+    """COMET's scores of a section, on the directions where one COMET model has scored every record.
 
-    Two directions' scores are never compared: models have a score per direction and no mean.
+    Scores of two directions do not compare, so models have a score per direction and no mean.
     """
 
     name: str
@@ -40,12 +40,16 @@ class CometComparison:
 
 
 def compare_by_comet(section: BoardSection) -> CometComparison | None:
-    """COMET's part of a section; None where no direction has scores of all records by one COMET model."""
+    """Return COMET's scores of a section and the differences between its arms.
+
+    None if no direction has scores of all records by one COMET model.
+    """
     runs = [run for row in section.rows for run in row.runs]
+    # Take the COMET model that has scored the most directions in every record.
     by_model: dict[tuple[str, str], list[str]] = {}
     for code in section.languages:
         scored_by = [run.task(code).comet for run in runs]
-        known = {(one.digest, one.version) for one in scored_by if one is not None}
+        known = {(score.digest, score.version) for score in scored_by if score is not None}
         if len(known) == 1 and None not in scored_by:
             by_model.setdefault(known.pop(), []).append(code)
     if not by_model:
@@ -53,10 +57,13 @@ def compare_by_comet(section: BoardSection) -> CometComparison | None:
     directions = max(by_model.values(), key=len)
     scored = section.first.task(directions[0]).comet
     assert scored is not None
+
+    # Resample with the draws of the other metrics. A trailing axis of one metric lets the means and
+    # differences of the other metrics serve here too.
     points = np.array([[run.comet[code].mean() / 1e6 for code in directions] for run in runs])
     draws = np.stack([_comet_draws(section, runs, code) for code in directions], axis=-1)
-    # One metric, so that means and differences are taken as those of the other metrics are.
     scores = {run.file: Scores(points[i, :, None], draws[i, :, :, None]) for i, run in enumerate(runs)}
+
     sets = {
         name: [directions.index(code) for code in members if code in directions]
         for name, members in language_sets(section).items()
@@ -69,9 +76,9 @@ def compare_by_comet(section: BoardSection) -> CometComparison | None:
                 model=row.label,
                 baseline=baseline.label,
                 means={
-                    name: estimate(change.points[of].mean(), change.draws[:, of, 0].mean(axis=1))
-                    for name, of in sets.items()
-                    if of
+                    name: estimate(change.points[places].mean(), change.draws[:, places, 0].mean(axis=1))
+                    for name, places in sets.items()
+                    if places
                 },
                 languages=_estimates(directions, change),
             )
@@ -90,7 +97,7 @@ def compare_by_comet(section: BoardSection) -> CometComparison | None:
 
 
 def comet_sets(section: BoardSection, comet: CometComparison) -> dict[str, list[str]]:
-    """The sets of directions, of those that COMET has scored."""
+    """Return the language sets, reduced to the directions that COMET has scored."""
     return {
         name: [code for code in members if code in comet.directions]
         for name, members in language_sets(section).items()
@@ -98,7 +105,7 @@ def comet_sets(section: BoardSection, comet: CometComparison) -> dict[str, list[
 
 
 def _comet_draws(section: BoardSection, runs: Sequence[Run], code: str) -> np.ndarray:
-    """(runs, DRAWS) means of a direction, on the draws of items that the other metrics have."""
+    """Return (runs, DRAWS) means of a direction, on the draws of items of the other metrics."""
     scores = np.stack([run.comet[code] for run in runs], axis=1) / 1e6
     seed = int(section.first.ids[code][:8], 16)
     drawn = [weights @ scores for weights in draw_weights(len(scores), seed)]

@@ -1,11 +1,9 @@
 """Scores of a section's models and paired differences between their arms, all from counts per item.
 
-Every figure is a share between 0 and 1, NaN where there is no case. A language's score is pooled (micro) over
-its items, a mean is over the languages that have a case (macro). Intervals are percentile bootstrap intervals
-(Efron and Tibshirani 1993, chapter 13) over items: one draw resamples the document ids, the same for all
-models, so that differences are paired (Koehn 2004), and the same for all languages with these ids, because
-parallel items are hard or easy together. The intervals say nothing about training seeds; the spread over
-seeds stands beside them.
+Every figure is a share between 0 and 1, or NaN without a case. A language's score is pooled (micro) over its
+items. A mean is over the languages that have a case (macro). Intervals are paired bootstrap intervals over
+items, see `midalign.leaderboard.statistics`. They do not cover the choice of the training seed. The spread
+over seeds is reported beside them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,14 +27,14 @@ _HEADLINE = 0
 """Among a family's metrics."""
 _GAP_SETS = ("non-supervised", "aligned", "unseen")
 Measured = tuple[int, int, str, str | None]
-"""Layer, candidates, pooling and the candidates' digest: accuracies compare where all are equal."""
+"""Layer, candidates, pooling and digest of the candidates. Accuracies compare if all are equal."""
 
 
 @dataclass(frozen=True)
 class RetrievalFigures:
-    """Pair retrieval accuracy by language: before training (the section's base) and of this model.
+    """Pair retrieval accuracy per language, before training (the section's base) and of this model.
 
-    `before` is empty where the base was not measured alike. Means of the seeds that were measured alike.
+    Means over the seeds that were measured in the same way. `before` is empty if the base was not.
     """
 
     layer: int
@@ -49,7 +47,7 @@ class RetrievalFigures:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """A row: means over its seeds. Keys of `means`: see `language_sets`."""
+    """A row's figures: means over its seeds. The keys of `means` are those of `language_sets`."""
 
     label: str
     arm: str
@@ -58,27 +56,27 @@ class ModelFigures:
     engine: str
     dtype: str
     training_dtype: str | None
-    """None where it is not known."""
+    """None if not known."""
     devices: list[str]
     records: list[str]
     means: dict[str, dict[str, Estimate]]
     """Metric -> set of languages -> mean."""
     spread: dict[str, list[float]]
-    """Set of languages -> the headline's least and greatest seed."""
+    """Set of languages -> the headline's lowest and highest seed."""
     gap: dict[str, Estimate]
-    """Transfer gap: mean over supervised languages minus the set's; empty without supervised languages."""
+    """Transfer gap: mean over supervised languages minus the set's. Empty without supervised languages."""
     retrieval: list[RetrievalFigures]
-    """One entry per way of measuring (layer, candidates, pooling): seeds may be aligned at several layers."""
+    """One entry per layer, candidates and pooling, since seeds may be aligned at different layers."""
     languages: dict[str, dict[str, Estimate]]
     """Language -> metric -> score."""
     without_repeated: dict[str, float]
-    """Language -> the headline over the items that stand in no training split, where that is known."""
+    """Language -> the headline over the items that occur in no training split, if known."""
     cut_off: int | None
-    """Outputs that reached the token limit, in all languages and seeds; None where a record does not know."""
+    """Outputs that reached the token limit, over all languages and seeds. None if a record lacks it."""
     overlap: list[str]
     """Overlaps of the model's training text and the test text, in words."""
     overlap_unchecked: list[str]
-    """Training text that was not compared with the test text, in words; empty in older records."""
+    """Training text that was not compared with the test text, in words. Empty in older records."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +87,21 @@ class Difference:
     baseline: str
     seeds: list[int | None]
     paired_seeds: bool
-    """False when the two share no seed: then all seeds of both count."""
+    """False if the two share no seed. Then all seeds of both count."""
     same_engine: bool
     means: dict[str, dict[str, Estimate]]
     """Metric -> set of languages -> difference of the means."""
     by_seed: dict[str, list[float]]
-    """Set of languages -> the headline's difference for each of `seeds`; empty unless paired."""
+    """Set of languages -> the headline's difference per seed. Empty unless paired."""
     languages: dict[str, dict[str, Estimate]]
     baseline_gap: dict[str, Estimate]
     gap_closed: dict[str, Estimate | None]
-    """Set of languages -> (this - baseline) / baseline's gap; None unless the gap's interval lies above 0."""
+    """Set of languages -> (model - baseline) / baseline's gap. None unless its interval lies above 0."""
     gap_closed_languages: dict[str, Estimate | None]
 
 
 def compare_models(section: BoardSection) -> tuple[list[ModelFigures], list[Difference]]:
-    """The section's rows, and each arm that has a baseline against it."""
+    """Return the figures of the section's rows, and the difference of each arm from its baseline."""
     scores = bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
     differences = [
@@ -113,7 +111,7 @@ def compare_models(section: BoardSection) -> tuple[list[ModelFigures], list[Diff
 
 
 def arms_with_baseline(section: BoardSection) -> list[tuple[BoardRow, BoardRow]]:
-    """Each arm that has a baseline, with it."""
+    """Return each arm that has a baseline, together with the baseline."""
     return [
         (row, baseline)
         for row in section.rows
@@ -122,9 +120,9 @@ def arms_with_baseline(section: BoardSection) -> list[tuple[BoardRow, BoardRow]]
 
 
 def baseline_of(section: BoardSection, row: BoardRow) -> BoardRow | None:
-    """Return the baseline of the row's recipe, if possible by the same engine and dtype.
+    """Return the baseline of the row's recipe, preferably of the same engine and dtype.
 
-    A baseline that is known to be trained in another dtype is none.
+    A baseline that is known to be trained in another dtype does not count.
     """
     candidates = [
         other
@@ -133,14 +131,14 @@ def baseline_of(section: BoardSection, row: BoardRow) -> BoardRow | None:
         and other.baseline == row.baseline
         and (other.training_dtype == row.training_dtype or None in (other.training_dtype, row.training_dtype))
     ]
-    # A known dtype first, then the engine.
+    # Prefer a known and equal dtype of training, then an equal engine.
     candidates.sort(
         key=lambda other: (other.training_dtype != row.training_dtype, other.engine != row.engine)
     )
     return next(iter(candidates), None)
 
 
-def _indices(section: BoardSection) -> dict[str, list[int]]:
+def _places(section: BoardSection) -> dict[str, list[int]]:
     codes = section.languages
     return {name: [codes.index(code) for code in members] for name, members in language_sets(section).items()}
 
@@ -150,8 +148,10 @@ def _means(
 ) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
-            name: estimate(float(mean_defined(scores.points[of, m])), mean_defined(scores.draws[:, of, m]))
-            for name, of in sets.items()
+            name: estimate(
+                float(mean_defined(scores.points[places, m])), mean_defined(scores.draws[:, places, m])
+            )
+            for name, places in sets.items()
         }
         for m, metric in enumerate(section.metrics)
     }
@@ -170,28 +170,32 @@ def _by_language(section: BoardSection, scores: Scores) -> dict[str, dict[str, E
 def _gaps(
     section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
 ) -> dict[str, tuple[float, np.ndarray]]:
-    """Set -> transfer gap of the headline and its draws; nothing without supervised languages, and nothing
-    where the scores of two languages cannot be compared."""
+    """Return the headline's transfer gap and its draws per set of languages.
+
+    Empty without supervised languages, and in families whose scores do not compare between languages.
+    """
     if "supervised" not in sets or not section.scorer.COMPARABLE:
         return {}
     points, draws = scores.points[:, _HEADLINE], scores.draws[:, :, _HEADLINE]
     supervised = sets["supervised"]
     return {
         name: (
-            float(mean_defined(points[supervised]) - mean_defined(points[of])),
-            mean_defined(draws[:, supervised]) - mean_defined(draws[:, of]),
+            float(mean_defined(points[supervised]) - mean_defined(points[places])),
+            mean_defined(draws[:, supervised]) - mean_defined(draws[:, places]),
         )
-        for name, of in sets.items()
+        for name, places in sets.items()
     }
 
 
 def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -> ModelFigures:
-    sets = _indices(section)
+    sets = _places(section)
     seeds = [scores[run.file] for run in row.runs]
     mean = mean_scores(seeds)
-    gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
+    gap_sets = {name: sets[name] for name in sets if name in (*_GAP_SETS, "supervised")}
+    gaps = _gaps(section, mean, gap_sets)
     by_seed = {
-        name: [float(mean_defined(s.points[of, _HEADLINE])) for s in seeds] for name, of in sets.items()
+        name: [float(mean_defined(seed.points[places, _HEADLINE])) for seed in seeds]
+        for name, places in sets.items()
     }
     engine, dtype = row.engine
     recipe = row.runs[0].record.recipe
@@ -235,7 +239,7 @@ def _without_repeated(section: BoardSection, row: BoardRow) -> dict[str, float]:
 
 def _overlap(row: BoardRow) -> list[str]:
     """Return the overlaps of training text and test text in words."""
-    return sorted({one.sentence for run in row.runs for one in run.record.known_overlaps})
+    return sorted({overlap.sentence for run in row.runs for overlap in run.record.known_overlaps})
 
 
 def _overlap_unchecked(row: BoardRow) -> list[str]:
@@ -245,7 +249,7 @@ def _overlap_unchecked(row: BoardRow) -> list[str]:
 
 
 def _retrieval(section: BoardSection, row: BoardRow) -> list[RetrievalFigures]:
-    """Return the retrieval of a row, one entry per way of measuring, lower layers first."""
+    """Return a row's retrieval, one entry per `Measured`, lowest layer first."""
     alike: dict[Measured, list[record.Retrieval]] = {}
     for measured in (run.record.retrieval for run in row.runs):
         if measured:
@@ -253,29 +257,30 @@ def _retrieval(section: BoardSection, row: BoardRow) -> list[RetrievalFigures]:
     return [
         RetrievalFigures(
             *how,
-            before=_mean_accuracy([one.base_accuracy for one in alike[how]]) or _base_accuracy(section, how),
-            after=_mean_accuracy([one.accuracy for one in alike[how]]),
+            before=_mean_accuracy([seed.base_accuracy for seed in alike[how]])
+            or _base_accuracy(section, how),
+            after=_mean_accuracy([seed.accuracy for seed in alike[how]]),
         )
         for how in sorted(alike, key=lambda how: (*how[:3], how[3] or ""))
     ]
 
 
-def _measured(one: record.Retrieval) -> Measured:
-    return one.layer, one.candidates, one.pooling, one.candidates_digest
+def _measured(retrieval: record.Retrieval) -> Measured:
+    return retrieval.layer, retrieval.candidates, retrieval.pooling, retrieval.candidates_digest
 
 
 def _base_accuracy(section: BoardSection, how: Measured) -> dict[str, float]:
-    """Return the accuracy in the section's base record, empty where it was not measured alike."""
+    """Return the accuracy in the section's base record, or nothing if it was measured differently."""
     for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
         if run.record.retrieval and _measured(run.record.retrieval) == how:
             return _mean_accuracy([run.record.retrieval.accuracy])
     return {}
 
 
-def _mean_accuracy(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of the seeds for the languages that each of them has."""
-    codes = sorted(set.intersection(*(set(one) for one in measured)))
-    return {code: float(np.mean([one[code] for one in measured])) for code in codes}
+def _mean_accuracy(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over seeds, for the languages that all of them have."""
+    codes = sorted(set.intersection(*map(set, seeds)))
+    return {code: float(np.mean([accuracy[code] for accuracy in seeds])) for code in codes}
 
 
 def _by_seed(row: BoardRow, scores: Mapping[str, Scores]) -> dict[int | None, Scores]:
@@ -283,12 +288,15 @@ def _by_seed(row: BoardRow, scores: Mapping[str, Scores]) -> dict[int | None, Sc
 
 
 def seed_change(row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
-    """An arm minus its baseline, and the latter, over the seeds that both have, all if they share none."""
+    """Return an arm's scores minus its baseline's, and the baseline's.
+
+    Both are means over the shared seeds, or over all seeds if there are none.
+    """
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    this = mean_scores([by_seed[seed] for seed in shared or by_seed])
-    other = mean_scores([against[seed] for seed in shared or against])
-    return Scores(this.points - other.points, this.draws - other.draws), other
+    arm = mean_scores([by_seed[seed] for seed in shared or by_seed])
+    reference = mean_scores([against[seed] for seed in shared or against])
+    return Scores(arm.points - reference.points, arm.draws - reference.draws), reference
 
 
 def _difference(
@@ -296,12 +304,13 @@ def _difference(
 ) -> Difference:
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    change, other = seed_change(row, baseline, scores)
+    change, reference = seed_change(row, baseline, scores)
 
-    codes, sets = section.languages, _indices(section)
-    gap_sets = {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")}
+    # The baseline's gap of each set and of each language that is not supervised, and its closed share.
+    codes, sets = section.languages, _places(section)
+    gap_sets = {name: sets[name] for name in sets if name in (*_GAP_SETS, "supervised")}
     gap_sets |= {code: [i] for i, code in enumerate(codes) if section.role(code) != "supervised"}
-    gaps = _gaps(section, other, gap_sets)
+    gaps = _gaps(section, reference, gap_sets)
     closed = {
         name: _ratio(_headline(change, gap_sets[name]), gaps[name]) for name in gaps if name != "supervised"
     }
@@ -314,10 +323,10 @@ def _difference(
         means=_means(section, change, sets),
         by_seed={
             name: [
-                float(mean_defined((by_seed[seed].points - against[seed].points)[of, _HEADLINE]))
+                float(mean_defined((by_seed[seed].points - against[seed].points)[places, _HEADLINE]))
                 for seed in shared
             ]
-            for name, of in sets.items()
+            for name, places in sets.items()
         },
         languages=_by_language(section, change),
         baseline_gap={name: estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
@@ -326,14 +335,19 @@ def _difference(
     )
 
 
-def _headline(scores: Scores, of: list[int]) -> tuple[float, np.ndarray]:
-    return float(mean_defined(scores.points[of, _HEADLINE])), mean_defined(scores.draws[:, of, _HEADLINE])
+def _headline(scores: Scores, places: list[int]) -> tuple[float, np.ndarray]:
+    """Return the mean headline of the languages at these places, and its draws."""
+    points, draws = scores.points[places, _HEADLINE], scores.draws[:, places, _HEADLINE]
+    return float(mean_defined(points)), mean_defined(draws)
 
 
 def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
-    """Gap closed; None where the gap's interval holds 0 (the ratio has no bounds) or lies below it."""
+    """Return the share of the gap that the change closes.
+
+    None if the gap's interval holds 0, where the ratio has no bounds, or lies below 0.
+    """
     if not estimate(*gap).low > 0:
         return None
-    # The interval leaves out draws in the tail, where a gap of 0 may still occur.
+    # The interval excludes draws in its tails, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
     return estimate(change[0] / gap[0], draws[np.isfinite(draws)])

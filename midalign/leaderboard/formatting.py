@@ -10,18 +10,18 @@ MINUS = "−"
 
 
 def format_span(numbers: Collection[int]) -> str:
-    """Return the least and the greatest number, or the one that all are."""
+    """Return the lowest and the highest number, such as `150–300`, or a single number if all are equal."""
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def format_percent(share: float) -> str:
-    """One decimal, no sign of minus zero."""
+    """Return a share in per cent with one decimal. Zero has no sign."""
     return _signed(share, plus="")
 
 
 def format_signed(share: float) -> str:
-    """One decimal with its sign."""
+    """Return a share in per cent with one decimal and its sign."""
     return _signed(share, plus="+")
 
 
@@ -35,7 +35,7 @@ def _signed(share: float, plus: str) -> str:
 
 
 def format_interval(estimate: Estimate) -> str:
-    """`+3.1 [1.2, 5.0]`, a dash where there is no case."""
+    """Return a difference and its interval, such as `+3.1 [1.2, 5.0]`, or a dash without a case."""
     if math.isnan(estimate.value):
         return NONE
     return (
@@ -50,14 +50,14 @@ def format_bounds(estimate: Estimate) -> str:
 
 
 def format_with_error(score: Estimate) -> str:
-    """`82.1 ± 0.4`, a dash where there is no case."""
+    """Return a score and its standard error, such as `82.1 ± 0.4`, or a dash without a case."""
     return (
         NONE if math.isnan(score.value) else f"{format_percent(score.value)} ± {format_percent(score.stderr)}"
     )
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """A table whose columns are right-aligned but for those in `left`."""
+    """Return a table. Columns are right-aligned except those in `left`."""
     marks = [":--" if i in left else "--:" for i in range(len(header))]
     lines = [header, marks, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

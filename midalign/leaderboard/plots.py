@@ -1,4 +1,4 @@
-"""Per-language dumbbell plots: from the baseline to each other arm, and the difference with its interval."""
+"""Dumbbell plots per language: from the baseline to each other arm, and the difference with its interval."""
 
 import io
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ from midalign.leaderboard.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours (2008), distinct for the common forms of colour blindness; shapes differ too,
-# one more of them, so that a seventh arm is told from the first.
+# Okabe and Ito's colours (2008) are distinct for the common forms of colour blindness. There is one shape
+# more, so that the seventh arm differs from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("o", "s", "D", "^", "v", "P", "X")
 GREY = "#767676"
-INCH = 0.21  # height of a language
+INCH = 0.21
+"""Height of a language."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of the plot: the mean of a role, or (`code`) one of its languages."""
+    """A line of the plot: the mean of a role, or one of its languages if `code` is set."""
 
     y: float
     role: str
@@ -32,14 +33,14 @@ class _Line:
     metric: str
 
     def of(self, figures: ModelFigures | Difference) -> Estimate:
-        """The line's figure of a model or difference."""
+        """Return the line's figure of a model or difference."""
         if self.code:
             return figures.languages[self.code][self.metric]
         return figures.means[self.metric][self.role]
 
 
 def plot_section(part: SectionFigures) -> bytes:
-    """The plot of a section; the same bytes for the same figures and matplotlib."""
+    """Plot a section as a PNG. The same figures and matplotlib give the same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +48,7 @@ def plot_section(part: SectionFigures) -> bytes:
 
     lines = _lines(part)
     paired = bool(part.differences)
-    # Arms share a language's line side by side, so more arms need more room.
+    # Arms are drawn above each other in a language's line, so more arms need more height.
     height = 1.7 + INCH * (1 + 0.35 * max(0, len(part.differences) - 1)) * lines[-1].y
     with plt.style.context("default"), plt.rc_context({"font.size": 9}):
         figure, axes = plt.subplots(
@@ -79,7 +80,7 @@ def plot_section(part: SectionFigures) -> bytes:
 
 
 def _lines(part: SectionFigures) -> list[_Line]:
-    """Role by role from the top: its mean, then its languages from the best score down."""
+    """Return the lines from the top: per role its mean, then its languages from the best score down."""
     order = next((model for model in part.models if model.arm == "baseline"), part.models[0])
     lines, y = [], 0.0
     metric = part.section.scorer.HEADLINE
@@ -122,7 +123,7 @@ def _finish(axes: "Axes", lines: list[_Line]) -> None:
 
 
 def _style(part: SectionFigures, model: ModelFigures) -> tuple[str, str, float]:
-    """Colour, shape and vertical shift of a model: base grey, baselines black, other arms in colour."""
+    """Return colour, shape and vertical shift: base grey, baselines black, other arms in colour."""
     if model.arm == "base":
         return GREY, "|", 0.0
     if model.arm == "baseline":

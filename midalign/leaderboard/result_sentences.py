@@ -12,7 +12,7 @@ from midalign.leaderboard.statistics import Estimate
 
 
 def describe_results(part: SectionFigures) -> list[str]:
-    """The main results in words, Markdown: one line an arm that has a baseline."""
+    """Return the main results in words, as Markdown: one line per arm that has a baseline."""
     lines = []
     for difference in part.differences:
         means = difference.means[part.section.scorer.HEADLINE]
@@ -23,14 +23,14 @@ def describe_results(part: SectionFigures) -> list[str]:
     if part.comet:
         sets = comet_sets(part.section, part.comet)
         lines += [
-            f"{one.model} minus {one.baseline}, COMET × 100: {_by_role(one.means, sets)}."
-            for one in part.comet.differences
+            f"{change.model} minus {change.baseline}, COMET × 100: {_by_role(change.means, sets)}."
+            for change in part.comet.differences
         ]
     return lines
 
 
 def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -> str:
-    """`aligned languages (3): **+2.3 [1.4, 3.3]**; supervised ...`"""
+    """Return the differences by role, such as `aligned languages (3): **+2.3 [1.4, 3.3]**; ...`."""
     return "; ".join(
         f"{role} languages ({len(sets[role])}): "
         + (f"**{format_interval(means[role])}**" if role == "aligned" else format_interval(means[role]))
@@ -40,6 +40,7 @@ def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -
 
 
 def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
+    """Yield the sentences that interpret a difference: its sign, the gap closed, its seeds and engines."""
     aligned = means.get("aligned")
     if aligned and not math.isnan(aligned.value):
         if aligned.holds_zero:

@@ -1,4 +1,4 @@
-"""The list of facts that stands above a section's tables: base, items, digests, languages, training."""
+"""The list of facts above a section's tables: base, items, digests, languages, training."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ def section_facts(part: SectionFigures) -> str:
     tasks = [section.first.task(code) for code in section.languages]
     versions = sorted({f"{task.version:g}" for task in tasks})
     data = _digest(task.data_digest for task in tasks)
-    # None where outputs were made elsewhere: nobody here knows their prompts.
+    # Outputs made elsewhere have no prompts in their records.
     known = [task.prompt_digest for task in tasks if task.prompt_digest]
     prompts = f"`{_digest(known)}`" if known else "unknown"
     lines.append(
@@ -53,7 +53,7 @@ def section_facts(part: SectionFigures) -> str:
     if recipes:
         lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
     lines += _training_dtypes(part.models)
-    ways = {(one.candidates, one.pooling): None for model in part.models for one in model.retrieval}
+    ways = {(entry.candidates, entry.pooling): None for model in part.models for entry in model.retrieval}
     layers = ", ".join(map(str, retrieval_layers(part.models)))
     lines += [
         f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, {pooling}"
@@ -63,7 +63,7 @@ def section_facts(part: SectionFigures) -> str:
 
 
 def _training_dtypes(models: Sequence[ModelFigures]) -> list[str]:
-    """Return the line on dtypes of training, with the rows of each if there are several; none if unknown."""
+    """Return the line on training dtypes, with their rows if there are several. No line if none is known."""
     labels: dict[str, list[str]] = {}
     for model in models:
         if model.training_dtype:
@@ -74,7 +74,7 @@ def _training_dtypes(models: Sequence[ModelFigures]) -> list[str]:
 
 
 def _signature_lines(section: BoardSection) -> list[str]:
-    """Return a line per signature of sacreBLEU: with its directions, unless all of them have it."""
+    """Return a line per signature of sacreBLEU, with its directions if there are several signatures."""
     lines = []
     for metric in (metric for metric in ("bleu", "chrf") if metric in section.scorer.METRICS):
         codes: dict[str | None, list[str]] = {}
@@ -83,16 +83,16 @@ def _signature_lines(section: BoardSection) -> list[str]:
         for signature, signed in codes.items():
             where = "" if len(codes) == 1 else f": {' '.join(signed)}"
             missing = metric not in section.first.task(signed[0]).metrics
-            said = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
-            lines.append(f"- {METRIC_NAMES[metric]}: {said}{where}")
+            shown = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
+            lines.append(f"- {METRIC_NAMES[metric]}: {shown}{where}")
     return lines
 
 
 def _superseded(section: BoardSection) -> str | None:
-    """Return the line that marks records of an earlier task version, None where the version is today's."""
+    """Return the line that marks records of an earlier task version, or None for the current version."""
     versions = set()
     for code in section.languages:
-        with suppress(TaskError):  # a user's own data, or a task that is no more
+        with suppress(TaskError):  # a user's own data, or a task that was removed
             name = section.first.task_name(code)
             versions.add((section.first.task(code).version, float(harness.metadata(name)["version"])))
     earlier = sorted({was for was, now in versions if was != now})
@@ -105,5 +105,5 @@ def _superseded(section: BoardSection) -> str | None:
 
 
 def _digest(digests: Iterable[str]) -> str:
-    """One short digest of several."""
+    """Return one short digest of several."""
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A section of the board with its figures, and the names that stand above its tables and plots."""
+"""A section of the board with its figures, and the titles of its tables and plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,13 +53,16 @@ class SectionFigures:
 
 
 def section_title(section: BoardSection) -> str:
-    """Task group, base and sample."""
+    """Return task group, base and sample."""
     entry = section.first.record
     return f"{section.group}, {entry.base.name}, {sample_name(section)}"
 
 
 def sample_name(section: BoardSection) -> str:
-    """`full test split` or `sample of 100 of the test split (seed 0)`, and the regime unless it is free."""
+    """Return the sample, such as `full test split` or `sample of 100 of the test split (seed 0)`.
+
+    The decoding regime follows unless it is free.
+    """
     sample = section.first.record.sample
     regime = "" if section.regime == "free" else f", {section.regime} decoding"
     if sample.limit is None:
@@ -68,20 +71,20 @@ def sample_name(section: BoardSection) -> str:
 
 
 def items_span(section: BoardSection) -> str:
-    """Items a language: `300` or, where languages differ, `150–300`."""
+    """Return the items per language: `300`, or `150–300` if languages differ."""
     return format_span({section.first.task(code).n for code in section.languages})
 
 
 def items_name(section: BoardSection) -> str:
-    """`items_span`, and whether they are a sample: `100 (sample)`."""
+    """Return `items_span`, marked if it is a sample: `100 (sample)`."""
     return items_span(section) + ("" if section.first.record.sample.limit is None else " (sample)")
 
 
 def headline_title(part: SectionFigures) -> str:
-    """Name of the family's headline."""
+    """Return the title of the family's headline metric."""
     return METRIC_NAMES[part.section.scorer.HEADLINE]
 
 
 def retrieval_layers(models: Sequence[ModelFigures]) -> list[int]:
-    """Return the layers after which any model's retrieval was measured, lowest first."""
+    """Return the layers after which retrieval was measured for any model, lowest first."""
     return sorted({measured.layer for model in models for measured in model.retrieval})

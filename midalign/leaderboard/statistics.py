@@ -1,4 +1,9 @@
-"""Paired bootstrap over items: points and draws of scores, and the intervals that follow from them."""
+"""Paired bootstrap over items: scores, their bootstrap draws, and the intervals that follow from them.
+
+Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993, chapter 13) over items. One draw
+resamples the document ids. It is the same for all models, so that differences are paired (Koehn 2004), and
+the same for all languages with these ids, because parallel items are hard or easy together.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +16,8 @@ from midalign.metrics.rates import quotient
 
 DRAWS = 1000
 LEVEL = 0.95
-_CHUNK = 100  # draws at a time: bounds the weights to 100 x items x 8 bytes
+_CHUNK = 100
+"""Draws at a time. It bounds the weights to 100 x items x 8 bytes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scores:
-    """Points and bootstrap draws of one row or of some of its seeds, averaged over them."""
+    """Scores and their bootstrap draws, of one run or averaged over several seeds."""
 
     points: np.ndarray
     """(languages, metrics)."""
@@ -40,14 +46,15 @@ class Scores:
 
 
 def bootstrap(section: BoardSection) -> dict[str, Scores]:
-    """File name of a run -> its scores, all runs on the same draws."""
+    """Return the scores of each run by file name, all runs on the same draws."""
     runs = [run for row in section.rows for run in row.runs]
     codes = section.languages
     draws = np.empty((len(runs), DRAWS, len(codes), len(section.metrics)))
     for ids in sorted(set(section.first.ids.values())):
         alike = [code for code in codes if section.first.ids[code] == ids]
-        # (items, runs x columns) a language: one matrix product serves all models.
+        # Put the runs side by side, (items, runs x columns) per language: one product serves all models.
         stacked = {code: np.concatenate([run.counts[code] for run in runs], axis=1) for code in alike}
+        # Draw once for all languages with these ids, and pool each language's counts by the draws.
         start = 0
         for weights in draw_weights(len(stacked[alike[0]]), seed=int(ids[:8], 16)):
             for code in alike:
@@ -62,16 +69,17 @@ def bootstrap(section: BoardSection) -> dict[str, Scores]:
 
 
 def draw_weights(items: int, seed: int) -> Iterator[np.ndarray]:
-    """DRAWS rows in chunks of (_CHUNK, items): how often each item was drawn, with replacement."""
+    """Yield how often each item was drawn with replacement: DRAWS rows in chunks of (_CHUNK, items)."""
     generator = np.random.default_rng(seed)
-    rows = np.arange(_CHUNK)[:, None] * items
+    # Offset each row's items, so that one bincount serves the chunk.
+    offsets = np.arange(_CHUNK)[:, None] * items
     for _ in range(DRAWS // _CHUNK):
-        drawn = generator.integers(items, size=(_CHUNK, items)) + rows
+        drawn = generator.integers(items, size=(_CHUNK, items)) + offsets
         yield np.bincount(drawn.ravel(), minlength=_CHUNK * items).reshape(_CHUNK, items).astype(np.float64)
 
 
 def metric_shares(section: BoardSection, pooled: np.ndarray) -> np.ndarray:
-    """All metrics of pooled counts (..., columns) as shares: (..., metrics)."""
+    """Return all metrics of pooled counts (..., columns) as shares: (..., metrics)."""
     units = [100 if name in section.scorer.PERCENT else 1 for name in section.metrics]
     return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
 
@@ -82,18 +90,18 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def mean_defined(values: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Return the mean over an axis of what is not NaN; NaN where nothing is.
+    """Return the mean over an axis of the values that are not NaN, or NaN if all are.
 
-    A share of no cases is NaN, and is no reason to leave out or lower the others.
+    A share without a case is NaN. It neither removes nor lowers the others.
     """
     values = np.asarray(values)
     return quotient(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
 
 
 def estimate(point: float, draws: np.ndarray) -> Estimate:
-    """Return a value with the interval and standard error of its bootstrap draws; all NaN if the value is.
+    """Return a value with the interval and standard error of its bootstrap draws, all NaN if the value is.
 
-    Draws without a case are NaN and left out.
+    Draws without a case are NaN and are skipped.
     """
     draws = draws[~np.isnan(draws)]
     if np.isnan(point) or len(draws) < 2:

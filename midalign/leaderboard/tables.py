@@ -1,4 +1,4 @@
-"""Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
+"""The board as Markdown: per section its facts, rows, results in words, and languages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ _DIFFERENCE_METRICS = {
         "values_in_source",
     ),
 }
-"""What the table of differences shows, by family, where the task has it."""
+"""Metrics of the table of differences, by family, if the task has them."""
 _DETAILS = {
     "slot": ("Labels, values and copying", ("label_f1", "value_f1", "values_not_in_utterance")),
     "slot_spans": ("Spans, labels and copying", ("strict_f1", "loose_f1", "label_f1", "value_f1")),
@@ -72,14 +72,14 @@ has several seeds, its figures are their mean, with the least and greatest seed 
 
 
 def render_page(parts: Sequence[SectionFigures]) -> str:
-    """The whole README.md."""
+    """Return the whole README.md."""
     return (
         "\n".join([MARK, "# Leaderboard", "", _PREFACE, *(_section(part) for part in parts)]).rstrip() + "\n"
     )
 
 
 def mean_with_seeds(model: ModelFigures, name: str) -> str:
-    """A mean of the headline, with least and greatest seed in parentheses where there are several."""
+    """Return the headline's mean, with the lowest and highest seed in parentheses if there are several."""
     if name not in model.spread:
         return NONE
     mean = format_percent(next(iter(model.means.values()))[name].value)
@@ -90,16 +90,16 @@ def mean_with_seeds(model: ModelFigures, name: str) -> str:
 
 
 def retrieval_columns(models: Sequence[ModelFigures]) -> dict[str, int]:
-    """Return layer by column of retrieval. Each layer has its own, since figures of two do not compare."""
+    """Return the layer of each retrieval column. Figures of two layers do not compare."""
     layers = retrieval_layers(models)
     return {"retrieval" if len(layers) == 1 else f"retrieval, layer {layer}": layer for layer in layers}
 
 
 def retrieval_cell(section: BoardSection, model: ModelFigures, layer: int) -> str:
-    """Return `29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent.
+    """Return retrieval before and after training in per cent, such as `29 → 64`.
 
-    Several figures where seeds were measured on several sets of candidates, a dash where the model was not
-    measured after this layer.
+    The mean is over the aligned languages, or over all measured ones if none is aligned. Seeds that were
+    measured on different candidates have a figure each. A dash if the model was not measured at this layer.
     """
     figures = []
     for measured in model.retrieval:
@@ -114,7 +114,7 @@ def retrieval_cell(section: BoardSection, model: ModelFigures, layer: int) -> st
 
 
 def cut_off_cell(section: BoardSection, model: ModelFigures) -> str:
-    """Return the share of outputs that reached the token limit, a dash where it is not known."""
+    """Return the share of outputs that reached the token limit, or a dash if not known."""
     if model.cut_off is None:
         return NONE
     items = sum(section.first.task(code).n for code in section.languages)
@@ -127,7 +127,7 @@ def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
 
 
 def closed_gap(part: SectionFigures, model: ModelFigures) -> str:
-    """The gap that the model closed on the aligned languages, with interval."""
+    """Return the share of the gap that the model closed on the aligned languages, with its interval."""
     for difference in part.differences:
         if difference.model == model.label and (share := difference.gap_closed.get("aligned")):
             return format_bounds(share)
@@ -145,6 +145,8 @@ def _section(part: SectionFigures) -> str:
         and model.arm not in ("base", "baseline")
         and model.label not in {difference.model for difference in part.differences}
     ]
+
+    # The main table, its footnotes, and the results in words.
     blocks.append(_main_table(part))
     if _engines_differ(part):
         blocks.append(
@@ -164,6 +166,8 @@ def _section(part: SectionFigures) -> str:
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
+
+    # The detailed tables.
     if part.differences:
         blocks += ["### Differences from the baseline", _difference_table(part)]
     blocks.append(f"![{headline_title(part)} by language: {section_title(section)}]({part.plot})")
@@ -191,13 +195,13 @@ def _engines_differ(part: SectionFigures) -> bool:
 
 def _engine(part: SectionFigures, model: ModelFigures) -> str:
     mark = " ‡" if _engines_differ(part) else ""
-    # Outputs made elsewhere have neither dtype nor device.
+    # Outputs made elsewhere have no dtype and no device.
     known = ", ".join(filter(None, [f"{model.engine} {model.dtype}".strip(), "/".join(model.devices)]))
     return known + mark
 
 
 def marked_label(model: ModelFigures) -> str:
-    """A row's label, with § where the model was trained on text of a test set."""
+    """Return a row's label, with § if the model was trained on text of a test set."""
     return f"{model.label} §" if model.overlap else model.label
 
 
@@ -246,7 +250,7 @@ def _difference_table(part: SectionFigures) -> str:
 
 
 def ordered_languages(section: BoardSection) -> list[str]:
-    """Languages by role, then by code."""
+    """Return the languages by role, then by code."""
     return [code for role in ROLES for code in language_sets(section).get(role, [])]
 
 
@@ -292,15 +296,15 @@ def _details_table(part: SectionFigures) -> str:
 
 
 def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
-    """Scores and differences by direction; of scores there is no mean, of differences there is."""
+    """Return the table of COMET's scores and differences by direction. Only differences have a mean."""
     section, sets = part.section, comet_sets(part.section, comet)
     header = ["language", "role", "class", "n", *comet.models]
-    header += [f"{one.model} {MINUS} {one.baseline}" for one in comet.differences]
+    header += [f"{change.model} {MINUS} {change.baseline}" for change in comet.differences]
     rows = [
         [
             *_language_columns(section, code),
             *(format_with_error(of[code]) for of in comet.models.values()),
-            *(format_interval(one.languages[code]) for one in comet.differences),
+            *(format_interval(change.languages[code]) for change in comet.differences),
         ]
         for code in ordered_languages(section)
         if code in comet.directions
@@ -308,7 +312,7 @@ def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
     if comet.differences:
         rows += [
             [f"mean of {len(sets[role])}", role, "", "", *(NONE for _ in comet.models)]
-            + [format_interval(one.means[role]) for one in comet.differences]
+            + [format_interval(change.means[role]) for change in comet.differences]
             for role in ROLES
             if sets.get(role)
         ]
