@@ -193,7 +193,7 @@ def test_into_base_refuses_a_change_of_embeddings_that_the_output_layer_shares(t
                 torch.nn.init.normal_(parameter, std=0.1)
         model.save_pretrained(tmp_path / str(seed))
     merge_adapters([tmp_path / "0", tmp_path / "1"], MergeWeights((1.0, 1.0)), tmp_path / "merged")
-    with pytest.raises(AdapterError, match=r"is another model: logits .* that the output layer shares"):
+    with pytest.raises(AdapterError, match=r"is another model: its logits .* that the output layer shares"):
         merge_into_base(tmp_path / "merged", "mini", tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
 
@@ -258,7 +258,7 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     with pytest.raises(AdapterError, match=r"align and .*third were trained with different tokenizers"):
         merge_adapters([task, align, third], MergeWeights((1.0, 1.0, 1.0)), tmp_path / "again")
     manifest(align, base="other", base_digest="c" * 64)
-    with pytest.raises(AdapterError, match=r"trained on tiny, .* on other, and these are not the same"):
+    with pytest.raises(AdapterError, match=r"trained on tiny and .* on other, which have different weights"):
         merge_adapters([task, align], MergeWeights((1.0, 1.0)), tmp_path / "again")
 
 
@@ -384,8 +384,8 @@ def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):
     ("weights", "how", "message"),
     [
         (MergeWeights((math.nan, 1.0)), {}, "weights nan:1: expected finite numbers"),
-        (MergeWeights((0.0, 0.0)), {}, "weights 0:0 leave nothing of any adapter"),
-        (MergeWeights((1.0, 1.0)), {"rank": 2}, "cat has the rank that it has; one is chosen with svd, ties"),
+        (MergeWeights((0.0, 0.0)), {}, "weights 0:0 are all 0"),
+        (MergeWeights((1.0, 1.0)), {"rank": 2}, "cat has a fixed rank; only svd, ties"),
         (
             MergeWeights((1.0, 1.0)),
             {"method": "svd", "density": 0.2},
@@ -415,7 +415,7 @@ def test_an_adapter_that_diverged_is_named_by_its_module(tmp_path):
     tensors = load_file(two / adapter.WEIGHTS)
     next(tensor for name, tensor in tensors.items() if "layers.1" in name)[0] = math.inf
     save_file(tensors, two / adapter.WEIGHTS)
-    with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.q_proj of these adapters, .* not finite"):
+    with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.q_proj gives numbers that are not finite"):
         merge_adapters([one, two], MergeWeights((1.0, 1.0)), tmp_path / "merged")
 
 
@@ -433,9 +433,9 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     wrong = {
         "DoRA": saved(tmp_path / "dora", 1, use_dora=True, **options),
         "more than LoRA matrices": saved(tmp_path / "head", 1, modules_to_save=["lm_head"], **options),
-        "takes 32 and gives": saved(tmp_path / "shape", 1, **options),
-        "begun by pissa": saved(tmp_path / "pissa", 1, **options),
-        "half of a change": saved(tmp_path / "half", 1, **options),
+        "has 32 inputs and": saved(tmp_path / "shape", 1, **options),
+        "initialised by pissa": saved(tmp_path / "pissa", 1, **options),
+        "lacks a factor": saved(tmp_path / "half", 1, **options),
         r"target_parameters: mlp\.experts\.up_proj\), such as": saved(tmp_path / "experts", 1, **options),
     }
     folder = tmp_path / "shape"
@@ -456,7 +456,7 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     other = saved(tmp_path / "other", 1, **{**options, "r": 3})
     with pytest.raises(AdapterError, match="linear adds factors"):
         merge_adapters([plain, other], MergeWeights((1.0, 1.0)), tmp_path / "merged", method="linear")
-    with pytest.raises(AdapterError, match="is there already"):
+    with pytest.raises(AdapterError, match="already exists"):
         merge_adapters([plain, other], MergeWeights((1.0, 1.0)), plain)
     assert sorted(tmp_path.iterdir()) == sorted([*before, other])
 
@@ -475,9 +475,9 @@ def test_the_command_merges_and_refuses(tmp_path):
     for words, message in (
         ((one, two, "--output", "x", "--weights", "1"), "is not a weight for each of 2 adapters"),
         ((one, two, "--output", "x", "--weights", "1,1", "--weights", "1,2"), "--search TASKS"),
-        ((one, two, "--output", tmp_path / "both"), "is there already"),
+        ((one, two, "--output", tmp_path / "both"), "already exists"),
         ((one, two, "--output", "x", "--into-base"), "--base MODEL"),
-        ((one, "--output", "x"), "two adapters or more"),
+        ((one, "--output", "x"), "at least two adapters"),
         ((one, two, "--output", "x", "--limit", "3"), "--limit is for --search"),
         ((one, two, "--output", "x", "--system-instruction", "Be brief."), "are for --search"),
     ):

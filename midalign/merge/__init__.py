@@ -1,7 +1,7 @@
-"""Adapters trained apart, merged into one: how much of each, by which method, and how exact that is.
+"""Merge adapters that were trained separately into one.
 
 A LoRA adapter changes a module's weight by `scaling * B @ A`. Merging works on these two thin matrices, read
-from disk module by module: the base is needed only to score candidates or to merge into it.
+from disk module by module. The base is needed only to score candidates or to merge into it.
 """
 
 import math
@@ -29,8 +29,8 @@ class MergedAdapter:
     rank: int
     modules: int
     error: float
-    """Largest distance between what a module's merged change and the weighted sum of the changes make of
-    random inputs, over the length of the latter: 0 is exact."""
+    """Largest relative error of a module: the distance between the outputs of the merged change and of the
+    exact weighted sum on random inputs, divided by the norm of the latter."""
 
 
 def merge_adapters(
@@ -45,16 +45,27 @@ def merge_adapters(
 ) -> MergedAdapter:
     """Write the adapters' weighted sum to `output`.
 
-    cat: the factors side by side, exact, of as many ranks as all have together. svd: the nearest sum of
-    `rank` (the largest source's without one). linear: the factors added, as peft does it; its products of one
-    adapter's factor with another's are an error that `Merged.error` states. ties, dare_linear, dare_ties: as
-    svd after entries were dropped down to `density` (half without one), by peft's functions (arXiv
-    2306.01708, 2311.03099). They work on whole changes (`scaling * B @ A`), as the papers do and as peft's
-    ties_svd, dare_linear_svd and dare_ties_svd do. peft's methods named ties, dare_linear and dare_ties drop
-    entries of the factors A and B instead, which gives another adapter.
+    Methods:
+        cat: concatenates the factors. Exact. Its rank is the sum of the adapters' ranks.
+        svd: the best approximation of the sum with the given rank.
+        linear: adds the factors, as peft does. The products of one adapter's factor with another's are an
+            error, which `MergedAdapter.error` includes.
+        ties, dare_linear, dare_ties: drop entries of the changes (`scaling * B @ A`) down to `density` by
+            peft's functions, then as svd (arXiv 2306.01708, 2311.03099). The papers and peft's ties_svd,
+            dare_linear_svd and dare_ties_svd do the same. peft's ties, dare_linear and dare_ties drop entries
+            of the factors A and B instead, which gives another adapter.
 
-    Raises AdapterError for adapters that do not belong together or are not plain LoRA, for what a method does
-    not have, weights that leave nothing, and numbers that are not finite.
+    Args:
+        sources: adapter folders.
+        weights: how much of each.
+        output: folder of the merged adapter, which must not exist.
+        method: one of the above.
+        rank: rank of svd, ties and dare. Default: the largest rank of the sources.
+        density: share of entries that ties and dare keep. Default: DENSITY.
+        seed: seed of the random choices of dare.
+
+    Raises AdapterError for adapters of different bases, adapters that are not plain LoRA, options that the
+    method does not have, weights that are all zero, and results that are not finite.
     """
     import torch
 
@@ -67,21 +78,24 @@ def merge_adapters(
         opened = [LoraSource(folder, files) for folder in sources]
         check_shapes(opened)
         check_blocks(opened, weights)
+
+        # Merge module by module, so that one module's changes are in memory at a time.
         error, merged = 0.0, dict[str, LoraChange]()
         for module in sorted({module for source in opened for module in source.keys}):
-            # A module that an adapter leaves alone is changed by the others' part.
-            own = [
+            # An adapter that does not change the module adds nothing to it.
+            changes = [
                 (source.change(module), weight)
                 for source, weight in zip(opened, weights.of(module), strict=True)
                 if module in source.keys
             ]
-            merged[module] = combine_changes(module, own, method, rank, density or DENSITY)
-            own_error = deviation(own, merged[module])
-            if not math.isfinite(own_error):
+            merged[module] = combine_changes(module, changes, method, rank, density or DENSITY)
+            module_error = deviation(changes, merged[module])
+            if not math.isfinite(module_error):
                 raise AdapterError(
-                    f"{module} of these adapters, so weighted, is not finite. Has one's training diverged?"
+                    f"Merging {module} gives numbers that are not finite. Has a training diverged?"
                 )
-            error = max(error, own_error)
+            error = max(error, module_error)
+
         widest = max(len(change.a) for change in merged.values())
         write_adapter(opened, merged, widest, partial)
         manifest = merged_manifest(sources, describe_merge(weights, method, rank, density))
@@ -91,9 +105,13 @@ def merge_adapters(
 
 
 def _check_tokenizers(sources: Sequence[Path]) -> None:
-    """Raise AdapterError where two adapters are known to be trained with different tokenizers."""
+    """Raise AdapterError if two adapters are known to be trained with different tokenizers."""
     manifests = ((folder, adapter.read_manifest(folder)) for folder in sources)
-    known = [(folder, one.tokenizer_digest) for folder, one in manifests if one and one.tokenizer_digest]
+    known = [
+        (folder, manifest.tokenizer_digest)
+        for folder, manifest in manifests
+        if manifest and manifest.tokenizer_digest
+    ]
     for folder, digest in known[1:]:
         first, expected = known[0]
         if digest != expected:
@@ -105,7 +123,7 @@ def _check_tokenizers(sources: Sequence[Path]) -> None:
 
 
 def _check_bases(sources: Sequence[Path]) -> None:
-    """Raise AdapterError where two adapters have different bases, by digest or, without one, by name."""
+    """Raise AdapterError if two adapters have different bases, by digest or, without one, by name."""
     known = [
         (adapter.read_manifest(folder), adapter.config(folder).get("base_model_name_or_path"))
         for folder in sources
@@ -118,6 +136,6 @@ def _check_bases(sources: Sequence[Path]) -> None:
             same, names = Path(str(name)).name == Path(str(other)).name, (str(name), str(other))
         if not same:
             raise AdapterError(
-                f"{sources[0]} was trained on {names[0]}, {folder} on {names[1]}, and these are not the same "
+                f"{sources[0]} was trained on {names[0]} and {folder} on {names[1]}, which have different "
                 f"weights. Only adapters of one base can be merged"
             )

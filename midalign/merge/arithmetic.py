@@ -1,4 +1,4 @@
-"""One module's weighted changes in one, and how exact that is."""
+"""Combine the weighted changes of one module, and measure the error."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,45 +12,53 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROBES = 8
-"""Random inputs of a module on which a merge is held against the weighted sum of the changes."""
+"""Random inputs of a module on which a merge is compared with the weighted sum of the changes."""
 
 
 def combine_changes(
     module: str,
-    own: Sequence[tuple[LoraChange, float]],
+    changes: Sequence[tuple[LoraChange, float]],
     method: MergeMethod,
     rank: int | None,
     density: float,
 ) -> LoraChange:
-    """One module's weighted changes in one."""
+    """Return the combination of one module's weighted changes."""
     import torch
 
-    chosen = rank or max(len(change.a) for change, _ in own)
+    target_rank = rank or max(len(change.a) for change, _ in changes)
+
+    # cat and svd: stack the factors, (ranks, inputs) and (outputs, ranks). Their product is the exact sum.
     if method in ("cat", "svd"):
-        a = torch.cat([change.a for change, _ in own])
-        b = torch.cat([change.b * (weight * change.scaling) for change, weight in own], dim=1)
+        a = torch.cat([change.a for change, _ in changes])
+        b = torch.cat([change.b * (weight * change.scaling) for change, weight in changes], dim=1)
         if method == "cat":
             return LoraChange(a, b)
-        # Of a product of thin matrices, from the small one between their orthogonal bases.
+        # The SVD of a product of thin matrices follows from the small matrix between their QR factors.
         left, upper = torch.linalg.qr(b)
         right, lower = torch.linalg.qr(a.T)
         u, s, vh = torch.linalg.svd(upper @ lower.T)
-        return _of_svd(left @ u, s, vh @ right.T, chosen)
+        return _of_svd(left @ u, s, vh @ right.T, target_rank)
+
+    # linear: add the factors.
     if method == "linear":
-        if len({len(change.a) for change, _ in own}) > 1:
+        if len({len(change.a) for change, _ in changes}) > 1:
             raise AdapterError(f"linear adds factors, and those of {module} differ in rank. Use cat or svd")
-        total = [weight * change.scaling for change, weight in own]
-        # Shared out evenly between the factors, as peft does it: a negative weight's sign goes to A.
-        a = torch.stack([c.a * math.copysign(abs(t) ** 0.5, t) for (c, _), t in zip(own, total, strict=True)])
-        b = torch.stack([c.b * abs(t) ** 0.5 for (c, _), t in zip(own, total, strict=True)])
+        scales = [weight * change.scaling for change, weight in changes]
+        # As in peft, each factor is scaled by the square root, and A takes the sign of a negative weight.
+        a = torch.stack(
+            [c.a * math.copysign(abs(t) ** 0.5, t) for (c, _), t in zip(changes, scales, strict=True)]
+        )
+        b = torch.stack([c.b * abs(t) ** 0.5 for (c, _), t in zip(changes, scales, strict=True)])
         return LoraChange(a.sum(0), b.sum(0))
+
+    # ties and dare: drop entries of the whole changes, then approximate with low rank.
     from peft.utils import merge_utils
 
     sparse: Callable[..., Tensor] = getattr(merge_utils, method)
-    whole = [c.scaling * c.b @ c.a for c, _ in own]
-    mixed = sparse(whole, torch.tensor([weight for _, weight in own]), density)
-    u, s, v = torch.svd_lowrank(mixed, min(2 * chosen + 8, *mixed.shape), niter=8)
-    return _of_svd(u, s, v.T, chosen)
+    whole = [c.scaling * c.b @ c.a for c, _ in changes]
+    mixed = sparse(whole, torch.tensor([weight for _, weight in changes]), density)
+    u, s, v = torch.svd_lowrank(mixed, min(2 * target_rank + 8, *mixed.shape), niter=8)
+    return _of_svd(u, s, v.T, target_rank)
 
 
 def _of_svd(u: "Tensor", s: "Tensor", vh: "Tensor", rank: int) -> LoraChange:
@@ -58,12 +66,12 @@ def _of_svd(u: "Tensor", s: "Tensor", vh: "Tensor", rank: int) -> LoraChange:
     return LoraChange(root.unsqueeze(1) * vh[:rank], u[:, :rank] * root)
 
 
-def deviation(own: Sequence[tuple[LoraChange, float]], merged: LoraChange) -> float:
-    """`Merged.error` of one module."""
+def deviation(changes: Sequence[tuple[LoraChange, float]], merged: LoraChange) -> float:
+    """Return `MergedAdapter.error` of one module."""
     import torch
 
     inputs = torch.randn(merged.a.shape[1], PROBES)
-    parts = [weight * change.scaling * (change.b @ (change.a @ inputs)) for change, weight in own]
+    parts = [weight * change.scaling * (change.b @ (change.a @ inputs)) for change, weight in changes]
     expected = torch.stack(parts).sum(0)
-    found = merged.b @ (merged.a @ inputs)
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+    outputs = merged.b @ (merged.a @ inputs)
+    return float((outputs - expected).norm() / expected.norm().clamp(min=1e-12))

@@ -12,32 +12,36 @@ from midalign.merge.weights import path_part
 from midalign.train.run import LOG
 
 NAME = 80
-"""Characters of a merged adapter's name, which files are called by."""
+"""Characters of a merged adapter's name, which is part of file names."""
 
 
 def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
-    """What is known of the parents together; None where one of them has none.
+    """Return the manifest of a merged adapter, or None if a parent has none.
 
-    The first is the task's. Languages of others are supervised where these were trained on a task as well,
-    and aligned where they were aligned.
+    The first parent is the task adapter. Supervised languages are those of all parents that were trained on a
+    task, and aligned languages those of all parents with alignment.
     """
     known = [adapter.read_manifest(folder) for folder in sources]
     parents = [manifest for manifest in known if manifest is not None]
     if len(parents) != len(sources):
         return None
     task, *others = parents
-    of_task = [
-        task,
-        *(one for one, folder in zip(others, sources[1:], strict=True) if _trained_on_task(one, folder)),
+
+    # Roles of languages, from the parents that were trained on a task or aligned.
+    with_task = [task]
+    with_task += [
+        parent for parent, folder in zip(others, sources[1:], strict=True) if _trained_on_task(parent, folder)
     ]
-    of_alignment = [one for one in parents if one.layer is not None]
-    supervised = dict.fromkeys(code for one in of_task for code in one.supervised)
-    aligned = dict.fromkeys(code for one in of_alignment or [task] for code in one.aligned)
-    first = next(iter(of_alignment), task)
-    overlap = dict.fromkeys(one for parent in parents for one in parent.overlap or [])
+    with_alignment = [parent for parent in parents if parent.layer is not None]
+    supervised = dict.fromkeys(code for parent in with_task for code in parent.supervised)
+    aligned = dict.fromkeys(code for parent in with_alignment or [task] for code in parent.aligned)
+    first = next(iter(with_alignment), task)
+
+    # Training text and its overlap, from all parents. Unknown if it is unknown for one of them.
+    overlap = dict.fromkeys(entry for parent in parents for entry in parent.overlap or [])
     dtypes = {parent.dtype for parent in parents if parent.dtype}
     texts = [parent.training_text for parent in parents]
-    trained_on = dict.fromkeys(text for known in texts for text in known or [])
+    trained_on = dict.fromkeys(text for of_parent in texts for text in of_parent or [])
     recipe = RecipeRef(
         name=task.recipe.name,
         digest=text_digest(" ".join(parent.recipe.digest for parent in parents)),
@@ -58,7 +62,7 @@ def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "seconds": sum(parent.seconds for parent in parents),
             "packages": adapter.package_versions(),
             "training": {},
-            "tokenizer_digest": next(filter(None, (one.tokenizer_digest for one in parents)), None),
+            "tokenizer_digest": next(filter(None, (parent.tokenizer_digest for parent in parents)), None),
             "dtype": ", ".join(sorted(dtypes)) if all(parent.dtype for parent in parents) else None,
             "trained_on": None if None in texts else list(trained_on),
             "overlap": list(overlap) if all(parent.overlap is not None for parent in parents) else None,
@@ -71,9 +75,9 @@ def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
 
 
 def _trained_on_task(manifest: Manifest, folder: Path) -> bool:
-    """Return whether an update of the adapter's training had task samples.
+    """Return whether any update of the adapter's training had task samples.
 
-    The last losses do not tell where alignment alternates with the task, so the log beside the adapter does.
+    The last losses do not tell if alignment alternates with the task. The log beside the adapter does.
     """
     if "task" in manifest.training or manifest.parents:
         return True
@@ -83,7 +87,7 @@ def _trained_on_task(manifest: Manifest, folder: Path) -> bool:
 
 
 def shorten_name(name: str) -> str:
-    """A name that files can have: of a long one the beginning, and a digest of all of it."""
+    """Return a name that fits into file names. Long names are cut and end in a digest of the whole name."""
     return name if len(name) <= NAME else f"{name[: NAME - 9]}-{text_digest(name)[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""Merged adapters as folders."""
+"""Write merged adapters as peft folders."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from midalign.merge.source import LoraChange, LoraSource
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise AdapterError where something of this name is there."""
+    """Raise AdapterError if the output already exists."""
     if output.exists():
-        raise AdapterError(f"{output} is there already. Write elsewhere: --output OTHER")
+        raise AdapterError(f"{output} already exists. Choose another --output")
 
 
 @contextmanager
 def folder_beside(output: Path) -> Iterator[Path]:
-    """A folder that gets the name when it is whole."""
+    """Yield a temporary folder beside the output, and rename it to the output on success."""
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     try:
@@ -34,16 +34,19 @@ def folder_beside(output: Path) -> Iterator[Path]:
 def write_adapter(
     sources: Sequence[LoraSource], merged: Mapping[str, LoraChange], rank: int, folder: Path
 ) -> None:
-    """A plain peft folder of one rank: engines that serve adapters want no module to differ."""
+    """Write a plain peft folder.
+
+    All modules get the same rank, because engines that serve adapters do not support a rank per module.
+    """
     import torch
     from safetensors.torch import save_file
 
     tensors = {}
     for module, change in merged.items():
-        more = rank - len(change.a)
+        padding = rank - len(change.a)
         keys = next(source.keys[module] for source in sources if module in source.keys)
-        tensors[keys["a"]] = torch.nn.functional.pad(change.a, (0, 0, 0, more)).contiguous()
-        tensors[keys["b"]] = torch.nn.functional.pad(change.b, (0, more)).contiguous()
+        tensors[keys["a"]] = torch.nn.functional.pad(change.a, (0, 0, 0, padding)).contiguous()
+        tensors[keys["b"]] = torch.nn.functional.pad(change.b, (0, padding)).contiguous()
     save_file(tensors, folder / adapter.WEIGHTS, metadata={"format": "pt"})
     config = {
         **sources[0].config,
@@ -64,8 +67,10 @@ def write_adapter(
 
 
 def _targets(sources: Sequence[LoraSource], merged: Mapping[str, LoraChange]) -> list[str]:
-    """Last names of the modules where the adapters changed all that are called so, else full names."""
-    partly = any(source.config.get("layers_to_transform") is not None for source in sources)
+    """Return the modules' last names if the adapters change every module of that name, else full names."""
+    some_layers = any(source.config.get("layers_to_transform") is not None for source in sources)
     listed = all(isinstance(source.config.get("target_modules"), list) for source in sources)
-    full = partly or not listed or any("." in name for s in sources for name in s.config["target_modules"])
+    full = (
+        some_layers or not listed or any("." in name for s in sources for name in s.config["target_modules"])
+    )
     return sorted(merged if full else {module.rpartition(".")[2] for module in merged})

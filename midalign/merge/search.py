@@ -1,4 +1,4 @@
-"""The weights with the best score on the validation split."""
+"""Choose the weights with the best score on the validation split."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MergeCandidate:
-    """Weights that a search has tried."""
+    """Weights that a search has scored."""
 
     weights: MergeWeights
     folder: Path
@@ -42,33 +42,36 @@ def search_weights(
     apply_chat_template: bool = False,
     system_instruction: str | None = None,
 ) -> list[MergeCandidate]:
-    """Merge by each of some weights and score on the validation split, the best first.
+    """Merge with each of the given weights, score on the validation split, and return the best first.
 
-    Candidates and their records stay in `folder`, named by all that decides them: a search that was cut off
-    goes on from there, and one of other adapters or tasks does not take them for its own.
+    Merged adapters and records stay in `folder`, named by everything that determines them. So an interrupted
+    search resumes, and a search with other adapters or tasks does not reuse them.
     """
     from midalign.evaluate import run
     from midalign.leaderboard.load import load_verified_record
 
-    parents = [adapter.digest(one) for one in sources]
-    tried = list(dict.fromkeys(weights))
-    for one in tried:
-        check_choices(one, method, rank, density)
+    # Merge the candidates that do not exist yet.
+    parents = [adapter.digest(source) for source in sources]
+    candidates = list(dict.fromkeys(weights))
+    for candidate in candidates:
+        check_choices(candidate, method, rank, density)
     folders = []
-    for one in tried:
-        how = describe_merge(one, method, rank, density)
+    for candidate in candidates:
+        how = describe_merge(candidate, method, rank, density)
         folders.append(folder / text_digest(json.dumps([parents, how]))[:12])
         with locked(folders[-1]):
             if not folders[-1].exists():
-                merge_adapters(sources, one, folders[-1], method=method, rank=rank, density=density)
+                merge_adapters(sources, candidate, folders[-1], method=method, rank=rank, density=density)
+
+    # Score all of them. The name of the results has everything else that determines a score.
     source = bases.resolve(base)
-    scored = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
+    conditions = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
     if apply_chat_template or system_instruction is not None:
-        scored += [apply_chat_template, system_instruction]
+        conditions += [apply_chat_template, system_instruction]
     settings = run.Settings(
         base=base,
         tasks=tuple(tasks),
-        output=folder / f"results-{text_digest(json.dumps(scored))[:12]}",
+        output=folder / f"results-{text_digest(json.dumps(conditions))[:12]}",
         adapters=tuple(folders),
         adapters_only=True,
         split="validation",
@@ -77,12 +80,12 @@ def search_weights(
         system_instruction=system_instruction,
     )
     scores = [headline_share(load_verified_record(path)) for path in run.evaluate(settings, report)]
-    found = [MergeCandidate(*one) for one in zip(tried, folders, scores, strict=True)]
-    return sorted(found, key=lambda one: -one.score)
+    scored = [MergeCandidate(*values) for values in zip(candidates, folders, scores, strict=True)]
+    return sorted(scored, key=lambda candidate: -candidate.score)
 
 
 def headline_share(entry: record.Record) -> float:
-    """`Candidate.score`; of a metric in per cent its hundredth."""
+    """Return `MergeCandidate.score` of a record."""
     shares = []
     for task in entry.tasks.values():
         name, headline = next(iter(task.metrics.items()))

@@ -19,7 +19,7 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class LoraChange:
-    """What an adapter adds to a module's weight: `scaling * b @ a`."""
+    """An adapter's change of a module's weight: `scaling * b @ a`."""
 
     a: "Tensor"
     """(rank, inputs), fp32."""
@@ -37,24 +37,24 @@ class LoraSource:
         self.folder = folder
         self.config = adapter.config(folder)
         known = adapter.shapes(folder / adapter.WEIGHTS)
-        # With embeddings among the targets, peft puts copies of the base's own weights into the file.
+        # If embeddings are targets, peft stores copies of the base's weights too.
         shapes = {key: shape for key, shape in known.items() if ".base_layer." not in key}
         self._check(shapes)
         self.file = files.enter_context(safe_open(folder / adapter.WEIGHTS, "pt"))
         self.keys: dict[str, dict[str, str]] = {}
         self.shapes: dict[str, tuple[int, int]] = {}
-        """(outputs, inputs) by module, as the factors have them."""
+        """(outputs, inputs) by module."""
         for key in shapes:
             module, _, rest = key.removeprefix(PREFIX).partition(".lora_")
             side = "a" if rest.split(".")[0].endswith("A") else "b"
             self.keys.setdefault(module, {})[side] = key
         for module, keys in self.keys.items():
             if len(keys) != 2:
-                raise AdapterError(f"{folder} has half of a change of {module}. Copy the adapter again")
+                raise AdapterError(f"{folder} lacks a factor of {module}. Copy the adapter again")
             self.shapes[module] = shapes[keys["b"]][0], shapes[keys["a"]][1]
 
     def change(self, module: str) -> LoraChange:
-        """The module's change, with the scaling that peft gives it when it loads the adapter."""
+        """Return the module's change, scaled as peft scales it when it loads the adapter."""
         a, b = (self.file.get_tensor(self.keys[module][side]).float() for side in ("a", "b"))
         rank = len(a)
         alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
@@ -62,36 +62,38 @@ class LoraSource:
         return LoraChange(a, b, scaling)
 
     def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise AdapterError for what is more than a product of two matrices added to a base's weights."""
+        """Raise AdapterError unless the adapter only adds products of two matrices to the base's weights."""
         if self.config["peft_type"] != "LORA":
-            raise AdapterError(f"{self.folder} is of peft_type {self.config['peft_type']}. Only LORA merges")
+            raise AdapterError(
+                f"{self.folder} has peft_type {self.config['peft_type']}. Only LORA can be merged"
+            )
         if self.config.get("use_dora"):
             raise AdapterError(
-                f"{self.folder} is a DoRA adapter: it scales the base's weights too, which does not "
-                f"add up with another adapter. Train with plain LoRA, or merge_and_unload it by peft"
+                f"{self.folder} is a DoRA adapter: it also rescales the base's weights, so changes do not "
+                f"add up. Train with plain LoRA, or merge it into its base with peft's merge_and_unload"
             )
         if self.config.get("target_parameters"):
             raise AdapterError(
-                f"{self.folder} changes parameters that are no module of their own (target_parameters: "
-                f"{', '.join(self.config['target_parameters'])}), such as all experts of a layer at once: "
-                f"their factors do not stand side by side. Train with target_modules alone"
+                f"{self.folder} changes parameters that are not modules (target_parameters: "
+                f"{', '.join(self.config['target_parameters'])}), such as all experts of a layer at once. "
+                f"Their factors cannot be concatenated. Train with target_modules alone"
             )
         start = self.config.get("init_lora_weights")
         if start not in adapter.PLAIN_STARTS:
             raise AdapterError(
-                f"{self.folder} was begun by {start}, which changes the base's weights as well. "
+                f"{self.folder} was initialised by {start}, which changes the base's weights too. "
                 f"Save it as plain LoRA first (save_pretrained, path_initial_model_for_weight_conversion)"
             )
         other = [name for name, shape in shapes.items() if ".lora_" not in name or len(shape) != 2]
         if other:
             raise AdapterError(
                 f"{self.folder} holds more than LoRA matrices ({other[0]} and {len(other) - 1} others): "
-                f"whole modules, biases and convolutions do not merge. Train without modules_to_save and bias"
+                f"whole modules, biases and convolutions cannot merge. Train without modules_to_save and bias"
             )
 
 
 def _by_pattern(patterns: Mapping[str, float] | None, module: str, otherwise: float) -> float:
-    """As peft chooses alpha: the first pattern that the module's name ends with."""
+    """Return the value of the first pattern that the module's name ends with, as peft chooses alpha."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
@@ -99,28 +101,28 @@ def _by_pattern(patterns: Mapping[str, float] | None, module: str, otherwise: fl
 
 
 def check_blocks(sources: Sequence[LoraSource], weights: MergeWeights) -> None:
-    """Raise AdapterError where weights are for blocks that no adapter changes."""
-    there = {
+    """Raise AdapterError if weights are for blocks that no adapter changes."""
+    changed = {
         block for source in sources for module in source.keys if (block := block_number(module)) is not None
     }
     for blocks, _ in weights.in_blocks:
-        if not there & set(blocks):
+        if not changed & set(blocks):
             raise AdapterError(
                 f"--in-blocks {blocks.start}-{blocks.stop - 1}: the adapters change nothing there, but in "
-                f"blocks {min(there)} to {max(there)}"
-                if there
+                f"blocks {min(changed)} to {max(changed)}"
+                if changed
                 else f"--in-blocks {blocks.start}-{blocks.stop - 1}: the adapters change no block by number"
             )
 
 
 def check_shapes(sources: Sequence[LoraSource]) -> None:
-    """Raise AdapterError where two adapters have other shapes of one module."""
-    found: dict[str, tuple[tuple[int, int], Path]] = {}
+    """Raise AdapterError if two adapters have different shapes of a module."""
+    first: dict[str, tuple[tuple[int, int], Path]] = {}
     for source in sources:
         for module, shape in source.shapes.items():
-            expected, where = found.setdefault(module, (shape, source.folder))
+            expected, folder = first.setdefault(module, (shape, source.folder))
             if shape != expected:
                 raise AdapterError(
-                    f"{module} takes {expected[1]} and gives {expected[0]} numbers in {where}, {shape[1]} "
-                    f"and {shape[0]} in {source.folder}: these are adapters of different bases"
+                    f"{module} has {expected[1]} inputs and {expected[0]} outputs in {folder}, but "
+                    f"{shape[1]} and {shape[0]} in {source.folder}: these are adapters of different bases"
                 )

@@ -15,14 +15,14 @@ CHOOSE_RANK = ("svd", *SPARSE)
 
 @dataclass(frozen=True)
 class MergeWeights:
-    """How much of each adapter, and where in the network otherwise."""
+    """Weight of each adapter, with other weights in some blocks."""
 
     everywhere: tuple[float, ...]
     in_blocks: tuple[tuple[range, tuple[float, ...]], ...] = ()
-    """For some blocks others, as in layer swapping (arXiv 2410.01335); the last that holds a block counts."""
+    """Other weights in some blocks, as in layer swapping (arXiv 2410.01335). The last match counts."""
 
     def of(self, module: str) -> tuple[float, ...]:
-        """Those of a module, by the number of its block."""
+        """Return the weights of a module, by the number of its block."""
         block = block_number(module)
         chosen = self.everywhere
         for blocks, weights in self.in_blocks:
@@ -37,7 +37,7 @@ class MergeWeights:
 
 
 def block_number(module: str) -> int | None:
-    """Number of a module's block, from 0."""
+    """Return the number of a module's block, from 0. None outside blocks."""
     found = re.search(r"\.(\d+)\.", f".{module}.")
     return int(found[1]) if found else None
 
@@ -49,7 +49,7 @@ def _ratio(weights: Sequence[float]) -> str:
 def describe_merge(
     weights: MergeWeights, method: MergeMethod, rank: int | None, density: float | None
 ) -> str:
-    """How adapters were merged, such as `1:0.5` (by cat) or `ties 1:0.5 rank 8 density 0.2`."""
+    """Return weights and method in words, such as `1:0.5` (cat) or `ties 1:0.5 rank 8 density 0.2`."""
     how = str(weights) if method == "cat" else f"{method} {weights}"
     how += f" rank {rank}" if rank is not None else ""
     return f"{how} density {density:g}" if density is not None else how
@@ -58,9 +58,9 @@ def describe_merge(
 def check_choices(
     weights: MergeWeights, method: MergeMethod, rank: int | None, density: float | None
 ) -> None:
-    """Raise AdapterError for what the method does not have, and for weights without an effect."""
+    """Raise AdapterError for options that the method does not have, and for weights without an effect."""
     if rank is not None and method not in CHOOSE_RANK:
-        raise AdapterError(f"{method} has the rank that it has; one is chosen with {', '.join(CHOOSE_RANK)}")
+        raise AdapterError(f"{method} has a fixed rank; only {', '.join(CHOOSE_RANK)} take a rank")
     if density is not None and method not in SPARSE:
         raise AdapterError(f"{method} keeps all entries; a density is for {', '.join(SPARSE)}")
     every = [
@@ -69,9 +69,9 @@ def check_choices(
     if not all(map(math.isfinite, every)):
         raise AdapterError(f"weights {weights}: expected finite numbers, such as 1,0.5")
     if not any(every):
-        raise AdapterError(f"weights {weights} leave nothing of any adapter; give one another weight than 0")
+        raise AdapterError(f"weights {weights} are all 0; give at least one adapter another weight")
 
 
 def path_part(text: str) -> str:
-    """Text as a part of a file's name."""
+    """Return a text as part of a file's name."""
     return re.sub(r"[^\w.+-]+", "_", text)

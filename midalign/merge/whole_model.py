@@ -1,4 +1,4 @@
-"""A merged adapter in the weights of its base."""
+"""Merge an adapter into the weights of its base."""
 
 import shutil
 from pathlib import Path
@@ -8,14 +8,14 @@ from midalign.errors import AdapterError
 from midalign.merge.output import folder_beside, refuse_existing
 
 SAME = 1e-3
-"""Logits of base and adapter and of both in one, at most so far apart, as a share of the largest."""
+"""Largest relative difference between the logits of base plus adapter and of the merged model."""
 
 
 def merge_into_base(merged: Path, base: str, output: Path) -> None:
-    """Write `base` with a merged adapter in its weights, fp32, and its tokenizer, to `output`.
+    """Write `base` with the adapter merged into its weights, in fp32, and the tokenizer to `output`.
 
-    Raises AdapterError where that is another model than base and adapter: peft adds a change of the
-    embeddings to weights that the output layer may share.
+    Raises AdapterError if the result differs from base plus adapter. This happens if the adapter changes
+    embeddings that the output layer shares.
     """
     from midalign.evaluate import live
 
@@ -29,8 +29,8 @@ def merge_into_base(merged: Path, base: str, output: Path) -> None:
     apart = float((live.probe_logits(whole, tokenizer) - expected).abs().max() / expected.abs().max())
     if not apart < SAME:
         raise AdapterError(
-            f"In one with {base}, the merged adapter is another model: logits on a probe are {apart:.0%} "
-            f"apart. It changes embeddings that the output layer shares. Keep it apart: leave out --into-base"
+            f"{base} with the adapter merged into its weights is another model: its logits on a probe differ "
+            f"by {apart:.0%}. The adapter changes embeddings that the output layer shares. Omit --into-base"
         )
     with folder_beside(output) as partial:
         whole.save_pretrained(partial)

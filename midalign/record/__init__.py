@@ -1,7 +1,7 @@
-"""The run record: one JSON file per evaluated model, the counts per item in a compressed file beside it.
+"""The run record: a JSON file per evaluated model, and a compressed file with its counts per item.
 
-Every pooled score, interval and paired test follows from these two files alone. `record.schema.json`
-in the package is the JSON Schema of `Record`; scripts/write_schema.py writes it.
+Every pooled score, interval and paired test follows from these two files alone. `record.schema.json` in the
+package is the JSON Schema of `Record`. scripts/write_schema.py writes it.
 """
 
 from midalign.record.conditions import SHARDS, Conditions, conditions_of, shared_conditions, task_conditions

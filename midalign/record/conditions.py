@@ -1,4 +1,4 @@
-"""Conditions of a result: what it must have in common with an older one in order to replace it."""
+"""Conditions under which a new result may replace an older one."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ USUAL: dict[str, JsonValue] = {"num_fewshot": 0, "apply_chat_template": False, "
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a result must have in common with an older one of its name in order to replace it."""
+    """Conditions that a result must share with an older one of its name in order to replace it."""
 
     shared: Mapping[str, JsonValue]
-    """Conditions of the whole record, by the name that messages use."""
+    """Conditions of the whole record, by their name in messages."""
     tasks: Mapping[str, Mapping[str, JsonValue]]
     """Conditions by task."""
     retrieval: bool
@@ -32,7 +32,7 @@ def shared_conditions(
 ) -> dict[str, JsonValue]:
     """Return the shared conditions of a result; `adapter` is the adapter's digest."""
     return {
-        # Outputs made elsewhere have no digest of a model. Their note has the digest of the outputs.
+        # Outputs made elsewhere have no model digest. Their note has the digest of the outputs.
         "base": base.digest or f"{base.name}, {base.note}",
         TOKENIZER: base.tokenizer,
         "adapter": adapter,
@@ -42,7 +42,7 @@ def shared_conditions(
         "limit": sample.limit,
         "sampling seed": sample.seed,
         "regime": "free",
-        # Not the tasks' generation settings: a record of more tasks names only those that all of them share.
+        # Without generation settings: a record of several tasks names only the settings that all share.
         **{name: value for name, value in decoding.items() if name != "generation"},
     }
 
@@ -51,7 +51,7 @@ def conditions_of(record: Record) -> Conditions:
     """Return the conditions of a finished result."""
     digest = record.adapter.digest if record.adapter else None
     shared = shared_conditions(record.base, digest, record.engine, record.sample, record.decoding)
-    if record.shard:  # a shard of more tasks has other items of each
+    if record.shard:  # a shard of more tasks has other items per task
         shared[SHARDS] = record.shard.run
     tasks = {
         name: task_conditions(
@@ -80,8 +80,8 @@ def task_conditions(
     Args:
         version: the task's version.
         data: digest of its data.
-        signatures: sacreBLEU's signatures by metric, empty where they are not known.
-        limit: most tokens of an answer, None where that is not known.
+        signatures: sacreBLEU's signatures by metric, empty if not known.
+        limit: token limit of an answer, None if not known.
         comet: digest and version of the COMET model, None without one.
         prompts: digest of the rendered prompts, None before they are rendered.
     """
@@ -96,16 +96,16 @@ def task_conditions(
     }
 
 
-def condition_differences(there: Conditions, planned: Conditions) -> Iterator[str]:
+def condition_differences(existing: Conditions, planned: Conditions) -> Iterator[str]:
     """Yield in words what the planned result would change or lose."""
-    for name in {**there.shared, **planned.shared}:
-        before, now = _stated(there, name), _stated(planned, name)
+    for name in {**existing.shared, **planned.shared}:
+        before, now = _stated(existing, name), _stated(planned, name)
         unknown = name in (TOKENIZER, SHARDS) and None in (before, now)
         if before != now and not unknown:
             yield f"{name} {_short(before)}, now {_short(now)}"
-    if there.retrieval and not planned.retrieval:
+    if existing.retrieval and not planned.retrieval:
         yield "retrieval measured, now not (its sentences are those of the first task)"
-    for task, conditions in there.tasks.items():
+    for task, conditions in existing.tasks.items():
         for name, before in conditions.items():
             now = planned.tasks[task][name]
             if before not in (None, now) and not (name == PROMPTS and now is None):
@@ -113,11 +113,11 @@ def condition_differences(there: Conditions, planned: Conditions) -> Iterator[st
 
 
 def _stated(conditions: Conditions, name: str) -> JsonValue:
-    """Return a shared condition, None where its value is the usual one."""
+    """Return a shared condition, or None if it has its usual value."""
     value = conditions.shared.get(name)
     return None if value == USUAL.get(name) else value
 
 
 def _short(value: JsonValue) -> str:
-    """Return a value for a message, digests with their first 12 digits."""
+    """Return a value for a message, with digests cut to 12 digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))

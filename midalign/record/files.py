@@ -1,4 +1,4 @@
-"""Records on disk: reading, writing, and what may replace what."""
+"""Read and write records, and protect existing ones."""
 
 import hashlib
 import os
@@ -21,27 +21,27 @@ SHOWN = 4
 
 
 def read_record(path: str | Path) -> Record:
-    """A record; raises RecordError with the first thing that is wrong with it."""
+    """Read a record. Raises RecordError with the first problem."""
     path = Path(path)
     try:
         return Record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise RecordError(f"No record {path}") from None
+    except FileNotFoundError as error:
+        raise RecordError(f"No record {path}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
         raise RecordError(
             f"{path} is not a record of schema version 1 or 2: {where}: {problem['msg']}. "
             f"Restore it, or remove it and evaluate the model again with midalign eval"
-        ) from None
+        ) from error
 
 
 def read_items(path: str | Path) -> dict[str, Items]:
-    """The counts per item of the record at `path`, by task; columns in the order of the task's
-    counts in the record.
+    """Read the counts per item of the record at `path`, by task.
 
-    Raises RecordError when the file is missing, is not the one that the record was written with, or holds
-    anything but one line per task with whole numbers from 0 to LARGEST_COUNT.
+    Columns are in the order of the task's counts in the record. Raises RecordError if the items file is
+    missing, is not the one that the record was written with, or does not hold one line per task with whole
+    numbers from 0 to LARGEST_COUNT.
     """
     path = Path(path)
     entry = read_record(path)
@@ -51,8 +51,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     beside = path.parent / file.file
     try:
         packed = beside.read_bytes()
-    except FileNotFoundError:
-        raise RecordError(f"{beside} is missing; it belongs beside {path}") from None
+    except FileNotFoundError as error:
+        raise RecordError(f"{beside} is missing; it belongs beside {path}") from error
     found = hashlib.sha256(packed).hexdigest()
     if found != file.sha256:
         raise RecordError(
@@ -64,11 +64,11 @@ def read_items(path: str | Path) -> dict[str, Items]:
 
 
 def write_record(record: Record, items: Mapping[str, Items], folder: Path) -> Path:
-    """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the former's path.
+    """Write `<name>.json` and `<name>.items.jsonl.zst` into `folder` and return the path of the first.
 
-    Each file appears whole or not at all; a record whose items are not its own is caught by the digest.
-    Raises RecordError when the items are not those of the record's tasks, and where the record of that name
-    is newer or may not be replaced by this one.
+    Both are written atomically, and the record has the digest of its items file. Raises RecordError if the
+    items do not belong to the record's tasks, or if an existing record of this name is newer or may not be
+    replaced.
     """
     path = folder / (record.name + SUFFIX)
     refuse_to_replace(path, conditions_of(record))
@@ -90,22 +90,22 @@ def write_record(record: Record, items: Mapping[str, Items], folder: Path) -> Pa
 
 
 def refuse_to_replace(path: Path, planned: Conditions) -> None:
-    """Raise RecordError where `path` is a record that a planned result may not replace.
+    """Raise RecordError if `path` is a record that a planned result may not replace.
 
-    It may replace an older result of the same model under the same conditions, if it has all of its tasks
-    and all that is known of them.
+    A result may replace an older one of the same model under the same conditions, if it covers all of its
+    tasks and conditions.
     """
     if not path.is_file():
         return
-    there = conditions_of(read_record(path))
+    existing = conditions_of(read_record(path))
     remedy = (
         f"It is not replaced. Write elsewhere (--output OTHER, or output=OTHER for midalign-train), "
         f"or remove it first: rm '{path}'"
     )
-    if not set(there.tasks) <= set(planned.tasks):
-        others = ", ".join(sorted(there.tasks)[:2])
+    if not set(existing.tasks) <= set(planned.tasks):
+        others = ", ".join(sorted(existing.tasks)[:2])
         raise RecordError(f"{path} is a record of other tasks ({others}, ...). {remedy}")
-    differences = list(condition_differences(there, planned))
+    differences = list(condition_differences(existing, planned))
     if differences:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise RecordError(
@@ -114,9 +114,9 @@ def refuse_to_replace(path: Path, planned: Conditions) -> None:
 
 
 def record_file_name(name: str) -> str:
-    """Return a model's name in the characters that a record's name may have; a hub id keeps both its parts.
+    """Return a model's name in the characters of a record's name. A hub id keeps both parts.
 
-    A digest keeps names apart that differ only in letters outside ASCII.
+    Names with letters outside ASCII end in a digest, which keeps them distinct.
     """
     name = unicodedata.normalize("NFC", name)
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._@=+-") else "-" for c in name)
@@ -125,7 +125,7 @@ def record_file_name(name: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: readers see the old file or the whole new one, full disk or not."""
+    """Write a temporary file and rename it, so that readers see the old or the whole new content."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(content)

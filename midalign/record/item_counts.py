@@ -18,33 +18,35 @@ _AGAIN = "Restore it, or remove it with its record and evaluate the model again 
 
 @dataclass(frozen=True)
 class Items:
-    """Counts per item of one task: `doc_ids` (n,), `counts` (n, columns), both integer; `comet` (n,) are
-    COMET's scores in millionths, where the task has them."""
+    """Counts per item of one task."""
 
     doc_ids: np.ndarray
+    """(n,) int."""
     counts: np.ndarray
+    """(n, columns) int."""
     repeated: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Those of `doc_ids` that stand word for word in the same data set's training split."""
+    """Document ids of items that occur verbatim in the same data set's training split."""
     comet: np.ndarray | None = None
+    """(n,) int, COMET's scores in millionths, if the task has them."""
     prompts: list[str] | None = None
-    """Rendered prompts, in a shard alone: the digest of all of them takes them all."""
+    """Rendered prompts. Only shards keep them, to recompute the digest after merging."""
 
     @property
     def unrepeated(self) -> np.ndarray:
-        """(n, columns) counts of the others."""
+        """(n, columns) counts of the items that are not repeated."""
         others: np.ndarray = self.counts[~np.isin(self.doc_ids, self.repeated)]
         return others
 
 
 def nan_to_none(value: float) -> float | None:
-    """Return a metric's value as a record has it: None for NaN."""
+    """Return a metric's value as a record stores it: None for NaN."""
     return None if np.isnan(value) else value
 
 
 def scores_without_repeated(
     items: Items, metrics: Mapping[str, Callable[..., Any]]
 ) -> dict[str, float | None]:
-    """Return the metrics over the items that are not repeated; empty where these are all or none."""
+    """Return the metrics over the items that are not repeated. Empty if these are all items or none."""
     others = items.unrepeated
     if not 0 < len(others) < len(items.counts):
         return {}
@@ -52,33 +54,34 @@ def scores_without_repeated(
 
 
 def pack_items(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]]) -> bytes:
-    """One JSON line a task, column by column, which compresses several times better than item by item.
+    """Return the compressed items file: one JSON line per task.
 
-    `columns` names a task's counts; raises RecordError where they are not as many.
+    A line stores the counts by column, which compresses several times better than by item. `columns` names
+    the counts of each task. Raises RecordError if their number is wrong.
     """
     lines = []
-    for task, one in items.items():
-        names = columns[task]
-        if one.counts.shape != (len(one.doc_ids), len(names)):
-            raise RecordError(f"{task}: counts {one.counts.shape}, expected {(len(one.doc_ids), len(names))}")
-        by_column = {name: one.counts[:, i].tolist() for i, name in enumerate(names)}
-        line = {"task": task, "doc_ids": one.doc_ids.tolist(), "counts": by_column}
-        if one.comet is not None:
-            line["comet"] = one.comet.tolist()
-        if len(one.repeated):
-            line["repeated"] = one.repeated.tolist()
-        if one.prompts is not None:
-            line["prompts"] = one.prompts
+    for task, of_task in items.items():
+        names, shape = columns[task], of_task.counts.shape
+        if shape != (len(of_task.doc_ids), len(names)):
+            raise RecordError(f"{task}: counts {shape}, expected {(len(of_task.doc_ids), len(names))}")
+        by_column = {name: of_task.counts[:, i].tolist() for i, name in enumerate(names)}
+        line = {"task": task, "doc_ids": of_task.doc_ids.tolist(), "counts": by_column}
+        if of_task.comet is not None:
+            line["comet"] = of_task.comet.tolist()
+        if len(of_task.repeated):
+            line["repeated"] = of_task.repeated.tolist()
+        if of_task.prompts is not None:
+            line["prompts"] = of_task.prompts
         lines.append(json.dumps(line, separators=(",", ":")) + "\n")
     return zstandard.ZstdCompressor(level=19).compress("".join(lines).encode())
 
 
 def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
-    """Return the items by task; raises RecordError unless each task of the record has one sound line."""
+    """Return the items by task. Raises RecordError unless each task of the record has one valid line."""
     try:
         lines = zstandard.ZstdDecompressor().decompress(packed).decode().splitlines()
     except (zstandard.ZstdError, UnicodeDecodeError) as error:
-        raise RecordError(f"{file} is not zstd-compressed text ({error}). {_AGAIN}") from None
+        raise RecordError(f"{file} is not zstd-compressed text ({error}). {_AGAIN}") from error
     items: dict[str, Items] = {}
     for number, text in enumerate(lines, start=1):
         try:
@@ -87,7 +90,7 @@ def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"])) or "the line"
             found = f", found {problem['input']!r}" if isinstance(problem["input"], int | float) else ""
-            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{found}. {_AGAIN}") from None
+            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{found}. {_AGAIN}") from error
         if line.task not in entry.tasks:
             raise RecordError(f"{file}, line {number}: the record has no task {line.task}. {_AGAIN}")
         if line.task in items:
@@ -100,7 +103,7 @@ def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
 
 
 def _items(place: str, line: ItemsLine, columns: Sequence[str]) -> Items:
-    """Return a line's items with `columns` in this order; raises RecordError where its lists do not fit."""
+    """Return a line's items with `columns` in this order. Raises RecordError if its lists do not fit."""
     if set(line.counts) != set(columns):
         raise RecordError(
             f"{place}: counts of {', '.join(line.counts)}, but the record has {', '.join(columns)}. {_AGAIN}"

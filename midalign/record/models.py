@@ -1,4 +1,7 @@
-"""The parts of a record."""
+"""The parts of a record.
+
+Class names and class docstrings are part of record.schema.json.
+"""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -31,11 +34,11 @@ class Base(RecordModel):
 
     name: str
     digest: Digest | None
-    """None where only outputs were scored."""
+    """None if only outputs were scored."""
     tokenizer: Digest | None = None
-    """Digest of tokenizer, chat template and generation settings; None in older records and of outputs."""
+    """Digest of tokenizer, chat template and generation settings. None in older records and for outputs."""
     note: str = ""
-    """What a reader must know of it, such as `dequantised`."""
+    """A note for readers, such as `dequantised`."""
 
 
 class Adapter(RecordModel):
@@ -54,7 +57,7 @@ class Roles(RecordModel):
     unseen: list[str]
 
     def of(self, language: str) -> Role:
-        """Return the role of a language, or of a direction: that of its least known side but English."""
+        """Return the role of a language, or of a direction's least known side except English."""
         sides = language.split("-")
         known = [side for side in sides if side != "en" or len(sides) == 1]
         return max((role_of(side, self.supervised, self.aligned) for side in known), key=ROLES.index)
@@ -86,7 +89,7 @@ class Metric(RecordModel):
     says, such as per cent for BLEU."""
 
     value: Score | None
-    """None without a case, such as the share of right values where no value was predicted."""
+    """None without a case, such as the share of right values if no value was predicted."""
     stderr: Score | None
     n: Count
 
@@ -97,9 +100,9 @@ class Comet(RecordModel):
 
     name: str
     digest: Digest
-    """Of the checkpoint and its hyperparameters."""
+    """Digest of the checkpoint and its hyperparameters."""
     version: str
-    """Of unbabel-comet."""
+    """Version of unbabel-comet."""
     value: float
     stderr: Annotated[float, Field(ge=0)]
     n: Count
@@ -109,35 +112,34 @@ class TaskResult(RecordModel):
     """One language task."""
 
     language: str
-    """A code of `midalign data languages`, or a direction."""
+    """A code from `midalign data languages`, or a direction."""
     family: str
     version: float
     """The task's version."""
     n: Count
-    """Items."""
+    """Number of items."""
     counts: dict[str, Total]
     """The family's columns, summed over the items."""
     metrics: dict[str, Metric]
-    """Without those that could not be computed here, such as BLEU where its tokenizer is missing."""
+    """Scores by name. Metrics that could not be computed are absent, such as BLEU without its tokenizer."""
     signatures: dict[str, str] = Field(default_factory=dict)
-    """sacreBLEU's signatures by metric; empty in other families and in records of schema version 1."""
+    """sacreBLEU's signatures by metric. Empty in other families and in records of schema version 1."""
     data_digest: str
     """The data set's own digest of the split."""
     prompt_digest: Digest | None
-    """sha256 over the items' rendered prompts, each ended by a zero byte; None for outputs from elsewhere."""
+    """sha256 over the rendered prompts, each followed by a zero byte. None for outputs made elsewhere."""
     repeated: Count | None = None
-    """Items that stand word for word in the same data set's training split; None where nobody looked."""
+    """Items that occur verbatim in the same data set's training split. None if not checked."""
     without_repeated: dict[str, float | None] = Field(default_factory=dict)
-    """The metrics' values without these items; empty where there are none, or no others."""
+    """The metrics without these items. Empty if there are none, or no others."""
     max_gen_toks: Count | None = None
-    """Limit of an answer in tokens; None in older records and for outputs from elsewhere."""
+    """Token limit of an answer. None in older records and for outputs made elsewhere."""
     cut_off: Count | None = None
-    """Outputs that reached the token limit; None where that is not known."""
+    """Outputs that reached the token limit. None if not known."""
     prompts_cut: Count | None = None
-    """Prompts that lost their beginning, since the base has no room for them and for as long an answer as the
-    task allows; None where that is not known."""
+    """Prompts truncated on the left to fit prompt and maximum answer into the context. None if not known."""
     comet: Comet | None = None
-    """None where COMET was not asked for, or does not know the languages."""
+    """COMET's score. None if it was not requested or does not cover the languages."""
     seconds: float
     tokens: Total
     """Prompt and output tokens."""
@@ -147,17 +149,17 @@ class Retrieval(RecordModel):
     """Does a sentence find its English translation among the candidates, by states of a middle layer?"""
 
     layer: int
-    """Blocks below the state."""
+    """Number of blocks before the state."""
     candidates: Count
     candidates_digest: Digest | None = None
-    """sha256 over the lines "<language> <item id>", so that records with the same candidates are known."""
+    """sha256 over the lines "<language> <item id>". It identifies records with the same candidates."""
     pooling: str
     accuracy: dict[str, Share]
-    """By language, this model."""
+    """Accuracy of this model by language."""
     base_accuracy: dict[str, Share] = Field(default_factory=dict)
-    """By language, the base without adapter, same candidates."""
+    """Accuracy of the base without adapter by language, on the same candidates."""
     bits_per_character: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """By language and of English, what the model takes to predict the candidates."""
+    """Bits per character that the model needs to predict the candidates, by language and for English."""
     base_bits_per_character: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
@@ -169,7 +171,7 @@ class Shard(RecordModel):
     of: Annotated[int, Field(ge=1)]
     """Number of shards."""
     run: Digest
-    """Of all that decides the whole run's outcome: its shards have the same."""
+    """Digest of everything that determines the whole run's result. All of its shards have the same."""
 
 
 class ItemsFile(RecordModel):
@@ -194,41 +196,41 @@ class Record(RecordModel):
     """One evaluated model."""
 
     schema_version: Literal[1, 2] = 2
-    """Version 1 has no signatures, and 0 where there is no case."""
+    """Version 1 has no signatures, and 0 instead of null without a case."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@=+-]*$")]
     """The file's name without its suffix."""
     created: datetime
     """When the evaluation ended, UTC."""
     arm: str
-    """`base`, `baseline`, `aligned`, or what the recipe calls it."""
+    """`base`, `baseline`, `aligned`, or another name from the recipe."""
     seed: int | None
-    """Seed of the training, None without a manifest."""
+    """Training seed. None without a manifest."""
     recipe: RecipeRef | None
     base: Base
     adapter: Adapter | None
     roles: Roles
     engine: Engine
     decoding: dict[str, JsonValue]
-    """Regime, prompt and generation settings."""
+    """Regime, prompt settings and generation settings."""
     sample: Sample
     tasks: Annotated[dict[str, TaskResult], Field(min_length=1)]
-    """By task name as lm-eval spells it."""
+    """Results by task name, as lm-eval spells it."""
     retrieval: Retrieval | None
     packages: dict[str, str]
-    """Versions of the packages that decide what a run gives."""
+    """Versions of the packages that determine a run's result."""
     seconds: float
     """Time of all tasks."""
     tokens: Total
     """Prompt and output tokens of all tasks."""
     items: ItemsFile | None = None
-    """Filled in by `write`."""
+    """Set by `write_record`."""
     overlap: OverlapCheck | None = None
     """Overlap of the tasks with the text that adapter and base were trained on by midalign. None for other
-    bases, for outputs from elsewhere and in older records."""
+    bases, for outputs made elsewhere and in older records."""
     run: Digest | None = None
     """Digest of everything that determines the result except package versions. A record with it is reused."""
     shard: Shard | None = None
-    """None in a whole record; `midalign leaderboard merge` makes one of all shards."""
+    """None in a complete record. `midalign leaderboard merge` joins all shards into one."""
 
     @property
     def known_overlaps(self) -> list[Overlap]:
@@ -237,17 +239,16 @@ class Record(RecordModel):
         allowed = (manifest.overlap or []) if manifest else []
         if self.overlap is None:
             return allowed
-        of_split = (
-            [one for one in allowed if one.split == self.sample.split] if self.overlap.unchecked else []
-        )
-        return [*self.overlap.found, *of_split]
+        if not self.overlap.unchecked:
+            return list(self.overlap.found)
+        return [*self.overlap.found, *(entry for entry in allowed if entry.split == self.sample.split)]
 
 
 def format_score(score: float | None, places: int = 3) -> str:
-    """Return a score as text, a dash for None."""
+    """Return a score as text, or a dash for None."""
     return "–" if score is None else f"{score:.{places}f}"
 
 
 def record_schema() -> dict[str, Any]:
-    """The JSON Schema of a record."""
+    """Return the JSON Schema of a record."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
