@@ -233,9 +233,9 @@ def test_an_analysis_is_read_back_for_the_same_sentences_alone(tmp_path):
         {"en": texts["en"], "sw": texts["sw"], "de": texts["de"]},
     ]
     for other in others:
-        with pytest.raises(DataError, match="has 3 languages and 20 sentences of each, not those asked for"):
+        with pytest.raises(DataError, match="has 3 languages and 20 sentences of each, not those requested"):
             report.read_analysis(tmp_path, other, [4])
-    with pytest.raises(DataError, match="has layers 0, 4, none of those asked for here"):
+    with pytest.raises(DataError, match="has layers 0, 4, and none of the requested ones"):
         report.read_analysis(tmp_path, texts, [5])
     report.check_output(tmp_path, "some base", ("b", None, "t"))
     for name, digests in (("some base with A", ("b", "a", "t")), ("same weights", ("b", None, "other"))):
@@ -276,10 +276,10 @@ def test_sentences_are_parallel_or_refused(tmp_path):
     assert len(set(found["en"])) == 30
     wrong = [
         (files(tmp_path / "short", en=lines, de=lines[:-1]), None, "de has 49 lines and en has 50"),
-        (files(tmp_path / "few", en=lines[:9], de=lines[:9]), None, "gives 9 sentences a language"),
+        (files(tmp_path / "few", en=lines[:9], de=lines[:9]), None, "gives 9 sentences per language"),
         (files(tmp_path / "none", de=lines), None, "has no en.txt, found de"),
         (folder, ["sw"], "has no sw.txt"),
-        (folder, ["en"], "en alone has no language to meet"),
+        (folder, ["en"], "has no language besides en"),
         (files(tmp_path / "blank", en=lines, de=[*lines[:7], " ", *lines[8:]]), None, "line 8: empty"),
         (files(tmp_path / "broken", en=lines, de=[*lines[:-1], "\udcff"]), None, "line 50: not UTF-8"),
     ]
@@ -339,7 +339,7 @@ def test_a_killed_analysis_goes_on(tmp_path):
     more = ["--against", tmp_path / "out", "--records", of_adapter]
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "No record of this very model" in " ".join(done.stderr.split())
+    assert "No record of this model" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "two").exists()  # refused before hours of work
     base = entry.base.model_copy(update={"digest": adapter.base_digest(bases.resolve("mini"))})
@@ -456,7 +456,7 @@ def test_a_device_whose_process_dies_ends_all(tmp_path):
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(EngineError, match=r"process of cpu ended early: .*SIGKILL.* goes on from there"):
+    with pytest.raises(EngineError, match=r"process of cpu ended early: .*SIGKILL.* to resume"):
         states.embed_languages("mini", None, texts, tmp_path, ["cpu", "cpu"], lambda *_: None)
     killer.join()
     assert not multiprocessing.active_children()

@@ -78,8 +78,8 @@ def analyze(
     texts = states.parallel_sentences(sentences, chosen, count)
     wanted = pairs.layer_numbers(model, layers)
     source = bases.resolve(model)
-    of_adapter = adapters.digest(adapter) if adapter else None
-    digests = adapters.base_digest(source), of_adapter, adapters.tokenizer_digest(source)
+    adapter_digest = adapters.digest(adapter) if adapter else None
+    digests = adapters.base_digest(source), adapter_digest, adapters.tokenizer_digest(source)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name
     report.check_output(output, name, digests)
@@ -116,8 +116,8 @@ def analyze(
     if records:
         screen.print("Pearson's r of alignment with English and score, over languages without task data:")
         for entry in report.correlate_scores(report.retrieval_with_english(headline, codes), runs):
-            of = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
-            line = f"  {entry.pearson:+.2f}  {of}  {entry.file}"
+            scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
+            line = f"  {entry.pearson:+.2f}  {scored}  {entry.file}"
             screen.print(line, soft_wrap=True)
 
 
@@ -143,14 +143,14 @@ def _by_layer(layers: "Sequence[LayerMeans]", best: int, title: str, other: "Ana
         table.add_column(heading, justify="right")
     if other:
         table.add_column(f"minus {other.model}", justify="right")
-    for one in layers:
-        cells = [one.all_pairs[name] for name in ("margin", "csls", "centred", "accuracy")]
-        cells += [one.with_english["margin"], one.with_english["mexa"]]
-        row = [str(one.layer), *(f"{100 * cell:.1f}" for cell in cells)]
+    for means in layers:
+        cells = [means.all_pairs[name] for name in ("margin", "csls", "centred", "accuracy")]
+        cells += [means.with_english["margin"], means.with_english["mexa"]]
+        row = [str(means.layer), *(f"{100 * cell:.1f}" for cell in cells)]
         if other:
-            earlier = other.headline.get(one.layer)
+            earlier = other.headline.get(means.layer)
             row.append("" if earlier is None else f"{100 * (cells[0] - np.nanmean(earlier)):+.1f}")
-        table.add_row(*row, style="bold" if one.layer == best else "")
+        table.add_row(*row, style="bold" if means.layer == best else "")
     return table
 
 
