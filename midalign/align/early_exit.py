@@ -1,4 +1,4 @@
-"""Early exit: a model's forward, left as soon as what is wanted of it is there."""
+"""Stop a forward pass once the required layer is computed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ class EarlyExit(Exception):  # noqa: N818 - not an error
 
 
 def run_until_exit(model: nn.Module, inputs: Mapping[str, object]) -> Any:
-    """Run `model(**inputs)` without a key-value cache, and return its output or what a hook stopped it with.
+    """Run `model(**inputs)` without a key-value cache, and return its output or that of a hook's EarlyExit.
 
     The exception is caught inside the call, so that the model's own forward hooks still see an output. FSDP
     reduces gradients from such hooks, and would silently skip it otherwise.

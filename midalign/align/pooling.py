@@ -1,4 +1,4 @@
-"""One vector a sentence out of the states of its tokens."""
+"""Pool the states of a sentence's tokens into one vector."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
         mask: (batch, tokens), 1 for tokens that count. A row of zeros gives a zero vector.
 
     Returns:
-        (batch, hidden), fp32 or fp64: sums of bf16 states lose what tells sentences apart.
+        (batch, hidden), fp32 or fp64: sums of bf16 states lose the differences between sentences.
     """
     precise = states.to(torch.promote_types(states.dtype, torch.float32))
     weights = mask.unsqueeze(-1).to(precise.dtype)
@@ -27,10 +27,10 @@ def mean_by_owner(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -
     Args:
         states: (rows, width, hidden), any float dtype.
         owner: (rows, width): the sentence of each token, SHARED or PADDING.
-        kept: (rows, width), True for tokens that count; a shared one counts for all sentences of its row.
+        kept: (rows, width), True for tokens that count. A shared token counts for all sentences of its row.
 
     Returns:
-        (sentences, hidden), fp32 or fp64. Zero vectors for sentences of which nothing is here.
+        (sentences, hidden), fp32 or fp64. Zero vectors for sentences without tokens in the rows.
     """
     precise = states.to(torch.promote_types(states.dtype, torch.float32))
     own = kept & (owner >= 0)
