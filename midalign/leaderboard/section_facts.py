@@ -10,7 +10,6 @@ from midalign.languages import ROLES
 from midalign.leaderboard.compare import ModelFigures
 from midalign.leaderboard.formatting import format_span
 from midalign.leaderboard.section_figures import (
-    METRIC_NAMES,
     SectionFigures,
     items_span,
     retrieval_layers,
@@ -84,7 +83,7 @@ def _signature_lines(section: BoardSection) -> list[str]:
             where = "" if len(codes) == 1 else f": {' '.join(signed)}"
             missing = metric not in section.first.task(signed[0]).metrics
             shown = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
-            lines.append(f"- {METRIC_NAMES[metric]}: {shown}{where}")
+            lines.append(f"- {section.scorer.METRICS[metric].title}: {shown}{where}")
     return lines
 
 

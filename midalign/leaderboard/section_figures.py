@@ -8,33 +8,6 @@ from midalign.leaderboard.compare import Difference, ModelFigures
 from midalign.leaderboard.formatting import format_span
 from midalign.leaderboard.sections import BoardSection
 
-METRIC_NAMES = {
-    "slot_f1": "slot F1",
-    "slot_f1_verbatim": "slot F1, verbatim",
-    "slot_f1_reference": "slot F1, published procedure",
-    "strict_f1": "strict span F1",
-    "loose_f1": "loose span F1",
-    "label_f1": "label F1",
-    "value_f1": "value F1",
-    "values_not_in_utterance": "values not in the utterance",
-    "exact_match": "exact match",
-    "well_formed": "well-formed outputs",
-    "chrf": "chrF++",
-    "bleu": "BLEU",
-    "off_target": "off-target outputs, of those whose language can be told",
-    "unidentified": "outputs whose language cannot be told",
-    "copied": "outputs that repeat the source",
-    "empty": "empty outputs",
-    "length_ratio": "length, of the reference's",
-    "span_f1": "span F1",
-    "span_f1_parsed": "span F1 of the outputs that parse",
-    "span_f1_seqeval": "span F1, by tags",
-    "parses": "outputs that parse",
-    "complies": "outputs that comply with the schema",
-    "values_in_source": "values that stand in the source",
-    "intent_accuracy": "intent accuracy",
-}
-
 
 @dataclass(frozen=True)
 class SectionFigures:
@@ -82,7 +55,7 @@ def items_name(section: BoardSection) -> str:
 
 def headline_title(part: SectionFigures) -> str:
     """Return the title of the family's headline metric."""
-    return METRIC_NAMES[part.section.scorer.HEADLINE]
+    return part.section.scorer.METRICS[part.section.scorer.HEADLINE].title
 
 
 def retrieval_layers(models: Sequence[ModelFigures]) -> list[int]:

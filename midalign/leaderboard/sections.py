@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from midalign.languages import ROLES, ResourceClass, Role, role_of, same_languag
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
 from midalign.metrics import Scorer, scorer
+from midalign.metrics.description import MetricDescription
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class BoardSection:
         return scorer(self.family)
 
     @property
-    def metrics(self) -> dict[str, Callable[[Any], Any]]:
+    def metrics(self) -> dict[str, MetricDescription]:
         """The family's metrics that any of its tasks has, the headline first."""
         known = {name for code in self.languages for name in self.first.task(code).metrics}
         return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}

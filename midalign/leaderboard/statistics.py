@@ -80,7 +80,7 @@ def draw_weights(items: int, seed: int) -> Iterator[np.ndarray]:
 
 def metric_shares(section: BoardSection, pooled: np.ndarray) -> np.ndarray:
     """Return all metrics of pooled counts (..., columns) as shares: (..., metrics)."""
-    units = [100 if name in section.scorer.PERCENT else 1 for name in section.metrics]
+    units = [100 if metric.percent else 1 for metric in section.metrics.values()]
     return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
 
 

@@ -18,7 +18,6 @@ from midalign.leaderboard.formatting import (
 from midalign.leaderboard.result_sentences import describe_results
 from midalign.leaderboard.section_facts import section_facts
 from midalign.leaderboard.section_figures import (
-    METRIC_NAMES,
     SectionFigures,
     headline_title,
     items_name,
@@ -29,28 +28,6 @@ from midalign.leaderboard.sections import BoardSection, language_sets, language_
 from midalign.leaderboard.statistics import DRAWS
 
 MARK = "<!-- written by midalign leaderboard build -->"
-_DIFFERENCE_METRICS = {
-    "slot": ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference"),
-    "slot_spans": ("slot_f1", "strict_f1", "loose_f1", "label_f1", "value_f1", "values_not_in_utterance"),
-    "translation": ("chrf", "bleu", "off_target", "copied", "length_ratio"),
-    "structured": (
-        "span_f1",
-        "span_f1_seqeval",
-        "span_f1_parsed",
-        "exact_match",
-        "intent_accuracy",
-        "complies",
-        "values_in_source",
-    ),
-}
-"""Metrics of the table of differences, by family, if the task has them."""
-_DETAILS = {
-    "slot": ("Labels, values and copying", ("label_f1", "value_f1", "values_not_in_utterance")),
-    "slot_spans": ("Spans, labels and copying", ("strict_f1", "loose_f1", "label_f1", "value_f1")),
-    "translation": ("Ways to fail", ("off_target", "unidentified", "copied", "empty")),
-    "structured": ("Form and copying", ("parses", "complies", "values_in_source")),
-}
-"""Title and metrics of the last table, by family."""
 _PREFACE = f"""\
 Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
 A dash is a figure without a case, such as the share of right values where a model predicted none; means leave
@@ -172,7 +149,7 @@ def _section(part: SectionFigures) -> str:
         blocks += ["### Differences from the baseline", _difference_table(part)]
     blocks.append(f"![{headline_title(part)} by language: {section_title(section)}]({part.plot})")
     blocks += [f"### {headline_title(part)} by language".replace("slot", "Slot"), _language_table(part)]
-    blocks += [f"### {_DETAILS[section.family][0]} by language", _details_table(part)]
+    blocks += [f"### {section.scorer.DETAIL_TITLE} by language", _details_table(part)]
     if part.comet:
         blocks += ["### COMET by direction", _comet_table(part, part.comet)]
     elif any(task.comet for row in section.rows for run in row.runs for task in run.record.tasks.values()):
@@ -239,11 +216,11 @@ def _difference_table(part: SectionFigures) -> str:
     rows = [
         [
             f"{difference.model} {MINUS} {difference.baseline}",
-            METRIC_NAMES[metric],
+            part.section.scorer.METRICS[metric].title,
             *(format_interval(difference.means[metric][name]) for name in sets),
         ]
         for difference in part.differences
-        for metric in _DIFFERENCE_METRICS[part.section.family]
+        for metric in part.section.scorer.DIFFERENCE_METRICS
         if metric in part.section.metrics
     ]
     return markdown_table(["models", "metric", *sets], rows, left=(0, 1))
@@ -279,7 +256,7 @@ def _language_table(part: SectionFigures) -> str:
 
 
 def _details_table(part: SectionFigures) -> str:
-    metrics = _DETAILS[part.section.family][1]
+    metrics = part.section.scorer.DETAIL_METRICS
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     rows = [
         [
@@ -291,7 +268,7 @@ def _details_table(part: SectionFigures) -> str:
         ]
         for code in ordered_languages(part.section)
     ]
-    names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
+    names = " / ".join(part.section.scorer.METRICS[metric].title for metric in metrics)
     return f"Each cell: {names}, in per cent.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
 
 

@@ -90,5 +90,5 @@ def headline_share(entry: record.Record) -> float:
     for task in entry.tasks.values():
         name, headline = next(iter(task.metrics.items()))
         if headline.value is not None:
-            shares.append(headline.value / (100 if name in scorer(task.family).PERCENT else 1))
+            shares.append(headline.value / (100 if scorer(task.family).METRICS[name].percent else 1))
     return sum(shares) / len(shares) if shares else 0.0

@@ -282,7 +282,7 @@ def test_every_metric_has_one_direction_whatever_its_family():
     directions = {}
     for family in map(metrics.scorer, metrics.FAMILIES):
         for metric in family.METRICS:
-            direction = metrics.higher_is_better(family, metric)
+            direction = family.METRICS[metric].higher_is_better
             assert directions.setdefault(metric, direction) == direction
     assert metrics.metric_directions() == directions
     assert {metric for metric, higher in directions.items() if higher is False} == set(FAULTS)
