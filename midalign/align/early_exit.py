@@ -19,7 +19,7 @@ def run_until_exit(model: nn.Module, inputs: Mapping[str, object]) -> Any:
     The exception is caught inside the call, so that the model's own forward hooks still see an output. FSDP
     reduces gradients from such hooks, and would silently skip it otherwise.
     """
-    forward, own = model.forward, "forward" in vars(model)
+    forward, is_patched = model.forward, "forward" in vars(model)
 
     def as_far(*arguments: object, **keywords: object) -> object:
         try:
@@ -31,7 +31,7 @@ def run_until_exit(model: nn.Module, inputs: Mapping[str, object]) -> Any:
     try:
         return model(**inputs, use_cache=False)
     finally:
-        if own:
+        if is_patched:
             model.forward = forward
         else:
             del model.forward

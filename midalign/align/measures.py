@@ -91,8 +91,8 @@ def measure_retrieval(foreign: Tensor, others: Tensor, further: Tensor | None = 
         "centred": _found(centred, further),
     }
     result = {"mexa": (found["accuracy"][0] & found["accuracy"][1]).double().mean(1)}
-    for name, sides_found in found.items():
-        result[name], result[f"{name}_back"] = (side.double().mean(1) for side in sides_found)
+    for name, found_by_side in found.items():
+        result[name], result[f"{name}_back"] = (side.double().mean(1) for side in found_by_side)
 
     # 3. Mean cosines of translations and of other pairs, without further translations of repeated sentences.
     for prefix, cosines in (("", plain), ("centred_", centred)):

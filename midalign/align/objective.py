@@ -36,9 +36,9 @@ def info_nce(
     """
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = _unit(anchors) @ _unit(candidates).T / temperature
-        own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+        diagonal = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
         if same is not None:
-            similarity = similarity.masked_fill(same & ~own, -torch.inf)
+            similarity = similarity.masked_fill(same & ~diagonal, -torch.inf)
         target = torch.arange(len(similarity), device=similarity.device)
         loss = F.cross_entropy(similarity, target)
         return (loss + F.cross_entropy(similarity.T, target)) / 2 if symmetric else loss
@@ -93,11 +93,11 @@ def token_deviation(states: Tensor, reference: Tensor, owner: Tensor, kept: Tens
         kept = kept & (owner >= 0)
         sentence = owner[kept]
         sentences = int(sentence.max()) + 1 if len(sentence) else 0
-        own, base = (
+        moved, base = (
             _precise(side)[kept] - mean_by_owner(side, owner, kept, sentences)[sentence]
             for side in (states, reference)
         )
-        return (own - base).square().sum(), base.square().sum()
+        return (moved - base).square().sum(), base.square().sum()
 
 
 def _precise(states: Tensor) -> Tensor:

@@ -33,9 +33,9 @@ def mean_by_owner(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -
         (sentences, hidden), fp32 or fp64. Zero vectors for sentences without tokens in the rows.
     """
     precise = states.to(torch.promote_types(states.dtype, torch.float32))
-    own = kept & (owner >= 0)
-    total = precise.new_zeros(sentences, states.shape[2]).index_add(0, owner[own], precise[own])
-    count = precise.new_zeros(sentences).index_add(0, owner[own], precise.new_ones(int(own.sum())))
+    mask = kept & (owner >= 0)
+    total = precise.new_zeros(sentences, states.shape[2]).index_add(0, owner[mask], precise[mask])
+    count = precise.new_zeros(sentences).index_add(0, owner[mask], precise.new_ones(int(mask.sum())))
     shared = kept & (owner == SHARED)
     if shared.any():
         row, sentence = _members(owner)
@@ -59,6 +59,6 @@ def last_by_owner(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
 def _members(owner: Tensor) -> tuple[Tensor, Tensor]:
     """Return (row, sentence) of every sentence that has a token in the rows."""
     rows = torch.arange(len(owner), device=owner.device).unsqueeze(1).expand_as(owner)
-    own = owner >= 0
-    pairs = torch.stack([rows[own], owner[own]]).unique(dim=1)
+    mask = owner >= 0
+    pairs = torch.stack([rows[mask], owner[mask]]).unique(dim=1)
     return pairs[0], pairs[1]

@@ -40,5 +40,5 @@ def pair_accuracy(
     right = right.to(similarity.device)
     best = similarity.masked_fill(~right, -torch.inf)
     others = similarity.masked_fill(right, -torch.inf)
-    found = torch.cat([best.amax(side) > others.amax(side) for side in (1, 0)])
-    return float(found.float().mean())
+    hits = torch.cat([best.amax(side) > others.amax(side) for side in (1, 0)])
+    return float(hits.float().mean())

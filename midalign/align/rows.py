@@ -44,6 +44,7 @@ def lay_out(
         pad: id of padding.
         width: target width of a row with several samples. None lays out one sample per row, shortest first.
     """
+    # Lay out each group's rows: the common prefix once, then the rest of each sample.
     rows: list[tuple[list[int], list[int], list[int]]] = []
     first = 0
     for samples, prefix in zip(groups, shared if width else [0] * len(groups), strict=True):
@@ -56,10 +57,17 @@ def lay_out(
                 owner += [first + member] * len(rest)
             rows.append((ids, positions, owner))
         first += len(samples)
-    columns = -(-max(len(ids) for ids, _, _ in rows) // MULTIPLE) * MULTIPLE
+
+    # Pad all rows to one width.
+    columns = round_up(max(len(ids) for ids, _, _ in rows), MULTIPLE)
     fillers = (pad, 0, PADDING)
     filled = ([row[i] + [fillers[i]] * (columns - len(row[i])) for row in rows] for i in range(3))
     return Rows(*map(torch.tensor, filled))
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below the number."""
+    return -(-number // multiple) * multiple
 
 
 def word_mask(rows: Rows, sink: int) -> Tensor:
@@ -77,7 +85,8 @@ def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     if width is None:
         return [[i] for i in reversed(order)]
-    count = -(-sum(lengths) // max(width - prefix, max(lengths, default=1)))
+    room = max(width - prefix, max(lengths, default=1))
+    count = round_up(sum(lengths), room) // room
     rows, loads = [list[int]() for _ in range(count)], [0] * count
     for i in order:
         emptiest = loads.index(min(loads))

@@ -87,6 +87,7 @@ def states_at_each(
 
     Applies `reduce` to each layer's states at once and keeps only its result.
     """
+    # A hook before each layer's block keeps its input, and the highest one stops the forward pass.
     blocks, highest = decoder_blocks(model), max(layers)
     reached: dict[int, Tensor] = {}
 

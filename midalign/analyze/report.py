@@ -44,7 +44,7 @@ class LayerMeans:
     """SPREAD percentiles of the headline over all pairs."""
 
 
-def summarise_layers(found: dict[int, Matrices]) -> list[LayerMeans]:
+def summarise_layers(by_layer: dict[int, Matrices]) -> list[LayerMeans]:
     """Summarise the matrices per layer. English is the first language."""
     return [
         LayerMeans(
@@ -53,7 +53,7 @@ def summarise_layers(found: dict[int, Matrices]) -> list[LayerMeans]:
             {name: float(np.nanmean([matrices[name][0], matrices[name][:, 0]])) for name in MEASURES},
             (float(low), float(high)),
         )
-        for layer, matrices in found.items()
+        for layer, matrices in by_layer.items()
         for low, high in [np.nanpercentile(matrices[HEADLINE], SPREAD)]
     ]
 

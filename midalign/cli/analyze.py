@@ -72,6 +72,7 @@ def analyze(
     from midalign.device import devices
     from midalign.leaderboard.load import load_runs
 
+    # 1. Check everything that can be wrong before the model runs.
     if adapter is not None:
         adapters.check(adapter, bases.resolve(model))
     chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
@@ -85,16 +86,22 @@ def analyze(
     report.check_output(output, name, digests)
     other = report.read_analysis(against, texts, wanted) if against else None
     runs = report.select_runs(load_runs(records), *digests) if records else []
+
+    # 2. Compute what is not on disk yet: hidden states per language, then measures per layer.
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         store = states.embed_languages(
             model, adapter, texts, output / "states", devices(), _shown_by(bars, "languages", 10)
         )
-        found = pairs.compare_layers(store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1))
-    by_layer = report.summarise_layers(found)
+        matrices = pairs.compare_layers(
+            store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1)
+        )
+
+    # 3. Summarise, plot and write.
+    by_layer = report.summarise_layers(matrices)
     best, codes = report.recommend_layer(by_layer), list(texts)
     title = f"{name}, {len(codes)} languages, {len(texts[codes[0]])} sentences"
-    headline = found[best][report.HEADLINE]
+    headline = matrices[best][report.HEADLINE]
     plots = {
         "layers.png": report.plot_curve(by_layer, title, other),
         "languages.png": report.plot_heat_map(headline, codes, f"{title}, after block {best}"),
@@ -104,8 +111,10 @@ def analyze(
         heading = f"{name} minus {other.model}, after block {best}"
         plots[report.CHANGES] = report.plot_heat_map(headline - earlier, codes, heading, change=True)
     paths = report.write_analysis(
-        output, report.add_metadata(pairs.pair_table(found, codes), name, digests, texts), plots
+        output, report.add_metadata(pairs.pair_table(matrices, codes), name, digests, texts), plots
     )
+
+    # 4. Print the summary, and the correlation with scores.
     screen = Console(highlight=False, markup=False)
     print_table(screen, _by_layer(by_layer, best, title, other))
     print_table(screen, _by_language(headline, codes, best, other))

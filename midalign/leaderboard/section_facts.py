@@ -21,6 +21,7 @@ from midalign.leaderboard.sections import BoardSection, language_sets
 def section_facts(part: SectionFigures) -> str:
     """Return the Markdown list of what a section's scores were made from."""
     section, entry = part.section, part.section.first.record
+    # The base.
     lines = []
     note = f" ({entry.base.note})" if entry.base.note else ""
     digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
@@ -28,6 +29,8 @@ def section_facts(part: SectionFigures) -> str:
     lines.append(f"- Base: {entry.base.name}{note}{digest}{tokenizer}")
     if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
         lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
+
+    # Items, data, prompts and the limit of answers.
     lines.append(f"- Items per language: {items_span(section)}; {sample_name(section)}")
     tasks = [section.first.task(code) for code in section.languages]
     versions = sorted({f"{task.version:g}" for task in tasks})
@@ -41,6 +44,8 @@ def section_facts(part: SectionFigures) -> str:
     limits = {task.max_gen_toks for task in tasks if task.max_gen_toks is not None}
     if limits:
         lines.append(f"- Token limit of an answer: {format_span(limits)}")
+
+    # Languages by role, and the signatures of their scores.
     for role in ROLES:
         codes = language_sets(section).get(role, [])
         if codes:
@@ -48,11 +53,15 @@ def section_facts(part: SectionFigures) -> str:
     lines += _signature_lines(section)
     if superseded := _superseded(section):
         lines.append(superseded)
+
+    # Training and retrieval.
     recipes = sorted({model.recipe for model in part.models if model.recipe})
     if recipes:
         lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
     lines += _training_dtypes(part.models)
-    ways = {(entry.candidates, entry.pooling): None for model in part.models for entry in model.retrieval}
+    ways = {
+        (measured.candidates, measured.pooling): None for model in part.models for measured in model.retrieval
+    }
     layers = ", ".join(map(str, retrieval_layers(part.models)))
     lines += [
         f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, {pooling}"

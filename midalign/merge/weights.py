@@ -38,8 +38,8 @@ class MergeWeights:
 
 def block_number(module: str) -> int | None:
     """Return the number of a module's block, from 0. None outside blocks."""
-    found = re.search(r"\.(\d+)\.", f".{module}.")
-    return int(found[1]) if found else None
+    match = re.search(r"\.(\d+)\.", f".{module}.")
+    return int(match[1]) if match else None
 
 
 def _ratio(weights: Sequence[float]) -> str:

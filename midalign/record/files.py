@@ -53,10 +53,10 @@ def read_items(path: str | Path) -> dict[str, Items]:
         packed = beside.read_bytes()
     except FileNotFoundError as error:
         raise RecordError(f"{beside} is missing; it belongs beside {path}") from error
-    found = hashlib.sha256(packed).hexdigest()
-    if found != file.sha256:
+    digest = hashlib.sha256(packed).hexdigest()
+    if digest != file.sha256:
         raise RecordError(
-            f"{beside} is not the file that {path.name} was written with: sha256 {found[:12]}, expected "
+            f"{beside} is not the file that {path.name} was written with: sha256 {digest[:12]}, expected "
             f"{file.sha256[:12]}. Restore it, or remove both and evaluate the model again with midalign "
             f"eval"
         )

@@ -89,8 +89,8 @@ def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"])) or "the line"
-            found = f", found {problem['input']!r}" if isinstance(problem["input"], int | float) else ""
-            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{found}. {_AGAIN}") from error
+            value = f", found {problem['input']!r}" if isinstance(problem["input"], int | float) else ""
+            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{value}. {_AGAIN}") from error
         if line.task not in entry.tasks:
             raise RecordError(f"{file}, line {number}: the record has no task {line.task}. {_AGAIN}")
         if line.task in items:
