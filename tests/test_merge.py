@@ -385,11 +385,11 @@ def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):
     [
         (MergeWeights((math.nan, 1.0)), {}, "weights nan:1: expected finite numbers"),
         (MergeWeights((0.0, 0.0)), {}, "weights 0:0 are all 0"),
-        (MergeWeights((1.0, 1.0)), {"rank": 2}, "cat has a fixed rank; only svd, ties"),
+        (MergeWeights((1.0, 1.0)), {"rank": 2}, "cat has a fixed rank. Only svd, ties"),
         (
             MergeWeights((1.0, 1.0)),
             {"method": "svd", "density": 0.2},
-            "svd keeps all entries; a density is for ties",
+            "svd keeps all entries. A density is for ties",
         ),
         (
             MergeWeights((1.0, 1.0), ((range(7, 9), (0.0, 1.0)),)),

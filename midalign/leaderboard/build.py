@@ -31,8 +31,8 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     readme = output / "README.md"
     if readme.is_file() and not readme.read_text("utf-8", errors="replace").startswith(MARK):
         raise MidalignError(
-            f"{readme} was not written by midalign leaderboard build and is left alone; "
-            f"choose another folder with --output"
+            f"{readme} was not written by midalign leaderboard build, so it is kept. "
+            f"Choose another folder with --output"
         )
     parts = _parts(results)
     pictures = {part.plot: plots.plot_section(part) for part in parts}

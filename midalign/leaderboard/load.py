@@ -60,7 +60,7 @@ def load_runs(folder: Path) -> list[Run]:
     figures of a record that do not follow from its items.
     """
     if not folder.is_dir():
-        raise RecordError(f"No folder {folder}; records are written by: midalign eval")
+        raise RecordError(f"No folder {folder}. Records are written by: midalign eval")
     files = sorted(
         file
         for pattern in ("*.json", "*/*.json")
@@ -68,7 +68,7 @@ def load_runs(folder: Path) -> list[Run]:
         if not file.parent.name.startswith(".") or file.parent == folder
     )
     if not files:
-        raise RecordError(f"No record (*.json) in {folder}; records are written by midalign eval")
+        raise RecordError(f"No record (*.json) in {folder}. Records are written by midalign eval")
     return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
 
 
@@ -82,7 +82,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
     entry = record.read_record(file)
     if entry.shard:
         raise RecordError(
-            f"{file} is shard {entry.shard.number} of {entry.shard.of}; put them together first: "
+            f"{file} is shard {entry.shard.number} of {entry.shard.of}. Join the shards first: "
             f"midalign leaderboard merge {file.parent} --output FOLDER"
         )
     items = record.read_items(file)
@@ -95,7 +95,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
         group, code = place
         if task.family not in FAMILIES:
             raise RecordError(
-                f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
+                f"{file}: task {name} is of family {task.family!r}. This version knows {', '.join(FAMILIES)}"
             )
         counts, ids, unrepeated = _counts(file, entry, items, name)
         comet = _comet(file, task, items, name)
@@ -110,7 +110,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
         if comet is not None:
             run.comet[code] = comet
     if not groups:
-        raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
+        raise RecordError(f"{file}: the record has no task. Remove it, or evaluate the model again")
     yield from groups.values()
 
 
@@ -140,13 +140,13 @@ def _counts(
     missing = sorted(set(family.COLUMNS) - set(columns) - family.ADDED)
     if missing:
         raise RecordError(
-            f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}; "
-            f"it was written by another version of midalign: evaluate the model again"
+            f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}. "
+            f"It was written by another version of midalign. Evaluate the model again"
         )
     order = np.argsort(items[task].doc_ids, kind="stable")
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
-        raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
+        raise RecordError(f"{file}: {task} counts a document twice. Evaluate the model again")
     # The cast is safe: read_items allows no larger counts.
     counts = _select_columns(items[task].counts[order], columns, family.COLUMNS).astype(np.int32)
     _check_relations(file, task, entry.tasks[task].family, ids, counts)
@@ -203,12 +203,14 @@ def _comet(file: Path, task: TaskResult, items: dict[str, Items], name: str) -> 
     if stated is None and scores is None:
         return None
     if stated is None or scores is None:
-        raise RecordError(f"{file}: {name} has COMET's scores in one of its two files; evaluate it again")
+        raise RecordError(
+            f"{file}: {name} has COMET's scores in one of its two files only. Evaluate it again"
+        )
     mean = scores.mean() / 1e6
     if len(scores) != stated.n or len(scores) != task.n or abs(mean - stated.value) > TOLERANCE:
         raise RecordError(
             f"{file}: {name} says COMET {stated.value} of {stated.n} items, its items give {mean} of "
-            f"{len(scores)}; the record was altered: restore it, or evaluate the model again"
+            f"{len(scores)}. The record was altered: restore it, or evaluate the model again"
         )
     ordered: np.ndarray = scores[np.argsort(items[name].doc_ids, kind="stable")]
     return ordered
@@ -252,7 +254,7 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray, value_o
     computed.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
     stated: dict[str, float | None] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
-        raise RecordError(f"{file}: {name} has no {family.HEADLINE}; evaluate the model again")
+        raise RecordError(f"{file}: {name} has no {family.HEADLINE}. Evaluate the model again")
     for (
         metric,
         entry,
@@ -269,8 +271,8 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray, value_o
     for figure, value in computed.items():
         if not _equal(value, stated[figure]):
             raise RecordError(
-                f"{file}: {name} says {figure} {stated[figure]}, its items give {value}; "
-                f"the record was altered: restore it, or evaluate the model again"
+                f"{file}: {name} says {figure} {stated[figure]}, its items give {value}. "
+                f"The record was altered: restore it, or evaluate the model again"
             )
 
 
@@ -288,5 +290,5 @@ def _verify_repeated(
     if not follows:
         raise RecordError(
             f"{file}: {name} says {task.repeated} repeated items and scores without them that its "
-            f"items do not give; the record was altered: restore it, or evaluate the model again"
+            f"items do not give. The record was altered: restore it, or evaluate the model again"
         )

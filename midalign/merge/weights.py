@@ -60,16 +60,16 @@ def check_choices(
 ) -> None:
     """Raise AdapterError for options that the method does not have, and for weights without an effect."""
     if rank is not None and method not in CHOOSE_RANK:
-        raise AdapterError(f"{method} has a fixed rank; only {', '.join(CHOOSE_RANK)} take a rank")
+        raise AdapterError(f"{method} has a fixed rank. Only {', '.join(CHOOSE_RANK)} take a rank")
     if density is not None and method not in SPARSE:
-        raise AdapterError(f"{method} keeps all entries; a density is for {', '.join(SPARSE)}")
+        raise AdapterError(f"{method} keeps all entries. A density is for {', '.join(SPARSE)}")
     every = [
         weight for several in (weights.everywhere, *(w for _, w in weights.in_blocks)) for weight in several
     ]
     if not all(map(math.isfinite, every)):
         raise AdapterError(f"weights {weights}: expected finite numbers, such as 1,0.5")
     if not any(every):
-        raise AdapterError(f"weights {weights} are all 0; give at least one adapter another weight")
+        raise AdapterError(f"weights {weights} are all 0. Give at least one adapter another weight")
 
 
 def path_part(text: str) -> str:

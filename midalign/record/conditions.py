@@ -30,7 +30,7 @@ class Conditions:
 def shared_conditions(
     base: Base, adapter: str | None, engine: Engine, sample: Sample, decoding: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
-    """Return the shared conditions of a result; `adapter` is the adapter's digest."""
+    """Return the shared conditions of a result. `adapter` is the adapter's digest."""
     return {
         # Outputs made elsewhere have no model digest. Their note has the digest of the outputs.
         "base": base.digest or f"{base.name}, {base.note}",

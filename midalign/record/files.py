@@ -47,12 +47,12 @@ def read_items(path: str | Path) -> dict[str, Items]:
     entry = read_record(path)
     file = entry.items
     if file is None:
-        raise RecordError(f"{path} names no items file; evaluate the model again with midalign eval")
+        raise RecordError(f"{path} names no items file. Evaluate the model again with midalign eval")
     beside = path.parent / file.file
     try:
         packed = beside.read_bytes()
     except FileNotFoundError as error:
-        raise RecordError(f"{beside} is missing; it belongs beside {path}") from error
+        raise RecordError(f"{beside} is missing. It belongs next to {path}") from error
     digest = hashlib.sha256(packed).hexdigest()
     if digest != file.sha256:
         raise RecordError(
