@@ -7,7 +7,8 @@ from pathlib import Path
 from midalign import adapter
 from midalign.errors import RecipeError
 from midalign.locks import locked
-from midalign.merge import file_name, merge
+from midalign.merge import merge_adapters
+from midalign.merge.weights import path_part
 from midalign.sweep.points import ALONE, BASELINE, Point
 from midalign.train.recipe import Recipe
 from midalign.train.run import training_runs
@@ -51,11 +52,11 @@ def _merged(point: Point, seed: int) -> Path:
     """Return the point's merged adapter of a seed, and merge again if its parents have changed."""
     assert point.weights is not None
     parents = _folders(point, seed)
-    folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
+    folder = point.recipe.output / "merged" / path_part(f"{point.weights}-seed{seed}")
     with locked(folder):
         manifest = adapter.read_manifest(folder)
         known = [parent.digest for parent in manifest.parents or ()] if manifest else []
         if known != [adapter.digest(parent) for parent in parents]:
             shutil.rmtree(folder, ignore_errors=True)
-            merge(parents, point.weights, folder)
+            merge_adapters(parents, point.weights, folder)
     return folder

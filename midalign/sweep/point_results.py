@@ -6,9 +6,9 @@ from pathlib import Path
 
 from midalign.errors import RecordError
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_defined, mean_of
-from midalign.leaderboard.load import Run, load
-from midalign.leaderboard.sections import Row, Section
+from midalign.leaderboard.load import Run, load_runs
+from midalign.leaderboard.sections import BoardRow, BoardSection
+from midalign.leaderboard.statistics import Estimate, Scores, bootstrap, estimate, mean_defined, mean_scores
 from midalign.sweep.points import BASELINE, Point
 
 
@@ -39,7 +39,7 @@ def read_results(points: Sequence[Point], folder: Path) -> list[PointResult]:
         for seed in point.recipe.seeds
     }
     by_group: dict[str, dict[tuple[str, str, int | None], Run]] = {}
-    for run in load(folder):
+    for run in load_runs(folder):
         name = (run.record.recipe.name if run.record.recipe else "", run.record.arm, run.record.seed)
         constrained = run.record.decoding.get("regime", "free") != "free"  # no sweep scores it
         if name in wanted and not constrained:  # an earlier version of the sweep may have left other records
@@ -74,7 +74,7 @@ def _group_results(
                 f"{first.file} and {other.file} have different items of {group} and cannot be compared. "
                 f"Remove the older one and rerun the same sweep"
             )
-    section = Section(group, (), (), (Row("all", "all", tuple(runs.values())),))
+    section = BoardSection(group, (), (), (BoardRow("all", "all", tuple(runs.values())),))
     scores = bootstrap(section)
 
     def scored(recipe: str, arm: str, seed: int) -> Scores:
@@ -85,7 +85,7 @@ def _group_results(
     for point in points:
         if not any((point.against.name, BASELINE, seed) in runs for seed in point.recipe.seeds):
             continue
-        roles = Section(group, tuple(point.recipe.supervised), tuple(point.recipe.aligned), section.rows)
+        roles = BoardSection(group, tuple(point.recipe.supervised), tuple(point.recipe.aligned), section.rows)
         places = {
             role: [place for place, code in enumerate(section.languages) if roles.role(code) == role]
             for role in ROLES
@@ -96,7 +96,7 @@ def _group_results(
             for seed in point.recipe.seeds
         ]
         changes = [Scores(arm.points - base.points, arm.draws - base.draws) for arm, base in pairs]
-        change, mean = mean_of(changes), mean_of([arm for arm, _ in pairs])
+        change, mean = mean_scores(changes), mean_scores([arm for arm, _ in pairs])
         yield PointResult(
             group,
             point.label,

@@ -9,7 +9,7 @@ from typing import Any
 
 from midalign import record
 from midalign.errors import RecipeError
-from midalign.merge import Weights
+from midalign.merge.weights import MergeWeights
 from midalign.sweep.grid import Grid
 from midalign.train.recipe import Recipe, load_recipe
 
@@ -30,8 +30,8 @@ class Point:
     recipe: Recipe
     arm: str
     against: Recipe
-    weights: Weights | None = None
-    """Weights of baseline and arm in a merged point."""
+    weights: MergeWeights | None = None
+    """MergeWeights of baseline and arm in a merged point."""
 
     @property
     def scored(self) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def plan_points(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
             label = ", ".join(part for part in parts if part) or arm_name
             points.append(Point(label, recipe, arm_name, against))
         if ALONE in arms:
-            mixes = ((f"merged={weight:g}", Weights((1.0, weight))) for weight in grid.merged)
+            mixes = ((f"merged={weight:g}", MergeWeights((1.0, weight))) for weight in grid.merged)
             points += [Point(label, recipe, ALONE, against, weights) for label, weights in mixes]
     _reject_equal_points(grid, points)
     return points
@@ -100,7 +100,7 @@ def _claim_name(grid: Grid, named: dict[str, dict[str, Any]], name: str, change:
 
     Names are compared without case, as in some file systems.
     """
-    file = record.file_name(name)
+    file = record.record_file_name(name)
     known = named.setdefault(file.casefold(), change)
     if known != change:
         raise RecipeError(

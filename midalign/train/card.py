@@ -86,7 +86,10 @@ def _scores(scored: record.Record) -> list[str]:
         lines += [f"| task | role | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
         for task, result in tasks:
             scores = (result.metrics[name] for name in names)
-            values = (f"{record.decimals(score.value)} ± {record.decimals(score.stderr)}" for score in scores)
+            values = (
+                f"{record.format_score(score.value)} ± {record.format_score(score.stderr)}"
+                for score in scores
+            )
             lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
         lines.append("")
     return lines

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from midalign import metrics, record
-from midalign.align.retrieval import accuracy, translations
+from midalign.align.retrieval import pair_accuracy, translation_matrix
 from midalign.align.trunk import pooled_sentences
 from midalign.errors import RecipeError, nearest
 from midalign.train.progress import Measures
@@ -52,8 +52,8 @@ def pair_retrieval(
     for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
         ids = [tokens.sentence(sentence) for sentence in side]
         sides.append(pooled_sentences(model, ids, layers, tokens.tokenizer.pad_token_id, tokens.sink))
-    right = translations([(pair.foreign, pair.english) for pair in pairs])
-    return [accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
+    right = translation_matrix([(pair.foreign, pair.english) for pair in pairs])
+    return [pair_accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
 
 
 def gradient_cosine(

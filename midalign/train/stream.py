@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from midalign.align.head import IGNORED
-from midalign.align.rows import common_prefix, lay_out, word_mask
+from midalign.align.rows import common_prefix_length, lay_out, word_mask
 from midalign.train.samples import TokenizedSample
 from midalign.train.schedule import Step, Update
 from midalign.train.sentence_pairs import Pair, PairSamples
@@ -38,7 +38,7 @@ def lay_out_answers(
         in KINDS.
     """
     samples = [sample for group in groups.values() for sample in group]
-    shared = [common_prefix([s.prompt for s in group]) if group else 0 for group in groups.values()]
+    shared = [common_prefix_length([s.prompt for s in group]) if group else 0 for group in groups.values()]
     rows = lay_out([[s.prompt + s.target for s in g] for g in groups.values()], shared, pad, width)
     labels = torch.full_like(rows.input_ids, IGNORED)
     counts = torch.zeros(labels.shape)
