@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from midalign import bases, harness
 from midalign.align.head import IGNORED
 from midalign.align.packing import attention_windows, model_inputs
-from midalign.align.pooling import last_of_own
+from midalign.align.pooling import last_by_owner
 from midalign.align.rows import PADDING, SHARED, WIDTH
 from midalign.align.trunk import states_at_each
 from midalign.data import massive, mini, pairs
@@ -355,7 +355,7 @@ def test_states_of_a_prompt_are_those_of_its_own_forward(recipe, tokens, in_prom
     inputs = model_inputs(rows, attention_windows(model), torch.float32)
     with torch.no_grad():
         (states,) = states_at_each(model, inputs, [7])
-        pooled = last_of_own(states, rows["owner"], 2 * len(drawn))
+        pooled = last_by_owner(states, rows["owner"], 2 * len(drawn))
         for number, sentence in enumerate([pair.sides[side] for side in (0, 1) for pair in drawn]):
             ids = torch.tensor([in_prompt.task.prompt_ids(sentence)])
             alone = model(ids, output_hidden_states=True).hidden_states[7][0, -1]
