@@ -31,8 +31,7 @@ from midalign.train.monitor_measures import (
     read_measured_values,
 )
 from midalign.train.progress import TRAINING_LOG, Measures, TrainingLog
-from midalign.train.recipe import Evaluation
-from midalign.train.recipe import MonitorSettings as Settings
+from midalign.train.recipe import Evaluation, MonitorSettings
 from midalign.train.sentence_pairs import PairSamples
 from midalign.train.stream import lay_out_answers
 from midalign.train.task_samples import TaskSamples
@@ -239,7 +238,7 @@ class Monitor(TrainerCallback):
             os.replace(fresh, kept)
 
 
-def _check_stop_on(settings: Settings) -> None:
+def _check_stop_on(settings: MonitorSettings) -> None:
     """Raise RecipeError for a `stop_on` that never has a value or has no direction."""
     assert settings.stop_on is not None
     measure_direction(settings.stop_on)
