@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from midalign import adapter as adapters
+from midalign import harness, record
 from midalign.evaluate.live import switch
+from midalign.evaluate.partial import Store
+from midalign.evaluate.settings import Model, Settings
+from midalign.languages import in_table_order
 
 if TYPE_CHECKING:
     from midalign.data.items import Item
@@ -146,3 +151,65 @@ def pooled(
     ids = sentence_ids(tokenizer, texts, room)
     states = pooled_sentences(model, ids, layers, tokenizer.pad_token_id or 0, sink_tokens(tokenizer), rows)
     return states[:, torch.tensor(order).argsort()]
+
+
+def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Where pairs come from, the first task's data, and for which languages."""
+    if not names:
+        return "", []
+    source = str(harness.metadata(names[0])["source"])
+    if source not in SOURCES:
+        return source, []
+    same = (name for name in names if harness.metadata(name)["source"] == source)
+    wanted = {code for name in same for code in harness.task_languages(name)} - {PIVOT}
+    return source, in_table_order(wanted)
+
+
+def _retrieval_is_there(stores: Mapping[str, Store], names: Sequence[str]) -> bool:
+    _, wanted = _source_and_languages(names)
+    parts = [store.read("retrieval", record.Retrieval) for store in stores.values()]
+    return not wanted or all(part is not None and list(part.accuracy) == wanted for part in parts)
+
+
+def _measure_retrieval(
+    model: Any,
+    tokenizer: Any,
+    models: Sequence[Model],
+    stores: Mapping[str, Store],
+    names: Sequence[str],
+    settings: Settings,
+) -> None:
+    """Measure retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
+    from midalign.align.trunk import depth, layer_index
+
+    if _retrieval_is_there(stores, names):
+        return
+    source, wanted = _source_and_languages(names)
+    pairs = held_out(source, wanted, settings.split)
+    own = {one.name: one.manifest.layer if one.manifest else None for one in models}
+    manifests = map(adapters.read_manifest, settings.adapters)  # of those that are finished too
+    aligned = {manifest.layer for manifest in manifests if manifest and manifest.layer is not None}
+    # Models that were not aligned are read where the aligned ones of this run were.
+    usual = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(model))
+    before: dict[int, dict[str, float]] = {}
+    base_bits = bits_per_character(model, tokenizer, None, pairs)
+    for one in models:
+        layer = own[one.name] or usual
+        if layer not in before:
+            before[layer] = measure(model, tokenizer, None, pairs, layer)
+        after = before[layer] if one.adapter is None else measure(model, tokenizer, one.adapter, pairs, layer)
+        stores[one.name].write(
+            "retrieval",
+            record.Retrieval(
+                layer=layer,
+                candidates=min(len(chosen.ids) for chosen in pairs.values()),
+                candidates_digest=digest(pairs),
+                pooling=pooling(tokenizer, model.config.get_text_config()),
+                accuracy=after,
+                base_accuracy=before[layer],
+                bits_per_character=base_bits
+                if one.adapter is None
+                else bits_per_character(model, tokenizer, one.adapter, pairs),
+                base_bits_per_character=base_bits,
+            ),
+        )

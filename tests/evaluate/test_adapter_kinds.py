@@ -20,7 +20,7 @@ from midalign import bases
 from midalign.errors import AdapterError, EngineError
 from midalign.evaluate import live, run
 from midalign.evaluate.hf import MidalignHF
-from midalign.evaluate.merge import merged_copies
+from midalign.evaluate.merged_copies import merged_copies
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]

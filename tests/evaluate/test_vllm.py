@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from midalign.errors import EngineError
 from midalign.evaluate import constrain, install, live
 from midalign.evaluate.hf import MidalignHF
-from midalign.evaluate.merge import merged_copies
+from midalign.evaluate.merged_copies import merged_copies
 from midalign.families import slot
 from midalign.metrics.slot import COLUMNS
 

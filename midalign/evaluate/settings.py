@@ -1,0 +1,104 @@
+"""Settings of an evaluation, its progress, its models, and where their records go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from midalign import adapter as adapters
+from midalign import record
+from midalign.evaluate.thoughts import BUDGET
+
+SEED = 0
+EngineName = Literal["auto", "vllm", "hf"]
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `midalign eval` is asked for."""
+
+    base: str
+    tasks: tuple[str, ...]
+    output: Path
+    adapters: tuple[Path, ...] = ()
+    adapters_only: bool = False
+    """Leave the base out: untrained it often answers to the limit, and takes longer than all its adapters."""
+    engine: EngineName = "auto"
+    split: Split = "test"
+    limit: int | None = None
+    supervised: tuple[str, ...] = ()
+    aligned: tuple[str, ...] = ()
+    note: str = ""
+    log_samples: bool = False
+    comet: str | None = None
+    """A COMET model: checkpoint, folder or hub id."""
+    num_fewshot: int = 0
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    think_end_token: str | None = None
+    """The end of a reasoning model's thoughts, which are cut; None for models without."""
+    max_thinking_tokens: int = BUDGET
+    enable_thinking: bool | None = None
+    """Value that is passed to the chat template; None leaves it to the template."""
+    constrained: bool = False
+    shard: tuple[int, int] | None = None
+    """(I, N): the I-th of N parts of the items."""
+    tensor_parallel: int = 1
+    """GPUs that vLLM splits the model over."""
+
+    @property
+    def regime(self) -> str:
+        """Of decoding. Scores of the two do not compare."""
+        return "constrained" if self.constrained else "free"
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether outputs are needed once they are scored."""
+        return self.log_samples or self.comet is not None or self.shard is not None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an evaluation stands: items answered of one model, and the task that has just been finished."""
+
+    model: str
+    done: int
+    total: int
+    finished: str | None = None
+    headline: float | None = None
+    cut_off: int = 0
+    """Outputs of the finished task that reached the token limit."""
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to evaluate: the base, or an adapter on it."""
+
+    name: str
+    folder: Path | None
+    digest: str | None
+    manifest: adapters.Manifest | None
+
+    @property
+    def adapter(self) -> str | None:
+        """The name under which the engine knows the adapter; None is the base."""
+        return None if self.folder is None else self.name
+
+
+def _base_name(base: str) -> str:
+    """Return the last part of a folder: records are published, and paths belong to this machine."""
+    return Path(base).resolve().name if Path(base).is_dir() else base
+
+
+def _record_path(settings: Settings, model: Model) -> Path:
+    return settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
+
+
+def _record_name(settings: Settings, model: Model) -> str:
+    """Return the name of a model's record, which is different for each regime and shard."""
+    name = f"{model.name}-constrained" if settings.constrained else model.name
+    return f"{name}.shard-{settings.shard[0]}-of-{settings.shard[1]}" if settings.shard else name
