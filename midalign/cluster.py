@@ -27,6 +27,7 @@ from midalign import sweep as sweeping
 from midalign.data import cache
 from midalign.errors import ClusterError, MidalignError
 from midalign.evaluate import run as evaluation
+from midalign.evaluate.settings import EvalSettings
 from midalign.sweep import Point
 from midalign.train import run as training
 from midalign.train.recipe import Recipe
@@ -217,7 +218,7 @@ def _train(recipe: Recipe, arm: str, seed: int) -> None:
     training.train(recipe.model_copy(update={"seeds": [seed]}), lambda _: None, [arm])
 
 
-def _answer(settings: evaluation.Settings) -> None:
+def _answer(settings: EvalSettings) -> None:
     evaluation.answer_ahead(settings, lambda _: None)
 
 
@@ -470,11 +471,11 @@ def _has_record(name: str, results: Path) -> bool:
     return (results / f"{record.file_name(name)}{record.SUFFIX}").is_file()
 
 
-def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> evaluation.Settings:
+def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> EvalSettings:
     """Return the settings of the evaluation that `midalign sweep` runs."""
     asked = recipe.evaluation
     tasks = [recipe.task] if asked.languages == "all" else harness.task_names(recipe.task, asked.languages)
-    return evaluation.Settings(
+    return EvalSettings(
         base=recipe.base,
         tasks=tuple(tasks),
         output=results,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from midalign import adapter, bases, record
 from midalign.adapter import Manifest, Parent, RecipeRef
 from midalign.errors import AdapterError
+from midalign.evaluate.settings import EvalReporter, EvalSettings
 from midalign.languages import role_of
 from midalign.locks import locked
 from midalign.metrics import scorer
@@ -28,7 +29,6 @@ from midalign.train.run import LOG
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from midalign.evaluate.run import Report
 
 Method = Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties"]
 SPARSE = ("ties", "dare_linear", "dare_ties")
@@ -540,7 +540,7 @@ def search(
     base: str,
     tasks: Sequence[str],
     limit: int | None,
-    report: "Report",
+    report: EvalReporter,
     method: Method = "cat",
     rank: int | None = None,
     density: float | None = None,
@@ -570,7 +570,7 @@ def search(
     scored = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
     if apply_chat_template or system_instruction is not None:
         scored += [apply_chat_template, system_instruction]
-    settings = run.Settings(
+    settings = EvalSettings(
         base=base,
         tasks=tuple(tasks),
         output=folder / f"results-{_sha256(json.dumps(scored))[:12]}",

@@ -24,7 +24,7 @@ from measure_targets import targets
 from midalign import bases
 from midalign.errors import DataError
 from midalign.evaluate import tokenizers
-from midalign.evaluate.run import answer_limit, context_tokens
+from midalign.evaluate.answer_limits import answer_limit, context_tokens
 
 
 @dataclass(frozen=True)

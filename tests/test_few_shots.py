@@ -8,6 +8,7 @@ import pytest
 from midalign import harness
 from midalign.errors import TaskError
 from midalign.evaluate import run
+from midalign.evaluate.settings import EvalSettings
 from midalign.families import slot
 
 ROWS = {
@@ -54,7 +55,7 @@ def test_examples_out_of_the_evaluated_split_are_other_items(monkeypatch: pytest
     monkeypatch.setattr(slot, "SHOTS_FROM", {"mini": "validation"})
     name = "midalign_mini_slot_en"
     tasks = harness.load([name])
-    settings = run.Settings(
+    settings = EvalSettings(
         base="mini", tasks=(name,), output=Path("unused"), split="validation", num_fewshot=5
     )
     run._configure(tasks, settings)

@@ -190,8 +190,9 @@ def evaluate(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from midalign.evaluate import run
+    from midalign.evaluate.settings import EvalProgress, EvalSettings
 
-    settings = run.Settings(
+    settings = EvalSettings(
         base=base,
         tasks=_names(tasks),
         output=output,
@@ -226,7 +227,7 @@ def evaluate(
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
         shown = {}
 
-        def report(now: "run.Progress") -> None:
+        def report(now: EvalProgress) -> None:
             if now.model not in shown:
                 shown[now.model] = bars.add_task(now.model, total=now.total)
             bars.update(shown[now.model], completed=now.done)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from midalign.evaluate import run
+    from midalign.evaluate.settings import EvalProgress
 
 
 EXAMPLES = """\
@@ -145,7 +145,7 @@ def merge(
 
         console = Console(stderr=True)
 
-        def report(now: "run.Progress") -> None:
+        def report(now: "EvalProgress") -> None:
             if now.finished:
                 console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
 

@@ -10,8 +10,8 @@ from typing import Any
 from midalign import adapter as adapters
 from midalign.errors import EngineError
 from midalign.evaluate import install, live, retrieval
-from midalign.evaluate.partial import Store
-from midalign.evaluate.settings import EngineName, Model, Settings
+from midalign.evaluate.partial import PartStore
+from midalign.evaluate.settings import EngineName, EvalSettings, EvaluatedModel
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def _engine_name(wanted: EngineName) -> str:
     return wanted
 
 
-def _engine_for(settings: Settings, engine: str, models: Sequence[Model]) -> str:
+def _engine_for(settings: EvalSettings, engine: str, models: Sequence[EvaluatedModel]) -> str:
     """Return the engine, or Hugging Face in place of an unasked vLLM that would not serve all adapters live.
 
     Raises EngineError where vLLM was asked for.
@@ -55,10 +55,10 @@ def _engine_for(settings: Settings, engine: str, models: Sequence[Model]) -> str
 def _engine(
     engine: str,
     base: str,
-    models: Sequence[Model],
-    stores: Mapping[str, Store],
+    models: Sequence[EvaluatedModel],
+    stores: Mapping[str, PartStore],
     names: Sequence[str],
-    settings: Settings,
+    settings: EvalSettings,
 ) -> Iterator[Any]:
     """Yield an engine that answers as each of `models`, after the proof that each adapter acts.
 

@@ -26,7 +26,7 @@ class Output(BaseModel):
     finish: str | None
 
 
-class Part(BaseModel):
+class TaskPart(BaseModel):
     """One finished task of one model."""
 
     model_config = ConfigDict(extra="forbid")
@@ -42,7 +42,7 @@ class Part(BaseModel):
     """COMET's scores in millionths, by item; never on disk here, since they have a cache of their own."""
 
 
-class Store:
+class PartStore:
     """Finished parts of one model's evaluation, in a folder named by all that decides its outcome."""
 
     def __init__(self, results: Path, decides: Mapping[str, Any]) -> None:

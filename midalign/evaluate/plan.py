@@ -16,13 +16,20 @@ from midalign.errors import AdapterError, EngineError, RecordError, TaskError
 from midalign.evaluate import constrain, generation, retrieval, shards, tokenizers
 from midalign.evaluate.answer_limits import _limit
 from midalign.evaluate.comet import scores as comet
-from midalign.evaluate.partial import Part, Store
-from midalign.evaluate.settings import SEED, Model, Settings, _base_name, _record_name, _record_path
+from midalign.evaluate.partial import PartStore, TaskPart
+from midalign.evaluate.settings import (
+    SEED,
+    EvalSettings,
+    EvaluatedModel,
+    _base_name,
+    _record_name,
+    _record_path,
+)
 from midalign.evaluate.thoughts import Thinking
 from midalign.families import family
 
 
-def _check_prompting(settings: Settings, base: str) -> None:
+def _check_prompting(settings: EvalSettings, base: str) -> None:
     """Raise MidalignError, before anything is loaded, where the base cannot be prompted as asked."""
     Thinking.of(settings.think_end_token, settings.max_thinking_tokens, settings.enable_thinking)
     if settings.apply_chat_template:
@@ -39,7 +46,7 @@ def _tokenizer(base: str) -> Any:
     return tokenizers.load(str(adapters.base_folder(base)))
 
 
-def _prompting(settings: Settings, base: str) -> dict[str, Any]:
+def _prompting(settings: EvalSettings, base: str) -> dict[str, Any]:
     """Return what else decides prompts and answers, by the names of the record; only what is not usual."""
     found: dict[str, Any] = {}
     if settings.think_end_token is not None:
@@ -52,11 +59,11 @@ def _prompting(settings: Settings, base: str) -> dict[str, Any]:
     return found
 
 
-def _models(settings: Settings, base: str) -> list[Model]:
+def _models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
     """Return the base, then the adapters, each checked against the base before anything is loaded."""
     if settings.adapters_only and not settings.adapters:
         raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
-    models = [Model(record.file_name(_base_name(settings.base)), None, None, None)]
+    models = [EvaluatedModel(record.file_name(_base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
         adapters.check(folder, base)
         tokenizers.check(folder, base, chat=settings.apply_chat_template)
@@ -69,16 +76,16 @@ def _models(settings: Settings, base: str) -> list[Model]:
                 f"Two models would write {name}.json: {clash.folder or settings.base} and {folder}. Rename "
                 f"one of the folders, or give each once"
             )
-        models.append(Model(name, folder, adapters.digest(folder), manifest))
+        models.append(EvaluatedModel(name, folder, adapters.digest(folder), manifest))
     return models[1:] if settings.adapters_only else models
 
 
 def _conditions(
-    settings: Settings,
+    settings: EvalSettings,
     engine: str,
-    model: Model,
+    model: EvaluatedModel,
     asked: Mapping[str, Any],
-    scored_by: comet.Model | None,
+    scored_by: comet.CometModel | None,
     run: str,
 ) -> record.Conditions:
     """Return the conditions that the model's record will have, as far as they are known beforehand."""
@@ -107,7 +114,7 @@ def _conditions(
     return record.Conditions(shared, tasks, bool(retrieval._source_and_languages(list(asked))[1]))
 
 
-def _record_base(settings: Settings) -> record.Base:
+def _record_base(settings: EvalSettings) -> record.Base:
     base = bases.resolve(settings.base)
     return record.Base(
         name=_base_name(settings.base),
@@ -123,11 +130,11 @@ def _record_engine(engine: str) -> record.Engine:
     return record.Engine(name=engine, dtype=fast_dtype(), device=device())
 
 
-def _record_sample(settings: Settings) -> record.Sample:
+def _record_sample(settings: EvalSettings) -> record.Sample:
     return record.Sample(split=settings.split, limit=settings.limit, seed=SEED)
 
 
-def _decoding(settings: Settings) -> dict[str, Any]:
+def _decoding(settings: EvalSettings) -> dict[str, Any]:
     """Return how outputs are prompted and decoded, apart from the tasks' own generation settings.
 
     Unusual keys are present where they act.
@@ -144,7 +151,7 @@ def _decoding(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles) -> bool:
+def _is_finished(settings: EvalSettings, model: EvaluatedModel, run: str, roles: record.Roles) -> bool:
     """Return whether an up-to-date record exists. The base takes its roles from any adapter."""
     path = _record_path(settings, model)
     if settings.log_samples or not path.is_file():
@@ -166,7 +173,7 @@ def _has_items(path: Path) -> bool:
     return True
 
 
-def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[str, Any]:
+def _decides(settings: EvalSettings, base: str, engine: str, model: EvaluatedModel) -> dict[str, Any]:
     """Return all that decides what a model's tasks give, apart from the tasks themselves."""
     from midalign.device import fast_dtype
 
@@ -190,7 +197,9 @@ def _decides(settings: Settings, base: str, engine: str, model: Model) -> dict[s
     }
 
 
-def _run_digest(settings: Settings, base: str, engine: str, model: Model, tasks: Mapping[str, Any]) -> str:
+def _run_digest(
+    settings: EvalSettings, base: str, engine: str, model: EvaluatedModel, tasks: Mapping[str, Any]
+) -> str:
     """Return the digest of what determines the outcome of the whole run, of which this may be a shard.
 
     Package versions do not count.
@@ -214,7 +223,7 @@ def _rendering(name: str, task: Any) -> str:
     return hashlib.sha256(json.dumps([asked, *scored], sort_keys=True).encode()).hexdigest()
 
 
-def _samples(tasks: Mapping[str, Any], settings: Settings) -> dict[str, list[int] | None]:
+def _samples(tasks: Mapping[str, Any], settings: EvalSettings) -> dict[str, list[int] | None]:
     """Return the items to answer by task, None for all of them. A shard lacks the tasks without an item."""
     samples = {name: sample(len(task.eval_docs), settings.limit) for name, task in tasks.items()}
     if settings.shard is None:
@@ -237,24 +246,24 @@ def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
     return sorted(int(i) for i in np.random.default_rng(seed).permutation(size)[:limit])
 
 
-def _store(settings: Settings, base: str, engine: str, model: Model) -> Store:
+def _store(settings: EvalSettings, base: str, engine: str, model: EvaluatedModel) -> PartStore:
     """Return the model's finished parts, which belong to its record: another name has parts of its own."""
     decides = _decides(settings, base, engine, model)
-    return Store(settings.output, {**decides, "record": _record_name(settings, model)})
+    return PartStore(settings.output, {**decides, "record": _record_name(settings, model)})
 
 
-def _missing(store: Store, tasks: Mapping[str, Any], settings: Settings) -> list[str]:
+def _missing(store: PartStore, tasks: Mapping[str, Any], settings: EvalSettings) -> list[str]:
     """Return the tasks without a finished part that is still valid."""
     missing = []
     for name, task in tasks.items():
-        part = store.read(name, Part)
+        part = store.read(name, TaskPart)
         stale = part is None or part.rendering != _rendering(name, task)
         if stale or (settings.keeps_outputs and part is not None and part.outputs is None):
             missing.append(name)
     return missing
 
 
-def _configure(tasks: Mapping[str, Any], settings: Settings) -> None:
+def _configure(tasks: Mapping[str, Any], settings: EvalSettings) -> None:
     """Set the split, and what lm_eval.simple_evaluate sets on tasks before it calls `evaluate`."""
     for name, task in tasks.items():
         shots = len(task.sampler.df)

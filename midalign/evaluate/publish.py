@@ -14,19 +14,19 @@ from midalign import guard, locks, record
 from midalign.adapter import TrainingText
 from midalign.data.overlap import OverlapCheck, Text
 from midalign.evaluate import shards
-from midalign.evaluate.partial import Part, Store
+from midalign.evaluate.partial import PartStore, TaskPart
 from midalign.evaluate.plan import _decoding, _record_base, _record_engine, _record_sample
-from midalign.evaluate.settings import Model, Settings, Split, _record_name, _record_path
+from midalign.evaluate.settings import EvalSettings, EvaluatedModel, Split, _record_name, _record_path
 
 log = logging.getLogger(__name__)
 
 
 def _publish(
-    settings: Settings,
+    settings: EvalSettings,
     engine: str,
-    model: Model,
-    store: Store,
-    parts: Mapping[str, Part],
+    model: EvaluatedModel,
+    store: PartStore,
+    parts: Mapping[str, TaskPart],
     tasks: Mapping[str, Any],
     roles: Mapping[str, record.Roles],
     run: str,
@@ -85,7 +85,7 @@ def _publish(
 
 
 def _check_overlap(
-    models: Sequence[Model], base: str, names: Sequence[str], split: Split
+    models: Sequence[EvaluatedModel], base: str, names: Sequence[str], split: Split
 ) -> dict[str, OverlapCheck | None]:
     """Return the overlap of the tasks with each model's training text, None for a base of unknown training.
 
@@ -118,7 +118,7 @@ def _check_overlap(
     return checks
 
 
-def _lacks_overlap(settings: Settings, model: Model) -> bool:
+def _lacks_overlap(settings: EvalSettings, model: EvaluatedModel) -> bool:
     """Return whether the model's record has no overlap check, or one that left text unchecked."""
     check = record.read(_record_path(settings, model)).overlap
     return check is None or bool(check.unchecked)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from midalign import adapter as adapters
 from midalign import harness, record
 from midalign.evaluate.live import switch
-from midalign.evaluate.partial import Store
-from midalign.evaluate.settings import Model, Settings
+from midalign.evaluate.partial import PartStore
+from midalign.evaluate.settings import EvalSettings, EvaluatedModel
 from midalign.languages import in_table_order
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
     return source, in_table_order(wanted)
 
 
-def _retrieval_is_there(stores: Mapping[str, Store], names: Sequence[str]) -> bool:
+def _retrieval_is_there(stores: Mapping[str, PartStore], names: Sequence[str]) -> bool:
     _, wanted = _source_and_languages(names)
     parts = [store.read("retrieval", record.Retrieval) for store in stores.values()]
     return not wanted or all(part is not None and list(part.accuracy) == wanted for part in parts)
@@ -174,10 +174,10 @@ def _retrieval_is_there(stores: Mapping[str, Store], names: Sequence[str]) -> bo
 def _measure_retrieval(
     model: Any,
     tokenizer: Any,
-    models: Sequence[Model],
-    stores: Mapping[str, Store],
+    models: Sequence[EvaluatedModel],
+    stores: Mapping[str, PartStore],
     names: Sequence[str],
-    settings: Settings,
+    settings: EvalSettings,
 ) -> None:
     """Measure retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
     from midalign.align.trunk import depth, layer_index

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 from midalign import adapter as adapters
 from midalign import harness, record
-from midalign.evaluate.settings import Model, Settings
+from midalign.evaluate.settings import EvalSettings, EvaluatedModel
 from midalign.languages import in_table_order, role_of, same_language
 from midalign.languages import language as known_language
 
 log = logging.getLogger(__name__)
 
 
-def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) -> dict[str, record.Roles]:
+def _roles(
+    settings: EvalSettings, models: Sequence[EvaluatedModel], names: Sequence[str]
+) -> dict[str, record.Roles]:
     """Return the roles of languages per model: those of its manifest, else those of the settings.
 
     The base takes the roles of the adapters.
@@ -44,7 +46,9 @@ def _roles(settings: Settings, models: Sequence[Model], names: Sequence[str]) ->
     }
 
 
-def _warn_of_ignored_roles(settings: Settings, name: str, supervised: set[str], aligned: set[str]) -> None:
+def _warn_of_ignored_roles(
+    settings: EvalSettings, name: str, supervised: set[str], aligned: set[str]
+) -> None:
     """Say where roles that were given by hand differ from a manifest's, which count."""
     for option, given, known in (
         ("--supervised", settings.supervised, supervised),

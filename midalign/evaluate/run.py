@@ -9,7 +9,7 @@ from midalign import bases, harness, locks, record
 from midalign.evaluate.answer_limits import context_tokens, limit_answers
 from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.engine import _engine, _engine_for, _engine_name, _free_memory, _quiet
-from midalign.evaluate.partial import Store
+from midalign.evaluate.partial import PartStore
 from midalign.evaluate.plan import (
     _check_prompting,
     _conditions,
@@ -27,10 +27,10 @@ from midalign.evaluate.publish import _add_overlap, _check_overlap, _lacks_overl
 from midalign.evaluate.retrieval import _retrieval_is_there
 from midalign.evaluate.roles import _roles
 from midalign.evaluate.scoring import _parts, _run, _score_by_comet
-from midalign.evaluate.settings import Model, Report, Settings, _record_path
+from midalign.evaluate.settings import EvalReporter, EvalSettings, EvaluatedModel, _record_path
 
 
-def evaluate(settings: Settings, report: Report) -> list[Path]:
+def evaluate(settings: EvalSettings, report: EvalReporter) -> list[Path]:
     """Evaluate the base, if asked for, and each adapter on it; returns the records' paths in this order.
 
     Finished languages are kept in `output/.partial` until all records are written. Raises MidalignError
@@ -40,7 +40,7 @@ def evaluate(settings: Settings, report: Report) -> list[Path]:
         return _evaluate_all(settings, report)
 
 
-def answer_ahead(settings: Settings, report: Report) -> None:
+def answer_ahead(settings: EvalSettings, report: EvalReporter) -> None:
     """Put all languages of the adapters alone, or without adapters of the base, into `output/.partial`.
 
     For an evaluation of more models than these, which finds them there: it measures retrieval, at layers that
@@ -51,7 +51,7 @@ def answer_ahead(settings: Settings, report: Report) -> None:
         _evaluate_all(settings, report, ahead=True)
 
 
-def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> list[Path]:
+def _evaluate_all(settings: EvalSettings, report: EvalReporter, ahead: bool = False) -> list[Path]:
     names = harness.expand(settings.tasks, settings.split)
     scored_by = None
     if settings.comet is not None:  # whatever is wrong there is said before hours of generation
@@ -74,7 +74,7 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
     for model in models:
         record.refuse_to_replace(_record_path(settings, model), conditions[model.name])
 
-    def is_finished(model: Model) -> bool:
+    def is_finished(model: EvaluatedModel) -> bool:
         return _is_finished(settings, model, runs[model.name], roles[model.name])
 
     wanted = [model for model in models if not is_finished(model)]
@@ -119,7 +119,7 @@ def _evaluate_all(settings: Settings, report: Report, ahead: bool = False) -> li
 
 
 @contextmanager
-def _locks(settings: Settings, models: Sequence[Model]) -> Iterator[None]:
+def _locks(settings: EvalSettings, models: Sequence[EvaluatedModel]) -> Iterator[None]:
     """Hold the locks of the models' records, taken in one order so that no two processes block each other."""
     with ExitStack() as held:
         for path in sorted(_record_path(settings, model) for model in models):
@@ -130,13 +130,13 @@ def _locks(settings: Settings, models: Sequence[Model]) -> Iterator[None]:
 def _generate(
     engine: str,
     base: str,
-    models: Sequence[Model],
-    stores: Mapping[str, Store],
+    models: Sequence[EvaluatedModel],
+    stores: Mapping[str, PartStore],
     tasks: Mapping[str, Any],
     samples: Mapping[str, list[int] | None],
     measured: Sequence[str],
-    settings: Settings,
-    report: Report,
+    settings: EvalSettings,
+    report: EvalReporter,
 ) -> None:
     """Put all parts that are missing into the stores, and retrieval for the languages of `measured`; nothing
     refers to the engine afterwards."""

@@ -13,27 +13,27 @@ from midalign.errors import TaskError
 from midalign.evaluate import shards
 from midalign.evaluate.answer_limits import _limit
 from midalign.evaluate.comet import scores as comet
-from midalign.evaluate.partial import Output, Part, Store
+from midalign.evaluate.partial import Output, PartStore, TaskPart
 from midalign.evaluate.plan import _rendering
 from midalign.evaluate.retrieval import _source_and_languages
-from midalign.evaluate.settings import Model, Progress, Report, Settings
+from midalign.evaluate.settings import EvalProgress, EvalReporter, EvalSettings, EvaluatedModel
 from midalign.families import family
 from midalign.metrics import scorer
 
 
 def _run(
     lm: Any,
-    model: Model,
+    model: EvaluatedModel,
     tasks: Mapping[str, Any],
     samples: Mapping[str, list[int] | None],
     missing: Sequence[str],
-    store: Store,
-    settings: Settings,
-    report: Report,
+    store: PartStore,
+    settings: EvalSettings,
+    report: EvalReporter,
 ) -> None:
     """Answer and score the missing tasks of one model, keeping those of a call as soon as it is finished."""
     sizes = {name: len(samples[name] or tasks[name].eval_docs) for name in tasks}
-    state = Progress(
+    state = EvalProgress(
         model.name, sum(sizes[name] for name in tasks if name not in missing), sum(sizes.values())
     )
     report(state)
@@ -67,8 +67,8 @@ def groups(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
 
 
 def _ask(
-    lm: Any, tasks: Mapping[str, Any], samples: Mapping[str, list[int] | None], settings: Settings
-) -> dict[str, Part]:
+    lm: Any, tasks: Mapping[str, Any], samples: Mapping[str, list[int] | None], settings: EvalSettings
+) -> dict[str, TaskPart]:
     """Call lm-eval once. Its bootstrap is off because the tasks' metrics have their own."""
     from lm_eval import evaluate as lm_evaluate
 
@@ -97,7 +97,7 @@ def _tokens(lm: Any, name: str) -> int:
     )
 
 
-def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings: Settings) -> Part:
+def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings: EvalSettings) -> TaskPart:
     metadata = harness.metadata(name)
     logged = results["samples"][name]
     scores = results["results"][name]
@@ -138,7 +138,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         Output(doc_id=one["doc_id"], prompt=prompt, output=str(one["filtered_resps"][0]), finish=own.finish)
         for one, prompt, own in zip(logged, prompts, generated, strict=True)
     ]
-    return Part(
+    return TaskPart(
         rendering=_rendering(name, task),
         result=result,
         doc_ids=doc_ids,
@@ -153,9 +153,11 @@ def _defined(value: Any) -> float | None:
     return record.defined(value) if isinstance(value, float) else None
 
 
-def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[str]) -> dict[str, Part]:
+def _parts(
+    model: EvaluatedModel, store: PartStore, names: Sequence[str], measured: Sequence[str]
+) -> dict[str, TaskPart]:
     """Return all finished parts of a model; raises TaskError where one of them is missing."""
-    parts = {name: store.read(name, Part) for name in names}
+    parts = {name: store.read(name, TaskPart) for name in names}
     missing = [name for name, part in parts.items() if part is None]
     if _source_and_languages(measured)[1] and store.read("retrieval", record.Retrieval) is None:
         missing.append("retrieval")
@@ -167,7 +169,10 @@ def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[
 
 
 def _score_by_comet(
-    parts: Mapping[str, dict[str, Part]], tasks: Mapping[str, Any], settings: Settings, report: Report
+    parts: Mapping[str, dict[str, TaskPart]],
+    tasks: Mapping[str, Any],
+    settings: EvalSettings,
+    report: EvalReporter,
 ) -> None:
     """Add COMET's scores to the parts of all models.
 
@@ -183,7 +188,7 @@ def _score_by_comet(
     scored_by, scores = comet.score(
         settings.comet,
         [segment for some in segments.values() for segment in some],
-        lambda done, total: report(Progress(f"COMET {settings.comet}", done, total)),
+        lambda done, total: report(EvalProgress(f"COMET {settings.comet}", done, total)),
     )
     rest = iter(scores)
     for (model, name), some in segments.items():

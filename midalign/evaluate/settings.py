@@ -1,4 +1,4 @@
-"""Settings of an evaluation, its progress, its models, and where their records go."""
+"""EvalSettings of an evaluation, its progress, its models, and where their records go."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Split = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvalSettings:
     """What `midalign eval` is asked for."""
 
     base: str
@@ -59,7 +59,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Progress:
+class EvalProgress:
     """Where an evaluation stands: items answered of one model, and the task that has just been finished."""
 
     model: str
@@ -71,11 +71,11 @@ class Progress:
     """Outputs of the finished task that reached the token limit."""
 
 
-Report = Callable[[Progress], None]
+EvalReporter = Callable[[EvalProgress], None]
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """One model to evaluate: the base, or an adapter on it."""
 
     name: str
@@ -94,11 +94,11 @@ def _base_name(base: str) -> str:
     return Path(base).resolve().name if Path(base).is_dir() else base
 
 
-def _record_path(settings: Settings, model: Model) -> Path:
+def _record_path(settings: EvalSettings, model: EvaluatedModel) -> Path:
     return settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
 
 
-def _record_name(settings: Settings, model: Model) -> str:
+def _record_name(settings: EvalSettings, model: EvaluatedModel) -> str:
     """Return the name of a model's record, which is different for each regime and shard."""
     name = f"{model.name}-constrained" if settings.constrained else model.name
     return f"{name}.shard-{settings.shard[0]}-of-{settings.shard[1]}" if settings.shard else name

@@ -157,7 +157,7 @@ def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) 
                 f"{task} was scored by {said.name} ({said.digest[:12]}, unbabel-comet {said.version}) in one "
                 f"shard, by {other.name} ({other.digest[:12]}, {other.version}) in another. Score all by one"
             )
-        model = comet.Model(said.name, said.digest, said.version)
+        model = comet.CometModel(said.name, said.digest, said.version)
         by_comet = comet.pooled(model, items.comet.tolist())
     return parts[0].model_copy(
         update={

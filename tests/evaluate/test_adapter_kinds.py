@@ -21,6 +21,7 @@ from midalign.errors import AdapterError, EngineError
 from midalign.evaluate import live, run
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.merged_copies import merged_copies
+from midalign.evaluate.settings import EvalSettings, EvaluatedModel
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]
@@ -338,9 +339,9 @@ def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: p
         "biases of targets",
     }
     monkeypatch.setattr("midalign.device.device", lambda: "cuda")
-    model = run.Model("pissa", folders["pissa"], "0", None)
-    base = run.Model("tiny", None, None, None)
-    asked = run.Settings(base=str(tiny), tasks=(), output=tmp_path, engine="vllm")
+    model = EvaluatedModel("pissa", folders["pissa"], "0", None)
+    base = EvaluatedModel("tiny", None, None, None)
+    asked = EvalSettings(base=str(tiny), tasks=(), output=tmp_path, engine="vllm")
     with pytest.raises(EngineError, match=r"init_lora_weights pissa.*--engine hf"):
         run._engine_for(asked, "vllm", [base, model])
     assert run._engine_for(replace(asked, engine="auto"), "vllm", [base, model]) == "hf"

@@ -18,6 +18,7 @@ from midalign.adapter import FILES_OF_A_BASE
 from midalign.errors import AdapterError, BaseModelError, EngineError
 from midalign.evaluate import live, run, tokenizers
 from midalign.evaluate.hf import MidalignHF
+from midalign.evaluate.settings import EvalSettings
 from midalign.train import recipe as recipes
 from midalign.train.stream import TaskSamples, Tokens
 
@@ -74,7 +75,7 @@ def test_training_and_engine_see_the_same_tokens(without_system: Path, system: s
 
 
 def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, tmp_path: Path) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(without_system),
         tasks=(EN,),
         output=tmp_path,
@@ -95,7 +96,7 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
 def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = with_template(tmp_path / "plain", None)
     monkeypatch.setattr(live, "load", lambda *_: pytest.fail("the model was loaded"))
-    settings = run.Settings(base=str(base), tasks=(EN,), output=tmp_path, engine="hf", limit=1)
+    settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path, engine="hf", limit=1)
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(BaseModelError, match="plain has no chat template"):
         run.evaluate(asked, lambda _: None)
@@ -109,7 +110,7 @@ def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch:
 
 def test_a_base_without_tokenizer_is_one_clear_error(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(tmp_path / "bare"), tasks=(EN,), output=tmp_path, limit=1, apply_chat_template=True
     )
     with pytest.raises(BaseModelError, match=r"tokenizer of .*bare cannot be loaded: .* Copy them from"):
@@ -133,7 +134,7 @@ def test_an_adapter_with_another_tokenizer_is_refused(base: Path, tmp_path: Path
     tokenizer.chat_template = SYSTEM_IGNORED
     tokenizer.save_pretrained(adapter)
     tokenizers.check(adapter, str(base), chat=False)
-    settings = run.Settings(base=str(base), tasks=(EN,), output=tmp_path / "out", adapters=(adapter,))
+    settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path / "out", adapters=(adapter,))
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(AdapterError, match=r"differs from that of .*: chat template\. Prompts"):
         run.evaluate(asked, lambda _: None)

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from midalign import record
 from midalign.evaluate import generation, run
 from midalign.evaluate.hf import MidalignHF
+from midalign.evaluate.settings import EvalSettings
 
 ACTING = {"no_repeat_ngram_size": 2, "repetition_penalty": 5.0}
 
@@ -65,7 +66,7 @@ def test_other_models_are_warned_of(penalised: Path, caplog: pytest.LogCaptureFi
 def test_the_record_names_them(penalised: Path, base: Path, tmp_path: Path) -> None:
     found = {}
     for folder in (penalised, base):
-        settings = run.Settings(
+        settings = EvalSettings(
             base=str(folder),
             tasks=("midalign_mini_slot_en",),
             output=tmp_path / folder.parent.name,

@@ -22,6 +22,8 @@ from midalign.data import mini
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
 from midalign.evaluate import retrieval, run
+from midalign.evaluate.answer_limits import answer_limit, context_tokens, limit_answers
+from midalign.evaluate.settings import EvalProgress, EvalSettings, EvaluatedModel
 from midalign.families import slot
 from midalign.locks import locked
 from midalign.metrics import bootstrap
@@ -56,7 +58,7 @@ def midalign(*arguments: object, status: int = 0, **kwargs: Any) -> "subprocess.
 def test_answers_are_limited_to_the_longest_gold_answer_in_the_bases_own_tokens(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
     tasks = harness.load([name])
-    run.limit_answers(tasks, tokenizer, context=1024)
+    limit_answers(tasks, tokenizer, context=1024)
     limit = tasks[name].config.generation_kwargs["max_gen_toks"]
     longest = max(len(tokenizer.encode(doc["target"])) - 1 for doc in tasks[name].eval_docs)  # without BOS
     assert longest < limit <= 1.25 * longest + 17
@@ -65,12 +67,12 @@ def test_answers_are_limited_to_the_longest_gold_answer_in_the_bases_own_tokens(
 
 def test_an_answer_takes_half_the_context_at_most() -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
-    assert run.context_tokens(bases.resolve("mini")) == 1024
+    assert context_tokens(bases.resolve("mini")) == 1024
     answers = ["word " * 400]
     tokens = len(tokenizer.encode(answers[0], add_special_tokens=False))
     assert 300 < tokens < 1000
-    assert run.answer_limit(answers, tokenizer, context=512) == 256
-    assert run.answer_limit(answers, tokenizer, context=None) >= 1.25 * tokens
+    assert answer_limit(answers, tokenizer, context=512) == 256
+    assert answer_limit(answers, tokenizer, context=None) >= 1.25 * tokens
 
 
 @pytest.fixture(scope="module")
@@ -396,10 +398,10 @@ def two_adapters_of_one_name(base: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def settings(
     base: Path, two_adapters_of_one_name: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> run.Settings:
+) -> EvalSettings:
     """Those of a finished evaluation of a base and an adapter."""
     results = tmp_path_factory.mktemp("finished")
-    done = run.Settings(
+    done = EvalSettings(
         base=str(base),
         tasks=(EN,),
         output=results,
@@ -425,7 +427,7 @@ def settings(
     ],
 )
 def test_a_finished_record_is_not_replaced_under_other_conditions(
-    settings: run.Settings, change: dict[str, Any], message: str
+    settings: EvalSettings, change: dict[str, Any], message: str
 ) -> None:
     before = {path.name: path.read_bytes() for path in settings.output.iterdir()}
     with pytest.raises(RecordError, match=message):
@@ -435,7 +437,7 @@ def test_a_finished_record_is_not_replaced_under_other_conditions(
 
 @pytest.mark.slow
 def test_another_adapter_of_the_same_name_does_not_take_its_record(
-    settings: run.Settings, two_adapters_of_one_name: tuple[Path, Path]
+    settings: EvalSettings, two_adapters_of_one_name: tuple[Path, Path]
 ) -> None:
     first, second = (adapters.digest(folder)[:12] for folder in two_adapters_of_one_name)
     with pytest.raises(RecordError, match=rf"adapter\.json is .* adapter {first}, now {second}.*rm '"):
@@ -444,7 +446,7 @@ def test_another_adapter_of_the_same_name_does_not_take_its_record(
 
 @pytest.mark.slow
 def test_a_base_that_changed_does_not_take_the_record(
-    settings: run.Settings, base: Path, tmp_path: Path
+    settings: EvalSettings, base: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(base, tmp_path / base.name)
     config = tmp_path / base.name / "config.json"
@@ -479,7 +481,7 @@ def test_overlap_is_checked_at_every_evaluation(
     (bare / adapters.MANIFEST).unlink()
 
     def evaluate(split: run.Split, *folders: Path) -> list[OverlapCheck | None]:
-        asked = run.Settings(
+        asked = EvalSettings(
             base=str(base),
             tasks=(DE,),
             output=tmp_path / split,
@@ -490,7 +492,7 @@ def test_overlap_is_checked_at_every_evaluation(
         )
         return [record.read(path).overlap for path in run.evaluate(asked, answered.append)]
 
-    answered: list[run.Progress] = []
+    answered: list[EvalProgress] = []
     of_base, clean = evaluate("validation", folder)
     assert (of_base, clean) == (None, OverlapCheck(found=[], unchecked=[]))
     file.unlink()
@@ -525,7 +527,7 @@ def test_an_overlap_check_gives_way_to_a_more_complete_one_only(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_answers_ahead_are_not_checked_for_overlap(
-    settings: run.Settings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: EvalSettings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base has no record then. The evaluation that writes the records checks them."""
     monkeypatch.setattr(run, "_generate", lambda *_: None)
@@ -549,8 +551,8 @@ def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
         manifest.model_copy(update={"trained_on": [text]}).model_dump_json()
     )
     models = [
-        run.Model("trained", None, None, None),
-        run.Model("adapter", manifest_adapter, "d" * 64, manifest),
+        EvaluatedModel("trained", None, None, None),
+        EvaluatedModel("adapter", manifest_adapter, "d" * 64, manifest),
     ]
     checks = run._check_overlap(models, str(trained), [DE], "test")
     for check in checks.values():
@@ -560,7 +562,7 @@ def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
 
 
 @pytest.mark.slow
-def test_a_superset_of_tasks_replaces_a_record(settings: run.Settings, tmp_path: Path) -> None:
+def test_a_superset_of_tasks_replaces_a_record(settings: EvalSettings, tmp_path: Path) -> None:
     shutil.copytree(settings.output, tmp_path / "results")
     both = replace(settings, tasks=(EN, DE), output=tmp_path / "results")
     for path in run.evaluate(both, lambda _: None):
@@ -577,7 +579,7 @@ def test_a_comparison_answers_as_each_model_does_alone(base: Path, tmp_path: Pat
         make_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate(["lr0.5", "lr0_5"])
     ]
     adapters.append(make_adapter_of(tmp_path / "pissa", str(base), pissa))
-    asked = run.Settings(
+    asked = EvalSettings(
         base=str(base), tasks=(EN,), output=tmp_path / "all", engine="hf", limit=4, log_samples=True
     )
     run.evaluate(replace(asked, adapters=tuple(adapters)), lambda progress: None)
@@ -666,7 +668,7 @@ def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.Mon
 def test_roles_given_by_hand_are_ignored_with_a_warning_where_a_manifest_has_others(
     caplog: pytest.LogCaptureFixture, given: str, trained: str, warned: list[str]
 ) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base="mini", tasks=("midalign_mini_slot",), output=Path("x"), supervised=("en",), aligned=(given,)
     )
     run._warn_of_ignored_roles(settings, "arm", {"en"}, {trained})

@@ -22,6 +22,7 @@ from midalign.cli.eval import _shard
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.evaluate import live, run, shards
+from midalign.evaluate.settings import EvalSettings
 from midalign.leaderboard.load import load
 
 TASKS = ("midalign_mini_slot_de", "midalign_mini_slot_hi", "midalign_mini_mt_en-de")
@@ -37,7 +38,7 @@ def evaluated(output: Path, base: Path, adapter: Path, shard: tuple[int, int] | 
         "shard": shard,
         **changes,
     }
-    run.evaluate(run.Settings(**settings), lambda _: None)
+    run.evaluate(EvalSettings(**settings), lambda _: None)
     return output
 
 
@@ -142,7 +143,7 @@ def test_shards_of_different_runs_are_refused(
 
 def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> None:
     """Another prompt, another run."""
-    settings = run.Settings(base=str(base), tasks=TASKS, output=tmp_path, limit=4, shard=(2, 3))
+    settings = EvalSettings(base=str(base), tasks=TASKS, output=tmp_path, limit=4, shard=(2, 3))
     names = {}
     for shots in (0, 1):
         own = replace(settings, num_fewshot=shots)
@@ -155,7 +156,7 @@ def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> No
 def test_a_shard_of_other_tasks_is_refused_before_the_model_is_loaded(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(base), tasks=TASKS[:1], output=tmp_path, engine="hf", limit=4, shard=(1, 2)
     )
     run.evaluate(settings, lambda _: None)

@@ -17,6 +17,7 @@ from midalign.evaluate import run
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.requests import Generated
 from midalign.evaluate.score import score
+from midalign.evaluate.settings import EvalSettings
 from midalign.families import slot
 
 EN = "midalign_mini_slot_en"
@@ -94,7 +95,7 @@ def test_the_template_is_told_whether_to_think(thinker: Path) -> None:
 
 @pytest.mark.parametrize("enable", [None, False])
 def test_the_record_says_how_the_model_thought(thinker: Path, tmp_path: Path, enable: bool | None) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(thinker),
         tasks=(EN,),
         output=tmp_path,

@@ -9,6 +9,7 @@ from midalign import harness
 from midalign.data import alma, wmt23
 from midalign.errors import TaskError
 from midalign.evaluate import run
+from midalign.evaluate.settings import EvalSettings
 from midalign.families import translation
 from midalign.metrics.translation import METRICS
 
@@ -90,7 +91,7 @@ def test_shots_are_almas_once_it_is_there(kept: None, shared_data: Path) -> None
 
 @pytest.mark.data
 def test_more_shots_than_there_are_is_an_error(kept: None) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base="mini", tasks=("midalign_mt_wmt23_cs-uk",), output=Path("unused"), num_fewshot=2
     )
     with pytest.raises(TaskError, match="midalign data add alma PATH"):

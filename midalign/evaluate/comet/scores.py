@@ -48,7 +48,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Model:
+class CometModel:
     """A COMET model by its content, and the version of COMET that runs it."""
 
     name: str
@@ -95,7 +95,7 @@ def segment(doc: Mapping[str, Any], output: str) -> Segment:
     return Segment(doc["source"], answer(output), doc["target"])
 
 
-def check(name: str) -> Model:
+def check(name: str) -> CometModel:
     """Load the model, let it score something and return what it is; a hub id is downloaded.
 
     Raises EngineError where there is no such model, it does not load, or COMET has no environment.
@@ -105,7 +105,7 @@ def check(name: str) -> Model:
         return worker.model
 
 
-def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[Model, list[int]]:
+def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[CometModel, list[int]]:
     """Return the scores of the segments in millionths, in their order, and the model that gave them.
 
     Segments that were scored before come from the cache. Raises EngineError if the model or the environment
@@ -127,7 +127,7 @@ def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[Model
         return worker.model, [value for s in segments if (value := found[s]) is not None]
 
 
-def pooled(model: Model, millionths: Sequence[int]) -> record.Comet:
+def pooled(model: CometModel, millionths: Sequence[int]) -> record.Comet:
     """Return the score of a task for its record: the mean and its bootstrap standard error."""
     counts = np.stack([np.ones(len(millionths), np.int64), np.array(millionths, np.int64)], axis=1)
     return record.Comet(
@@ -157,7 +157,7 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        self.model = Model(_shown(name), said["digest"], said["version"])
+        self.model = CometModel(_shown(name), said["digest"], said["version"])
 
     def score(self, batch: Sequence[Segment]) -> list[int]:
         """Return scores in millionths. Raises EngineError if the process ends or returns no numbers."""
@@ -219,7 +219,7 @@ class Kept:
     A batch is there whole or not at all, whatever is killed.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: CometModel) -> None:
         self.path = cache.folder() / "comet" / f"{model.digest[:16]}-{model.version}.sqlite"
         with self._named():
             self.path.parent.mkdir(parents=True, exist_ok=True)
