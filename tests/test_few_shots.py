@@ -7,7 +7,7 @@ import pytest
 
 from midalign import harness
 from midalign.errors import TaskError
-from midalign.evaluate import run
+from midalign.evaluate.plan import configure_tasks
 from midalign.evaluate.settings import EvalSettings
 from midalign.families import slot
 
@@ -58,7 +58,7 @@ def test_examples_out_of_the_evaluated_split_are_other_items(monkeypatch: pytest
     settings = EvalSettings(
         base="mini", tasks=(name,), output=Path("unused"), split="validation", num_fewshot=5
     )
-    run._configure(tasks, settings)
+    configure_tasks(tasks, settings)
     task = tasks[name]
     docs = list(task.eval_docs)
     assert len(docs) == 150

@@ -36,6 +36,6 @@ def context_tokens(base: str) -> int | None:
     return getattr(adapters.base_config(base).get_text_config(), "max_position_embeddings", None)
 
 
-def _limit(task: Any) -> int:
+def task_limit(task: Any) -> int:
     """Return the most tokens of an answer."""
     return int(task.config.generation_kwargs["max_gen_toks"])

@@ -1,10 +1,7 @@
-"""What an evaluation will do: its models, tasks and items, and all that decides its outcome."""
+"""The plan of an evaluation: models, tasks and items, checked before any weights are loaded."""
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +10,167 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import bases, chat, harness, record
 from midalign.errors import AdapterError, EngineError, RecordError, TaskError
-from midalign.evaluate import constrain, generation, retrieval, shards, tokenizers
-from midalign.evaluate.answer_limits import _limit
+from midalign.evaluate import constrain, install, shards, tokenizers
+from midalign.evaluate.answer_limits import context_tokens, limit_answers
 from midalign.evaluate.comet import scores as comet
+from midalign.evaluate.engine import choose_engine
+from midalign.evaluate.outcome import (
+    base_tokenizer,
+    deciding_settings,
+    planned_conditions,
+    rendering_digest,
+    run_digest,
+)
 from midalign.evaluate.partial import PartStore, TaskPart
+from midalign.evaluate.retrieval import source_and_languages
+from midalign.evaluate.roles import assign_roles
 from midalign.evaluate.settings import (
     SEED,
     EvalSettings,
     EvaluatedModel,
-    _base_name,
-    _record_name,
-    _record_path,
+    base_name,
+    record_name,
+    record_path,
 )
 from midalign.evaluate.thoughts import Thinking
-from midalign.families import family
+
+FEWSHOT_SEED = 1234
+"""lm-eval's default, which `lm_eval.simple_evaluate` sets on every task."""
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """Everything that one evaluation will do."""
+
+    settings: EvalSettings
+    base: str
+    """Folder or hub id of the base."""
+    engine: str
+    models: list[EvaluatedModel]
+    task_names: list[str]
+    """All tasks of the run, also those of which this shard has no item."""
+    tasks: dict[str, Any]
+    """lm-eval's task objects, by name, of the tasks of which this shard has an item."""
+    samples: dict[str, list[int] | None]
+    """Positions of the items by task; None is all of them."""
+    comet_tasks: list[str]
+    """Tasks that COMET scores."""
+    retrieval_tasks: list[str]
+    """Tasks for whose languages pair retrieval is measured."""
+    roles: dict[str, record.Roles]
+    """Roles of languages by model."""
+    run_digests: dict[str, str]
+    """Digest of the whole run by model, equal for all shards."""
+    conditions: dict[str, record.Conditions]
+    """Conditions of the planned records by model."""
+    stores: dict[str, PartStore]
+    """Finished parts by model."""
+
+    def record_path(self, model: EvaluatedModel) -> Path:
+        """Return the path of a model's record."""
+        return record_path(self.settings, model)
+
+    def refuse_to_replace(self, models: Sequence[EvaluatedModel]) -> None:
+        """Raise RecordError for an existing record that the planned one may not replace."""
+        for model in models:
+            record.refuse_to_replace(self.record_path(model), self.conditions[model.name])
+
+    def is_finished(self, model: EvaluatedModel) -> bool:
+        """Return whether an up-to-date record of the model exists.
+
+        The base takes its roles from any adapter, so those do not count if there are adapters.
+        """
+        path = self.record_path(model)
+        if self.settings.log_samples or not path.is_file():
+            return False
+        entry = record.read(path)
+        manifest = entry.adapter.manifest if entry.adapter else None
+        any_roles = model.folder is None and bool(self.settings.adapters)
+        return (
+            entry.run == self.run_digests[model.name]
+            and entry.packages == adapters.package_versions()
+            and entry.base.note == self.settings.note
+            and manifest == model.manifest
+            and (any_roles or entry.roles == self.roles[model.name])
+            and _has_items(path)
+        )
+
+    def missing_tasks(self, model: EvaluatedModel) -> list[str]:
+        """Return the tasks without a finished part of the model that is still valid."""
+        missing = []
+        for name, task in self.tasks.items():
+            part = self.stores[model.name].read(name, TaskPart)
+            stale = part is None or part.rendering != rendering_digest(name, task)
+            if stale or (self.settings.keeps_outputs and part is not None and part.outputs is None):
+                missing.append(name)
+        return missing
+
+    def lacks_retrieval(self, models: Sequence[EvaluatedModel]) -> bool:
+        """Return whether the retrieval of one of the models has still to be measured."""
+        _, languages = source_and_languages(self.retrieval_tasks)
+        parts = [self.stores[model.name].read("retrieval", record.Retrieval) for model in models]
+        return bool(languages) and any(part is None or list(part.accuracy) != languages for part in parts)
+
+
+def make_plan(settings: EvalSettings) -> EvalPlan:
+    """Return the plan of an evaluation.
+
+    Raises MidalignError for everything that can be known before weights are loaded: unknown tasks or
+    languages, adapters of another base, absent data or engines, existing records of another evaluation.
+    """
+    # 1. Tasks and COMET: an error of theirs would otherwise show after hours of generation.
+    task_names = harness.expand(settings.tasks, settings.split)
+    comet_model, comet_tasks = None, []
+    if settings.comet is not None:
+        comet_tasks = comet.directions(settings.tasks, warn=True)
+        comet_model = comet.check(settings.comet)
+    # 2. The base, its adapters, and an engine that serves them.
+    if settings.engine == "vllm":
+        install.require_vllm()
+    base = bases.resolve(settings.base)
+    _check_prompting(settings, base)
+    models = _check_models(settings, base)
+    engine = choose_engine(settings.engine, models)
+    roles = assign_roles(settings, models, task_names)
+    # 3. Task objects as this evaluation needs them, and what decides the outcome of the run.
+    tasks = harness.load(task_names)
+    configure_tasks(tasks, settings)
+    limit_answers(tasks, base_tokenizer(base), context_tokens(base))
+    run_digests = {model.name: run_digest(settings, base, engine, model, tasks) for model in models}
+    conditions = {
+        model.name: planned_conditions(
+            settings, engine, model, tasks, comet_model, comet_tasks, run_digests[model.name]
+        )
+        for model in models
+    }
+    # 4. The items of this shard. Retrieval takes few sentences per language, so one shard measures it.
+    samples = _draw_samples(tasks, settings)
+    plan = EvalPlan(
+        settings=settings,
+        base=base,
+        engine=engine,
+        models=models,
+        task_names=task_names,
+        tasks={name: tasks[name] for name in samples},
+        samples=samples,
+        comet_tasks=comet_tasks,
+        retrieval_tasks=task_names if settings.shard is None or settings.shard[0] == 1 else [],
+        roles=roles,
+        run_digests=run_digests,
+        conditions=conditions,
+        stores={model.name: _part_store(settings, base, engine, model) for model in models},
+    )
+    plan.refuse_to_replace(models)
+    if settings.constrained:
+        _prove_constraints_compile(plan.tasks)
+    return plan
 
 
 def _check_prompting(settings: EvalSettings, base: str) -> None:
-    """Raise MidalignError, before anything is loaded, where the base cannot be prompted as asked."""
+    """Raise MidalignError if the base cannot be prompted as the settings say."""
     Thinking.of(settings.think_end_token, settings.max_thinking_tokens, settings.enable_thinking)
     if settings.apply_chat_template:
-        chat.require_template(_tokenizer(base), settings.base)
+        chat.require_template(base_tokenizer(base), settings.base)
     elif settings.enable_thinking is not None:
         raise EngineError(
             "--enable-thinking and --no-enable-thinking are passed to the chat template: add "
@@ -41,29 +178,11 @@ def _check_prompting(settings: EvalSettings, base: str) -> None:
         )
 
 
-@cache
-def _tokenizer(base: str) -> Any:
-    return tokenizers.load(str(adapters.base_folder(base)))
-
-
-def _prompting(settings: EvalSettings, base: str) -> dict[str, Any]:
-    """Return what else decides prompts and answers, by the names of the record; only what is not usual."""
-    found: dict[str, Any] = {}
-    if settings.think_end_token is not None:
-        found["think_end_token"] = settings.think_end_token
-        found["max_thinking_tokens"] = settings.max_thinking_tokens
-    if settings.enable_thinking is not None:
-        found["enable_thinking"] = settings.enable_thinking
-    if settings.apply_chat_template and not chat.has_system_role(_tokenizer(base)):
-        found["system_turn"] = chat.MERGED
-    return found
-
-
-def _models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
-    """Return the base, then the adapters, each checked against the base before anything is loaded."""
+def _check_models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
+    """Return the base and the adapters in their order, each adapter checked against the base."""
     if settings.adapters_only and not settings.adapters:
         raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
-    models = [EvaluatedModel(record.file_name(_base_name(settings.base)), None, None, None)]
+    models = [EvaluatedModel(record.file_name(base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
         adapters.check(folder, base)
         tokenizers.check(folder, base, chat=settings.apply_chat_template)
@@ -80,191 +199,11 @@ def _models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
     return models[1:] if settings.adapters_only else models
 
 
-def _conditions(
-    settings: EvalSettings,
-    engine: str,
-    model: EvaluatedModel,
-    asked: Mapping[str, Any],
-    scored_by: comet.CometModel | None,
-    run: str,
-) -> record.Conditions:
-    """Return the conditions that the model's record will have, as far as they are known beforehand."""
-    shared = record.shared_conditions(
-        _record_base(settings),
-        model.digest,
-        _record_engine(engine),
-        _record_sample(settings),
-        _decoding(settings),
-    )
-    if settings.shard:
-        shared[record.SHARDS] = run
-    by_comet = f"{scored_by.digest} {scored_by.version}" if scored_by else None
-    directions = set(comet.directions(settings.tasks)) if scored_by else set()
-    tasks = {}
-    for name, task in asked.items():
-        metadata = harness.metadata(name)
-        own = family(metadata["family"])
-        tasks[name] = record.task_conditions(
-            metadata["version"],
-            own.data_digest(metadata, settings.split),
-            own.signatures(metadata),
-            _limit(task),
-            by_comet if name in directions else None,
-        )
-    return record.Conditions(shared, tasks, bool(retrieval._source_and_languages(list(asked))[1]))
+def configure_tasks(tasks: Mapping[str, Any], settings: EvalSettings) -> None:
+    """Set the split, and what `lm_eval.simple_evaluate` sets on tasks before it calls `evaluate`.
 
-
-def _record_base(settings: EvalSettings) -> record.Base:
-    base = bases.resolve(settings.base)
-    return record.Base(
-        name=_base_name(settings.base),
-        digest=adapters.base_digest(base),
-        tokenizer=adapters.tokenizer_digest(base),
-        note=settings.note,
-    )
-
-
-def _record_engine(engine: str) -> record.Engine:
-    from midalign.device import device, fast_dtype
-
-    return record.Engine(name=engine, dtype=fast_dtype(), device=device())
-
-
-def _record_sample(settings: EvalSettings) -> record.Sample:
-    return record.Sample(split=settings.split, limit=settings.limit, seed=SEED)
-
-
-def _decoding(settings: EvalSettings) -> dict[str, Any]:
-    """Return how outputs are prompted and decoded, apart from the tasks' own generation settings.
-
-    Unusual keys are present where they act.
+    Raises TaskError for a task with fewer few-shot examples than the settings ask for.
     """
-    base = bases.resolve(settings.base)
-    ignored = generation.acting(generation.of_base(base))
-    return {
-        "regime": settings.regime,
-        "num_fewshot": settings.num_fewshot,
-        "apply_chat_template": settings.apply_chat_template,
-        "system_instruction": settings.system_instruction,
-        **_prompting(settings, base),
-        **({"generation_config_ignored": ignored} if ignored else {}),
-    }
-
-
-def _is_finished(settings: EvalSettings, model: EvaluatedModel, run: str, roles: record.Roles) -> bool:
-    """Return whether an up-to-date record exists. The base takes its roles from any adapter."""
-    path = _record_path(settings, model)
-    if settings.log_samples or not path.is_file():
-        return False
-    entry = record.read(path)
-    any_roles = model.folder is None and bool(settings.adapters)
-    manifest = entry.adapter.manifest if entry.adapter else None
-    said = (entry.packages, entry.base.note, manifest, any_roles or entry.roles)
-    now = (adapters.package_versions(), settings.note, model.manifest, any_roles or roles)
-    return entry.run == run and said == now and _has_items(path)
-
-
-def _has_items(path: Path) -> bool:
-    """Return whether the record's counts per item are there as they were written."""
-    try:
-        record.read_items(path)
-    except RecordError:
-        return False
-    return True
-
-
-def _decides(settings: EvalSettings, base: str, engine: str, model: EvaluatedModel) -> dict[str, Any]:
-    """Return all that decides what a model's tasks give, apart from the tasks themselves."""
-    from midalign.device import fast_dtype
-
-    pooling = retrieval.pooling(_tokenizer(base), adapters.base_config(base).get_text_config())
-    return {
-        "base": adapters.base_digest(base),
-        "tokenizer": adapters.tokenizer_digest(base),
-        "adapter": model.digest,
-        "engine": engine,
-        "dtype": fast_dtype(),
-        "split": settings.split,
-        "limit": settings.limit,
-        "shard": settings.shard,
-        "seed": SEED,
-        "regime": settings.regime,
-        "prompt": [settings.num_fewshot, settings.apply_chat_template, settings.system_instruction],
-        "packages": adapters.package_versions(),
-        **_prompting(settings, base),
-        **({"shots": "of other texts"} if settings.num_fewshot else {}),
-        **({"pooling": pooling} if pooling != retrieval.POOLING else {}),
-    }
-
-
-def _run_digest(
-    settings: EvalSettings, base: str, engine: str, model: EvaluatedModel, tasks: Mapping[str, Any]
-) -> str:
-    """Return the digest of what determines the outcome of the whole run, of which this may be a shard.
-
-    Package versions do not count.
-    """
-    decides = _decides(replace(settings, shard=None), base, engine, model)
-    del decides["packages"]  # the record has them
-    asked = {name: _rendering(name, task) for name, task in tasks.items()}
-    text = json.dumps([decides, asked, settings.comet], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _rendering(name: str, task: Any) -> str:
-    """Return the digest of what a task asks, how, of whom, and how the answers are scored."""
-    metadata = harness.metadata(name)
-    keys = ("description", "doc_to_text", "doc_to_target", "target_delimiter", "generation_kwargs")
-    asked = {key: str(task.config[key]) for key in keys}
-    own = family(metadata["family"])
-    scored = [metadata["version"], own.data_digest(metadata, task.config.test_split)]
-    if signatures := own.signatures(metadata):
-        scored.append(signatures)
-    return hashlib.sha256(json.dumps([asked, *scored], sort_keys=True).encode()).hexdigest()
-
-
-def _samples(tasks: Mapping[str, Any], settings: EvalSettings) -> dict[str, list[int] | None]:
-    """Return the items to answer by task, None for all of them. A shard lacks the tasks without an item."""
-    samples = {name: sample(len(task.eval_docs), settings.limit) for name, task in tasks.items()}
-    if settings.shard is None:
-        return samples
-    positions = {name: one or range(len(tasks[name].eval_docs)) for name, one in samples.items()}
-    own = shards.share(positions, *settings.shard)
-    if not own:
-        total = sum(map(len, positions.values()))
-        raise TaskError(f"{settings.shard[1]} shards of {total} items leave some empty; take fewer shards")
-    return dict(own)
-
-
-def sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
-    """Return sorted positions of a seeded sample, the same for every task of equal size; None is all of them.
-
-    A smaller limit gives a part of a larger one's sample.
-    """
-    if limit is None or limit >= size:
-        return None
-    return sorted(int(i) for i in np.random.default_rng(seed).permutation(size)[:limit])
-
-
-def _store(settings: EvalSettings, base: str, engine: str, model: EvaluatedModel) -> PartStore:
-    """Return the model's finished parts, which belong to its record: another name has parts of its own."""
-    decides = _decides(settings, base, engine, model)
-    return PartStore(settings.output, {**decides, "record": _record_name(settings, model)})
-
-
-def _missing(store: PartStore, tasks: Mapping[str, Any], settings: EvalSettings) -> list[str]:
-    """Return the tasks without a finished part that is still valid."""
-    missing = []
-    for name, task in tasks.items():
-        part = store.read(name, TaskPart)
-        stale = part is None or part.rendering != _rendering(name, task)
-        if stale or (settings.keeps_outputs and part is not None and part.outputs is None):
-            missing.append(name)
-    return missing
-
-
-def _configure(tasks: Mapping[str, Any], settings: EvalSettings) -> None:
-    """Set the split, and what lm_eval.simple_evaluate sets on tasks before it calls `evaluate`."""
     for name, task in tasks.items():
         shots = len(task.sampler.df)
         if settings.num_fewshot > shots:
@@ -275,10 +214,48 @@ def _configure(tasks: Mapping[str, Any], settings: EvalSettings) -> None:
         task.set_config(key="test_split", value=settings.split)
         task.fewshot_cfg.split = settings.split  # no item sees its own text among the examples
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
-        task.set_fewshot_seed(seed=1234)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _draw_samples(tasks: Mapping[str, Any], settings: EvalSettings) -> dict[str, list[int] | None]:
+    """Return the items to answer by task, None for all of them. A shard lacks the tasks without an item."""
+    samples = {name: draw_sample(len(task.eval_docs), settings.limit) for name, task in tasks.items()}
+    if settings.shard is None:
+        return samples
+    positions = {name: sample or range(len(tasks[name].eval_docs)) for name, sample in samples.items()}
+    in_shard = shards.share(positions, *settings.shard)
+    if not in_shard:
+        total = sum(map(len, positions.values()))
+        raise TaskError(f"{settings.shard[1]} shards of {total} items leave some empty; take fewer shards")
+    return dict(in_shard)
+
+
+def draw_sample(size: int, limit: int | None, seed: int = SEED) -> list[int] | None:
+    """Return sorted positions of a seeded sample, the same for every task of equal size; None is all of them.
+
+    A smaller limit gives a part of a larger one's sample.
+    """
+    if limit is None or limit >= size:
+        return None
+    return sorted(int(i) for i in np.random.default_rng(seed).permutation(size)[:limit])
+
+
+def _part_store(settings: EvalSettings, base: str, engine: str, model: EvaluatedModel) -> PartStore:
+    """Return the store of the model's finished parts. A record of another name has a store of its own."""
+    decides = deciding_settings(settings, base, engine, model)
+    return PartStore(settings.output, {**decides, "record": record_name(settings, model)})
 
 
 def _prove_constraints_compile(tasks: Mapping[str, Any]) -> None:
-    """Raise TaskError before any model is loaded where a task has no constraint, or one that is wrong."""
+    """Raise TaskError for a task without a constraint, or with one that does not compile."""
     for name, task in tasks.items():
         constrain.grammar(name, task.eval_docs[0], task.config.generation_kwargs["until"])
+
+
+def _has_items(path: Path) -> bool:
+    """Return whether the record's items file exists and is the one that the record was written with."""
+    try:
+        record.read_items(path)
+    except RecordError:
+        return False
+    return True

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from midalign import adapter as adapters
 from midalign import harness, record
 from midalign.evaluate.live import switch
-from midalign.evaluate.partial import PartStore
-from midalign.evaluate.settings import EvalSettings, EvaluatedModel
+from midalign.evaluate.settings import EvaluatedModel
 from midalign.languages import in_table_order
 
 if TYPE_CHECKING:
     from midalign.data.items import Item
+    from midalign.evaluate.plan import EvalPlan
 
 CANDIDATES = 100
 PIVOT = "en"
@@ -153,63 +153,59 @@ def pooled(
     return states[:, torch.tensor(order).argsort()]
 
 
-def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Where pairs come from, the first task's data, and for which languages."""
+def source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the first task's data set, where pairs come from, and the languages of its tasks.
+
+    There are no languages without a task, or if the data set is not parallel.
+    """
     if not names:
         return "", []
     source = str(harness.metadata(names[0])["source"])
     if source not in SOURCES:
         return source, []
-    same = (name for name in names if harness.metadata(name)["source"] == source)
-    wanted = {code for name in same for code in harness.task_languages(name)} - {PIVOT}
-    return source, in_table_order(wanted)
+    of_source = (name for name in names if harness.metadata(name)["source"] == source)
+    languages = {code for name in of_source for code in harness.task_languages(name)} - {PIVOT}
+    return source, in_table_order(languages)
 
 
-def _retrieval_is_there(stores: Mapping[str, PartStore], names: Sequence[str]) -> bool:
-    _, wanted = _source_and_languages(names)
-    parts = [store.read("retrieval", record.Retrieval) for store in stores.values()]
-    return not wanted or all(part is not None and list(part.accuracy) == wanted for part in parts)
-
-
-def _measure_retrieval(
-    model: Any,
-    tokenizer: Any,
-    models: Sequence[EvaluatedModel],
-    stores: Mapping[str, PartStore],
-    names: Sequence[str],
-    settings: EvalSettings,
+def measure_missing(
+    plan: "EvalPlan", models: Sequence[EvaluatedModel], base_model: Any, tokenizer: Any
 ) -> None:
-    """Measure retrieval of the base and of each adapter at the aligned layer, on the same candidates."""
+    """Measure retrieval of each model at its aligned layer, on the same candidates, unless it is finished.
+
+    A model that was not aligned is measured at the layer of the run's aligned adapters if they have one in
+    common, else at the middle.
+    """
     from midalign.align.trunk import depth, layer_index
 
-    if _retrieval_is_there(stores, names):
+    if not plan.lacks_retrieval(models):
         return
-    source, wanted = _source_and_languages(names)
-    pairs = held_out(source, wanted, settings.split)
-    own = {one.name: one.manifest.layer if one.manifest else None for one in models}
-    manifests = map(adapters.read_manifest, settings.adapters)  # of those that are finished too
+    source, languages = source_and_languages(plan.retrieval_tasks)
+    pairs = held_out(source, languages, plan.settings.split)
+    # Adapters whose records are finished decide the layer too: a resumed run measures at the same one.
+    manifests = map(adapters.read_manifest, plan.settings.adapters)
     aligned = {manifest.layer for manifest in manifests if manifest and manifest.layer is not None}
-    # Models that were not aligned are read where the aligned ones of this run were.
-    usual = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(model))
-    before: dict[int, dict[str, float]] = {}
-    base_bits = bits_per_character(model, tokenizer, None, pairs)
-    for one in models:
-        layer = own[one.name] or usual
-        if layer not in before:
-            before[layer] = measure(model, tokenizer, None, pairs, layer)
-        after = before[layer] if one.adapter is None else measure(model, tokenizer, one.adapter, pairs, layer)
-        stores[one.name].write(
+    usual_layer = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(base_model))
+    base_accuracy: dict[int, dict[str, float]] = {}
+    base_bits = bits_per_character(base_model, tokenizer, None, pairs)
+    for model in models:
+        layer = (model.manifest.layer if model.manifest else None) or usual_layer
+        if layer not in base_accuracy:
+            base_accuracy[layer] = measure(base_model, tokenizer, None, pairs, layer)
+        accuracy, bits = base_accuracy[layer], base_bits
+        if model.adapter is not None:
+            accuracy = measure(base_model, tokenizer, model.adapter, pairs, layer)
+            bits = bits_per_character(base_model, tokenizer, model.adapter, pairs)
+        plan.stores[model.name].write(
             "retrieval",
             record.Retrieval(
                 layer=layer,
-                candidates=min(len(chosen.ids) for chosen in pairs.values()),
+                candidates=min(len(candidates.ids) for candidates in pairs.values()),
                 candidates_digest=digest(pairs),
-                pooling=pooling(tokenizer, model.config.get_text_config()),
-                accuracy=after,
-                base_accuracy=before[layer],
-                bits_per_character=base_bits
-                if one.adapter is None
-                else bits_per_character(model, tokenizer, one.adapter, pairs),
+                pooling=pooling(tokenizer, base_model.config.get_text_config()),
+                accuracy=accuracy,
+                base_accuracy=base_accuracy[layer],
+                bits_per_character=bits,
                 base_bits_per_character=base_bits,
             ),
         )

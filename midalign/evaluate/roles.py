@@ -12,7 +12,7 @@ from midalign.languages import language as known_language
 log = logging.getLogger(__name__)
 
 
-def _roles(
+def assign_roles(
     settings: EvalSettings, models: Sequence[EvaluatedModel], names: Sequence[str]
 ) -> dict[str, record.Roles]:
     """Return the roles of languages per model: those of its manifest, else those of the settings.

@@ -1,4 +1,4 @@
-"""From calls of lm-eval to finished parts, and COMET's scores of them."""
+"""Answers of an engine, scored by lm-eval into finished parts, and COMET's scores of them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,31 +11,28 @@ import numpy as np
 from midalign import guard, harness, record
 from midalign.errors import TaskError
 from midalign.evaluate import shards
-from midalign.evaluate.answer_limits import _limit
+from midalign.evaluate.answer_limits import task_limit
 from midalign.evaluate.comet import scores as comet
-from midalign.evaluate.partial import Output, PartStore, TaskPart
-from midalign.evaluate.plan import _rendering
-from midalign.evaluate.retrieval import _source_and_languages
-from midalign.evaluate.settings import EvalProgress, EvalReporter, EvalSettings, EvaluatedModel
+from midalign.evaluate.engine import InferenceEngine
+from midalign.evaluate.outcome import rendering_digest
+from midalign.evaluate.partial import Output, TaskPart
+from midalign.evaluate.plan import EvalPlan
+from midalign.evaluate.settings import EvalProgress, EvalReporter, EvaluatedModel
 from midalign.families import family
 from midalign.metrics import scorer
 
 
-def _run(
-    lm: Any,
+def answer_tasks(
+    plan: EvalPlan,
     model: EvaluatedModel,
-    tasks: Mapping[str, Any],
-    samples: Mapping[str, list[int] | None],
     missing: Sequence[str],
-    store: PartStore,
-    settings: EvalSettings,
+    engine: InferenceEngine,
     report: EvalReporter,
 ) -> None:
-    """Answer and score the missing tasks of one model, keeping those of a call as soon as it is finished."""
-    sizes = {name: len(samples[name] or tasks[name].eval_docs) for name in tasks}
-    state = EvalProgress(
-        model.name, sum(sizes[name] for name in tasks if name not in missing), sum(sizes.values())
-    )
+    """Answer and score the missing tasks of one model. The parts of a call are kept once it is finished."""
+    sizes = {name: len(plan.samples[name] or task.eval_docs) for name, task in plan.tasks.items()}
+    finished = sum(size for name, size in sizes.items() if name not in missing)
+    state = EvalProgress(model.name, finished, sum(sizes.values()))
     report(state)
 
     def on_output(count: int) -> None:
@@ -43,40 +40,39 @@ def _run(
         state = replace(state, done=state.done + count, finished=None, headline=None, cut_off=0)
         report(state)
 
-    lm.on_output = on_output
-    for group in groups({name: sizes[name] for name in missing}, lm.items_at_once):
-        parts = _ask(lm, {name: tasks[name] for name in group}, samples, settings)
-        for name, part in parts.items():
-            store.write(name, part)
+    engine.use(model.adapter)
+    engine.on_output = on_output
+    for group in group_tasks({name: sizes[name] for name in missing}, engine.items_at_once):
+        for name, part in _call_harness(plan, group, engine).items():
+            plan.stores[model.name].write(name, part)
             headline = next(iter(part.result.metrics.values())).value
             cut_off = part.result.cut_off or 0
             report(replace(state, finished=name, headline=headline, cut_off=cut_off))
 
 
-def groups(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
+def group_tasks(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
     """Group consecutive tasks with at most `at_once` items together. A larger task is alone."""
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
     room = 0
     for name, size in sizes.items():
-        if not found or size > room:
-            found.append([])
+        if not groups or size > room:
+            groups.append([])
             room = at_once
-        found[-1].append(name)
+        groups[-1].append(name)
         room -= size
-    return found
+    return groups
 
 
-def _ask(
-    lm: Any, tasks: Mapping[str, Any], samples: Mapping[str, list[int] | None], settings: EvalSettings
-) -> dict[str, TaskPart]:
+def _call_harness(plan: EvalPlan, names: Sequence[str], engine: InferenceEngine) -> dict[str, TaskPart]:
     """Call lm-eval once. Its bootstrap is off because the tasks' metrics have their own."""
     from lm_eval import evaluate as lm_evaluate
 
+    settings = plan.settings
     start = time.monotonic()
     results = lm_evaluate(
-        lm,
-        dict(tasks),
-        samples={name: samples[name] for name in tasks},
+        engine,
+        {name: plan.tasks[name] for name in names},
+        samples={name: plan.samples[name] for name in names},
         bootstrap_iters=0,
         log_samples=True,
         system_instruction=settings.system_instruction,
@@ -84,67 +80,76 @@ def _ask(
         fewshot_as_multiturn=settings.apply_chat_template,
     )
     seconds = time.monotonic() - start
-    total = sum(_tokens(lm, name) for name in tasks) or 1
-    return {
-        name: _part(lm, name, task, results, seconds * _tokens(lm, name) / total, settings)
-        for name, task in tasks.items()
-    }
+    # A call takes one time for several tasks, which is divided by their tokens.
+    tokens = {name: _count_tokens(engine, name) for name in names}
+    total = sum(tokens.values()) or 1
+    return {name: _make_part(plan, name, engine, results, seconds * tokens[name] / total) for name in names}
 
 
-def _tokens(lm: Any, name: str) -> int:
-    return sum(
-        one.prompt_tokens + one.output_tokens for (task, _), one in lm.generated.items() if task == name
-    )
+def _count_tokens(engine: InferenceEngine, name: str) -> int:
+    """Return the number of tokens of a task's prompts and outputs in the last call."""
+    answers = (answer for (task, _), answer in engine.generated.items() if task == name)
+    return sum(answer.prompt_tokens + answer.output_tokens for answer in answers)
 
 
-def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings: EvalSettings) -> TaskPart:
-    metadata = harness.metadata(name)
-    logged = results["samples"][name]
-    scores = results["results"][name]
-    tasks, scored = family(metadata["family"]), scorer(metadata["family"])
-    counts = np.array([one[scored.HEADLINE].counts for one in logged], np.int64)
-    prompts = [str(one["arguments"][0][0]) for one in logged]
-    doc_ids = [one["doc_id"] for one in logged]
-    repeated = sorted(set(guard.repeated_items(name, settings.split)) & set(doc_ids))
-    generated = [lm.generated[name, position] for position in range(len(logged))]
+def _make_part(plan: EvalPlan, name: str, engine: InferenceEngine, results: Any, seconds: float) -> TaskPart:
+    """Return the finished part of one task, out of lm-eval's results and the engine's answers."""
+    # 1. The items, as lm-eval logged them: counts, prompts, and which of them are in the training split.
+    metadata, task = harness.metadata(name), plan.tasks[name]
+    logged, scores = results["samples"][name], results["results"][name]
+    task_family, task_scorer = family(metadata["family"]), scorer(metadata["family"])
+    counts = np.array([item[task_scorer.HEADLINE].counts for item in logged], np.int64)
+    prompts = [str(item["arguments"][0][0]) for item in logged]
+    doc_ids = [item["doc_id"] for item in logged]
+    repeated = sorted(set(guard.repeated_items(name, plan.settings.split)) & set(doc_ids))
+    answers = [engine.generated[name, position] for position in range(len(logged))]
+    # 2. The result, as the record will have it.
     result = record.TaskResult(
         language=metadata["language"],
         family=metadata["family"],
         version=metadata["version"],
         n=len(logged),
-        counts={column: int(total) for column, total in zip(scored.COLUMNS, counts.sum(0), strict=True)},
+        counts={column: int(total) for column, total in zip(task_scorer.COLUMNS, counts.sum(0), strict=True)},
         metrics={
             metric: record.Metric(
                 value=_defined(scores[f"{metric},none"]),
                 stderr=_defined(scores[f"{metric}_stderr,none"]),
                 n=len(logged),
             )
-            for metric in tasks.metrics(metadata)
+            for metric in task_family.metrics(metadata)
         },
-        signatures=tasks.signatures(metadata),
-        data_digest=tasks.data_digest(metadata, settings.split),
+        signatures=task_family.signatures(metadata),
+        data_digest=task_family.data_digest(metadata, plan.settings.split),
         prompt_digest=shards.prompt_digest(prompts),
         repeated=len(repeated),
         without_repeated=record.without_repeated(
-            record.Items(np.array(doc_ids), counts, np.array(repeated)), tasks.metrics(metadata)
+            record.Items(np.array(doc_ids), counts, np.array(repeated)), task_family.metrics(metadata)
         ),
-        max_gen_toks=_limit(task),
-        cut_off=sum(one.finish == "length" for one in generated),
-        prompts_cut=sum(one.prompt_cut for one in generated),
+        max_gen_toks=task_limit(task),
+        cut_off=sum(answer.finish == "length" for answer in answers),
+        prompts_cut=sum(answer.prompt_cut for answer in answers),
         seconds=round(seconds, 3),
-        tokens=_tokens(lm, name),
+        tokens=_count_tokens(engine, name),
     )
-    outputs = [
-        Output(doc_id=one["doc_id"], prompt=prompt, output=str(one["filtered_resps"][0]), finish=own.finish)
-        for one, prompt, own in zip(logged, prompts, generated, strict=True)
-    ]
+    # 3. Outputs, for those who want them: a file beside the record, COMET, or the merge of shards.
+    outputs = None
+    if plan.settings.keeps_outputs:
+        outputs = [
+            Output(
+                doc_id=item["doc_id"],
+                prompt=prompt,
+                output=str(item["filtered_resps"][0]),
+                finish=answer.finish,
+            )
+            for item, prompt, answer in zip(logged, prompts, answers, strict=True)
+        ]
     return TaskPart(
-        rendering=_rendering(name, task),
+        rendering=rendering_digest(name, task),
         result=result,
         doc_ids=doc_ids,
         counts=counts.tolist(),
         repeated=repeated,
-        outputs=outputs if settings.keeps_outputs else None,
+        outputs=outputs,
     )
 
 
@@ -153,13 +158,12 @@ def _defined(value: Any) -> float | None:
     return record.defined(value) if isinstance(value, float) else None
 
 
-def _parts(
-    model: EvaluatedModel, store: PartStore, names: Sequence[str], measured: Sequence[str]
-) -> dict[str, TaskPart]:
-    """Return all finished parts of a model; raises TaskError where one of them is missing."""
-    parts = {name: store.read(name, TaskPart) for name in names}
+def read_parts(plan: EvalPlan, model: EvaluatedModel) -> dict[str, TaskPart]:
+    """Return all finished parts of a model. Raises TaskError if one of them is missing."""
+    store = plan.stores[model.name]
+    parts = {name: store.read(name, TaskPart) for name in plan.tasks}
     missing = [name for name, part in parts.items() if part is None]
-    if _source_and_languages(measured)[1] and store.read("retrieval", record.Retrieval) is None:
+    if plan.lacks_retrieval([model]):
         missing.append("retrieval")
     if missing:
         raise TaskError(
@@ -168,31 +172,26 @@ def _parts(
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _score_by_comet(
-    parts: Mapping[str, dict[str, TaskPart]],
-    tasks: Mapping[str, Any],
-    settings: EvalSettings,
-    report: EvalReporter,
-) -> None:
+def score_by_comet(plan: EvalPlan, parts: Mapping[str, dict[str, TaskPart]], report: EvalReporter) -> None:
     """Add COMET's scores to the parts of all models.
 
     One process scores them all, so that equal outputs of two models are scored once.
     """
-    assert settings.comet is not None
+    comet_name = plan.settings.comet
+    assert comet_name is not None
     segments = {}
-    for name in (name for name in comet.directions(settings.tasks) if name in tasks):
-        docs = tasks[name].eval_docs
-        for model, own in parts.items():
-            outputs = own[name].outputs or []
-            segments[model, name] = [comet.segment(docs[one.doc_id], one.output) for one in outputs]
-    scored_by, scores = comet.score(
-        settings.comet,
-        [segment for some in segments.values() for segment in some],
-        lambda done, total: report(EvalProgress(f"COMET {settings.comet}", done, total)),
+    for name in (name for name in plan.comet_tasks if name in plan.tasks):
+        docs = plan.tasks[name].eval_docs
+        for model, model_parts in parts.items():
+            outputs = model_parts[name].outputs or []
+            segments[model, name] = [comet.segment(docs[item.doc_id], item.output) for item in outputs]
+    comet_model, scores = comet.score(
+        comet_name,
+        [segment for task_segments in segments.values() for segment in task_segments],
+        lambda done, total: report(EvalProgress(f"COMET {comet_name}", done, total)),
     )
     rest = iter(scores)
-    for (model, name), some in segments.items():
-        own_scores = list(islice(rest, len(some)))
-        part = parts[model][name]
-        part.result = part.result.model_copy(update={"comet": comet.pooled(scored_by, own_scores)})
-        part.comet = own_scores
+    for (model, name), task_segments in segments.items():
+        part, task_scores = parts[model][name], list(islice(rest, len(task_segments)))
+        part.result = part.result.model_copy(update={"comet": comet.pooled(comet_model, task_scores)})
+        part.comet = task_scores

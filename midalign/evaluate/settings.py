@@ -89,16 +89,17 @@ class EvaluatedModel:
         return None if self.folder is None else self.name
 
 
-def _base_name(base: str) -> str:
+def base_name(base: str) -> str:
     """Return the last part of a folder: records are published, and paths belong to this machine."""
     return Path(base).resolve().name if Path(base).is_dir() else base
 
 
-def _record_path(settings: EvalSettings, model: EvaluatedModel) -> Path:
-    return settings.output / f"{_record_name(settings, model)}{record.SUFFIX}"
+def record_path(settings: EvalSettings, model: EvaluatedModel) -> Path:
+    """Return the path of a model's record."""
+    return settings.output / f"{record_name(settings, model)}{record.SUFFIX}"
 
 
-def _record_name(settings: EvalSettings, model: EvaluatedModel) -> str:
+def record_name(settings: EvalSettings, model: EvaluatedModel) -> str:
     """Return the name of a model's record, which is different for each regime and shard."""
     name = f"{model.name}-constrained" if settings.constrained else model.name
     return f"{name}.shard-{settings.shard[0]}-of-{settings.shard[1]}" if settings.shard else name

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from midalign import adapter as adapters
 from midalign import bases
 from midalign.errors import AdapterError, EngineError
-from midalign.evaluate import live, run
+from midalign.evaluate import install, live
+from midalign.evaluate.engine import choose_engine
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.merged_copies import merged_copies
-from midalign.evaluate.settings import EvalSettings, EvaluatedModel
+from midalign.evaluate.settings import EvaluatedModel
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]
@@ -341,8 +341,8 @@ def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("midalign.device.device", lambda: "cuda")
     model = EvaluatedModel("pissa", folders["pissa"], "0", None)
     base = EvaluatedModel("tiny", None, None, None)
-    asked = EvalSettings(base=str(tiny), tasks=(), output=tmp_path, engine="vllm")
+    monkeypatch.setattr(install, "has_vllm", lambda: True)
     with pytest.raises(EngineError, match=r"init_lora_weights pissa.*--engine hf"):
-        run._engine_for(asked, "vllm", [base, model])
-    assert run._engine_for(replace(asked, engine="auto"), "vllm", [base, model]) == "hf"
-    assert run._engine_for(asked, "vllm", [base]) == "vllm"
+        choose_engine("vllm", [base, model])
+    assert choose_engine("auto", [base, model]) == "hf"
+    assert choose_engine("vllm", [base]) == "vllm"

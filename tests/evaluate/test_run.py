@@ -21,9 +21,11 @@ from midalign import bases, guard, harness, record
 from midalign.data import mini
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
-from midalign.evaluate import retrieval, run
+from midalign.evaluate import publish, retrieval, roles, run
 from midalign.evaluate.answer_limits import answer_limit, context_tokens, limit_answers
-from midalign.evaluate.settings import EvalProgress, EvalSettings, EvaluatedModel
+from midalign.evaluate.plan import draw_sample
+from midalign.evaluate.scoring import group_tasks
+from midalign.evaluate.settings import EvalProgress, EvalSettings, EvaluatedModel, Split
 from midalign.families import slot
 from midalign.locks import locked
 from midalign.metrics import bootstrap
@@ -160,7 +162,7 @@ def test_figures_follow_from_the_outputs(finished: Path, base: Path) -> None:
         lines = [json.loads(line) for line in (finished / f"{name}.outputs.jsonl").read_text().splitlines()]
         for task in (EN, DE):
             kept = [line for line in lines if line["task"] == task]
-            assert [line["doc_id"] for line in kept] == run.sample(300, 8) == items[task].doc_ids.tolist()
+            assert [line["doc_id"] for line in kept] == draw_sample(300, 8) == items[task].doc_ids.tolist()
             for line in kept:
                 assert line["prompt"] == harness.prompt(tasks[task], docs[task][line["doc_id"]])
             counts = np.array([slot.counts(docs[task][line["doc_id"]], line["output"]) for line in kept])
@@ -480,7 +482,7 @@ def test_overlap_is_checked_at_every_evaluation(
     bare = shutil.copytree(manifest_adapter, tmp_path / "bare")
     (bare / adapters.MANIFEST).unlink()
 
-    def evaluate(split: run.Split, *folders: Path) -> list[OverlapCheck | None]:
+    def evaluate(split: Split, *folders: Path) -> list[OverlapCheck | None]:
         asked = EvalSettings(
             base=str(base),
             tasks=(DE,),
@@ -521,7 +523,7 @@ def test_an_overlap_check_gives_way_to_a_more_complete_one_only(tmp_path: Path) 
     one, both = OverlapCheck(found=[], unchecked=["a"]), OverlapCheck(found=[], unchecked=["a", "b"])
     path = record.write(entry.model_copy(update={"overlap": None, "items": None}), items, tmp_path)
     for check, expected in ((None, None), (both, both), (one, one), (both, one), (None, one)):
-        run._add_overlap(path, check)
+        publish.add_overlap(path, check)
         assert record.read(path).overlap == expected
 
 
@@ -530,7 +532,7 @@ def test_answers_ahead_are_not_checked_for_overlap(
     settings: EvalSettings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base has no record then. The evaluation that writes the records checks them."""
-    monkeypatch.setattr(run, "_generate", lambda *_: None)
+    monkeypatch.setattr(run, "_answer_missing", lambda *_: None)
     run.answer_ahead(replace(settings, adapters=(manifest_adapter,), output=tmp_path), lambda _: None)
     assert not list(tmp_path.glob("*.json"))
 
@@ -554,11 +556,11 @@ def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
         EvaluatedModel("trained", None, None, None),
         EvaluatedModel("adapter", manifest_adapter, "d" * 64, manifest),
     ]
-    checks = run._check_overlap(models, str(trained), [DE], "test")
+    checks = publish.check_overlap(models, str(trained), [DE], "test")
     for check in checks.values():
         assert check is not None
         assert [one.exact for one in check.found] == [300]
-    assert run._check_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
+    assert publish.check_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
 
 
 @pytest.mark.slow
@@ -613,16 +615,16 @@ def test_adapters_that_cannot_be_scored(base: Path, adapter: Path, tmp_path: Pat
 
 def test_small_tasks_share_a_call_and_large_ones_have_their_own() -> None:
     sizes = {"a": 300, "b": 212, "c": 1, "d": 900, "e": 5, "f": 507, "g": 1}
-    assert run.groups(sizes, 512) == [["a", "b"], ["c"], ["d"], ["e", "f"], ["g"]]
-    assert run.groups({}, 512) == []
+    assert group_tasks(sizes, 512) == [["a", "b"], ["c"], ["d"], ["e", "f"], ["g"]]
+    assert group_tasks({}, 512) == []
 
 
 def test_samples_are_seeded_and_nested() -> None:
-    assert run.sample(300, 50) == run.sample(300, 50) == sorted(set(run.sample(300, 50)))
-    assert set(run.sample(300, 50)) < set(run.sample(300, 100)) < set(range(300))
-    assert run.sample(300, 300) is None
-    assert run.sample(300, None) is None
-    assert run.sample(300, 50, seed=1) != run.sample(300, 50)
+    assert draw_sample(300, 50) == draw_sample(300, 50) == sorted(set(draw_sample(300, 50)))
+    assert set(draw_sample(300, 50)) < set(draw_sample(300, 100)) < set(range(300))
+    assert draw_sample(300, 300) is None
+    assert draw_sample(300, None) is None
+    assert draw_sample(300, 50, seed=1) != draw_sample(300, 50)
 
 
 def test_candidates_stand_in_no_training_text() -> None:
@@ -671,5 +673,5 @@ def test_roles_given_by_hand_are_ignored_with_a_warning_where_a_manifest_has_oth
     settings = EvalSettings(
         base="mini", tasks=("midalign_mini_slot",), output=Path("x"), supervised=("en",), aligned=(given,)
     )
-    run._warn_of_ignored_roles(settings, "arm", {"en"}, {trained})
+    roles._warn_of_ignored_roles(settings, "arm", {"en"}, {trained})
     assert [entry.getMessage() for entry in caplog.records] == warned

@@ -22,6 +22,8 @@ from midalign.cli.eval import _shard
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.evaluate import live, run, shards
+from midalign.evaluate.outcome import run_digest
+from midalign.evaluate.plan import _check_models
 from midalign.evaluate.settings import EvalSettings
 from midalign.leaderboard.load import load
 
@@ -148,8 +150,8 @@ def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> No
     for shots in (0, 1):
         own = replace(settings, num_fewshot=shots)
         tasks = harness.load(TASKS)
-        model = run._models(own, str(base))[0]
-        names[shots] = run._run_digest(own, str(base), "hf", model, tasks)
+        model = _check_models(own, str(base))[0]
+        names[shots] = run_digest(own, str(base), "hf", model, tasks)
     assert names[0] != names[1]
 
 
