@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from midalign import __version__
 from midalign.data.overlap import Overlap
-from midalign.errors import AdapterError, BaseModelError
+from midalign.errors import AdapterError, BaseModelError, first_line, first_problem
 
 MANIFEST = "midalign.json"
 CONFIG = "adapter_config.json"
@@ -157,10 +157,8 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
         raise AdapterError(
-            f"{path} is malformed: {where}: {problem['msg']}. "
+            f"{path} is malformed: {first_problem(error)}. "
             f"Restore it, or remove it and give the roles by hand: --supervised en,de --aligned sw"
         ) from None
 
@@ -233,10 +231,10 @@ def base_folder(base: str) -> Path:
     try:
         return Path(snapshot_download(base, allow_patterns=list(FILES_OF_A_BASE)))
     except Exception as error:  # the hub's client has a dozen kinds, from requests' to its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
-            f"The base {base!r} is neither a folder nor to be had from the hub: {reason} {remedy}"
-        ) from None
+            f"Base model {base!r} is not a local folder and could not be downloaded: "
+            f"{first_line(error)} {remedy}"
+        ) from error
 
 
 def base_config(base: str) -> Any:
@@ -250,10 +248,9 @@ def base_config(base: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
-            f"{folder / 'config.json'} is not of a model that transformers knows: {reason}"
-        ) from None
+            f"{folder / 'config.json'} is not of a model that transformers knows: {first_line(error)}"
+        ) from error
 
 
 def check(folder: str | Path, base: str) -> None:

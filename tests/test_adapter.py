@@ -169,5 +169,5 @@ def test_bases_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BaseModelError, match=r"no config\.json"):
         adapter.base_folder(str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(BaseModelError, match="neither a folder nor"):
+    with pytest.raises(BaseModelError, match="not a local folder and could not be downloaded"):
         adapter.base_folder("nobody/nothing")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from midalign.cli.comma_lists import split_commas
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -74,7 +76,7 @@ def analyze(
 
     if adapter is not None:
         adapters.check(adapter, bases.resolve(model))
-    chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
+    chosen = split_commas([languages]) or None
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
     source = bases.resolve(model)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from midalign.cli.comma_lists import split_commas
+
 EXAMPLES = """\
 midalign eval --base mini --tasks midalign_mini_slot --limit 20
 midalign eval --base google/gemma-3-270m --adapter runs/a --adapter runs/b \\
@@ -194,15 +196,15 @@ def evaluate(
 
     settings = EvalSettings(
         base=base,
-        tasks=_names(tasks),
+        tasks=tuple(split_commas(tasks)),
         output=output,
         adapters=tuple(adapter or ()),
         adapters_only=adapters_only,
         engine=engine,
         split=split,
         limit=limit,
-        supervised=_names(supervised),
-        aligned=_names(aligned),
+        supervised=tuple(split_commas(supervised or ())),
+        aligned=tuple(split_commas(aligned or ())),
         note=note,
         log_samples=log_samples,
         comet=comet,
@@ -248,8 +250,3 @@ def _shard(text: str) -> tuple[int, int] | None:
     if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise typer.BadParameter(f"--shard {text}: expected I/N with I from 1 to N, such as 2/8")
     return int(number), int(of)
-
-
-def _names(texts: list[str] | None) -> tuple[str, ...]:
-    """Split the values of a repeatable, comma-separated option."""
-    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())

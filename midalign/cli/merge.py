@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from midalign.cli.comma_lists import split_commas
+
 if TYPE_CHECKING:
     from midalign.evaluate.settings import EvalProgress
 
@@ -150,7 +152,7 @@ def merge(
                 console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
 
         folder = output.with_name(f"{output.name}.search")
-        tasks = [name.strip() for name in search.split(",")]
+        tasks = split_commas([search])
         ranking = merging.search(
             adapters,
             candidates,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midalign import adapter as adapter_files
-from midalign.errors import AdapterError, BaseModelError
+from midalign.bases import load_model_and_tokenizer
+from midalign.errors import AdapterError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,21 +43,12 @@ def load(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]
     Raises BaseModelError or AdapterError.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from midalign.device import device
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BaseModelError(
-            f"The base {base} cannot be loaded: {reason} "
-            f"Give a folder with config.json, weights and tokenizer, a hub id, or mini for the bundled base"
-        ) from None
+    model, tokenizer = load_model_and_tokenizer(base, dtype=getattr(torch, dtype))
     model = model.to(device()).eval()
     attach(model, tokenizer, adapters)
     return model, tokenizer

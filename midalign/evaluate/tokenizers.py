@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from midalign.errors import AdapterError, BaseModelError
+from midalign.errors import AdapterError, BaseModelError, first_line
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """One of them makes a folder a tokenizer's."""
@@ -19,10 +19,9 @@ def load(base: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BaseModelError(
-            f"The tokenizer of {base} cannot be loaded: {reason.rstrip(' .:')}. Expected tokenizer.json and "
-            f"tokenizer_config.json beside config.json. Copy them from the model that it was trained from"
+            f"The tokenizer of {base} cannot be loaded: {first_line(error).rstrip(' .:')}. Expected "
+            f"tokenizer.json and tokenizer_config.json beside config.json. Copy them from the model that it was trained from"
         ) from error
 
 
@@ -45,10 +44,9 @@ def check(folder: Path, base: str, *, chat: bool) -> None:
         try:
             found = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise AdapterError(
-                f"The adapter {folder} brings a tokenizer that cannot be loaded: {reason} Remove its "
-                f"tokenizer files if the adapter was trained with the tokenizer of {base}"
+                f"The adapter {folder} brings a tokenizer that cannot be loaded: {first_line(error)} "
+                f"Remove its tokenizer files if the adapter was trained with the tokenizer of {base}"
             ) from error
         template = found.chat_template
         differences = _differences(found, expected)

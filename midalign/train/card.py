@@ -8,7 +8,7 @@ import yaml
 
 from midalign import adapter, record
 from midalign.adapter import Manifest
-from midalign.errors import AdapterError
+from midalign.errors import AdapterError, first_line
 
 CARD = "README.md"
 
@@ -116,7 +116,7 @@ def push(folder: Path, namespace: str) -> str:
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message=f"{manifest.name}, by midalign")
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         raise AdapterError(
-            f"{folder} was not uploaded to {name}: {str(error).splitlines()[0]}. The adapter is whole; once "
+            f"{folder} was not uploaded to {name}: {first_line(error)}. The adapter is whole; once "
             f"that is mended (hf auth login, HF_TOKEN): the same command"
         ) from None
     return f"{hub.endpoint}/{name}"
