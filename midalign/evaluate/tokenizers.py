@@ -21,7 +21,8 @@ def load(base: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"The tokenizer of {base} cannot be loaded: {first_line(error).rstrip(' .:')}. Expected "
-            f"tokenizer.json and tokenizer_config.json beside config.json. Copy them from the model that it was trained from"
+            f"tokenizer.json and tokenizer_config.json beside config.json. Copy them from the model that it was "
+            f"trained from"
         ) from error
 
 
