@@ -176,7 +176,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def digest(folder: str | Path) -> str:
+def adapter_digest(folder: str | Path) -> str:
     """Return the sha256 of an adapter's configuration and weights."""
     return files_digest([Path(folder) / CONFIG, Path(folder) / WEIGHTS])
 
@@ -253,14 +253,14 @@ def base_config(base: str) -> Any:
         ) from error
 
 
-def check(folder: str | Path, base: str) -> None:
+def check_adapter(folder: str | Path, base: str) -> None:
     """Reject an adapter that is not safe to load or was not made for `base` (a folder or hub id).
 
     Reads only headers: no weights are loaded, and nothing is unpickled. Raises AdapterError.
     """
     folder = Path(folder)
     trained_on = str(
-        config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
+        adapter_config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
     )
     _check_shapes(folder, trained_on, base)
     manifest = read_manifest(folder)
@@ -280,7 +280,7 @@ def check(folder: str | Path, base: str) -> None:
         )
 
 
-def config(folder: Path) -> dict[str, Any]:
+def adapter_config(folder: Path) -> dict[str, Any]:
     """Return `adapter_config.json` of an adapter that the Hugging Face engine can run, with safe weights.
 
     Raises AdapterError for anything else.
@@ -337,8 +337,8 @@ def may_change_base(folder: Path) -> bool:
 
     It does not for matrices that are added to the base's output, unless they start as a part of its weights.
     """
-    settings = config(folder)
-    matrices_alone = all(".lora_" in name for name in shapes(folder / WEIGHTS))
+    settings = adapter_config(folder)
+    matrices_alone = all(".lora_" in name for name in tensor_shapes(folder / WEIGHTS))
     return not matrices_alone or settings.get("init_lora_weights") not in PLAIN_STARTS
 
 
@@ -347,7 +347,7 @@ def beyond_plain_lora(folder: Path) -> str | None:
 
     vLLM serves no other adapters beside an untouched base, in some versions without saying so.
     """
-    settings = config(folder)
+    settings = adapter_config(folder)
     if settings["peft_type"] != "LORA":
         return f"peft_type {settings['peft_type']}"
     if settings.get("init_lora_weights") not in PLAIN_STARTS:
@@ -355,18 +355,18 @@ def beyond_plain_lora(folder: Path) -> str | None:
     for field in ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "target_parameters"):
         if settings.get(field):
             return field
-    return next((name for name in shapes(folder / WEIGHTS) if ".lora_" not in name), None)
+    return next((name for name in tensor_shapes(folder / WEIGHTS) if ".lora_" not in name), None)
 
 
 def trained_tokens(folder: Path) -> list[int]:
     """Return the ids of the tokens whose embeddings the adapter trains by themselves, at most 64 of them."""
-    settings = config(folder)
+    settings = adapter_config(folder)
     chosen = settings.get("trainable_token_indices") or settings.get("token_indices") or []
     several = chosen.values() if isinstance(chosen, dict) else [chosen]
     return sorted({token for tokens in several for token in tokens})[:64]
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return tensor shapes by name from a safetensors header. Raises AdapterError if it is malformed."""
     try:
         with path.open("rb") as file:
@@ -392,7 +392,7 @@ def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
     config = base_config(base)
     with torch.device("meta"):  # names and shapes as peft will see them, without memory
         modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
-    for name, shape in shapes(folder / WEIGHTS).items():
+    for name, shape in tensor_shapes(folder / WEIGHTS).items():
         target, found, rest = name.removeprefix("base_model.model.").partition(".lora_")
         if not found or len(shape) != 2:
             continue  # other kinds of peft: peft itself refuses what does not fit

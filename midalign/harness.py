@@ -137,7 +137,7 @@ def metadata(name: str) -> dict[str, Any]:
 def has_training_split(name: str) -> bool:
     """Return whether a task can be trained on. A task file says so if it cannot."""
     if is_stock(name):
-        return bool(load([name])[name].has_training_docs())
+        return bool(load_tasks([name])[name].has_training_docs())
     return _file(name).get("training_split", "train") is not None
 
 
@@ -206,7 +206,7 @@ def family_languages(family: str) -> set[str]:
     return {code for name in names for code in str(metadata(name)["language"]).split("-")}
 
 
-def load(names: Sequence[str]) -> dict[str, Any]:
+def load_tasks(names: Sequence[str]) -> dict[str, Any]:
     """Return lm-eval's task objects by name, without the 14,000 files of its own index."""
     leaves = expand(names)
     manager = _manager()

@@ -121,8 +121,8 @@ class Source:
         from safetensors import safe_open
 
         self.folder = folder
-        self.config = adapter.config(folder)
-        known = adapter.shapes(folder / adapter.WEIGHTS)
+        self.config = adapter.adapter_config(folder)
+        known = adapter.tensor_shapes(folder / adapter.WEIGHTS)
         # With embeddings among the targets, peft puts copies of the base's own weights into the file.
         shapes = {key: shape for key, shape in known.items() if ".base_layer." not in key}
         self._check(shapes)
@@ -311,7 +311,7 @@ def _check_tokenizers(sources: Sequence[Path]) -> None:
 def _check_bases(sources: Sequence[Path]) -> None:
     """Raise AdapterError where two adapters have different bases, by digest or, without one, by name."""
     known = [
-        (adapter.read_manifest(folder), adapter.config(folder).get("base_model_name_or_path"))
+        (adapter.read_manifest(folder), adapter.adapter_config(folder).get("base_model_name_or_path"))
         for folder in sources
     ]
     first, name = known[0]
@@ -475,7 +475,7 @@ def _manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "trained_on": None if None in texts else list(trained_on),
             "overlap": list(overlap) if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
-                Parent(name=parent.name, digest=adapter.digest(folder))
+                Parent(name=parent.name, digest=adapter.adapter_digest(folder))
                 for parent, folder in zip(parents, sources, strict=True)
             ],
         }
@@ -504,8 +504,8 @@ def into_base(merged: Path, base: str, output: Path) -> None:
 
     refuse_existing(output)
     source = str(bases.resolve(base))
-    adapter.check(merged, source)
-    model, tokenizer = live.load(source, {"merged": merged}, "float32")
+    adapter.check_adapter(merged, source)
+    model, tokenizer = live.load_with_adapters(source, {"merged": merged}, "float32")
     live.switch(model, "merged")
     expected = live.probe_logits(model, tokenizer)
     whole = live.merged(model, "merged")
@@ -555,7 +555,7 @@ def search(
     from midalign.evaluate import run
     from midalign.leaderboard.load import verified
 
-    parents = [adapter.digest(one) for one in sources]
+    parents = [adapter.adapter_digest(one) for one in sources]
     tried = list(dict.fromkeys(weights))
     for one in tried:
         _check_choices(one, method, rank, density)

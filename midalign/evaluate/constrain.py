@@ -50,7 +50,9 @@ def constraint_of(task: str, doc: Mapping[str, Any]) -> dict[str, Any] | str:
     return family(metadata["family"]).constraint(doc, metadata)
 
 
-def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoughts: bool = False) -> str:
+def output_grammar(
+    task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoughts: bool = False
+) -> str:
     """Return the grammar of a document's output in xgrammar's EBNF.
 
     Answers after thoughts may begin with line breaks, which separate the two. Raises TaskError for a task
@@ -174,7 +176,7 @@ class Constraints:
             )
 
 
-def refuse_sampling() -> EngineError:
+def unconstrained_sampling_error() -> EngineError:
     """Return the error for requests that lm-eval's own loop would answer unconstrained."""
     return EngineError(
         "Constrained decoding is greedy, and a task asks for sampling or beams. Leave out temperature, "

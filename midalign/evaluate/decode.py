@@ -47,7 +47,7 @@ def continue_greedily(
             for row, prompt in enumerate(prompts)
         ]
     cache, whole = _cache(model.config.get_text_config(decoder=True), max(map(len, prompts)) + STEP + max_new)
-    shared = common_prefix(prompts) if whole else []
+    shared = shared_prefix(prompts) if whole else []
     if len(shared) >= STEP and len(prompts) > 1:
         prefix = torch.tensor([shared], device=device)
         model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -162,7 +162,7 @@ def _rows_to_keep(finished: list[bool]) -> list[int]:
     return sorted([*going, *(next(spare) for _ in range(wanted - len(going)))])
 
 
-def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
     """Return the longest common prefix of the prompts, leaving each at least one token of its own."""
     first, last = min(prompts), max(prompts)
     shortest = min(map(len, prompts))

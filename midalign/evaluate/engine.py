@@ -75,7 +75,7 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
     # 1. Load the base with its adapters, in fp32 for the proof. Without adapters there is nothing to prove.
     settings, dtype = plan.settings, fast_dtype()
     folders = {model.name: model.folder for model in models if model.folder is not None}
-    base_model, tokenizer = live.load(plan.base, folders, "float32" if folders else dtype)
+    base_model, tokenizer = live.load_with_adapters(plan.base, folders, "float32" if folders else dtype)
     live.prove_each_acts(base_model, tokenizer, folders)
     on_cpu = base_model.device.type == "cpu"
     # 2. Take the logits that merged copies must reproduce.

@@ -36,7 +36,7 @@ a call says itself, and what it returns."""
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
-def acting(config: Any) -> dict[str, Any]:
+def acting_settings(config: Any) -> dict[str, Any]:
     """Return the keys of a transformers GenerationConfig that change greedy answers, with their values."""
     found: dict[str, Any] = config.to_diff_dict()
     return {
@@ -54,10 +54,10 @@ def neutralize(model: Any) -> dict[str, Any]:
     kept = GenerationConfig(**{key: getattr(config, key, None) for key in TOKENS})
     for part in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
         part.generation_config = kept
-    return report(acting(config))
+    return report_ignored(acting_settings(config))
 
 
-def report(ignored: dict[str, Any]) -> dict[str, Any]:
+def report_ignored(ignored: dict[str, Any]) -> dict[str, Any]:
     """Say what of a generation config is ignored; returns it."""
     if ignored:
         log.warning(
@@ -68,7 +68,7 @@ def report(ignored: dict[str, Any]) -> dict[str, Any]:
     return ignored
 
 
-def of_base(base: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def base_generation_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Return a base's GenerationConfig as transformers derives it, by folder or hub id."""
     from transformers import AutoConfig, GenerationConfig
 

@@ -22,8 +22,16 @@ from midalign.errors import EngineError
 from midalign.evaluate import constrain, generation, tokenizers
 from midalign.evaluate.decode import continue_greedily
 from midalign.evaluate.live import refuse_partial, switch
-from midalign.evaluate.requests import Finish, Generated, Greedy, cut, greedy, report_cut, room
-from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, refuse_sampling
+from midalign.evaluate.requests import (
+    Finish,
+    Generated,
+    Greedy,
+    cut_at_stop,
+    greedy_settings,
+    prompt_room,
+    report_truncated,
+)
+from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, sampled_thoughts_error
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -63,7 +71,7 @@ class MidalignHF(HFLM):
         self.thinking = Thinking.of(think_end_token, max_thinking_tokens, enable_thinking)
         adapter = kwargs.get("peft")
         if adapter and isinstance(pretrained, str) and Path(adapter).is_dir():
-            tokenizers.check(Path(adapter), pretrained, chat=True)
+            tokenizers.check_tokenizer(Path(adapter), pretrained, chat=True)
         super().__init__(
             pretrained=pretrained,
             dtype=fast_dtype() if dtype == "auto" else dtype,
@@ -125,12 +133,12 @@ class MidalignHF(HFLM):
         self.generated = {}
         groups: dict[Greedy, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
-            settings = greedy(request.args[1], self.max_gen_toks)
+            settings = greedy_settings(request.args[1], self.max_gen_toks)
             if settings is None:
                 if self.constrained:
-                    raise constrain.refuse_sampling()
+                    raise constrain.unconstrained_sampling_error()
                 if self.thinking:
-                    raise refuse_sampling()
+                    raise sampled_thoughts_error()
                 return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
             groups[settings].append(index)
         answers: list[str] = [""] * len(requests)
@@ -150,7 +158,7 @@ class MidalignHF(HFLM):
                     if self.on_output:
                         self.on_output(len(batch))
         done = [self.generated[request.task_name, request.doc_id] for request in requests]
-        report_cut([str(request.task_name) for request in requests], done, self.max_length)
+        report_truncated([str(request.task_name) for request in requests], done, self.max_length)
         return answers
 
     def _rows(self) -> int:
@@ -161,7 +169,7 @@ class MidalignHF(HFLM):
             return None
         return self.compiler.constraints(
             [
-                constrain.grammar(one.task_name, one.doc, settings.until, self.thinking is not None)
+                constrain.output_grammar(one.task_name, one.doc, settings.until, self.thinking is not None)
                 for one in requests
             ]
         )
@@ -170,7 +178,7 @@ class MidalignHF(HFLM):
         self, prompts: Sequence[list[int]], settings: Greedy, requests: "Sequence[Instance]"
     ) -> list[Generated]:
         budget = self.thinking.budget if self.thinking else 0
-        fitting = [prompt[-room(settings, self.max_length, budget) :] for prompt in prompts]
+        fitting = [prompt[-prompt_room(settings, self.max_length, budget) :] for prompt in prompts]
         thoughts = self._think(fitting)
         # A model that answered at once has answered, unless its answer was to be constrained.
         starts = {
@@ -197,7 +205,7 @@ class MidalignHF(HFLM):
 
     def _text(self, ids: list[int], until: tuple[str, ...]) -> str:
         text = self.tok_decode(ids)
-        return cut(text.lstrip() if self.thinking else text, until)
+        return cut_at_stop(text.lstrip() if self.thinking else text, until)
 
     def _think(self, prompts: Sequence[list[int]]) -> list[Thoughts]:
         """Let a model that thinks do so; for other models, and after prompts that have ended the thoughts

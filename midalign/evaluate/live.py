@@ -36,7 +36,7 @@ class AttachedAdapter:
     peft_model: Any
 
 
-def load(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]:
+def load_with_adapters(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]:
     """Load a base on this machine's device, and its tokenizer, with adapters that `switch` finds by name.
 
     No adapter acts yet. Weights are as transformers loads them in `dtype` ("float32", "bfloat16").

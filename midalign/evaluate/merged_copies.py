@@ -25,7 +25,7 @@ def merged_copies(
     """
     copies = {}
     for number, (name, adapter) in enumerate(adapters.items()):
-        model, tokenizer = live.load(base, {name: adapter}, "float32")
+        model, tokenizer = live.load_with_adapters(base, {name: adapter}, "float32")
         copy = folder / str(number)
         live.merged(model, name).save_pretrained(copy)
         tokenizer.save_pretrained(copy)
@@ -35,7 +35,7 @@ def merged_copies(
 
 
 def _prove_equal(copy: Path, adapter: Path, expected: Any) -> None:
-    model, tokenizer = live.load(str(copy), {}, "float32")
+    model, tokenizer = live.load_with_adapters(str(copy), {}, "float32")
     difference = float((live.probe_logits(model, tokenizer, adapter) - expected).abs().max())
     allowed = TOLERANCE * float(expected.abs().max())
     if not difference <= allowed:

@@ -19,7 +19,7 @@ from midalign.families import family
 @cache
 def base_tokenizer(base: str) -> Any:
     """Return the tokenizer of a base, loaded once per process."""
-    return tokenizers.load(str(adapters.base_folder(base)))
+    return tokenizers.load_tokenizer(str(adapters.base_folder(base)))
 
 
 def describe_base(settings: EvalSettings) -> record.Base:
@@ -51,7 +51,7 @@ def describe_decoding(settings: EvalSettings) -> dict[str, Any]:
     Unusual keys are present only where they have an effect.
     """
     base = bases.resolve(settings.base)
-    ignored = generation.acting(generation.of_base(base))
+    ignored = generation.acting_settings(generation.base_generation_config(base))
     return {
         "regime": settings.regime,
         "num_fewshot": settings.num_fewshot,
@@ -122,7 +122,7 @@ def deciding_settings(
     """
     from midalign.device import fast_dtype
 
-    pooling = retrieval.pooling(base_tokenizer(base), adapters.base_config(base).get_text_config())
+    pooling = retrieval.describe_pooling(base_tokenizer(base), adapters.base_config(base).get_text_config())
     return {
         "base": adapters.base_digest(base),
         "tokenizer": adapters.tokenizer_digest(base),

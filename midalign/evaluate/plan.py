@@ -122,8 +122,8 @@ def make_plan(settings: EvalSettings) -> EvalPlan:
     task_names = harness.expand(settings.tasks, settings.split)
     comet_model, comet_tasks = None, []
     if settings.comet is not None:
-        comet_tasks = comet.directions(settings.tasks, warn=True)
-        comet_model = comet.check(settings.comet)
+        comet_tasks = comet.comet_directions(settings.tasks, warn=True)
+        comet_model = comet.check_comet_model(settings.comet)
     # 2. The base, its adapters, and an engine that serves them.
     if settings.engine == "vllm":
         install.require_vllm()
@@ -133,7 +133,7 @@ def make_plan(settings: EvalSettings) -> EvalPlan:
     engine = choose_engine(settings.engine, models)
     roles = assign_roles(settings, models, task_names)
     # 3. Task objects as this evaluation needs them, and what decides the outcome of the run.
-    tasks = harness.load(task_names)
+    tasks = harness.load_tasks(task_names)
     configure_tasks(tasks, settings)
     limit_answers(tasks, base_tokenizer(base), context_tokens(base))
     run_digests = {model.name: run_digest(settings, base, engine, model, tasks) for model in models}
@@ -184,8 +184,8 @@ def _check_models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
         raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
     models = [EvaluatedModel(record.file_name(base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
-        adapters.check(folder, base)
-        tokenizers.check(folder, base, chat=settings.apply_chat_template)
+        adapters.check_adapter(folder, base)
+        tokenizers.check_tokenizer(folder, base, chat=settings.apply_chat_template)
         manifest = adapters.read_manifest(folder)
         name = record.file_name(manifest.name if manifest else folder.resolve().name)
         # Some file systems do not tell upper from lower case.
@@ -195,7 +195,7 @@ def _check_models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
                 f"Two models would write {name}.json: {clash.folder or settings.base} and {folder}. Rename "
                 f"one of the folders, or give each once"
             )
-        models.append(EvaluatedModel(name, folder, adapters.digest(folder), manifest))
+        models.append(EvaluatedModel(name, folder, adapters.adapter_digest(folder), manifest))
     return models[1:] if settings.adapters_only else models
 
 
@@ -223,7 +223,7 @@ def _draw_samples(tasks: Mapping[str, Any], settings: EvalSettings) -> dict[str,
     if settings.shard is None:
         return samples
     positions = {name: sample or range(len(tasks[name].eval_docs)) for name, sample in samples.items()}
-    in_shard = shards.share(positions, *settings.shard)
+    in_shard = shards.shard_items(positions, *settings.shard)
     if not in_shard:
         total = sum(map(len, positions.values()))
         raise TaskError(f"{settings.shard[1]} shards of {total} items leave some empty; take fewer shards")
@@ -249,7 +249,7 @@ def _part_store(settings: EvalSettings, base: str, engine: str, model: Evaluated
 def _prove_constraints_compile(tasks: Mapping[str, Any]) -> None:
     """Raise TaskError for a task without a constraint, or with one that does not compile."""
     for name, task in tasks.items():
-        constrain.grammar(name, task.eval_docs[0], task.config.generation_kwargs["until"])
+        constrain.output_grammar(name, task.eval_docs[0], task.config.generation_kwargs["until"])
 
 
 def _has_items(path: Path) -> bool:

@@ -33,7 +33,7 @@ class Generated:
     """Whether the prompt lost its beginning, for want of room."""
 
 
-def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
+def greedy_settings(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
     """Return the settings of a greedy request, or None for sampling and beams.
 
     lm-eval's own engine runs these. `max_new` is used if the task has no limit.
@@ -47,7 +47,7 @@ def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
     return Greedy(tuple([until] if isinstance(until, str) else until), length)
 
 
-def room(settings: Greedy, context: int, thoughts: int = 0) -> int:
+def prompt_room(settings: Greedy, context: int, thoughts: int = 0) -> int:
     """Return the number of tokens that a prompt may have, so that the answer fits into `context` tokens.
 
     `thoughts` are tokens before the answer. Raises EngineError where thoughts and answer alone may be as long
@@ -66,7 +66,7 @@ def room(settings: Greedy, context: int, thoughts: int = 0) -> int:
     raise EngineError(f"{said}. {remedy}")
 
 
-def report_cut(tasks: Iterable[str], answers: Iterable[Generated], context: int) -> None:
+def report_truncated(tasks: Iterable[str], answers: Iterable[Generated], context: int) -> None:
     """Warn of prompts that lost their beginning, by task."""
     counts = Counter[str]()
     totals = Counter[str]()
@@ -81,7 +81,7 @@ def report_cut(tasks: Iterable[str], answers: Iterable[Generated], context: int)
             )
 
 
-def cut(text: str, until: Sequence[str]) -> str:
+def cut_at_stop(text: str, until: Sequence[str]) -> str:
     """Return `text` up to the first of the stop strings."""
     for stop in until:
         if stop:

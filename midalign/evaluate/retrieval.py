@@ -35,7 +35,7 @@ class Pairs:
     english: tuple[str, ...]
 
 
-def held_out(
+def held_out_pairs(
     source: str, languages: Sequence[str], split: str = "test", *, limit: int = CANDIDATES, seed: int = 0
 ) -> dict[str, Pairs]:
     """Return the same seeded items of a split per language, without those of a training split.
@@ -76,13 +76,13 @@ def _items(source: str, language: str, split: str) -> "list[Item]":
     return items
 
 
-def digest(pairs: Mapping[str, Pairs]) -> str:
+def candidates_digest(pairs: Mapping[str, Pairs]) -> str:
     """Return the sha256 of the lines "<language> <item id>"."""
     lines = (f"{language} {item}\n" for language, chosen in pairs.items() for item in chosen.ids)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def pooling(tokenizer: Any, config: Any) -> str:
+def describe_pooling(tokenizer: Any, config: Any) -> str:
     """Return how states are pooled with a tokenizer, in words; `config` is the text decoder's."""
     from midalign.align.sentences import PROBE, added_tokens
 
@@ -92,7 +92,7 @@ def pooling(tokenizer: Any, config: Any) -> str:
     return OTHER_POOLING.format("added tokens" if before else "the first token")
 
 
-def measure(
+def retrieval_accuracy(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs], layer: int
 ) -> dict[str, float]:
     """Return a model's accuracy by language after `layer` blocks, with one of its adapters or none."""
@@ -100,17 +100,17 @@ def measure(
 
     switch(model, adapter)
     sentences = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
-    english = dict(zip(sentences, pooled(model, tokenizer, sentences, [layer])[0], strict=True))
+    english = dict(zip(sentences, pooled_states(model, tokenizer, sentences, [layer])[0], strict=True))
     result = {}
     for language, chosen in pairs.items():
         import torch
 
-        (foreign,) = pooled(model, tokenizer, chosen.foreign, [layer])
+        (foreign,) = pooled_states(model, tokenizer, chosen.foreign, [layer])
         result[language] = accuracy(foreign, torch.stack([english[s] for s in chosen.english]), centred=True)
     return result
 
 
-def bits_per_character(
+def bits_by_language(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs]
 ) -> dict[str, float]:
     """Return bits per character of the candidates by language, and of all English ones."""
@@ -133,7 +133,7 @@ def _room(model: Any) -> int | None:
     return context and context - context % MULTIPLE
 
 
-def pooled(
+def pooled_states(
     model: Any, tokenizer: Any, sentences: Sequence[str], layers: Sequence[int], rows: int = 50
 ) -> Any:
     """Return sentences' means after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
@@ -181,28 +181,28 @@ def measure_missing(
     if not plan.lacks_retrieval(models):
         return
     source, languages = source_and_languages(plan.retrieval_tasks)
-    pairs = held_out(source, languages, plan.settings.split)
+    pairs = held_out_pairs(source, languages, plan.settings.split)
     # Adapters whose records are finished decide the layer too: a resumed run measures at the same one.
     manifests = map(adapters.read_manifest, plan.settings.adapters)
     aligned = {manifest.layer for manifest in manifests if manifest and manifest.layer is not None}
     usual_layer = aligned.pop() if len(aligned) == 1 else layer_index("middle", depth(base_model))
     base_accuracy: dict[int, dict[str, float]] = {}
-    base_bits = bits_per_character(base_model, tokenizer, None, pairs)
+    base_bits = bits_by_language(base_model, tokenizer, None, pairs)
     for model in models:
         layer = (model.manifest.layer if model.manifest else None) or usual_layer
         if layer not in base_accuracy:
-            base_accuracy[layer] = measure(base_model, tokenizer, None, pairs, layer)
+            base_accuracy[layer] = retrieval_accuracy(base_model, tokenizer, None, pairs, layer)
         accuracy, bits = base_accuracy[layer], base_bits
         if model.adapter is not None:
-            accuracy = measure(base_model, tokenizer, model.adapter, pairs, layer)
-            bits = bits_per_character(base_model, tokenizer, model.adapter, pairs)
+            accuracy = retrieval_accuracy(base_model, tokenizer, model.adapter, pairs, layer)
+            bits = bits_by_language(base_model, tokenizer, model.adapter, pairs)
         plan.stores[model.name].write(
             "retrieval",
             record.Retrieval(
                 layer=layer,
                 candidates=min(len(candidates.ids) for candidates in pairs.values()),
-                candidates_digest=digest(pairs),
-                pooling=pooling(tokenizer, base_model.config.get_text_config()),
+                candidates_digest=candidates_digest(pairs),
+                pooling=describe_pooling(tokenizer, base_model.config.get_text_config()),
                 accuracy=accuracy,
                 base_accuracy=base_accuracy[layer],
                 bits_per_character=bits,

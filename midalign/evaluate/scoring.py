@@ -184,8 +184,8 @@ def score_by_comet(plan: EvalPlan, parts: Mapping[str, dict[str, TaskPart]], rep
         docs = plan.tasks[name].eval_docs
         for model, model_parts in parts.items():
             outputs = model_parts[name].outputs or []
-            segments[model, name] = [comet.segment(docs[item.doc_id], item.output) for item in outputs]
-    comet_model, scores = comet.score(
+            segments[model, name] = [comet.comet_segment(docs[item.doc_id], item.output) for item in outputs]
+    comet_model, scores = comet.score_segments(
         comet_name,
         [segment for task_segments in segments.values() for segment in task_segments],
         lambda done, total: report(EvalProgress(f"COMET {comet_name}", done, total)),
@@ -193,5 +193,7 @@ def score_by_comet(plan: EvalPlan, parts: Mapping[str, dict[str, TaskPart]], rep
     rest = iter(scores)
     for (model, name), task_segments in segments.items():
         part, task_scores = parts[model][name], list(islice(rest, len(task_segments)))
-        part.result = part.result.model_copy(update={"comet": comet.pooled(comet_model, task_scores)})
+        part.result = part.result.model_copy(
+            update={"comet": comet.pooled_comet_score(comet_model, task_scores)}
+        )
         part.comet = task_scores

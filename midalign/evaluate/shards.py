@@ -13,7 +13,7 @@ from midalign import harness, locks, record
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
 from midalign.evaluate.comet import scores as comet
-from midalign.evaluate.score import rates
+from midalign.evaluate.external_outputs import pooled_metrics
 from midalign.families import family
 
 NAME = re.compile(r"(.+)\.shard-\d+-of-\d+")
@@ -21,7 +21,7 @@ SAME = ("base", "adapter", "arm", "seed", "recipe", "roles", "engine", "sample",
 """Fields of a record that its shards have in common, named when they do not."""
 
 
-def share(positions: Mapping[str, Sequence[int]], number: int, of: int) -> dict[str, list[int]]:
+def shard_items(positions: Mapping[str, Sequence[int]], number: int, of: int) -> dict[str, list[int]]:
     """Return the items of shard `number` (from 1) by task: a stretch of all items in the order of the tasks.
 
     The stretches differ by at most one item, and cut at most two tasks each.
@@ -37,7 +37,7 @@ def share(positions: Mapping[str, Sequence[int]], number: int, of: int) -> dict[
     return found
 
 
-def merge(folders: Sequence[Path], output: Path) -> list[Path]:
+def merge_shards(folders: Sequence[Path], output: Path) -> list[Path]:
     """Write the whole records of all shards in `folders` into `output`; returns their paths.
 
     A record equals that of one whole run but for its time and duration. Raises RecordError for folders
@@ -158,12 +158,12 @@ def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) 
                 f"shard, by {other.name} ({other.digest[:12]}, {other.version}) in another. Score all by one"
             )
         model = comet.CometModel(said.name, said.digest, said.version)
-        by_comet = comet.pooled(model, items.comet.tolist())
+        by_comet = comet.pooled_comet_score(model, items.comet.tolist())
     return parts[0].model_copy(
         update={
             "n": len(items.doc_ids),
             "counts": dict(zip(parts[0].counts, items.counts.sum(0).tolist(), strict=True)),
-            "metrics": rates(items.counts, metadata),
+            "metrics": pooled_metrics(items.counts, metadata),
             "prompt_digest": prompt_digest(items.prompts or ()),
             "repeated": len(items.repeated),
             "without_repeated": record.without_repeated(items, family(metadata["family"]).metrics(metadata)),

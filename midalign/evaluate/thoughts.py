@@ -31,7 +31,7 @@ class Thinking:
                     "(think_end_token=</think>)"
                 )
             return None
-        check_end(end)
+        check_thoughts_end(end)
         if int(budget) < 1:
             raise EngineError(
                 f"Found {budget} tokens for thoughts, expected at least 1: --max-thinking-tokens 2048 "
@@ -67,7 +67,7 @@ class Thoughts:
     """The model ended its output without ending any thoughts: it answered at once."""
 
 
-def check_end(end: str | int) -> None:
+def check_thoughts_end(end: str | int) -> None:
     """Raise EngineError for an empty end of thoughts, which every text holds."""
     if isinstance(end, str) and not end.strip():
         raise EngineError(
@@ -81,7 +81,7 @@ def answer_of(output: str, end: str) -> str:
     return output.rpartition(end)[2].lstrip() if end in output else output
 
 
-def refuse_sampling() -> EngineError:
+def sampled_thoughts_error() -> EngineError:
     """Return the error for requests that go to lm-eval's own loop, which would stop within the thoughts."""
     return EngineError(
         "Thoughts are cut in greedy decoding alone, and a task asks for sampling or beams. Leave out "

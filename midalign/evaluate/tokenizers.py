@@ -12,7 +12,7 @@ FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece
 TEMPLATE = "chat_template.jinja"
 
 
-def load(base: str) -> Any:
+def load_tokenizer(base: str) -> Any:
     """Return the tokenizer of a base, by folder or hub id; raises BaseModelError if there is none."""
     from transformers import AutoTokenizer
 
@@ -21,12 +21,12 @@ def load(base: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
             f"The tokenizer of {base} cannot be loaded: {first_line(error).rstrip(' .:')}. Expected "
-            f"tokenizer.json and tokenizer_config.json beside config.json. Copy them from the model that it was "
-            f"trained from"
+            f"tokenizer.json and tokenizer_config.json beside config.json. Copy them from the model that "
+            f"it was trained from"
         ) from error
 
 
-def check(folder: Path, base: str, *, chat: bool) -> None:
+def check_tokenizer(folder: Path, base: str, *, chat: bool) -> None:
     """Reject an adapter whose tokenizer is not the base's, or whose chat template is not if `chat` is set.
 
     The base renders and tokenizes prompts, so that they would differ from those of the adapter's training.
@@ -37,7 +37,7 @@ def check(folder: Path, base: str, *, chat: bool) -> None:
     has_tokenizer = any((folder / name).is_file() for name in FILES)
     if not has_tokenizer and not (folder / TEMPLATE).is_file():
         return
-    expected = load(base)
+    expected = load_tokenizer(base)
     if not has_tokenizer:
         template: Any = (folder / TEMPLATE).read_text("utf-8")
         differences = []

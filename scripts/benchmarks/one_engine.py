@@ -81,7 +81,7 @@ def main() -> None:
     models, _, rest = asked.partition(" -- ")
     dtype, base, *adapters = models.split()
     limit = int(rest.split()[-1]) if rest.split()[-1].isdecimal() else 10**9
-    tasks = harness.load([name for name in rest.split() if not name.isdecimal()])
+    tasks = harness.load_tasks([name for name in rest.split() if not name.isdecimal()])
     sizes = {name: len(task.test_docs()) for name, task in tasks.items()}
     positions = {name: draw_sample(size, limit) or list(range(size)) for name, size in sizes.items()}
     with tempfile.TemporaryDirectory() as name:

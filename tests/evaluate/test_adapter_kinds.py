@@ -138,7 +138,7 @@ def test_base_and_adapters_answer_together_as_alone(base: str, folders: dict[str
     alone: dict[str | None, list[torch.Tensor]] = {None: logits(untouched(), tokenizer)}
     for kind, folder in folders.items():
         alone[kind] = logits(peft.PeftModel.from_pretrained(untouched(), folder).eval(), tokenizer)
-    model, tokenizer = live.load(base, folders, "float32")
+    model, tokenizer = live.load_with_adapters(base, folders, "float32")
     live.prove_each_acts(model, tokenizer, folders)
     order = [*alone, *alone]
     random.Random(0).shuffle(order)
@@ -152,12 +152,12 @@ def test_casting_reaches_adapters_that_do_not_act_at_that_moment(tmp_path: Path)
     base = str(make_other_base(tmp_path / "base", "qwen2"))
     kinds = ("lora", "dora", "head saved", "tokens", "pissa", "all biases", "BOFT")
     folders = {kind: make_adapter_of(tmp_path / kind, base, KINDS[kind](TARGETS["qwen2"])) for kind in kinds}
-    model, tokenizer = live.load(base, folders, "float32")
+    model, tokenizer = live.load_with_adapters(base, folders, "float32")
     live.cast(model, "bfloat16")
     for kind in kinds:
         live.switch(model, kind)
         together = logits(model, tokenizer)
-        alone, _ = live.load(base, {kind: folders[kind]}, "float32")
+        alone, _ = live.load_with_adapters(base, {kind: folders[kind]}, "float32")
         live.cast(alone, "bfloat16")
         live.switch(alone, kind)
         for found, expected in zip(together, logits(alone, tokenizer), strict=True):
@@ -183,7 +183,7 @@ def test_names_that_peft_could_not_tell_apart(tiny: Path, tmp_path: Path) -> Non
     folders = {
         name: make_adapter(tmp_path / str(seed), tiny, seed=seed) for seed, name in enumerate(names, 10)
     }
-    model, tokenizer = live.load(str(tiny), folders, "float32")
+    model, tokenizer = live.load_with_adapters(str(tiny), folders, "float32")
     for name, folder in folders.items():
         bare = AutoModelForCausalLM.from_pretrained(tiny)
         alone = peft.PeftModel.from_pretrained(bare, folder).eval()
@@ -222,7 +222,7 @@ def test_adapters_that_would_act_in_part_are_rejected(
     copy = Path(shutil.copytree(headed, tmp_path / "copy"))
     save_file(change(load_file(copy / adapters.WEIGHTS)), copy / adapters.WEIGHTS)
     with pytest.raises(AdapterError, match=message):
-        live.load(str(tiny), {"copy": copy}, "float32")
+        live.load_with_adapters(str(tiny), {"copy": copy}, "float32")
 
 
 def test_lm_eval_rejects_them_too(tiny: Path, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_merged_copies_are_those_of_the_untouched_base(tmp_path: Path) -> None:
     folders = {
         kind: make_adapter_of(tmp_path / kind, base, KINDS[kind](TARGETS["gpt_neox"])) for kind in kinds
     }
-    model, tokenizer = live.load(base, folders, "float32")
+    model, tokenizer = live.load_with_adapters(base, folders, "float32")
     alone = {}
     for kind in kinds:
         live.switch(model, kind)
@@ -261,13 +261,13 @@ def test_a_missing_bias_is_noticed(tmp_path: Path) -> None:
     """Biases are the base's own parameters, which peft writes over without saying which it lacks."""
     base = str(make_other_base(tmp_path / "base", "qwen2"))
     folder = make_adapter_of(tmp_path / "biases", base, KINDS["all biases"](TARGETS["qwen2"]))
-    live.load(base, {"biases": folder}, "float32")
+    live.load_with_adapters(base, {"biases": folder}, "float32")
     save_file(
         without("layers.1.self_attn.k_proj.base_layer.bias")(load_file(folder / adapters.WEIGHTS)),
         folder / adapters.WEIGHTS,
     )
     with pytest.raises(AdapterError, match=r"lacks .*layers\.1\.self_attn\.k_proj.*bias"):
-        live.load(base, {"biases": folder}, "float32")
+        live.load_with_adapters(base, {"biases": folder}, "float32")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_other_kinds_are_rejected_by_name(
     before = json.loads((copy / adapters.CONFIG).read_text())
     (copy / adapters.CONFIG).write_text(json.dumps(before | settings))
     with pytest.raises(AdapterError, match=message):
-        adapters.check(copy, str(tiny))
+        adapters.check_adapter(copy, str(tiny))
 
 
 def test_every_kind_of_peft_is_accepted_or_rejected_by_name() -> None:
@@ -306,7 +306,7 @@ def test_a_base_that_an_adapter_changed_is_noticed(
     pissa = make_adapter_of(tmp_path / "pissa", str(tiny), config)
     monkeypatch.setattr(adapters, "may_change_base", lambda folder: False)
     with pytest.raises(AdapterError, match="changed the base"):
-        live.load(str(tiny), {"pissa": pissa}, "float32")
+        live.load_with_adapters(str(tiny), {"pissa": pissa}, "float32")
 
 
 def test_an_adapter_that_depends_on_another_is_noticed(
@@ -316,7 +316,7 @@ def test_an_adapter_that_depends_on_another_is_noticed(
     switch = live.switch
     monkeypatch.setattr(live, "switch", lambda model, name: switch(model, name and "2"))
     with pytest.raises(AdapterError, match="1 does not answer beside 1 others as it does alone"):
-        live.load(str(tiny), folders, "float32")
+        live.load_with_adapters(str(tiny), folders, "float32")
 
 
 def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

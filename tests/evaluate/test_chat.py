@@ -85,7 +85,7 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
         log_samples=True,
     )
     (path,) = run.evaluate(settings, lambda _: None)
-    instruction = harness.load([EN])[EN].config.description.strip()
+    instruction = harness.load_tasks([EN])[EN].config.description.strip()
     lines = path.with_name(path.name.replace(".json", ".outputs.jsonl")).read_text("utf-8").splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -95,7 +95,7 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
 
 def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = with_template(tmp_path / "plain", None)
-    monkeypatch.setattr(live, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(live, "load_with_adapters", lambda *_: pytest.fail("the model was loaded"))
     settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path, engine="hf", limit=1)
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(BaseModelError, match="plain has no chat template"):
@@ -126,14 +126,14 @@ def test_chat_templates_are_downloaded_with_a_base() -> None:
 
 def test_an_adapter_with_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base)
-    tokenizers.check(adapter, str(base), chat=True)
+    tokenizers.check_tokenizer(adapter, str(base), chat=True)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer(["a", "bb"], padding=True, truncation=True, max_length=5)  # settings of batches are no content
     tokenizer.save_pretrained(adapter)
-    tokenizers.check(adapter, str(base), chat=True)
+    tokenizers.check_tokenizer(adapter, str(base), chat=True)
     tokenizer.chat_template = SYSTEM_IGNORED
     tokenizer.save_pretrained(adapter)
-    tokenizers.check(adapter, str(base), chat=False)
+    tokenizers.check_tokenizer(adapter, str(base), chat=False)
     settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path / "out", adapters=(adapter,))
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(AdapterError, match=r"differs from that of .*: chat template\. Prompts"):

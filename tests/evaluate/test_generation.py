@@ -81,6 +81,6 @@ def test_the_record_names_them(penalised: Path, base: Path, tmp_path: Path) -> N
 def test_a_base_without_generation_config_has_that_of_its_configuration(base: Path, tmp_path: Path) -> None:
     for name in ("config.json",):
         (tmp_path / name).write_bytes((base / name).read_bytes())
-    config = generation.of_base(str(tmp_path))
+    config = generation.base_generation_config(str(tmp_path))
     assert config.eos_token_id == 2
-    assert generation.acting(config) == {}
+    assert generation.acting_settings(config) == {}

@@ -120,7 +120,7 @@ def test_adapters_are_switched(base: Path, adapter: Path, other_adapter: Path) -
     """Each name answers as peft does with that adapter alone."""
     import peft
 
-    model, tokenizer = live.load(str(base), {"a": adapter, "b": other_adapter}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {"a": adapter, "b": other_adapter}, "float32")
     engine = MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=16)
     alone = {None: AutoModelForCausalLM.from_pretrained(base)}
     for name, folder in (("a", adapter), ("b", other_adapter)):
@@ -137,7 +137,7 @@ def test_adapters_are_switched(base: Path, adapter: Path, other_adapter: Path) -
 
 def test_cast_is_loading_in_that_dtype(base: Path) -> None:
     """Buffers keep their precision: rotary frequencies in bf16 would be another model."""
-    model, tokenizer = live.load(str(base), {}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {}, "float32")
     live.cast(model, "bfloat16")
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     assert torch.equal(live.probe_logits(model, tokenizer), live.probe_logits(loaded, tokenizer))

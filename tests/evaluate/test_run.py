@@ -59,12 +59,14 @@ def midalign(*arguments: object, status: int = 0, **kwargs: Any) -> "subprocess.
 @pytest.mark.parametrize("name", ["midalign_mini_json_hi", "midalign_mini_slot_en", "midalign_mini_mt_en-ja"])
 def test_answers_are_limited_to_the_longest_gold_answer_in_the_bases_own_tokens(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
-    tasks = harness.load([name])
+    tasks = harness.load_tasks([name])
     limit_answers(tasks, tokenizer, context=1024)
     limit = tasks[name].config.generation_kwargs["max_gen_toks"]
     longest = max(len(tokenizer.encode(doc["target"])) - 1 for doc in tasks[name].eval_docs)  # without BOS
     assert longest < limit <= 1.25 * longest + 17
-    assert harness.load([name])[name].config.generation_kwargs["max_gen_toks"] != limit  # no other run's
+    assert (
+        harness.load_tasks([name])[name].config.generation_kwargs["max_gen_toks"] != limit
+    )  # no other run's
 
 
 def test_an_answer_takes_half_the_context_at_most() -> None:
@@ -139,7 +141,7 @@ def test_one_record_a_model_with_all_that_it_came_from(
         assert list(entry.retrieval.accuracy) == ["de"]
     aligned = records["mini-aligned-seed7"]
     assert (aligned.arm, aligned.seed, aligned.recipe) == ("aligned", 7, aligned.adapter.manifest.recipe)
-    assert aligned.adapter.digest == adapters.digest(manifest_adapter)
+    assert aligned.adapter.digest == adapters.adapter_digest(manifest_adapter)
     assert (records["tiny"].arm, records["tiny"].adapter) == ("base", None)
     assert records["adapter-a"].adapter.manifest is None
     # The one layer of the run's aligned adapters is where all of its models are read.
@@ -155,7 +157,7 @@ def test_one_record_a_model_with_all_that_it_came_from(
 def test_figures_follow_from_the_outputs(finished: Path, base: Path) -> None:
     """Prompts are the harness's, and counts, metrics and errors are recomputed from the outputs kept."""
     docs = {name: list(slot.dataset(**harness.metadata(name))["test"]) for name in (EN, DE)}
-    tasks = harness.load([EN, DE])
+    tasks = harness.load_tasks([EN, DE])
     tokenizer = AutoTokenizer.from_pretrained(base)
     for name in ("tiny", "adapter-a", "mini-aligned-seed7"):
         entry, items = record.read(finished / f"{name}.json"), record.read_items(finished / f"{name}.json")
@@ -441,7 +443,7 @@ def test_a_finished_record_is_not_replaced_under_other_conditions(
 def test_another_adapter_of_the_same_name_does_not_take_its_record(
     settings: EvalSettings, two_adapters_of_one_name: tuple[Path, Path]
 ) -> None:
-    first, second = (adapters.digest(folder)[:12] for folder in two_adapters_of_one_name)
+    first, second = (adapters.adapter_digest(folder)[:12] for folder in two_adapters_of_one_name)
     with pytest.raises(RecordError, match=rf"adapter\.json is .* adapter {first}, now {second}.*rm '"):
         run.evaluate(replace(settings, adapters=two_adapters_of_one_name[1:]), lambda _: None)
 
@@ -628,7 +630,7 @@ def test_samples_are_seeded_and_nested() -> None:
 
 
 def test_candidates_stand_in_no_training_text() -> None:
-    pairs = retrieval.held_out("mini", ["de", "en", "ja"])
+    pairs = retrieval.held_out_pairs("mini", ["de", "en", "ja"])
     assert list(pairs) == ["de", "ja"]
     for language, chosen in pairs.items():
         test = {item.id: item.utterance for item in mini.items(language, "test")}
@@ -638,8 +640,8 @@ def test_candidates_stand_in_no_training_text() -> None:
         assert chosen.english == tuple(english[i] for i in chosen.ids)
         assert not set(chosen.foreign) & {item.utterance for item in mini.items(language, "train")}
         assert not set(chosen.english) & {item.utterance for item in mini.items("en", "train")}
-    assert retrieval.held_out("mini", ["de", "ja"]) == pairs
-    assert retrieval.held_out("mini", ["en"]) == {}
+    assert retrieval.held_out_pairs("mini", ["de", "ja"]) == pairs
+    assert retrieval.held_out_pairs("mini", ["en"]) == {}
 
 
 def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -655,7 +657,7 @@ def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.Mon
         return [Item(str(i), "", text, text, ()) for i, text in enumerate(texts)]
 
     monkeypatch.setattr(mini, "items", items)
-    chosen = retrieval.held_out("mini", ["de"])["de"]
+    chosen = retrieval.held_out_pairs("mini", ["de"])["de"]
     assert set(chosen.english) <= {"three", "five", "six"}
     assert len(chosen.ids) == 2  # one of the two "three", one of the two "fünf"
 

@@ -111,13 +111,13 @@ def test_a_missing_shard_is_named(folders: dict[str, Path], tmp_path: Path) -> N
     assert "--shard 2/3" in done.stderr
     assert not (tmp_path / "merged").exists()
     with pytest.raises(RecordError, match="No shard"):
-        shards.merge([tmp_path], tmp_path / "merged")
+        shards.merge_shards([tmp_path], tmp_path / "merged")
 
 
 def test_a_doubled_shard_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     again = shutil.copytree(folders["one"], tmp_path / "again")
     with pytest.raises(RecordError, match="both shard 1"):
-        shards.merge([folders["one"], folders["two"], again], tmp_path / "merged")
+        shards.merge_shards([folders["one"], folders["two"], again], tmp_path / "merged")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_shards_of_different_runs_are_refused(
         content[field] = {key: content[field][key] if one is None else one for key, one in value.items()}
         path.write_text(json.dumps(content), "utf-8")
     with pytest.raises(RecordError, match=f"different runs: {message}"):
-        shards.merge([folders["one"], other], tmp_path / "merged")
+        shards.merge_shards([folders["one"], other], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
@@ -149,7 +149,7 @@ def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> No
     names = {}
     for shots in (0, 1):
         own = replace(settings, num_fewshot=shots)
-        tasks = harness.load(TASKS)
+        tasks = harness.load_tasks(TASKS)
         model = _check_models(own, str(base))[0]
         names[shots] = run_digest(own, str(base), "hf", model, tasks)
     assert names[0] != names[1]
@@ -162,7 +162,7 @@ def test_a_shard_of_other_tasks_is_refused_before_the_model_is_loaded(
         base=str(base), tasks=TASKS[:1], output=tmp_path, engine="hf", limit=4, shard=(1, 2)
     )
     run.evaluate(settings, lambda _: None)
-    monkeypatch.setattr(live, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(live, "load_with_adapters", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(RecordError, match="run of the shards"):
         run.evaluate(replace(settings, tasks=TASKS), lambda _: None)
 
@@ -209,7 +209,7 @@ def test_the_array_script_asks_for_each_shard_once(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 12))
 def test_shards_are_even_and_share_all(sizes: list[int], of: int) -> None:
     positions = {f"task {i}": list(range(10, 10 + size)) for i, size in enumerate(sizes)}
-    parts = [shards.share(positions, number, of) for number in range(1, of + 1)]
+    parts = [shards.shard_items(positions, number, of) for number in range(1, of + 1)]
     counts = [sum(map(len, part.values())) for part in parts]
     assert max(counts) - min(counts) <= 1
     joined = [(name, item) for part in parts for name, items in part.items() for item in items]

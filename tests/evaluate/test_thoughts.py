@@ -14,9 +14,9 @@ from midalign import record
 from midalign.data import mini
 from midalign.errors import EngineError
 from midalign.evaluate import run
+from midalign.evaluate.external_outputs import score_outputs
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.requests import Generated
-from midalign.evaluate.score import score
 from midalign.evaluate.settings import EvalSettings
 from midalign.families import slot
 
@@ -126,11 +126,11 @@ def test_outputs_from_elsewhere_are_scored_after_their_thoughts(
     file = tmp_path / "api.jsonl"
     file.write_text("\n".join(lines), "utf-8")
     task = "midalign_mini_slot_fr"
-    entry, _ = score(task, file, "test", tmp_path / "thinking", think_end_token=END)
+    entry, _ = score_outputs(task, file, "test", tmp_path / "thinking", think_end_token=END)
     assert entry.tasks[task].metrics["exact_match"].value == 1.0
     assert entry.decoding == {"think_end_token": END}
     with caplog.at_level(logging.WARNING):
-        entry, _ = score(task, file, "test", tmp_path / "whole")
+        entry, _ = score_outputs(task, file, "test", tmp_path / "whole")
     assert entry.tasks[task].metrics["exact_match"].value < 0.5
     assert "300 of 300 outputs hold </think>" in caplog.text
 
@@ -140,6 +140,6 @@ def test_empty_ends_and_budgets_are_refused(thinker: Path, tmp_path: Path) -> No
         with pytest.raises(EngineError, match="expected text: --think-end-token"):
             engine(thinker, think_end_token=end)
         with pytest.raises(EngineError, match="expected text: --think-end-token"):
-            score(EN, tmp_path / "api.jsonl", "test", tmp_path, think_end_token=end)
+            score_outputs(EN, tmp_path / "api.jsonl", "test", tmp_path, think_end_token=end)
     with pytest.raises(EngineError, match="Found 0 tokens for thoughts, expected at least 1"):
         engine(thinker, think_end_token=END, max_thinking_tokens=0)

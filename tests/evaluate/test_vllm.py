@@ -55,7 +55,7 @@ def penalised(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hf(penalised: Path, folders: dict[str, Path]) -> MidalignHF:
-    model, tokenizer = live.load(str(penalised), folders, "float32")
+    model, tokenizer = live.load_with_adapters(str(penalised), folders, "float32")
     return MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=16)
 
 

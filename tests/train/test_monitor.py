@@ -103,7 +103,7 @@ from midalign import harness
 from midalign.train import build, callbacks, checkpoints, monitor, recipe, run, stream
 
 settings = recipe.load("mini", sys.argv[1:])
-harness.load([settings.task])  # lm-eval's index once for all processes
+harness.load_tasks([settings.task])  # lm-eval's index once for all processes
 
 
 def die(*_):

@@ -161,7 +161,7 @@ def test_a_copy_counts_as_much_as_a_task_sample_under_every_schedule(recipe, tok
 
 def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(recipe, tokens, stream):
     tokenizer = tokens.tokenizer
-    task = harness.load(["midalign_mini_slot_ru"])["midalign_mini_slot_ru"]
+    task = harness.load_tasks(["midalign_mini_slot_ru"])["midalign_mini_slot_ru"]
     rendered = {}
     for document in task.training_docs():
         prompt = harness.prompt(task, document)

@@ -23,7 +23,7 @@ STAMP = "midalign-comet"
 SETUP = "midalign comet setup"
 
 
-def folder() -> Path:
+def environment_folder() -> Path:
     """Return $MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
     chosen = os.environ.get("MIDALIGN_COMET")
     return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
@@ -31,20 +31,20 @@ def folder() -> Path:
 
 def is_ready() -> bool:
     """Return whether the environment was completed."""
-    return (folder() / STAMP).is_file()
+    return (environment_folder() / STAMP).is_file()
 
 
-def python() -> Path:
+def environment_python() -> Path:
     """Return the interpreter of the environment. Raises EngineError with the command that creates it."""
     if not is_ready():
         raise EngineError(
-            f"COMET has an environment of its own, and there is none in {folder()}. "
+            f"COMET has an environment of its own, and there is none in {environment_folder()}. "
             f"Make it, a minute and 1.4 GB: {SETUP}"
         )
-    return _python(folder())
+    return _python(environment_folder())
 
 
-def setup(path: Path, tell: Callable[[str], None]) -> bool:
+def set_up_environment(path: Path, tell: Callable[[str], None]) -> bool:
     """Make the environment in `path`; returns False where it was there as wanted.
 
     A set-up that was interrupted goes on from where it was. Raises EngineError where no Python fits, the

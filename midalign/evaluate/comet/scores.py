@@ -35,11 +35,11 @@ WORKER = Path(__file__).with_name("worker.py")
 BATCH = 32
 MILLION = 1_000_000
 
-Report = Callable[[int, int], None]
+SegmentReporter = Callable[[int, int], None]
 """Takes how many of how many different segments are scored."""
 
 
-class Segment(NamedTuple):
+class CometSegment(NamedTuple):
     """What a score is of."""
 
     source: str
@@ -56,7 +56,7 @@ class CometModel:
     version: str
 
 
-def directions(asked: Sequence[str], warn: bool = False) -> list[str]:
+def comet_directions(asked: Sequence[str], warn: bool = False) -> list[str]:
     """Return the tasks among `asked` (names and groups) that COMET scores: pairs of languages that it knows.
 
     Other tasks of a group are skipped, and named in a warning if `warn` is set. Raises TaskError for tasks
@@ -90,28 +90,30 @@ def _unknown(task: str) -> list[str]:
     return [one.name for one in both if not one.comet]
 
 
-def segment(doc: Mapping[str, Any], output: str) -> Segment:
+def comet_segment(doc: Mapping[str, Any], output: str) -> CometSegment:
     """Return the segment to score, of a document of a translation task."""
-    return Segment(doc["source"], answer(output), doc["target"])
+    return CometSegment(doc["source"], answer(output), doc["target"])
 
 
-def check(name: str) -> CometModel:
+def check_comet_model(name: str) -> CometModel:
     """Load the model, let it score something and return what it is; a hub id is downloaded.
 
     Raises EngineError where there is no such model, it does not load, or COMET has no environment.
     """
-    with Worker(name) as worker:
-        worker.score([Segment("a", "b", "c")])
+    with CometProcess(name) as worker:
+        worker.score([CometSegment("a", "b", "c")])
         return worker.model
 
 
-def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[CometModel, list[int]]:
+def score_segments(
+    name: str, segments: Sequence[CometSegment], report: SegmentReporter
+) -> tuple[CometModel, list[int]]:
     """Return the scores of the segments in millionths, in their order, and the model that gave them.
 
     Segments that were scored before come from the cache. Raises EngineError if the model or the environment
     is missing, or COMET's process ends.
     """
-    with Worker(name) as worker, closing(Kept(worker.model)) as kept:
+    with CometProcess(name) as worker, closing(ScoreCache(worker.model)) as kept:
         found = {segment: kept.find(segment) for segment in dict.fromkeys(segments)}
         # The longest first: what does not fit into memory shows at once, and the rest goes ever faster.
         missing = sorted((s for s in found if found[s] is None), key=lambda s: (-len(s.source), s))
@@ -127,30 +129,30 @@ def score(name: str, segments: Sequence[Segment], report: Report) -> tuple[Comet
         return worker.model, [value for s in segments if (value := found[s]) is not None]
 
 
-def pooled(model: CometModel, millionths: Sequence[int]) -> record.Comet:
+def pooled_comet_score(model: CometModel, millionths: Sequence[int]) -> record.Comet:
     """Return the score of a task for its record: the mean and its bootstrap standard error."""
     counts = np.stack([np.ones(len(millionths), np.int64), np.array(millionths, np.int64)], axis=1)
     return record.Comet(
         name=model.name,
         digest=model.digest,
         version=model.version,
-        value=float(mean(counts.sum(0))),
-        stderr=stderr(counts, mean),
+        value=float(mean_score(counts.sum(0))),
+        stderr=stderr(counts, mean_score),
         n=len(millionths),
     )
 
 
-def mean(counts: np.ndarray) -> np.ndarray:
+def mean_score(counts: np.ndarray) -> np.ndarray:
     """Return the mean score of pooled (..., [n, millionths])."""
     return np.asarray(counts[..., 1] / counts[..., 0] / MILLION)
 
 
-class Worker:
+class CometProcess:
     """COMET's process, which knows its model and loads it at the first batch. A context: it ends with it."""
 
     def __init__(self, name: str) -> None:
         # -I: neither PYTHONPATH nor the user's site may put our packages before COMET's.
-        command = [str(environment.python()), "-I", "-W", "ignore", str(WORKER), name]
+        command = [str(environment.environment_python()), "-I", "-W", "ignore", str(WORKER), name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             said = self._hear()
@@ -159,7 +161,7 @@ class Worker:
             raise
         self.model = CometModel(_shown(name), said["digest"], said["version"])
 
-    def score(self, batch: Sequence[Segment]) -> list[int]:
+    def score(self, batch: Sequence[CometSegment]) -> list[int]:
         """Return scores in millionths. Raises EngineError if the process ends or returns no numbers."""
         assert self._process.stdin is not None
         try:
@@ -213,7 +215,7 @@ def _shown(name: str) -> str:
     return path.name if path.is_dir() else name
 
 
-class Kept:
+class ScoreCache:
     """A model's scores on disk, by segment: `comet/<digest>-<version>.sqlite` in the cache folder.
 
     A batch is there whole or not at all, whatever is killed.
@@ -228,14 +230,14 @@ class Kept:
                 "create table if not exists scores (segment blob primary key, millionths int)"
             )
 
-    def find(self, segment: Segment) -> int | None:
+    def find(self, segment: CometSegment) -> int | None:
         """Return a segment's score in millionths, or None if it has none yet."""
         with self._named():
             query = "select millionths from scores where segment = ?"
             row = self._database.execute(query, (_key(segment),)).fetchone()
         return int(row[0]) if row else None
 
-    def keep(self, scored: dict[Segment, int]) -> None:
+    def keep(self, scored: dict[CometSegment, int]) -> None:
         """Write a batch."""
         with self._named(), self._database:
             rows = [(_key(segment), millionths) for segment, millionths in scored.items()]
@@ -256,5 +258,5 @@ class Kept:
             ) from None
 
 
-def _key(segment: Segment) -> bytes:
+def _key(segment: CometSegment) -> bytes:
     return hashlib.sha256(json.dumps(segment).encode()).digest()

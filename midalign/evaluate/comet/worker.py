@@ -22,7 +22,7 @@ class Refused(Exception):  # noqa: N818
     """What the user can mend."""
 
 
-def checkpoint(model: str) -> Path:
+def find_checkpoint(model: str) -> Path:
     """Return the checkpoint file. Its hparams.yaml is one folder up, where COMET writes it."""
     path = Path(model).expanduser()
     if path.is_dir():
@@ -31,14 +31,14 @@ def checkpoint(model: str) -> Path:
             raise Refused(f"{path} has {len(found)} files checkpoints/*.ckpt, expected one; name the file")
         path = found[0]
     elif not path.is_file():
-        path = downloaded(model)
+        path = download_checkpoint(model)
     hparams = path.absolute().parents[1] / "hparams.yaml"
     if not hparams.is_file():
         raise Refused(f"{path} is no COMET checkpoint: there is no {hparams}")
     return path
 
 
-def downloaded(model: str) -> Path:
+def download_checkpoint(model: str) -> Path:
     """Return the checkpoint of a hub id, from the hub's cache or the hub."""
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise Refused(
@@ -60,7 +60,7 @@ def downloaded(model: str) -> Path:
         ) from None
 
 
-def digest(path: Path) -> str:
+def checkpoint_digest(path: Path) -> str:
     """Return the sha256 of the checkpoint and its hyperparameters."""
     found = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
     with path.open("rb") as file:
@@ -69,7 +69,7 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def load(path: Path) -> Any:
+def load_checkpoint(path: Path) -> Any:
     """Load the model, on a GPU if there is one."""
     import torch
     from comet import load_from_checkpoint
@@ -81,7 +81,7 @@ def load(path: Path) -> Any:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def score(model: Any, segments: "list[list[str]]") -> "list[float]":
+def score_batch(model: Any, segments: "list[list[str]]") -> "list[float]":
     """Score one batch by the steps of COMET's own `predict`."""
     import torch
 
@@ -107,13 +107,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        path = checkpoint(sys.argv[1])
+        path = find_checkpoint(sys.argv[1])
         version = importlib.metadata.version("unbabel-comet")
-        print(json.dumps({"digest": digest(path), "version": version}), file=answers, flush=True)
+        print(json.dumps({"digest": checkpoint_digest(path), "version": version}), file=answers, flush=True)
         model = None
         for line in sys.stdin.buffer:
-            model = model or load(path)
-            print(json.dumps(score(model, json.loads(line))), file=answers, flush=True)
+            model = model or load_checkpoint(path)
+            print(json.dumps(score_batch(model, json.loads(line))), file=answers, flush=True)
     except Refused as refusal:
         print(json.dumps({"error": str(refusal)}), file=answers, flush=True)
     except BrokenPipeError:

@@ -14,7 +14,7 @@ from midalign import adapter, guard, harness, locks, record
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
-from midalign.evaluate.thoughts import answer_of, check_end
+from midalign.evaluate.thoughts import answer_of, check_thoughts_end
 from midalign.families import family
 from midalign.metrics import scorer
 from midalign.metrics.bootstrap import stderr
@@ -27,13 +27,13 @@ THOUGHTS = "</think>"
 SPLITS = ("train", "validation", "test")
 
 
-def score(
+def score_outputs(
     task: str,
     outputs: Path,
     split: str,
     folder: Path,
     comet: str | None = None,
-    report: scores.Report = lambda done, total: None,
+    report: scores.SegmentReporter = lambda done, total: None,
     think_end_token: str | None = None,
 ) -> tuple[record.Record, Path]:
     """Score `outputs` on a split of a language task, and write the record into `folder`.
@@ -54,9 +54,9 @@ def score(
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     if comet is not None:
-        scores.directions([task])
+        scores.comet_directions([task])
     if think_end_token is not None:
-        check_end(think_end_token)
+        check_thoughts_end(think_end_token)
     metadata = harness.metadata(task)
     tasks, scored = family(metadata["family"]), scorer(metadata["family"])
     docs = tasks.dataset(**metadata)[split]
@@ -75,9 +75,9 @@ def score(
     language = str(metadata["language"])
     by_comet, millionths = None, None
     if comet is not None:
-        segments = [scores.segment(doc, texts[i]) for i, doc in enumerate(docs)]
-        model, found = scores.score(comet, segments, report)
-        by_comet, millionths = scores.pooled(model, found), np.array(found, np.int64)
+        segments = [scores.comet_segment(doc, texts[i]) for i, doc in enumerate(docs)]
+        model, found = scores.score_segments(comet, segments, report)
+        by_comet, millionths = scores.pooled_comet_score(model, found), np.array(found, np.int64)
     items = record.Items(np.arange(len(docs)), counts, repeated, millionths)
     result = record.TaskResult(
         language=language,
@@ -85,7 +85,7 @@ def score(
         version=metadata["version"],
         n=len(docs),
         counts={column: int(total) for column, total in zip(scored.COLUMNS, pooled, strict=True)},
-        metrics=rates(counts, metadata),
+        metrics=pooled_metrics(counts, metadata),
         signatures=tasks.signatures(metadata),
         data_digest=tasks.data_digest(metadata, split),
         prompt_digest=None,
@@ -119,7 +119,7 @@ def score(
         return entry, record.write(entry, {task: items}, folder)
 
 
-def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
+def pooled_metrics(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
     """Return a task's metrics of counts per item (items, columns), as lm-eval's aggregations give them."""
     return {
         name: record.Metric(
