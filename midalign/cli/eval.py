@@ -243,7 +243,7 @@ def evaluate(
 
 
 def _shard(text: str) -> tuple[int, int] | None:
-    """Parse I/N."""
+    """Parse I/N, such as 2/8."""
     number, slash, of = text.partition("/")
     if not text:
         return None

@@ -57,7 +57,7 @@ def score(
 
 
 def _report(done: int, total: int) -> None:
-    """Update one line on a terminal."""
+    """Update a line of progress, on a terminal only."""
     if sys.stderr.isatty():
         print(
             f"\rCOMET {done}/{total} segments", end="\n" if done == total else "", file=sys.stderr, flush=True

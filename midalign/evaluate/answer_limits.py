@@ -5,17 +5,18 @@ from functools import cache
 from typing import Any
 
 from midalign import adapter as adapters
+from midalign.rounding import round_up
 
 LIMIT_MULTIPLE = 16
-"""Limits of answers are multiples of this number of tokens."""
+"""Limits are multiples of this number of tokens."""
 
 
 def limit_answers(tasks: Mapping[str, Any], tokenizer: Any, context: int | None) -> None:
-    """Limit answers to what the longest gold answer needs in the base's own tokens, and a quarter.
+    """Limit the answers of each task to 1.25 times the tokens of its longest gold answer.
 
-    A base of `context` tokens, None where its configuration does not say, keeps half of them for the prompt.
-    The limits of the task files are in bytes, which fits every tokenizer. With a tokenizer at hand, prompts
-    get the rest of the context, and a base that never ends its answers takes less time.
+    The limits in the task files are in bytes, which is safe for every tokenizer. These limits are shorter, so
+    that prompts get more of the context, and a base that never ends its answers takes less time. `context` is
+    the context of the base in tokens, None if its configuration does not have it.
     """
     for task in tasks.values():
         limit = answer_limit(list(task.eval_docs["target"]), tokenizer, context)
@@ -24,18 +25,18 @@ def limit_answers(tasks: Mapping[str, Any], tokenizer: Any, context: int | None)
 
 
 def answer_limit(targets: Sequence[str], tokenizer: Any, context: int | None) -> int:
-    """Return the tokens of the longest gold answer and a quarter, at most half the context."""
+    """Return 1.25 times the tokens of the longest gold answer, rounded up, but at most half the context."""
     longest = max(map(len, tokenizer(targets, add_special_tokens=False)["input_ids"]))
-    limit = -(-(longest + longest // 4 + 1) // LIMIT_MULTIPLE) * LIMIT_MULTIPLE
+    limit = round_up(longest + longest // 4 + 1, LIMIT_MULTIPLE)
     return limit if context is None else min(limit, context // 2)
 
 
 @cache
 def context_tokens(base: str) -> int | None:
-    """Return the context of a base in tokens, None where its configuration does not say."""
+    """Return the context length of a base in tokens, None if its configuration does not have it."""
     return getattr(adapters.base_config(base).get_text_config(), "max_position_embeddings", None)
 
 
 def task_limit(task: Any) -> int:
-    """Return the most tokens of an answer."""
+    """Return the maximum number of tokens of a task's answers."""
     return int(task.config.generation_kwargs["max_gen_toks"])

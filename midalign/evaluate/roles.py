@@ -31,9 +31,9 @@ def assign_roles(
             sides[model.name] = set(settings.supervised), set(settings.aligned)
     base = next((model.name for model in models if model.folder is None), None)
     if base is not None and len(models) > 1:
-        own = [side for name, side in sides.items() if name != base]
-        supervised = set().union(*(side[0] for side in own))
-        sides[base] = supervised, set().union(*(side[1] for side in own)) - supervised
+        adapter_sides = [side for name, side in sides.items() if name != base]
+        supervised = set().union(*(side[0] for side in adapter_sides))
+        sides[base] = supervised, set().union(*(side[1] for side in adapter_sides)) - supervised
     return {
         name: record.Roles(
             supervised=in_table_order(supervised),
@@ -49,7 +49,7 @@ def assign_roles(
 def _warn_of_ignored_roles(
     settings: EvalSettings, name: str, supervised: set[str], aligned: set[str]
 ) -> None:
-    """Say where roles that were given by hand differ from a manifest's, which count."""
+    """Warn of roles in the settings that differ from those of a manifest, which take precedence."""
     for option, given, known in (
         ("--supervised", settings.supervised, supervised),
         ("--aligned", settings.aligned, aligned),

@@ -16,14 +16,14 @@ Split = Literal["validation", "test"]
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What `midalign eval` is asked for."""
+    """Settings of one evaluation: the options of `midalign eval`."""
 
     base: str
     tasks: tuple[str, ...]
     output: Path
     adapters: tuple[Path, ...] = ()
     adapters_only: bool = False
-    """Leave the base out: untrained it often answers to the limit, and takes longer than all its adapters."""
+    """Skip the base model. An untuned base often generates until the token limit."""
     engine: EngineName = "auto"
     split: Split = "test"
     limit: int | None = None
@@ -37,10 +37,10 @@ class EvalSettings:
     apply_chat_template: bool = False
     system_instruction: str | None = None
     think_end_token: str | None = None
-    """The end of a reasoning model's thoughts, which are cut; None for models without."""
+    """Text that ends the thoughts of a reasoning model. All text up to it is removed."""
     max_thinking_tokens: int = BUDGET
     enable_thinking: bool | None = None
-    """Value that is passed to the chat template; None leaves it to the template."""
+    """Value of `enable_thinking` in the chat template; None for the default of the template."""
     constrained: bool = False
     shard: tuple[int, int] | None = None
     """(I, N): the I-th of N parts of the items."""
@@ -49,18 +49,18 @@ class EvalSettings:
 
     @property
     def regime(self) -> str:
-        """Of decoding. Scores of the two do not compare."""
+        """Decoding regime. Scores of the two regimes are not comparable."""
         return "constrained" if self.constrained else "free"
 
     @property
     def keeps_outputs(self) -> bool:
-        """Whether outputs are needed once they are scored."""
+        """Whether outputs are needed after lm-eval has scored them."""
         return self.log_samples or self.comet is not None or self.shard is not None
 
 
 @dataclass(frozen=True)
 class EvalProgress:
-    """Where an evaluation stands: items answered of one model, and the task that has just been finished."""
+    """Progress of one model: its answered items, and the task that has just been finished."""
 
     model: str
     done: int
@@ -85,12 +85,12 @@ class EvaluatedModel:
 
     @property
     def adapter(self) -> str | None:
-        """The name under which the engine knows the adapter; None is the base."""
+        """Name of the adapter in the engine; None for the base."""
         return None if self.folder is None else self.name
 
 
 def base_name(base: str) -> str:
-    """Return the last part of a folder: records are published, and paths belong to this machine."""
+    """Return the last part of a folder, or the hub id. Records are published and contain no paths."""
     return Path(base).resolve().name if Path(base).is_dir() else base
 
 
@@ -100,6 +100,6 @@ def record_path(settings: EvalSettings, model: EvaluatedModel) -> Path:
 
 
 def record_name(settings: EvalSettings, model: EvaluatedModel) -> str:
-    """Return the name of a model's record, which is different for each regime and shard."""
+    """Return the name of a model's record, which differs between regimes and shards."""
     name = f"{model.name}-constrained" if settings.constrained else model.name
     return f"{name}.shard-{settings.shard[0]}-of-{settings.shard[1]}" if settings.shard else name

@@ -206,7 +206,7 @@ def without(part: str) -> Callable[[Weights], Weights]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (renamed, r"would act in part: .* lacks .*layers\.2\..*lora_B.*holds .*layers\.2\..*lora_b"),
+        (renamed, r"would act in part: .* lacks .*layers\.2\..*lora_B.*has .*layers\.2\..*lora_b"),
         (without("layers.1.self_attn.q_proj.lora_A"), r"would act in part: .* lacks .*layers\.1.*lora_A"),
         (without("lm_head"), "would act in part: .* lacks .*lm_head"),
         (lambda weights: weights | {"base_model.model.extra": torch.ones(2)}, "holds .*extra"),

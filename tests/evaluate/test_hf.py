@@ -64,7 +64,7 @@ def test_prompts_without_room_are_cut_as_lm_eval_does_and_counted(
     assert max(one.prompt_tokens for one in ours.generated.values()) == 12
     cut = sum(n > 12 for n in lengths)
     assert f"task: {cut} of {len(PROMPTS)} prompts truncated on the left, to fit" in caplog.text
-    with pytest.raises(EngineError, match="takes 32 tokens, prompt included, and an answer may have 64"):
+    with pytest.raises(EngineError, match="context of the base is 32 tokens, and an answer may have 64"):
         ours.generate_until(requests(["\n"], length=64), disable_tqdm=True)
 
 

@@ -95,7 +95,7 @@ def test_a_group_is_refused_with_a_task_to_take(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda lines: lines[:-3], r"lacks 3 of 300 documents: doc_id 297, 298, 299\."),
-        (lambda lines: [*lines, lines[7]], "line 301: doc_id 7 stands there twice"),
+        (lambda lines: [*lines, lines[7]], "line 301: duplicate doc_id 7"),
         (lambda lines: [*lines, '{"doc_id": 300, "output": ""}'], "line 301: doc_id 300 does not exist"),
         (lambda lines: ['{"doc_id": -1, "output": ""}', *lines], "line 1: doc_id -1 does not exist"),
         (lambda lines: ["[]", *lines], "line 1: found"),

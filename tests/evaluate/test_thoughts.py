@@ -80,7 +80,7 @@ def test_constraints_begin_after_the_thoughts(thinker: Path) -> None:
 
 
 def test_sampling_is_refused(thinker: Path) -> None:
-    with pytest.raises(EngineError, match="greedy decoding alone"):
+    with pytest.raises(EngineError, match="greedy decoding only"):
         answer(engine(thinker, think_end_token=END), do_sample=True, temperature=0.7)
 
 
@@ -132,7 +132,7 @@ def test_outputs_from_elsewhere_are_scored_after_their_thoughts(
     with caplog.at_level(logging.WARNING):
         entry, _ = score_outputs(task, file, "test", tmp_path / "whole")
     assert entry.tasks[task].metrics["exact_match"].value < 0.5
-    assert "300 of 300 outputs hold </think>" in caplog.text
+    assert "300 of 300 outputs contain </think>" in caplog.text
 
 
 def test_empty_ends_and_budgets_are_refused(thinker: Path, tmp_path: Path) -> None:

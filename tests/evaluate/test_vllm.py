@@ -241,7 +241,7 @@ def test_a_merge_that_changes_something_is_refused(
     logits = live_logits(hf, folders)
     copies = merged_copies(str(base), {"a": folders["a"]}, logits, tmp_path / "good")
     assert (copies["a"] / "model.safetensors").is_file()
-    with pytest.raises(EngineError, match="changed what it does"):
+    with pytest.raises(EngineError, match="changed its outputs"):
         merged_copies(str(base), {"a": folders["a"]}, {"a": logits["b"]}, tmp_path / "bad")
     assert not list((tmp_path / "bad").iterdir())
 

@@ -205,7 +205,7 @@ def test_a_damaged_cache_is_named(
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not a database" * 1000)
     command = ("score", "--task", EN_HI, "--outputs", outputs, "--output", tmp_path, "--comet", comet_model)
-    assert f"{file}, where COMET's scores are kept" in midalign(*command, status=1).stderr
+    assert f"{file}, the cache of COMET's scores" in midalign(*command, status=1).stderr
 
 
 class TestDirections:

@@ -47,7 +47,7 @@ def test_a_second_call_does_nothing_until_a_pin_changes(
 def test_a_set_up_that_failed_is_none(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDALIGN_COMET", str(tmp_path / "env"))
     monkeypatch.setattr(environment, "_pip", lambda path, *arguments: "unbabel-comet" not in arguments)
-    with pytest.raises(EngineError, match="the same command goes on"):
+    with pytest.raises(EngineError, match="Rerun the same command to resume"):
         environment.set_up_environment(tmp_path / "env", print)
     with pytest.raises(EngineError, match="midalign comet setup"):
         environment.environment_python()
@@ -69,7 +69,7 @@ def test_pytorchs_own_index_follows_where_pip_has_no_cpu_build(
 
 def test_somebody_elses_folder_is_left_alone(asked: Asked, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(EngineError, match="holds something else"):
+    with pytest.raises(EngineError, match="contains something else"):
         environment.set_up_environment(tmp_path, print)
     assert not asked
 
