@@ -90,7 +90,7 @@ def attach(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
 
 
 def switch(model: Any, adapter: str | None) -> None:
-    """Activate one of the attached adapters, or none."""
+    """Let one of the attached adapters act, or none."""
     if not hasattr(model, "attached_adapters"):
         return
     _put(model.bare_contents)

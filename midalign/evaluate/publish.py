@@ -76,7 +76,7 @@ def publish_record(
         record.write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
 
 
-def check_overlap(
+def check_training_overlap(
     models: Sequence[EvaluatedModel], base: str, names: Sequence[str], split: Split
 ) -> dict[str, OverlapCheck | None]:
     """Return the overlap of the tasks with each model's training text, None for a base of unknown training.

@@ -14,7 +14,7 @@ from pathlib import Path
 from midalign import locks
 from midalign.evaluate.engine import free_memory, open_engine, quiet_libraries
 from midalign.evaluate.plan import EvalPlan, make_plan
-from midalign.evaluate.publish import add_overlap, check_overlap, lacks_overlap, publish_record
+from midalign.evaluate.publish import add_overlap, check_training_overlap, lacks_overlap, publish_record
 from midalign.evaluate.scoring import answer_tasks, read_parts, score_by_comet
 from midalign.evaluate.settings import EvalReporter, EvalSettings, EvaluatedModel
 
@@ -35,7 +35,7 @@ def evaluate(settings: EvalSettings, report: EvalReporter) -> list[Path]:
                 for model in plan.models
                 if model in unfinished or lacks_overlap(plan.record_path(model))
             ]
-            overlaps = check_overlap(unchecked, plan.base, plan.task_names, settings.split)
+            overlaps = check_training_overlap(unchecked, plan.base, plan.task_names, settings.split)
             _answer_missing(plan, unfinished, report)
             parts = {model.name: read_parts(plan, model) for model in unfinished}
             if settings.comet is not None:

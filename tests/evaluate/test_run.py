@@ -558,11 +558,11 @@ def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
         EvaluatedModel("trained", None, None, None),
         EvaluatedModel("adapter", manifest_adapter, "d" * 64, manifest),
     ]
-    checks = publish.check_overlap(models, str(trained), [DE], "test")
+    checks = publish.check_training_overlap(models, str(trained), [DE], "test")
     for check in checks.values():
         assert check is not None
         assert [one.exact for one in check.found] == [300]
-    assert publish.check_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
+    assert publish.check_training_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
 
 
 @pytest.mark.slow
