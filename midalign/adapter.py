@@ -396,8 +396,8 @@ def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
     with torch.device("meta"):  # names and shapes as peft will see them, without memory
         modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
     for name, shape in tensor_shapes(folder / WEIGHTS).items():
-        target, found, rest = name.removeprefix("base_model.model.").partition(".lora_")
-        if not found or len(shape) != 2:
+        target, is_lora, rest = name.removeprefix("base_model.model.").partition(".lora_")
+        if not is_lora or len(shape) != 2:
             continue  # other kinds of adapters: peft itself rejects wrong shapes
         side, wanted = ("takes", shape[1]) if "A" in rest.split(".")[0] else ("gives", shape[0])
         module = modules.get(target)

@@ -1,4 +1,4 @@
-"""Pair retrieval by states of a middle layer: whether alignment itself worked, apart from any task."""
+"""Pair retrieval by the hidden states of a middle layer, which measures alignment without a task."""
 
 import hashlib
 import random
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 CANDIDATES = 100
 PIVOT = "en"
 SOURCES = ("massive", "mini")
-"""Data sets with items that are parallel by id."""
+"""Data sets whose items are parallel by id."""
 POOLING = "mean without BOS, centred, cosine, both directions"
 OTHER_POOLING = "mean without {}, centred, cosine, both directions"
-"""Where the tokenizer does not write the configuration's BOS and nothing else: records of before, which left
-nothing out there, are not compared with these."""
+"""Pooling for tokenizers that add something else than BOS. Older records pooled all tokens there, so their
+retrieval is not comparable."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Parallel sentences that stand in no training split: `foreign[i]` translates `english[i]`."""
+    """Parallel sentences outside of the training splits: `foreign[i]` is the translation of `english[i]`."""
 
     ids: tuple[str, ...]
     foreign: tuple[str, ...]
@@ -46,26 +46,26 @@ def held_out_pairs(
     foreign = [language for language in languages if language != PIVOT]
     if not foreign:
         return {}
+    # 1. English, in one seeded order for all languages.
     english = {item.id: item.utterance for item in _items(source, PIVOT, split)}
     english_known = {item.utterance for item in _items(source, PIVOT, "train")}
     order = sorted(english)
     random.Random(seed).shuffle(order)
+    # 2. Per language the first items whose two utterances are new.
     pairs = {}
     for language in foreign:
-        there = {item.id: item.utterance for item in _items(source, language, split)}
-        known = {item.utterance for item in _items(source, language, "train")}
-        seen_there, seen_english = set(known), set(english_known)
-        chosen: list[str] = []
+        utterances = {item.id: item.utterance for item in _items(source, language, split)}
+        seen = {item.utterance for item in _items(source, language, "train")}
+        seen_english = set(english_known)
+        ids: list[str] = []
         for item in order:
-            if item in there and there[item] not in seen_there and english[item] not in seen_english:
-                chosen.append(item)
-                seen_there.add(there[item])
+            if item in utterances and utterances[item] not in seen and english[item] not in seen_english:
+                ids.append(item)
+                seen.add(utterances[item])
                 seen_english.add(english[item])
-            if len(chosen) == limit:
+            if len(ids) == limit:
                 break
-        pairs[language] = Pairs(
-            tuple(chosen), tuple(there[i] for i in chosen), tuple(english[i] for i in chosen)
-        )
+        pairs[language] = Pairs(tuple(ids), tuple(utterances[i] for i in ids), tuple(english[i] for i in ids))
     return pairs
 
 
@@ -78,12 +78,12 @@ def _items(source: str, language: str, split: str) -> "list[Item]":
 
 def candidates_digest(pairs: Mapping[str, Pairs]) -> str:
     """Return the sha256 of the lines "<language> <item id>"."""
-    lines = (f"{language} {item}\n" for language, chosen in pairs.items() for item in chosen.ids)
+    lines = (f"{language} {item}\n" for language, candidates in pairs.items() for item in candidates.ids)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def describe_pooling(tokenizer: Any, config: Any) -> str:
-    """Return how states are pooled with a tokenizer, in words; `config` is the text decoder's."""
+    """Describe how states are pooled with a tokenizer. `config` is that of the text decoder."""
     from midalign.align.sentences import PROBE, added_tokens
 
     before, after = added_tokens(tokenizer)
@@ -95,38 +95,43 @@ def describe_pooling(tokenizer: Any, config: Any) -> str:
 def retrieval_accuracy(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs], layer: int
 ) -> dict[str, float]:
-    """Return a model's accuracy by language after `layer` blocks, with one of its adapters or none."""
+    """Return the retrieval accuracy by language after `layer` blocks, with an adapter or none."""
+    import torch
+
     from midalign.align.retrieval import accuracy
 
     switch(model, adapter)
-    sentences = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
+    sentences = sorted({sentence for candidates in pairs.values() for sentence in candidates.english})
     english = dict(zip(sentences, pooled_states(model, tokenizer, sentences, [layer])[0], strict=True))
     result = {}
-    for language, chosen in pairs.items():
-        import torch
-
-        (foreign,) = pooled_states(model, tokenizer, chosen.foreign, [layer])
-        result[language] = accuracy(foreign, torch.stack([english[s] for s in chosen.english]), centred=True)
+    for language, candidates in pairs.items():
+        (foreign,) = pooled_states(model, tokenizer, candidates.foreign, [layer])
+        translations = torch.stack([english[sentence] for sentence in candidates.english])
+        result[language] = accuracy(foreign, translations, centred=True)
     return result
 
 
 def bits_by_language(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs]
 ) -> dict[str, float]:
-    """Return bits per character of the candidates by language, and of all English ones."""
+    """Return the bits per character of the candidates of each language, and of all English candidates."""
     from midalign.align.likelihood import bits_per_character, predicted_texts
 
     switch(model, adapter)
-    english = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
+    english = sorted({sentence for candidates in pairs.values() for sentence in candidates.english})
+    by_language: dict[str, Sequence[str]] = {
+        PIVOT: english,
+        **{code: candidates.foreign for code, candidates in pairs.items()},
+    }
     result = {}
-    for language, sentences in [(PIVOT, english), *((code, own.foreign) for code, own in pairs.items())]:
+    for language, sentences in by_language.items():
         ids, characters = predicted_texts(tokenizer, sentences, _room(model))
         result[language] = bits_per_character(model, ids, characters, tokenizer.pad_token_id or 0)
     return result
 
 
 def _room(model: Any) -> int | None:
-    """Return the most tokens of a sentence, since rows are padded to a multiple. None: no limit."""
+    """Return the maximum tokens of a sentence, a multiple of the padding. None is no limit."""
     from midalign.align.rows import MULTIPLE
 
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -136,9 +141,17 @@ def _room(model: Any) -> int | None:
 def pooled_states(
     model: Any, tokenizer: Any, sentences: Sequence[str], layers: Sequence[int], rows: int = 50
 ) -> Any:
-    """Return sentences' means after numbers of blocks: (layers, sentences, hidden) fp32 on the CPU.
+    """Return the mean hidden state of each sentence after some blocks.
 
-    `layers` are numbers of blocks. A sentence longer than the model's context is truncated at its end.
+    Args:
+        model: the model, with the adapter that acts now.
+        tokenizer: its tokenizer.
+        sentences: texts. One that is longer than the model's context is truncated at its end.
+        layers: numbers of blocks.
+        rows: sentences in one forward pass.
+
+    Returns:
+        (layers, sentences, hidden) fp32 on the CPU, in the order of the sentences.
     """
     import torch
 

@@ -15,8 +15,8 @@ from midalign.evaluate.decode import (
     LayerWithRoom,
     _cache,
     _rows_to_keep,
-    common_prefix,
     continue_greedily,
+    shared_prefix,
 )
 
 SIZES = {
@@ -94,7 +94,7 @@ def test_what_prompts_share_is_computed_once_where_all_positions_are_kept(name: 
 def test_the_common_prefix_leaves_each_prompt_a_token(prompts: list[list[int]]) -> None:
     begin = [prompts[0][:size] for size in range(min(map(len, prompts)))]
     longest = [start for start in begin if all(prompt[: len(start)] == start for prompt in prompts)][-1]
-    assert common_prefix(prompts) == longest
+    assert shared_prefix(prompts) == longest
 
 
 @given(st.lists(st.sampled_from(["one", "many", "choose", "repeat"]), max_size=12), st.integers(0, 99))

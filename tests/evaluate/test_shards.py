@@ -236,4 +236,4 @@ def test_shards_that_different_comet_models_scored_are_refused() -> None:
 
     items: Any = SimpleNamespace(comet=np.array([1, 2]))
     with pytest.raises(RecordError, match=r"scored by mine \(aaaaaaaaaaaa.* by mine \(bbbbbbbbbbbb"):
-        shards._pooled("midalign_mini_mt_en-de", [part("a"), part("b")], items)
+        shards._pool_results("midalign_mini_mt_en-de", [part("a"), part("b")], items)

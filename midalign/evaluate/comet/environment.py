@@ -76,7 +76,7 @@ def _python(environment: Path) -> Path:
 
 
 def _interpreter() -> str:
-    """Find a Python that COMET's pinned packages have wheels for: this one, or one on the path."""
+    """Return a Python that COMET's pinned packages have wheels for: this interpreter, or one on the path."""
     if sys.version_info[:2] in PYTHONS:
         return sys.executable
     names = [f"python{major}.{minor}" for major, minor in PYTHONS]

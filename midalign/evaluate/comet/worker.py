@@ -26,10 +26,10 @@ def find_checkpoint(model: str) -> Path:
     """Return the checkpoint file. Its hparams.yaml is one folder up, where COMET writes it."""
     path = Path(model).expanduser()
     if path.is_dir():
-        found = sorted(path.glob("checkpoints/*.ckpt"))
-        if len(found) != 1:
-            raise Refused(f"{path} has {len(found)} files checkpoints/*.ckpt, expected one. Give the file")
-        path = found[0]
+        files = sorted(path.glob("checkpoints/*.ckpt"))
+        if len(files) != 1:
+            raise Refused(f"{path} has {len(files)} files checkpoints/*.ckpt, expected one. Give the file")
+        path = files[0]
     elif not path.is_file():
         path = download_checkpoint(model)
     hparams = path.absolute().parents[1] / "hparams.yaml"
@@ -62,11 +62,11 @@ def download_checkpoint(model: str) -> Path:
 
 def checkpoint_digest(path: Path) -> str:
     """Return the sha256 of the checkpoint and its hyperparameters."""
-    found = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
+    digest = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: Path) -> Any:
