@@ -258,11 +258,13 @@ def check_adapter(folder: str | Path, base: str) -> None:
 
     `base` is a folder or hub id. Only headers are read: no weights are loaded, and nothing is unpickled.
     """
+    # 1. Shapes, which say most about an adapter of another base.
     folder = Path(folder)
     trained_on = str(
         adapter_config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
     )
     _check_shapes(folder, trained_on, base)
+    # 2. The digests of base and tokenizer, if midalign trained the adapter.
     manifest = read_manifest(folder)
     if manifest and manifest.base_digest != (digest := base_digest(base)):
         raise AdapterError(

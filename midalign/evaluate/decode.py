@@ -193,6 +193,7 @@ class LayerWithRoom(DynamicLayer):
         """Append the states of new positions, and return those of all positions."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        # 1. Make room for new positions and 2 * STEP more, unless there is enough.
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         # After rows were selected or repeated, `keys` is a new tensor and no longer a view of the room.
@@ -207,6 +208,7 @@ class LayerWithRoom(DynamicLayer):
             if start:
                 keys[:, :, :start], values[:, :, :start] = self.keys, self.values
             self.room = keys, values
+        # 2. Write the new positions, and return views of all of them.
         keys, values = self.room
         keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]

@@ -68,12 +68,14 @@ def attach(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
     """
     if not adapters:
         return
+    # 1. Attach each adapter to the bare base, and take its logits while it is alone.
     digest, logits = weights_digest(model), probe_logits(model, tokenizer)
     model.bare_contents, model.attached_adapters = _contents(model), {}
     alone = {}
     for name, folder in adapters.items():
         model.attached_adapters[name], alone[name] = _attach_to_bare(model, tokenizer, folder)
         switch(model, None)
+    # 2. Compare each adapter with itself alone.
     for name, folder in adapters.items():
         switch(model, name)
         if not _same(probe_logits(model, tokenizer, folder), alone[name]):
@@ -81,6 +83,7 @@ def attach(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
                 f"The adapter {folder} does not answer beside {len(adapters) - 1} others as it does alone: "
                 f"its logits on a probe differ. It acts on more than the base's modules. Evaluate it alone"
             )
+    # 3. Compare the base with itself before.
     switch(model, None)
     if weights_digest(model) != digest or not _same(probe_logits(model, tokenizer), logits):
         raise AdapterError(
@@ -160,6 +163,7 @@ def refuse_partial(
     import torch
     from safetensors.torch import load_file
 
+    # 1. Finite weights.
     stored = load_file(folder / adapter_files.WEIGHTS)
     diverged = [name for name, weight in stored.items() if not weight.isfinite().all()]
     if diverged:
@@ -167,6 +171,7 @@ def refuse_partial(
             f"The adapter {folder} has weights that are not finite ({_first_and_more(diverged)}): its "
             f"training diverged. Train it again with a lower learning rate, or skip it"
         )
+    # 2. Weights that the file lacks, and those that peft does not know.
     for weight in weights.values():
         weight.data.fill_(torch.nan)
     unknown = peft_model.load_adapter(str(folder), adapter, autocast_adapter_dtype=False).unexpected_keys

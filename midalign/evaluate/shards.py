@@ -105,6 +105,7 @@ def _overlap(entries: Sequence[record.Record]) -> OverlapCheck | None:
 
 def _sort_shards(name: str, entries: Mapping[Path, record.Record]) -> list[Path]:
     """Return the files sorted by shard. Raises RecordError unless each shard of one run exists once."""
+    # 1. All files are shards of one run, and none exists twice.
     by_number: dict[int, Path] = {}
     (first_file, first), *_ = entries.items()
     for file, entry in entries.items():
@@ -127,6 +128,7 @@ def _sort_shards(name: str, entries: Mapping[Path, record.Record]) -> list[Path]
                 f"Remove one of them"
             )
         by_number[entry.shard.number] = file
+    # 2. None is missing.
     assert first.shard is not None
     missing = sorted(set(range(1, first.shard.of + 1)) - set(by_number))
     if missing:
