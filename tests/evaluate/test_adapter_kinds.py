@@ -209,7 +209,7 @@ def without(part: str) -> Callable[[Weights], Weights]:
         (renamed, r"would act in part: .* lacks .*layers\.2\..*lora_B.*has .*layers\.2\..*lora_b"),
         (without("layers.1.self_attn.q_proj.lora_A"), r"would act in part: .* lacks .*layers\.1.*lora_A"),
         (without("lm_head"), "would act in part: .* lacks .*lm_head"),
-        (lambda weights: weights | {"base_model.model.extra": torch.ones(2)}, "holds .*extra"),
+        (lambda weights: weights | {"base_model.model.extra": torch.ones(2)}, "has .*extra"),
         (
             lambda weights: {name: w * torch.nan for name, w in weights.items()},
             "not finite .*training diverged",

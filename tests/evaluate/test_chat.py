@@ -155,7 +155,7 @@ def test_lm_evals_own_engine_is_warned_of(
         hooks.warn_of_the_model(theirs, apply_chat_template=False)
         assert "system turn" not in caplog.text
         hooks.warn_of_the_model(theirs, apply_chat_template=True)
-        assert "the model will not see it. --model midalign-hf" in caplog.text
+        assert "the model will not see the tasks' instruction. --model midalign-hf" in caplog.text
         caplog.clear()
         ours = MidalignHF(pretrained=str(without_system), dtype="float32", device="cpu", batch_size=4)
         hooks.warn_of_the_model(ours, apply_chat_template=True)

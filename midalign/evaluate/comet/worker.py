@@ -42,7 +42,7 @@ def download_checkpoint(model: str) -> Path:
     """Return the checkpoint of a hub id, from the hub's cache or the hub."""
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise Refused(
-            f"No COMET model {model!r}: neither a checkpoint file, a folder, nor a hub id such as "
+            f"No COMET model {model!r}: neither a checkpoint file nor a folder here, nor a hub id such as "
             "Unbabel/wmt22-comet-da"
         )
     from comet import download_model  # type: ignore[import-not-found]
