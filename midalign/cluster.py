@@ -468,7 +468,7 @@ def _tokens(folders: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _has_record(name: str, results: Path) -> bool:
     """Return whether a record exists. Outdated records are made again with the others."""
-    return (results / f"{record.file_name(name)}{record.SUFFIX}").is_file()
+    return (results / f"{record.record_file_name(name)}{record.SUFFIX}").is_file()
 
 
 def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> EvalSettings:

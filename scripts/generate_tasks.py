@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from midalign.data import flores, massive, mini, ntrex, uner, wmt23  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages  # noqa: E402
-from midalign.metrics import higher_is_better, scorer  # noqa: E402
+from midalign.metrics import scorer  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_bytes.tsv"
@@ -162,7 +162,7 @@ def shared(group: Group) -> str:
     metrics = "".join(
         f"  - metric: {metric}{suffix}\n"
         f"    aggregation: !function {module}.{metric}{suffix}\n"
-        f"    higher_is_better: {json.dumps(None if suffix else higher_is_better(scored, metric))}\n"
+        f"    higher_is_better: {json.dumps(None if suffix else scored.METRICS[metric].higher_is_better)}\n"
         for metric in family(group.family).metrics({"source": group.source})
         for suffix in ("", "_stderr")
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from midalign.cluster import Report, Standing
-    from midalign.leaderboard.compare import Estimate
+    from midalign.leaderboard.statistics import Estimate
     from midalign.sweep import Point, Result
     from midalign.train.recipe import Recipe
 

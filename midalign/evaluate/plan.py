@@ -83,7 +83,7 @@ class EvalPlan:
         path = self.record_path(model)
         if self.settings.log_samples or not path.is_file():
             return False
-        entry = record.read(path)
+        entry = record.read_record(path)
         manifest = entry.adapter.manifest if entry.adapter else None
         any_roles = model.folder is None and bool(self.settings.adapters)
         return (
@@ -182,12 +182,12 @@ def _check_models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
     """Return the base and the adapters in their order, each adapter checked against the base."""
     if settings.adapters_only and not settings.adapters:
         raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
-    models = [EvaluatedModel(record.file_name(base_name(settings.base)), None, None, None)]
+    models = [EvaluatedModel(record.record_file_name(base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
         adapters.check_adapter(folder, base)
         tokenizers.check_tokenizer(folder, base, chat=settings.apply_chat_template)
         manifest = adapters.read_manifest(folder)
-        name = record.file_name(manifest.name if manifest else folder.resolve().name)
+        name = record.record_file_name(manifest.name if manifest else folder.resolve().name)
         # Some file systems do not tell upper from lower case.
         clash = next((model for model in models if model.name.casefold() == name.casefold()), None)
         if clash:

@@ -66,7 +66,7 @@ def publish_record(
         )
         for task, part in parts.items()
     }
-    record.write(entry, items, settings.output)
+    record.write_record(entry, items, settings.output)
     if settings.log_samples:
         lines = (
             json.dumps({"task": task, **output.model_dump()}, ensure_ascii=False) + "\n"
@@ -114,15 +114,15 @@ def check_training_overlap(
 
 def lacks_overlap(path: Path) -> bool:
     """Return whether a record has no overlap check, or one that left text unchecked."""
-    overlap = record.read(path).overlap
+    overlap = record.read_record(path).overlap
     return overlap is None or bool(overlap.unchecked)
 
 
 def add_overlap(path: Path, overlap: OverlapCheck | None) -> None:
     """Put the overlap into a finished record, unless the record has a more complete check."""
     with locks.locked(path):
-        entry = record.read(path)
+        entry = record.read_record(path)
         known = entry.overlap
         if overlap is not None and (known is None or len(overlap.unchecked) < len(known.unchecked)):
             updated = entry.model_copy(update={"overlap": overlap})
-            record.write(updated, record.read_items(path), path.parent)
+            record.write_record(updated, record.read_items(path), path.parent)

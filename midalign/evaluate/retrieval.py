@@ -98,7 +98,7 @@ def retrieval_accuracy(
     """Return the retrieval accuracy by language after `layer` blocks, with an adapter or none."""
     import torch
 
-    from midalign.align.retrieval import accuracy
+    from midalign.align.retrieval import pair_accuracy
 
     switch(model, adapter)
     sentences = sorted({sentence for candidates in pairs.values() for sentence in candidates.english})
@@ -107,7 +107,7 @@ def retrieval_accuracy(
     for language, candidates in pairs.items():
         (foreign,) = pooled_states(model, tokenizer, candidates.foreign, [layer])
         translations = torch.stack([english[sentence] for sentence in candidates.english])
-        result[language] = accuracy(foreign, translations, centred=True)
+        result[language] = pair_accuracy(foreign, translations, centred=True)
     return result
 
 

@@ -122,7 +122,7 @@ def _make_part(plan: EvalPlan, name: str, engine: InferenceEngine, results: Any,
         data_digest=task_family.data_digest(metadata, plan.settings.split),
         prompt_digest=shards.prompt_digest(prompts),
         repeated=len(repeated),
-        without_repeated=record.without_repeated(
+        without_repeated=record.scores_without_repeated(
             record.Items(np.array(doc_ids), counts, np.array(repeated)), task_family.metrics(metadata)
         ),
         max_gen_toks=task_limit(task),
@@ -155,7 +155,7 @@ def _make_part(plan: EvalPlan, name: str, engine: InferenceEngine, results: Any,
 
 def _defined(value: Any) -> float | None:
     """Return a score as a record has it; None for NaN, and for N/A, which our plug-in puts in its place."""
-    return record.defined(value) if isinstance(value, float) else None
+    return record.nan_to_none(value) if isinstance(value, float) else None
 
 
 def read_parts(plan: EvalPlan, model: EvaluatedModel) -> dict[str, TaskPart]:

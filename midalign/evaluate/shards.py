@@ -57,14 +57,14 @@ def merge_shards(folders: Sequence[Path], output: Path) -> list[Path]:
     paths = []
     for entry, items in merged.values():
         with locks.locked(output / f"{entry.name}{record.SUFFIX}"):
-            paths.append(record.write(entry, items, output))
+            paths.append(record.write_record(entry, items, output))
     return paths
 
 
 def _merged(name: str, files: Sequence[Path]) -> tuple[record.Record, dict[str, record.Items]]:
     """Return the record of all shards, and its counts per item."""
     # 1. The shards in their order, each of the same run.
-    entries = {file: record.read(file) for file in files}
+    entries = {file: record.read_record(file) for file in files}
     files = _sort_shards(name, entries)
     first = entries[files[0]]
     # 2. Results and items by task.
@@ -174,7 +174,9 @@ def _pool_results(task: str, parts: Sequence[record.TaskResult], items: record.I
             "metrics": pooled_metrics(items.counts, metadata),
             "prompt_digest": prompt_digest(items.prompts or ()),
             "repeated": len(items.repeated),
-            "without_repeated": record.without_repeated(items, family(metadata["family"]).metrics(metadata)),
+            "without_repeated": record.scores_without_repeated(
+                items, family(metadata["family"]).metrics(metadata)
+            ),
             "cut_off": _sum([part.cut_off for part in parts]),
             "prompts_cut": _sum([part.prompts_cut for part in parts]),
             "comet": by_comet,
