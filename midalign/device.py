@@ -1,4 +1,4 @@
-"""What this machine computes on."""
+"""Devices of this machine, and the dtypes that they compute in."""
 
 import ctypes
 import logging
@@ -9,11 +9,14 @@ import torch
 
 Dtype = Literal["bfloat16", "float32"]
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Constants of malloc.h."""
+
 log = logging.getLogger(__name__)
 
 
 def device() -> str:
-    """Return `cuda`, `mps` or `cpu`, the first that works."""
+    """Return the first of `cuda`, `mps` and `cpu` that is available."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -25,18 +28,14 @@ def devices() -> list[str]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what tensors on a CPU give back, in place of asking Linux for it again and again.
+    """Let glibc keep memory that tensors on a CPU have freed instead of returning it to Linux.
 
-    Each new page is filled with zeros first: a tenth of a training step (scripts/benchmarks/train_step.py).
+    Linux fills each new page with zeros, a tenth of a training step (scripts/benchmarks/train_step.py).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of malloc.h."""
 
 
 def has_bf16() -> bool:
@@ -53,9 +52,9 @@ def fast_dtype() -> Dtype:
 
 
 def training_dtype(wanted: Literal["auto"] | Dtype) -> Dtype:
-    """Return the dtype of matrix products in training, by a recipe's `dtype`.
+    """Return the dtype of matrix products in training for a recipe's `dtype`.
 
-    Warn of one that the device is slow in.
+    Warns of a dtype that is slow on the device.
     """
     if wanted == "auto":
         return fast_dtype()

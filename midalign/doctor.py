@@ -167,7 +167,7 @@ def _check_comet() -> Iterator[Finding]:
     ready = environment.is_ready()
     yield Finding(
         "COMET",
-        f"in {environment.folder()}" if ready else "not installed",
+        f"in {environment.environment_folder()}" if ready else "not installed",
         "" if ready else f"For --comet on translation: {environment.SETUP}",
         essential=False,
     )

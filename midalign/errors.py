@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MOST_LISTED = 60
 """Longest list of valid names that an error prints."""
@@ -49,6 +53,17 @@ class ClusterError(MidalignError):
 
 class RecordError(MidalignError):
     """A run record that does not validate or does not fit the others."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if there is no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def first_problem(error: "ValidationError", whole: str = "the file") -> str:
+    """Return the first problem that pydantic found, after its place. `whole` names a place without a key."""
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg']}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""lm-eval's view of our tasks: names and metadata from the YAML files, objects and prompts from lm-eval."""
+"""Tasks: names and metadata from the YAML files, task objects and prompts from lm-eval."""
 
 import logging
 import re
@@ -13,24 +13,30 @@ from midalign.data import own
 from midalign.errors import RecipeError, TaskError, nearest, unknown_name
 from midalign.families import family, structured
 from midalign.languages import counterpart
+from midalign.rounding import round_up
 from midalign.tasks import tasks_dir
+
+STOCK = "lm_eval:"
+"""Prefix of the names of lm-eval's own tasks, and of YAML files for lm-eval."""
 
 
 @cache
 def _files() -> dict[str, dict[str, Any]]:
-    """Return the YAML of every group and task by name. Shared parts are in files without the suffix."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 900 files: 1.8 s without the one in C
+    """Return the YAML of every group and task by name. Templates are in files without the suffix."""
+    # The loader in C saves 1.8 s for 900 files.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files = sorted(tasks_dir().rglob("*.yaml"))
     return {path.stem: yaml.load(path.read_text("utf-8"), loader) for path in files}
 
 
 def _file(name: str) -> dict[str, Any]:
+    """Return the YAML of a group or task. Raises TaskError with the nearest names."""
     if own.is_own(name):
         return _own(name)
     try:
         return _files()[name]
     except KeyError:
-        groups = ", ".join(sorted(n for n, content in _files().items() if "group" in content))
+        groups = ", ".join(sorted(name for name, content in _files().items() if "group" in content))
         raise TaskError(f"No task {name!r}.{nearest(name, _files())} Groups: {groups}") from None
 
 
@@ -39,7 +45,7 @@ OWN_TEMPLATES = {
     "translation": "translation/mini_mt/_midalign_mini_mt",
     "structured": "structured/json_uner/_midalign_json_uner",
 }
-"""What tasks of a user's own data share with those of a data set, by family."""
+"""Templates of tasks of a user's own data, by family."""
 
 
 def _own(name: str) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def _own(name: str) -> dict[str, Any]:
     group, language = own.split_name(name)
     source = own.Source(group)
     if not language:
-        return {"group": group, "task": [f"{group}_{one}" for one in source.languages]}
+        return {"group": group, "task": [f"{group}_{code}" for code in source.languages]}
     splits = source.splits(language)
     if not splits:
         raise TaskError(unknown_name(group, "language", language, source.languages))
@@ -55,27 +61,29 @@ def _own(name: str) -> dict[str, Any]:
         "task": name,
         "training_split": "train" if "train" in splits else None,
         "validation_split": "validation" if "validation" in splits else None,
-        "test_split": splits[-1],  # lm-eval wants one; what is evaluated is another's choice
+        "test_split": splits[-1],  # lm-eval needs one. An evaluation sets its own.
         "fewshot_split": splits[-1],
         "generation_kwargs": {
             "until": ["\n"],
             "do_sample": False,
             "temperature": 0.0,
-            "max_gen_toks": min(max(-(-(source.longest(language) + 1) // 64) * 64, 128), 1024),
+            "max_gen_toks": min(max(round_up(source.longest(language) + 1, 64), 128), 1024),
         },
         "metadata": {"version": 2, "family": source.family, "source": group, "language": language},
     }
 
 
 def _own_task(name: str) -> dict[str, Any]:
-    """Return the configuration of a task of a user's own data, for lm-eval."""
+    """Return lm-eval's configuration of a task of a user's own data."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     content = _own(name)
     metadata = content["metadata"]
     shared = load_yaml(tasks_dir() / OWN_TEMPLATES[metadata["family"]])
-    has = family(metadata["family"]).metrics(metadata)
-    metrics = [one for one in shared["metric_list"] if one["metric"].removesuffix("_stderr") in has]
+    names = family(metadata["family"]).metrics(metadata)
+    metrics = [
+        metric for metric in shared["metric_list"] if metric["metric"].removesuffix("_stderr") in names
+    ]
     if metadata["family"] == "structured":
         shared["description"] = structured.instruction(metadata["source"])
     return {**shared, **content, "metric_list": metrics}
@@ -86,42 +94,41 @@ def group_name(name: str) -> str:
     return own.add(name) if own.is_spec(name) else name
 
 
-STOCK = "lm_eval:"
-"""Begins the name of a task that is not ours: one of lm-eval's, or a YAML file for it."""
-
-
 def is_stock(name: str) -> bool:
-    """Return whether a task is one of lm-eval's own."""
+    """Return whether a task is lm-eval's own, or a YAML file for it."""
     return name.startswith(STOCK)
 
 
 def stock_task(name: str, language: str) -> str:
-    """Return the task of a language, in braces, of a name such as `lm_eval:mgsm_direct_{language}`."""
+    """Return the task of a language, for a name such as `lm_eval:mgsm_direct_{language}`.
+
+    The code of the language stays in braces, which mark it as the task's language.
+    """
     return name.replace("{language}", f"{{{language}}}")
 
 
 def expand(names: Sequence[str], split: str | None = None) -> list[str]:
     """Return task names with groups replaced by their tasks, each once.
 
-    For a split, a group of a user's own data is the languages that have it, if any has. Raises TaskError with
-    the nearest names.
+    With a split, a group of a user's own data is replaced by the languages that have the split, or by all of
+    them if none has. Raises TaskError with the nearest names.
     """
-    found: dict[str, None] = {}
+    tasks: dict[str, None] = {}
     for name in map(group_name, names):
         if is_stock(name):
-            found[name] = None
+            tasks[name] = None
             continue
         content = _file(name)
         if "group" not in content:
-            found[name] = None
+            tasks[name] = None
             continue
         leaves = expand(content["task"])
-        found.update(dict.fromkeys([leaf for leaf in leaves if _has_split(leaf, split)] or leaves))
-    return list(found)
+        tasks.update(dict.fromkeys([leaf for leaf in leaves if _has_split(leaf, split)] or leaves))
+    return list(tasks)
 
 
 def _has_split(name: str, split: str | None) -> bool:
-    """Return whether a task has a split. Those of the data sets always do."""
+    """Return whether a task has a split. All tasks of the shipped data sets do."""
     if split is None or not own.is_own(name):
         return True
     group, language = own.split_name(name)
@@ -151,14 +158,14 @@ def input_field(name: str) -> str:
 
 
 def has_training_split(name: str) -> bool:
-    """Return whether a task can be trained on. A task file says so if it cannot."""
+    """Return whether a task has a training split. It does unless its file says otherwise."""
     if is_stock(name):
-        return bool(load([name])[name].has_training_docs())
+        return bool(load_tasks([name])[name].has_training_docs())
     return _file(name).get("training_split", "train") is not None
 
 
 def task_languages(name: str) -> list[str]:
-    """Return the languages that decide a task's role: its own, or a direction's sides except English."""
+    """Return the languages that determine a task's role: its own, or the sides of a direction but English."""
     if is_stock(name):
         return re.findall(r"\{(.+)\}", name) or ["en"]
     *others, last = str(metadata(name)["language"]).split("-")
@@ -166,22 +173,22 @@ def task_languages(name: str) -> list[str]:
 
 
 def task_code(group: str, language: str) -> str:
-    """Return a group's code of a language, which may be `zh` for `zh_cn`; the same code if it has none."""
+    """Return a group's code for a language, such as `zh` for `zh_cn`, or the same code if it has none."""
     names = expand([stock_task(group, language)])
     codes = {code for name in names for code in task_languages(name)}
     return counterpart(language, codes) or language
 
 
 def task_names(group: str, languages: Sequence[str]) -> list[str]:
-    """Return the group's tasks in some languages, in their order.
+    """Return the group's tasks in some languages, in the order of the languages.
 
     For translation, these are the directions among the languages and English. Raises TaskError for a language
-    that the group lacks.
+    that the group does not have.
     """
     if is_stock(group):
         if len(languages) > 1 and "{language}" not in group:
             raise TaskError(
-                f"{group} is one task, and the recipe has {len(languages)} languages of it: "
+                f"{group} is a single task, but the recipe has {len(languages)} languages: "
                 f"name it with {{language}}, such as lm_eval:mgsm_direct_{{language}}"
             )
         return [stock_task(group, language) for language in languages]
@@ -191,8 +198,8 @@ def task_names(group: str, languages: Sequence[str]) -> list[str]:
     for language in languages:
         if language not in known:
             raise TaskError(unknown_name(group, "language", language, sorted(known)))
-        own = (name for name, codes in languages_of.items() if language in codes)
-        names.update(dict.fromkeys(name for name in own if set(languages_of[name]) <= set(languages)))
+        tasks = (name for name, codes in languages_of.items() if language in codes)
+        names.update(dict.fromkeys(name for name in tasks if set(languages_of[name]) <= set(languages)))
     return list(names)
 
 
@@ -222,8 +229,8 @@ def family_languages(family: str) -> set[str]:
     return {code for name in names for code in str(metadata(name)["language"]).split("-")}
 
 
-def load(names: Sequence[str]) -> dict[str, Any]:
-    """Return lm-eval's task objects by name, without the 14,000 files of its own index."""
+def load_tasks(names: Sequence[str]) -> dict[str, Any]:
+    """Return lm-eval's task objects by name. The 14,000 files of lm-eval's own index are not read."""
     leaves = expand(names)
     manager = _manager()
     logger = logging.getLogger("lm_eval.api.task")
@@ -240,7 +247,7 @@ def load(names: Sequence[str]) -> dict[str, Any]:
 
 @cache
 def _manager() -> Any:
-    """Return lm-eval's index of our task files, which takes two seconds to make."""
+    """Return lm-eval's index of our task files, which takes two seconds to build."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(tasks_dir()), include_defaults=False)
@@ -248,22 +255,22 @@ def _manager() -> Any:
 
 @cache
 def _stock(name: str) -> Any:
-    """Load a task of lm-eval's own, or of a YAML file, for which no index is needed."""
+    """Load one of lm-eval's own tasks, or a YAML file, for which no index is needed."""
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    wanted = re.sub(r"[{}]", "", name.removeprefix(STOCK))
-    a_file = wanted.endswith(".yaml")
+    stock_name = re.sub(r"[{}]", "", name.removeprefix(STOCK))
+    is_file = stock_name.endswith(".yaml")
     try:
-        spec = load_yaml(Path(wanted)) if a_file else wanted
-        (task,) = TaskManager(include_defaults=not a_file).load([spec])["tasks"].values()
+        spec = load_yaml(Path(stock_name)) if is_file else stock_name
+        (task,) = TaskManager(include_defaults=not is_file).load([spec])["tasks"].values()
     except (KeyError, ValueError, OSError) as error:
-        raise TaskError(f"{name}: lm-eval has no one task {wanted!r} here ({error})") from None
+        raise TaskError(f"{name}: lm-eval has no single task named {stock_name!r} ({error})") from error
     return task
 
 
 def _worth_reading(entry: logging.LogRecord) -> bool:
-    """Return False for lm-eval's hint, two lines per task, that a custom data set may take options."""
+    """Return False for lm-eval's hint of two lines per task that custom data sets may take options."""
     return "Custom kwargs can be passed" not in entry.getMessage()
 
 

@@ -129,3 +129,8 @@ def language(code: str) -> Language:
             f"No language {code!r} in midalign.{nearest(code, languages())} "
             f"All codes: midalign data languages"
         ) from None
+
+
+def in_table_order(codes: Collection[str]) -> list[str]:
+    """Return the codes in the order of the table."""
+    return [code for code in languages() if code in codes]

@@ -24,7 +24,7 @@ from measure_targets import targets
 from midalign import bases
 from midalign.errors import DataError
 from midalign.evaluate import tokenizers
-from midalign.evaluate.run import answer_limit, context_tokens
+from midalign.evaluate.answer_limits import answer_limit, context_tokens
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Base:
 def read_base(name: str) -> Base:
     """Return a base by name or folder; its weights are not needed."""
     folder = bases.resolve(name)
-    return Base(Path(folder).name, tokenizers.load(folder), context_tokens(folder))
+    return Base(Path(folder).name, tokenizers.load_tokenizer(folder), context_tokens(folder))
 
 
 def measure(group: Group, task: str, base: Base, longest: int | None = None) -> Fit:

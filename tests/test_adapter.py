@@ -52,7 +52,7 @@ def manifest(base_digest: str) -> dict[str, object]:
 
 
 def test_a_good_adapter_passes(good: Path, base: Path) -> None:
-    adapter.check(good, str(base))
+    adapter.check_adapter(good, str(base))
     assert adapter.read_manifest(good) is None
 
 
@@ -61,7 +61,7 @@ def test_an_adapter_of_another_base_names_both_and_their_sizes(
 ) -> None:
     wider = make_base(tmp_path / "wider", hidden=128)
     with pytest.raises(AdapterError) as error:
-        adapter.check(good, str(wider))
+        adapter.check_adapter(good, str(wider))
     for part in (str(base), str(wider), "takes 128 numbers", " 256 ", "hidden size 128", "4 blocks"):
         assert part in str(error.value)
 
@@ -71,25 +71,25 @@ def test_an_adapter_that_changes_modules_the_base_lacks(copy: Path, base: Path, 
     config = json.loads((shallow / "config.json").read_text())
     (shallow / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
     with pytest.raises(AdapterError, match=r"model\.layers\.2\..*lacks.*2 blocks"):
-        adapter.check(copy, str(shallow))
+        adapter.check_adapter(copy, str(shallow))
 
 
 def test_pickled_weights_are_refused_unopened(copy: Path, base: Path) -> None:
     (copy / "adapter_model.safetensors").unlink()
     (copy / "adapter_model.bin").write_bytes(b"not even a pickle")
     with pytest.raises(AdapterError, match="pickled weights"):
-        adapter.check(copy, str(base))
+        adapter.check_adapter(copy, str(base))
 
 
 def test_folders_that_are_no_adapter(copy: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
-        adapter.check(tmp_path / "nowhere", str(base))
+        adapter.check_adapter(tmp_path / "nowhere", str(base))
     (copy / "adapter_config.json").write_text("{")
     with pytest.raises(AdapterError, match="not JSON"):
-        adapter.check(copy, str(base))
+        adapter.check_adapter(copy, str(base))
     (copy / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
     with pytest.raises(AdapterError, match="PROMPT_TUNING"):
-        adapter.check(copy, str(base))
+        adapter.check_adapter(copy, str(base))
 
 
 def test_truncated_weights(copy: Path, base: Path) -> None:
@@ -98,15 +98,15 @@ def test_truncated_weights(copy: Path, base: Path) -> None:
     for size in (0, 4, 100, len(whole) - 1):
         weights.write_bytes(whole[:size])
         with pytest.raises(AdapterError, match="truncated"):
-            adapter.check(copy, str(base))
+            adapter.check_adapter(copy, str(base))
 
 
 def test_the_same_shapes_but_another_base(copy: Path, base: Path, tmp_path: Path) -> None:
     (copy / adapter.MANIFEST).write_text(json.dumps(manifest(adapter.base_digest(str(base)))))
-    adapter.check(copy, str(base))
+    adapter.check_adapter(copy, str(base))
     twin = make_base(tmp_path / "twin", seed=9)
     with pytest.raises(AdapterError, match="same shapes but other weights"):
-        adapter.check(copy, str(twin))
+        adapter.check_adapter(copy, str(twin))
 
 
 def test_the_same_weights_but_another_tokenizer(copy: Path, base: Path, tmp_path: Path) -> None:
@@ -116,16 +116,16 @@ def test_the_same_weights_but_another_tokenizer(copy: Path, base: Path, tmp_path
         "tokenizer_digest": adapter.tokenizer_digest(str(base)),
     }
     (copy / adapter.MANIFEST).write_text(json.dumps(trained))
-    adapter.check(copy, str(base))
+    adapter.check_adapter(copy, str(base))
     changed = tmp_path / "changed"
     shutil.copytree(base, changed)
     file = changed / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": "{{ x }}"}))
     with pytest.raises(AdapterError, match="trained with another tokenizer, chat template or generation"):
-        adapter.check(copy, str(changed))
+        adapter.check_adapter(copy, str(changed))
     del trained["tokenizer_digest"]  # as in manifests of before
     (copy / adapter.MANIFEST).write_text(json.dumps(trained))
-    adapter.check(copy, str(changed))
+    adapter.check_adapter(copy, str(changed))
 
 
 def test_a_malformed_manifest(copy: Path) -> None:
@@ -138,11 +138,11 @@ def test_digests(copy: Path, base: Path) -> None:
     """As sha256sum prints them, so that anyone can recompute a digest by hand."""
     names = ["adapter_config.json", "adapter_model.safetensors"]
     lines = "".join(f"{hashlib.sha256((copy / n).read_bytes()).hexdigest()}  {n}\n" for n in names)
-    assert adapter.digest(copy) == hashlib.sha256(lines.encode()).hexdigest()
-    before = adapter.digest(copy)
+    assert adapter.adapter_digest(copy) == hashlib.sha256(lines.encode()).hexdigest()
+    before = adapter.adapter_digest(copy)
     config = copy / "adapter_config.json"
     config.write_text(config.read_text() + " ")
-    assert adapter.digest(copy) != before
+    assert adapter.adapter_digest(copy) != before
     assert len(adapter.base_digest(str(base))) == 64
 
 
@@ -169,5 +169,5 @@ def test_bases_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BaseModelError, match=r"no config\.json"):
         adapter.base_folder(str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(BaseModelError, match="neither a folder nor"):
+    with pytest.raises(BaseModelError, match="not a local folder and could not be downloaded"):
         adapter.base_folder("nobody/nothing")

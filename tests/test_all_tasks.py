@@ -80,7 +80,7 @@ def test_every_family_says_where_it_comes_from() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_tasks_of_a_group(group: str, real: None) -> None:
-    tasks = harness.load([group])
+    tasks = harness.load_tasks([group])
     for name, task in tasks.items():
         metadata = harness.metadata(name)
         assert {"version", "family", "source", "language"} <= set(metadata), name

@@ -166,7 +166,7 @@ def test_states_of_all_layers_are_means_of_hidden_states():
     tokenizer = AutoTokenizer.from_pretrained(base)
     texts = ["wake me up at nine", "hello", "play some jazz in the kitchen tonight please"]
     depth = model.config.num_hidden_layers
-    found = retrieval.pooled(model, tokenizer, texts, range(depth + 1), rows=2)
+    found = retrieval.pooled_states(model, tokenizer, texts, range(depth + 1), rows=2)
     for number, text in enumerate(texts):
         inputs = tokenizer(text, return_tensors="pt")
         words = inputs["input_ids"][0] != tokenizer.bos_token_id
@@ -186,7 +186,7 @@ def test_a_sentence_longer_than_the_context_loses_its_end():
     ids = tokenizer(long, return_tensors="pt")["input_ids"][:, :32]  # the multiple of 16 below 40
     with torch.no_grad():
         hidden = model(ids, output_hidden_states=True).hidden_states[1][0]
-    found = retrieval.pooled(model, tokenizer, ["hello", long], [1])
+    found = retrieval.pooled_states(model, tokenizer, ["hello", long], [1])
     torch.testing.assert_close(found[0, 1], hidden[1:].mean(0))  # GPT-2's own BOS has another id
 
 

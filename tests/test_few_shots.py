@@ -7,7 +7,8 @@ import pytest
 
 from midalign import harness
 from midalign.errors import TaskError
-from midalign.evaluate import run
+from midalign.evaluate.plan import configure_tasks
+from midalign.evaluate.settings import EvalSettings
 from midalign.families import slot
 
 ROWS = {
@@ -36,7 +37,7 @@ def test_an_item_that_was_trained_on_does_not_see_itself(
     monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path / "cache"))
     train = ["um neun", "um zehn", "um elf"]
     name = own_task(family, tmp_path, train, ["Um  zehn", "um zwei"])
-    task = harness.load([name])[name]
+    task = harness.load_tasks([name])[name]
     known, new = task.eval_docs
     told = harness.prompt(task, known, num_fewshot=2)
     assert "um neun" in told
@@ -53,11 +54,11 @@ def test_examples_out_of_the_evaluated_split_are_other_items(monkeypatch: pytest
     """As with xSID, FLORES and EWT under --split validation."""
     monkeypatch.setattr(slot, "SHOTS_FROM", {"mini": "validation"})
     name = "midalign_mini_slot_en"
-    tasks = harness.load([name])
-    settings = run.Settings(
+    tasks = harness.load_tasks([name])
+    settings = EvalSettings(
         base="mini", tasks=(name,), output=Path("unused"), split="validation", num_fewshot=5
     )
-    run._configure(tasks, settings)
+    configure_tasks(tasks, settings)
     task = tasks[name]
     docs = list(task.eval_docs)
     assert len(docs) == 150

@@ -15,7 +15,7 @@ from midalign import guard, harness, record
 from midalign.data import alma, massive, mini, ntrex, tatoeba, wmt23
 from midalign.data.overlap import Overlap, OverlapCheck, Text, overlaps, texts_digest
 from midalign.errors import DataError, TaskError
-from midalign.evaluate.score import score
+from midalign.evaluate.external_outputs import score_outputs
 from midalign.families import slot
 from midalign.metrics.slot import METRICS
 
@@ -216,7 +216,7 @@ def test_scores_without_repeated_items_stand_beside_the_others(real: None, tmp_p
         for i, doc in enumerate(docs)
     ]
     (tmp_path / "api.jsonl").write_text("".join(lines))
-    entry, path = score(task, tmp_path / "api.jsonl", "test", tmp_path)
+    entry, path = score_outputs(task, tmp_path / "api.jsonl", "test", tmp_path)
     result = entry.tasks[task]
     assert result.repeated == 429
     rows = np.array(

@@ -110,19 +110,19 @@ def test_every_file_is_named_after_its_task_and_its_language() -> None:
 
 def test_load_gives_tasks_by_name_in_the_order_asked() -> None:
     names = ["midalign_mini_slot_ja", "midalign_mini_slot_en"]
-    tasks = harness.load(names)
+    tasks = harness.load_tasks(names)
     assert list(tasks) == names
     assert [tasks[name].config.task for name in names] == names
     assert [len(tasks[name].eval_docs) for name in names] == [300, 300]
 
 
 def test_loading_is_quiet_about_options_that_our_data_does_not_take(caplog: pytest.LogCaptureFixture) -> None:
-    harness.load(["midalign_mini_slot_en"])
+    harness.load_tasks(["midalign_mini_slot_en"])
     assert "Custom kwargs" not in caplog.text
 
 
 def test_prompts_read_as_intended() -> None:
-    task = harness.load(["midalign_mini_slot_en"])["midalign_mini_slot_en"]
+    task = harness.load_tasks(["midalign_mini_slot_en"])["midalign_mini_slot_en"]
     docs = [
         {"utterance": "wake me at nine", "target": "time: nine"},
         {"utterance": "play Jazz", "target": "genre: Jazz"},
@@ -151,7 +151,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Any:
     from midalign.data import massive, mini
 
     monkeypatch.setattr(massive, "items", mini.items)
-    return harness.load(["midalign_slot_bare_en"])["midalign_slot_bare_en"]
+    return harness.load_tasks(["midalign_slot_bare_en"])["midalign_slot_bare_en"]
 
 
 def test_bare_prompts_are_the_papers(bare: Any) -> None:
@@ -189,7 +189,7 @@ def test_a_prompt_is_what_lm_eval_sends(
     name = "midalign_mini_slot_ja"
     # Through lm-eval's defaults: nobody says fewshot_as_multiturn here.
     evaluate(lm, [name], limit=4, num_fewshot=shots, apply_chat_template=template, system_instruction=system)
-    task = harness.load([name])[name]
+    task = harness.load_tasks([name])[name]
     assert [request.args[0] for request in lm.requests] == [
         harness.prompt(
             task,

@@ -231,8 +231,8 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     assert (found.supervised, found.aligned, found.layer, found.updates) == (["en"], ["de"], 2, 17)
     assert found.dtype is None
     assert [(p.name, p.digest) for p in found.parents] == [
-        ("task", adapter.digest(task)),
-        ("align", adapter.digest(align)),
+        ("task", adapter.adapter_digest(task)),
+        ("align", adapter.adapter_digest(align)),
     ]
     for number, (of_task, of_align, expected) in enumerate(
         [

@@ -351,14 +351,16 @@ def test_an_interrupted_sweep_of_merged_points_goes_on_and_scores_what_was_merge
     records = [record.read_record(path) for path in (tmp_path / "out" / "results").glob("*.json")]
     assert sorted(one.arm for one in records) == ["baseline", "merged 1:0.25", "merged 1:1"]
     for one in (one for one in records if one.arm.startswith("merged")):
-        assert one.adapter.digest == adapter.digest(merged / f"1_{one.arm[9:]}-seed1")
+        assert one.adapter.digest == adapter.adapter_digest(merged / f"1_{one.arm[9:]}-seed1")
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert [row["point"] for row in rows] == ["merged=0.25"] * 2 + ["merged=1"] * 2
 
     # Of other parents than those that are there now, the one that is merged is made anew.
     stale = merged / "1_1-seed1" / "midalign.json"
     stale.write_text(
-        stale.read_text().replace(adapter.digest(folders[0].parents[1] / "adapters" / "alone-seed1"), "0")
+        stale.read_text().replace(
+            adapter.adapter_digest(folders[0].parents[1] / "adapters" / "alone-seed1"), "0"
+        )
     )
     points = plan_points(read_grid(str(file)), changes)
     assert adapters_to_score(points[0].recipe, points)[-1] == stale.parent

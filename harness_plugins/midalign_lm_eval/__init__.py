@@ -1,4 +1,4 @@
-"""lm-eval plug-in: our tasks and models under their names in every `lm_eval` of the environment.
+"""lm-eval plug-in: midalign's tasks and models, by name, in every `lm_eval` of the environment.
 
-A start-up file in site-packages imports this at every Python start, so it stays empty of code.
+A start-up file in site-packages imports this package at every start of Python, so it contains no code.
 """

@@ -1,9 +1,8 @@
-"""What the start-up file calls: hooks onto three modules of lm-eval, should anybody ever import them.
+"""Import hooks on three modules of lm-eval, installed by the start-up file.
 
-lm-eval 0.4.13 lets nobody outside declare tasks. So a finder at the front of `sys.meta_path` lets the other
-finders answer for `lm_eval.tasks` and `lm_eval.models` and runs our part around the real loader's. A Python
-that never imports lm-eval pays for this module only: nothing but `os` and `sys` is imported here, and they
-are loaded in every interpreter.
+Other packages cannot declare tasks in lm-eval 0.4.13. A finder at the front of `sys.meta_path` therefore lets
+the other finders find these modules, and runs our hooks before and after their loaders. Without an import of
+lm-eval, the only cost is this module: it imports `os` and `sys`, which every interpreter has loaded.
 """
 
 import os
@@ -19,14 +18,16 @@ HOOKED = ("lm_eval.tasks", "lm_eval.models", "lm_eval.evaluator")
 
 
 def install() -> None:
-    """Put the finder in place, once; MIDALIGN_NO_AUTOLOAD=1 switches it off."""
-    if os.environ.get("MIDALIGN_NO_AUTOLOAD") == "1" or any(isinstance(f, Finder) for f in sys.meta_path):
+    """Install the finder, once. MIDALIGN_NO_AUTOLOAD=1 switches it off."""
+    if os.environ.get("MIDALIGN_NO_AUTOLOAD") == "1" or any(
+        isinstance(finder, LmEvalFinder) for finder in sys.meta_path
+    ):
         return
-    sys.meta_path.insert(0, Finder())
+    sys.meta_path.insert(0, LmEvalFinder())
 
 
-class Finder:
-    """Finds what the other finders find, with a hook in the loader of the three modules."""
+class LmEvalFinder:
+    """Finder that returns the spec of another finder, with hooks around the loader of the three modules."""
 
     def __init__(self) -> None:
         self.asking: set[str] = set()
@@ -35,7 +36,7 @@ class Finder:
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Return the spec that another finder has for a hooked module, or None for every other module."""
-        if name not in HOOKED or name in self.asking:  # asked by a finder that asks the others, as we do
+        if name not in HOOKED or name in self.asking:  # called by another finder that asks all finders
             return None
         self.asking.add(name)
         try:
@@ -51,7 +52,7 @@ class Finder:
 
 
 def _hook(spec: "ModuleSpec") -> None:
-    """Run our part around the loader's `exec_module`; the loader stays what it is for everyone who asks."""
+    """Run our hooks around the loader's `exec_module`. The loader itself stays the same object."""
     loader = spec.loader
     if loader is None:
         return
@@ -66,7 +67,7 @@ def _hook(spec: "ModuleSpec") -> None:
 
 
 def _run(moment: str) -> None:
-    """Run the plug-in's part. Its errors must not end another program's run."""
+    """Run a hook. Its errors must not end another program's run."""
     try:
         from midalign_lm_eval import hooks
 

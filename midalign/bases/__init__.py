@@ -1,8 +1,9 @@
-"""The bases that midalign knows by name: so far the one in the package, `mini`."""
+"""Base models: the bundled one, `mini`, and how folders and hub ids are found and loaded."""
 
 from pathlib import Path
+from typing import Any
 
-from midalign.errors import BaseModelError, nearest
+from midalign.errors import BaseModelError, first_line, nearest
 
 BUNDLED = Path(__file__).parent
 NAMES = ("mini",)
@@ -41,3 +42,20 @@ def _may_be_hub_id(name: str) -> bool:
     """Return whether `name` looks like `owner/name`, or is one word as for the hub's oldest models (gpt2)."""
     parts = name.split("/")
     return len(parts) <= 2 and all(part and part[0] not in ".~" and " " not in part for part in parts)
+
+
+def load_model_and_tokenizer(base: str, **options: Any) -> tuple[Any, Any]:
+    """Return a base and its tokenizer, by folder or hub id, as transformers loads them with `options`.
+
+    Raises BaseModelError if one of the two cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        return AutoModelForCausalLM.from_pretrained(base, **options), tokenizer
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"The base {base!r} cannot be loaded: {first_line(error)} "
+            f"Give a folder with config.json, weights and tokenizer, a hub id, or mini for the bundled base"
+        ) from error

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from midalign.cli.comma_lists import split_commas
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -74,12 +76,12 @@ def analyze(
 
     # 1. Check everything that can be wrong before the model runs.
     if adapter is not None:
-        adapters.check(adapter, bases.resolve(model))
-    chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
+        adapters.check_adapter(adapter, bases.resolve(model))
+    chosen = split_commas([languages]) or None
     texts = states.parallel_sentences(sentences, chosen, count)
     wanted = pairs.layer_numbers(model, layers)
     source = bases.resolve(model)
-    adapter_digest = adapters.digest(adapter) if adapter else None
+    adapter_digest = adapters.adapter_digest(adapter) if adapter else None
     digests = adapters.base_digest(source), adapter_digest, adapters.tokenizer_digest(source)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name

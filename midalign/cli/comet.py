@@ -32,8 +32,8 @@ def setup(
     """
     from midalign.evaluate.comet import environment
 
-    chosen = (path or environment.folder()).expanduser().absolute()
-    created = environment.setup(chosen, lambda text: print(text, flush=True))
+    chosen = (path or environment.environment_folder()).expanduser().absolute()
+    created = environment.set_up_environment(chosen, lambda text: print(text, flush=True))
     print(f"COMET is {'ready' if created else 'already set up'}: {chosen}")
-    if chosen != environment.folder():
+    if chosen != environment.environment_folder():
         print(f"Tell midalign where it is: export MIDALIGN_COMET={chosen}")

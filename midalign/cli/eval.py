@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from midalign.cli.comma_lists import split_commas
+
 EXAMPLES = """\
 midalign eval --base mini --tasks midalign_mini_slot --limit 20
 midalign eval --base google/gemma-3-270m --adapter runs/a --adapter runs/b \\
@@ -190,18 +192,19 @@ def evaluate(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from midalign.evaluate import run
+    from midalign.evaluate.settings import EvalProgress, EvalSettings
 
-    settings = run.Settings(
+    settings = EvalSettings(
         base=base,
-        tasks=_names(tasks),
+        tasks=tuple(split_commas(tasks)),
         output=output,
         adapters=tuple(adapter or ()),
         adapters_only=adapters_only,
         engine=engine,
         split=split,
         limit=limit,
-        supervised=_names(supervised),
-        aligned=_names(aligned),
+        supervised=tuple(split_commas(supervised or ())),
+        aligned=tuple(split_commas(aligned or ())),
         note=note,
         log_samples=log_samples,
         comet=comet,
@@ -226,7 +229,7 @@ def evaluate(
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
         shown = {}
 
-        def report(now: "run.Progress") -> None:
+        def report(now: EvalProgress) -> None:
             if now.model not in shown:
                 shown[now.model] = bars.add_task(now.model, total=now.total)
             bars.update(shown[now.model], completed=now.done)
@@ -242,15 +245,10 @@ def evaluate(
 
 
 def _shard(text: str) -> tuple[int, int] | None:
-    """Parse I/N."""
+    """Parse I/N, such as 2/8."""
     number, slash, of = text.partition("/")
     if not text:
         return None
     if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise typer.BadParameter(f"--shard {text}: expected I/N with I from 1 to N, such as 2/8")
     return int(number), int(of)
-
-
-def _names(texts: list[str] | None) -> tuple[str, ...]:
-    """Split the values of a repeatable, comma-separated option."""
-    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())

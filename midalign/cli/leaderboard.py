@@ -61,9 +61,9 @@ def merge(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where complete records go.")],
 ) -> None:
     """Join the shards of `midalign eval --shard I/N` into records."""
-    from midalign.evaluate.shards import merge as merged
+    from midalign.evaluate.shards import merge_shards
 
-    for path in merged(folders, output):
+    for path in merge_shards(folders, output):
         print(path)
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from midalign.cli.comma_lists import split_commas
+
 if TYPE_CHECKING:
-    from midalign.evaluate import run
+    from midalign.evaluate.settings import EvalProgress
 
 
 EXAMPLES = """\
@@ -149,12 +151,12 @@ def merge(
 
         console = Console(stderr=True)
 
-        def report(now: "run.Progress") -> None:
+        def report(now: "EvalProgress") -> None:
             if now.finished:
                 console.print(f"{now.model}  {now.finished}  {format_score(now.headline)}", highlight=False)
 
         folder = output.with_name(f"{output.name}.search")
-        tasks = [name.strip() for name in search.split(",")]
+        tasks = split_commas([search])
         ranking = search_weights(
             adapters,
             candidates,

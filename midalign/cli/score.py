@@ -40,10 +40,10 @@ def score(
     ] = None,
 ) -> None:
     """Score outputs of another program, as `midalign eval` would."""
-    from midalign.evaluate import score as scoring
+    from midalign.evaluate.external_outputs import score_outputs
     from midalign.record import format_score
 
-    entry, path = scoring.score(task, outputs, split, output, comet, _report, think_end_token)
+    entry, path = score_outputs(task, outputs, split, output, comet, _report, think_end_token)
     ((task, result),) = entry.tasks.items()
     metrics = {name: {"value": m.value, "stderr": m.stderr} for name, m in result.metrics.items()}
     if result.comet:

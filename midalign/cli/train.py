@@ -115,7 +115,7 @@ def train(
 def _write_scores(adapters: list[Path], results: Path) -> None:
     """Write scores into the cards of adapters, from all complete records of the same weights."""
     from midalign import record
-    from midalign.adapter import digest
+    from midalign.adapter import adapter_digest
     from midalign.leaderboard.load import load_verified_record
     from midalign.train.card import write_card
 
@@ -125,7 +125,7 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
         if entry.adapter and entry.shard is None:
             records_by_digest.setdefault(entry.adapter.digest, []).append(load_verified_record(path))
     for folder in adapters:
-        write_card(folder, records_by_digest.get(digest(folder), []))
+        write_card(folder, records_by_digest.get(adapter_digest(folder), []))
 
 
 def settle_environment() -> None:

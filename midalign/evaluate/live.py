@@ -1,4 +1,4 @@
-"""A base in memory with its adapters, each attached to the bare base, and the proof that they do not mix."""
+"""A base in memory with adapters, each attached to the bare base, and the proof that they do not mix."""
 
 import hashlib
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midalign import adapter as adapter_files
-from midalign.errors import AdapterError, BaseModelError
+from midalign.bases import load_model_and_tokenizer
+from midalign.errors import AdapterError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     """Children, parameters and buffers of modules, by reference."""
 
 PROBE = "Utterance: wake me up at nine am on friday\nSlots:"
-"""A prompt like the tasks'; what matters is only that models differ on it."""
+"""A prompt like those of the tasks. Any text on which models differ would do."""
 
 SILENT = 1e-6
-"""Logits that differ by less than this share of their largest are the same: fp32 has 2^-23."""
+"""Logits are equal if they differ by less than this share of the largest. fp32 has a precision of 2^-23."""
 
 PEFT_NAME = "adapter"
-"""peft's name of every adapter. None of them shares a model with another."""
+"""Name of every adapter in peft, where each has a model of its own."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,19 @@ class AttachedAdapter:
     peft_model: Any
 
 
-def load(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]:
+def load_with_adapters(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]:
     """Load a base on this machine's device, and its tokenizer, with adapters that `switch` finds by name.
 
-    No adapter acts yet. Weights are as transformers loads them in `dtype` ("float32", "bfloat16").
+    No adapter acts yet. Weights are as transformers loads them in `dtype`, "float32" or "bfloat16".
     Raises BaseModelError or AdapterError.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from midalign.device import device
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BaseModelError(
-            f"The base {base} cannot be loaded: {reason} "
-            f"Give a folder with config.json, weights and tokenizer, a hub id, or mini for the bundled base"
-        ) from None
+    model, tokenizer = load_model_and_tokenizer(base, dtype=getattr(torch, dtype))
     model = model.to(device()).eval()
     attach(model, tokenizer, adapters)
     return model, tokenizer
@@ -65,33 +57,38 @@ def load(base: str, adapters: Mapping[str, Path], dtype: str) -> tuple[Any, Any]
 def attach(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
     """Attach each adapter to the bare base, and prove that base and adapters answer as they do alone.
 
-    What `switch` exchanges later are references to modules and weights. The proof: the sha256 of the base's
-    weights and its logits on the probe are the same before the first adapter and after the last, and each
-    adapter's logits are those that peft gave while nothing else was attached, within SILENT. It takes two
-    digests of the weights, and two forward passes for each model.
+    `switch` exchanges references to modules and weights later. The proof takes two digests of the weights and
+    two forward passes per model. It compares
 
-    Raises AdapterError for what peft cannot attach, or attaches in part, and where the proof fails.
+    1. the sha256 of the base's weights after the last adapter with that before the first,
+    2. the base's logits on the probe likewise, within SILENT,
+    3. each adapter's logits on the probe with those that peft gave while no other adapter was attached.
+
+    Raises AdapterError for an adapter that peft cannot attach, or attaches in part, and if the proof fails.
     """
     if not adapters:
         return
+    # 1. Attach each adapter to the bare base, and take its logits while it is alone.
     digest, logits = weights_digest(model), probe_logits(model, tokenizer)
     model.bare_contents, model.attached_adapters = _contents(model), {}
     alone = {}
     for name, folder in adapters.items():
         model.attached_adapters[name], alone[name] = _attach_to_bare(model, tokenizer, folder)
         switch(model, None)
+    # 2. Compare each adapter with itself alone.
     for name, folder in adapters.items():
         switch(model, name)
         if not _same(probe_logits(model, tokenizer, folder), alone[name]):
             raise AdapterError(
                 f"The adapter {folder} does not answer beside {len(adapters) - 1} others as it does alone: "
-                f"its logits on a probe differ. It acts on more than the base's modules. Leave it out"
+                f"its logits on a probe differ. It acts on more than the base's modules. Evaluate it alone"
             )
+    # 3. Compare the base with itself before.
     switch(model, None)
     if weights_digest(model) != digest or not _same(probe_logits(model, tokenizer), logits):
         raise AdapterError(
             f"Attaching {', '.join(map(str, adapters.values()))} changed the base: its weights or its logits "
-            f"on a probe are no longer what they were. Evaluate each adapter alone to find which did it"
+            f"on a probe differ from before. Evaluate each adapter alone to find the one that does"
         )
 
 
@@ -105,7 +102,7 @@ def switch(model: Any, adapter: str | None) -> None:
 
 
 def merged(model: Any, adapter: str) -> Any:
-    """Return the base with an adapter merged into its weights. `model` itself is spent."""
+    """Return the base with an adapter merged into its weights. `model` cannot be used afterwards."""
     switch(model, adapter)
     return model.attached_adapters[adapter].peft_model.merge_and_unload()
 
@@ -124,18 +121,18 @@ def _attach_to_bare(model: Any, tokenizer: Any, folder: Path) -> "tuple[Attached
         )
         weights = {name: weight for name, weight in peft_model.named_parameters() if weight not in base}
         refuse_partial(peft_model, folder, PEFT_NAME, weights)
-    except KeyError as error:  # of a module that the adapter replaces as a whole
+    except KeyError as error:  # a missing weight of a module that the adapter replaces as a whole
         raise _acts_in_part(folder, f"lacks {error.args[0]}") from error
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise AdapterError(f"peft cannot attach {folder}: {reason[:500]}") from error
-    del model.peft_config  # peft takes an adapter that finds it for one more of several
+    del model.peft_config  # otherwise peft would add the next adapter to this one
     logits = probe_logits(peft_model, tokenizer, folder)
     return AttachedAdapter(_isolated(_contents(model), originals), peft_model), logits
 
 
 def _isolated(contents: "Contents", originals: "Mapping[nn.Parameter, Tensor]") -> "Contents":
-    """Restore the weights that peft changed, and return `contents` with the changed ones in their place."""
+    """Restore the weights that peft changed, and return `contents` with the changed ones."""
     import torch
 
     changed = {}
@@ -154,50 +151,56 @@ def refuse_partial(
 ) -> None:
     """Raise AdapterError unless the adapter's file has all of its weights, finite, and nothing else.
 
-    The file is loaded once more over weights that are no numbers: those that it lacks stay so.
+    The file is loaded once more over weights that are set to NaN: those that it lacks stay NaN.
 
     Args:
-        adapter: peft's name of it.
-        weights: the parameters that peft has added to the base's, by name.
+        peft_model: the model with the adapter attached.
+        folder: the adapter's folder.
+        adapter: the adapter's name in peft.
+        weights: the parameters that peft has added to those of the base, by name.
     """
     import peft
     import torch
     from safetensors.torch import load_file
 
+    # 1. Finite weights.
     stored = load_file(folder / adapter_files.WEIGHTS)
     diverged = [name for name, weight in stored.items() if not weight.isfinite().all()]
     if diverged:
         raise AdapterError(
-            f"The adapter {folder} holds numbers that are not finite ({_some(diverged)}): its training "
-            f"diverged. Train it again with a lower learning rate, or leave it out"
+            f"The adapter {folder} has weights that are not finite ({_first_and_more(diverged)}): its "
+            f"training diverged. Train it again with a lower learning rate, or skip it"
         )
+    # 2. Weights that the file lacks, and those that peft does not know.
     for weight in weights.values():
         weight.data.fill_(torch.nan)
     unknown = peft_model.load_adapter(str(folder), adapter, autocast_adapter_dtype=False).unexpected_keys
     missing = [name for name, weight in weights.items() if not weight.isfinite().all()]
-    # Biases are the base's parameters, in which peft keeps the adapter's.
+    # peft keeps the biases of an adapter in parameters of the base.
     expected = peft.get_peft_model_state_dict(peft_model, adapter_name=adapter, save_embedding_layers=False)
     missing += [name for name in expected if name.endswith(".bias") and name not in stored]
     if missing or unknown:
-        problems = [f"lacks {_some(missing)}"] if missing else []
-        problems += [f"holds {_some(unknown)}, which its configuration does not name"] if unknown else []
+        problems = [f"lacks {_first_and_more(missing)}"] if missing else []
+        if unknown:
+            problems.append(f"has {_first_and_more(unknown)}, which its configuration does not name")
         raise _acts_in_part(folder, " and ".join(problems))
 
 
 def _acts_in_part(folder: Path, problem: str) -> AdapterError:
+    """Return the error for an adapter whose file does not have all of its weights."""
     return AdapterError(
         f"The adapter {folder} would act in part: {adapter_files.WEIGHTS} {problem}. "
         f"Copy or save the adapter again"
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_and_more(names: Sequence[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{more}"
 
 
 def _contents(model: Any) -> "Contents":
-    """Return what every module of the model holds now."""
+    """Return the children, parameters and buffers of every module of the model."""
     return {
         module: (dict(module._modules), dict(module._parameters), dict(module._buffers))
         for module in model.modules()
@@ -205,9 +208,8 @@ def _contents(model: Any) -> "Contents":
 
 
 def _put(contents: "Contents") -> None:
-    """Let modules hold what they held when `contents` was taken."""
-    for module, held in contents.items():
-        children, parameters, buffers = held
+    """Give modules the children, parameters and buffers of `contents`."""
+    for module, (children, parameters, buffers) in contents.items():
         module._modules.clear()
         module._modules.update(children)
         module._parameters.clear()
@@ -217,7 +219,7 @@ def _put(contents: "Contents") -> None:
 
 
 def weights_digest(model: Any) -> str:
-    """Return the sha256 of all parameters and buffers, with their names. It takes every core."""
+    """Return the sha256 of all parameters and buffers, with their names. It uses all cores."""
     with ThreadPoolExecutor() as threads:
         named = [*model.named_parameters(), *model.named_buffers()]
         digests = threads.map(lambda weight: _tensor_digest(weight[1]), named)
@@ -233,9 +235,9 @@ def _tensor_digest(weight: "Tensor") -> str:
 
 
 def cast(model: Any, dtype: str) -> None:
-    """Turn parameters to `dtype` in place, and leave buffers as they are, as loading in that dtype does.
+    """Convert parameters to `dtype` in place, but not buffers, just as loading in that dtype does.
 
-    `model.to(dtype)` would round the frequencies of rotary embeddings as well. No adapter acts afterwards.
+    `model.to(dtype)` would also round the frequencies of rotary embeddings. No adapter acts afterwards.
     """
     import torch
 
@@ -249,7 +251,7 @@ def cast(model: Any, dtype: str) -> None:
 def probe_logits(model: Any, tokenizer: Any, adapter: Path | None = None) -> "Tensor":
     """Return the logits of the probe, (tokens, vocabulary) fp32 on the CPU.
 
-    The tokens that `adapter` trains by themselves follow the probe.
+    If `adapter` trains the embeddings of single tokens, these tokens follow the probe.
     """
     import torch
 
@@ -265,9 +267,9 @@ def _same(logits: "Tensor", expected: "Tensor") -> bool:
 
 
 def prove_each_acts(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
-    """Raise AdapterError for an adapter whose fp32 logits on the probe equal the base's.
+    """Raise AdapterError for an adapter whose fp32 logits on the probe equal those of the base.
 
-    `model` is in fp32: rounding to bf16 could hide a weak adapter, or make a difference of its own.
+    `model` is in fp32, since rounding to bf16 could hide a weak adapter or cause a difference.
     """
     for name, folder in adapters.items():
         switch(model, None)
@@ -276,8 +278,8 @@ def prove_each_acts(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) ->
         difference = float((probe_logits(model, tokenizer, folder) - base).abs().max())
         if not difference > SILENT * float(base.abs().max()):
             raise AdapterError(
-                f"The adapter {folder} does nothing: its logits on a probe are the base's (difference "
-                f"{difference:.1e}). It was saved before any training, or its weights have names that peft "
-                f"does not find in this base; train it again, or leave it out"
+                f"The adapter {folder} does nothing: its logits on a probe equal those of the base "
+                f"(difference {difference:.1e}). It was saved before any training, or peft does not find the "
+                f"names of its weights in this base. Train it again, or skip it"
             )
     switch(model, None)

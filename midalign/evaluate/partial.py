@@ -1,4 +1,4 @@
-"""What a run has finished so far, on disk, so that a killed evaluation goes on where it was."""
+"""Finished parts of an evaluation on disk, from which an interrupted evaluation resumes."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Output(BaseModel):
-    """One answer as `--log-samples` keeps it."""
+    """One answer with its prompt, as `--log-samples` writes it."""
 
     doc_id: int
     prompt: str
@@ -26,24 +26,24 @@ class Output(BaseModel):
     finish: str | None
 
 
-class Part(BaseModel):
+class TaskPart(BaseModel):
     """One finished task of one model."""
 
     model_config = ConfigDict(extra="forbid")
 
     rendering: str
-    """Digest of what the task asks and how."""
+    """Digest of the task's prompts and settings (`rendering_digest`)."""
     result: TaskResult
     doc_ids: list[int]
     counts: list[list[int]]
     repeated: list[int]
     outputs: list[Output] | None
     comet: list[int] | None = None
-    """COMET's scores in millionths, by item; never on disk here, since they have a cache of their own."""
+    """COMET's scores in millionths, by item. They are not written here, since COMET has its own cache."""
 
 
-class Store:
-    """Finished parts of one model's evaluation, in a folder named by all that decides its outcome."""
+class PartStore:
+    """Finished parts of one model, in a folder named by the digest of everything that determines them."""
 
     def __init__(self, results: Path, decides: Mapping[str, Any]) -> None:
         text = json.dumps(decides, sort_keys=True)
@@ -57,16 +57,16 @@ class Store:
             return None
 
     def write(self, name: str, part: BaseModel) -> None:
-        """Keep a part; it appears whole or not at all."""
+        """Write a part atomically."""
         while not self.folder.is_dir():
-            with suppress(FileNotFoundError):  # another run has removed the empty parent in between
+            with suppress(FileNotFoundError):  # another run has just removed the empty parent
                 self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / f"{name}.json", part.model_dump_json().encode())
 
     def remove(self) -> None:
-        """Drop the parts once their record is written, and the folder of all runs when it is empty."""
+        """Remove the parts, and the folder of all runs if it is empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
             self.folder.parent.rmdir()
         except OSError:
-            return  # another run's parts are there, or nothing ever was
+            return  # it contains parts of another run, or does not exist

@@ -1,4 +1,4 @@
-"""What lm-eval asks of an engine, and what an engine answers, in one form for both engines."""
+"""Requests of lm-eval and answers of an engine, in one form for both engines."""
 
 import logging
 from collections import Counter
@@ -23,51 +23,51 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Generated:
-    """One answer: the text without its stop string, why it ended, and what it cost."""
+    """One answer: its text without the stop string, why it ended, and its number of tokens."""
 
     text: str
     finish: Finish
     prompt_tokens: int
     output_tokens: int
     prompt_cut: bool
-    """Whether the prompt lost its beginning, for want of room."""
+    """Whether the prompt was truncated on the left to fit into the context."""
 
 
-def greedy(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
-    """Return the settings of a greedy request, or None for sampling and beams.
+def greedy_settings(settings: Mapping[str, Any], max_new: int) -> Greedy | None:
+    """Return the settings of a greedy request, or None for sampling and beams, which lm-eval's own loop runs.
 
-    lm-eval's own engine runs these. `max_new` is used if the task has no limit.
+    `max_new` is the limit of tasks without one.
     """
-    rest = dict(settings)
-    until = rest.pop("until", None) or []
-    length = int(rest.pop("max_gen_toks", max_new))
-    greedy = not rest.pop("do_sample", False) and not rest.pop("temperature", 0)
-    if rest or not greedy:
+    unknown = dict(settings)
+    until = unknown.pop("until", None) or []
+    length = int(unknown.pop("max_gen_toks", max_new))
+    is_greedy = not unknown.pop("do_sample", False) and not unknown.pop("temperature", 0)
+    if unknown or not is_greedy:
         return None
     return Greedy(tuple([until] if isinstance(until, str) else until), length)
 
 
-def room(settings: Greedy, context: int, thoughts: int = 0) -> int:
-    """Return the number of tokens that a prompt may have, so that the answer fits into `context` tokens.
+def prompt_room(settings: Greedy, context: int, thoughts: int = 0) -> int:
+    """Return the maximum number of tokens of a prompt, so that its answer fits into `context` tokens.
 
-    `thoughts` are tokens before the answer. Raises EngineError where thoughts and answer alone may be as long
-    as the context.
+    `thoughts` is the budget of tokens before the answer. Raises EngineError if thoughts and answer alone may
+    fill the context.
     """
     left = context - thoughts - settings.max_new
     if left > 0:
         return left
-    said = f"The base takes {context} tokens, prompt included, and an answer may have {settings.max_new}"
-    remedy = "Take a base with a longer context, or leave out the task"
+    problem = f"The context of the base is {context} tokens, and an answer may have {settings.max_new}"
+    remedy = "Use a base with a longer context, or skip the task"
     if thoughts:
         raise EngineError(
-            f"{said} after {thoughts} of thoughts. {remedy}, or let it think less: --max-thinking-tokens "
-            f"(max_thinking_tokens=)"
+            f"{problem} after {thoughts} of thoughts. {remedy}, or shorten the thoughts: "
+            f"--max-thinking-tokens (max_thinking_tokens=)"
         )
-    raise EngineError(f"{said}. {remedy}")
+    raise EngineError(f"{problem}. {remedy}")
 
 
-def report_cut(tasks: Iterable[str], answers: Iterable[Generated], context: int) -> None:
-    """Warn of prompts that lost their beginning, by task."""
+def report_truncated(tasks: Iterable[str], answers: Iterable[Generated], context: int) -> None:
+    """Warn of truncated prompts, by task."""
     counts = Counter[str]()
     totals = Counter[str]()
     for task, answer in zip(tasks, answers, strict=True):
@@ -81,7 +81,7 @@ def report_cut(tasks: Iterable[str], answers: Iterable[Generated], context: int)
             )
 
 
-def cut(text: str, until: Sequence[str]) -> str:
+def cut_at_stop(text: str, until: Sequence[str]) -> str:
     """Return `text` up to the first of the stop strings."""
     for stop in until:
         if stop:

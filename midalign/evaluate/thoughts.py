@@ -1,4 +1,4 @@
-"""Thoughts of a reasoning model: their end, their budget, and the answer after them."""
+"""Thoughts of a reasoning model: their end, their token budget, and the answer after them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,25 @@ BUDGET = 2048
 
 @dataclass(frozen=True)
 class Thinking:
-    """Where thoughts end, as text or as a token id, and how many tokens they may take."""
+    """End of thoughts, as text or as a token id, and their budget of tokens."""
 
     end: str | int
     budget: int
 
     @classmethod
     def of(cls, end: str | int | None, budget: int, enable: bool | None) -> "Thinking | None":
-        """Return the settings, None where the model does not think.
+        """Return the settings, None without an end of thoughts.
 
-        Raises EngineError for an empty end or budget, and where a model is asked to think and nothing says
-        where its thoughts end.
+        Raises EngineError for an empty end or budget, and for `enable` without an end.
         """
         if end is None:
             if enable:
                 raise EngineError(
-                    "Thoughts are part of the answer unless their end is known: --think-end-token '</think>' "
-                    "(think_end_token=</think>)"
+                    "Thoughts count as part of the answer unless their end is given: "
+                    "--think-end-token '</think>' (think_end_token=</think>)"
                 )
             return None
-        check_end(end)
+        check_thoughts_end(end)
         if int(budget) < 1:
             raise EngineError(
                 f"Found {budget} tokens for thoughts, expected at least 1: --max-thinking-tokens 2048 "
@@ -44,7 +43,7 @@ class Thinking:
         return self.end if isinstance(self.end, str) else str(tokenizer.decode([self.end]))
 
     def is_closed(self, tokenizer: Any, prompt: Sequence[int]) -> bool:
-        """Return whether the prompt ends the thoughts, as templates do that are told not to think."""
+        """Return whether the prompt ends the thoughts, as chat templates do with thinking disabled."""
         marker = self.marker(tokenizer)
         tail = tokenizer.decode(prompt[-len(marker.encode()) - 8 :])
         return bool(tail.rstrip().endswith(marker.strip()))
@@ -58,17 +57,17 @@ class Thinking:
 
 @dataclass(frozen=True)
 class Thoughts:
-    """Tokens of the thoughts, and what comes after them."""
+    """Tokens of the thoughts, and how they ended."""
 
     ids: list[int]
     ended: bool
-    """An answer follows. Without this, the model ended its output or reached the budget."""
+    """The end of thoughts was generated, so an answer follows."""
     stopped: bool = False
-    """The model ended its output without ending any thoughts: it answered at once."""
+    """The model ended its output without an end of thoughts: the output is an answer."""
 
 
-def check_end(end: str | int) -> None:
-    """Raise EngineError for an empty end of thoughts, which every text holds."""
+def check_thoughts_end(end: str | int) -> None:
+    """Raise EngineError for an empty end of thoughts, which every text contains."""
     if isinstance(end, str) and not end.strip():
         raise EngineError(
             f"Found the end of thoughts {end!r}, expected text: --think-end-token '</think>' "
@@ -81,9 +80,9 @@ def answer_of(output: str, end: str) -> str:
     return output.rpartition(end)[2].lstrip() if end in output else output
 
 
-def refuse_sampling() -> EngineError:
-    """Return the error for requests that go to lm-eval's own loop, which would stop within the thoughts."""
+def sampled_thoughts_error() -> EngineError:
+    """Return the error for requests that lm-eval's own loop would stop within the thoughts."""
     return EngineError(
-        "Thoughts are cut in greedy decoding alone, and a task asks for sampling or beams. Leave out "
-        "temperature, do_sample and num_beams in --gen_kwargs, or think_end_token"
+        "Thoughts are removed in greedy decoding only, but a task asks for sampling or beams. Remove "
+        "temperature, do_sample and num_beams from --gen_kwargs, or remove think_end_token"
     )

@@ -1,6 +1,6 @@
-"""The vLLM engine: on CUDA base and adapters in one engine, on a CPU one merged copy of the base at a time.
+"""The vLLM engine: live adapters on CUDA, one merged copy of the base at a time on a CPU.
 
-Usable from lm-eval as `--model midalign-vllm`.
+It is available in lm-eval as `--model midalign-vllm`.
 """
 
 import os
@@ -13,8 +13,16 @@ from midalign import chat
 from midalign.device import device, fast_dtype
 from midalign.evaluate import constrain, generation, tokenizers
 from midalign.evaluate.install import present_vllm_cpu, require_vllm
-from midalign.evaluate.requests import Finish, Generated, Greedy, cut, greedy, report_cut, room
-from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, refuse_sampling
+from midalign.evaluate.requests import (
+    Finish,
+    Generated,
+    Greedy,
+    cut_at_stop,
+    greedy_settings,
+    prompt_room,
+    report_truncated,
+)
+from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, sampled_thoughts_error
 
 require_vllm()
 if device() == "cpu":
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 MAX_LENGTH = 8192
-"""Tokens of a request at most, unless the model has fewer: the cache on a CPU is 1 GB."""
+"""Maximum tokens of a request, unless the model has fewer. The cache on a CPU has 1 GB."""
 
 
 class Answer(NamedTuple):
@@ -46,11 +54,10 @@ class Answer(NamedTuple):
 
 
 class MidalignVLLM(VLLM):
-    """lm-eval's vLLM model with adapters to switch and the reasons why answers ended."""
+    """lm-eval's vLLM model with switched adapters, constraints and thoughts."""
 
     items_at_once = 512 if device() == "cpu" else 24_000
-    """Items that a call should bring, of several tasks where they are small: its last requests leave most of
-    a GPU idle."""
+    """Items that one call should bring. The last requests of a call leave most of a GPU idle."""
 
     def __init__(
         self,
@@ -66,17 +73,17 @@ class MidalignVLLM(VLLM):
         chat_template_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Start lm-eval's VLLM. `adapters` act as live LoRA requests, `merged` are folders of whole models.
+        """Start lm-eval's VLLM with `adapters` as live LoRA requests, or with `merged` folders of models.
 
-        Give one of the two: live LoRA on a CPU costs 4 to 8 times the base (measured on 2 cores).
-        `constrained` restricts outputs to their tasks' grammars. Thoughts end with `think_end_token`, have
-        `max_thinking_tokens` of their own, and are removed.
+        Merged models are for CPUs, where live LoRA takes 4 to 8 times as long as the base (2 cores).
+        `constrained` restricts outputs to their tasks' grammars. Thoughts of up to `max_thinking_tokens` end
+        with `think_end_token` and are removed.
         """
         self.thinking = Thinking.of(think_end_token, max_thinking_tokens, enable_thinking)
         self.template_arguments = dict(chat_template_args or {})
         if enable_thinking is not None:
             self.template_arguments["enable_thinking"] = enable_thinking
-        # The base is there under None: a merged copy has its configuration and tokenizer.
+        # The base has the name None. Merged copies have its configuration and tokenizer.
         self.folders: dict[str | None, str] = {None: pretrained}
         self.folders |= {name: str(folder) for name, folder in (merged or {}).items()}
         self.loaded: str | None = None
@@ -90,24 +97,26 @@ class MidalignVLLM(VLLM):
                 "max_loras": 1,
                 "max_lora_rank": max(map(_rank, adapters.values())),
             }
-        # By itself vLLM would take another library for what xgrammar refuses.
+        # vLLM would fall back to another library for grammars that xgrammar rejects.
         kwargs |= {"structured_outputs_config": {"backend": "xgrammar"}}
         if device() == "cpu":
             kwargs = {"gpu_memory_utilization": 0.2, "enforce_eager": True} | kwargs
         adapter = kwargs.get("lora_local_path")
         if adapter and Path(adapter).is_dir():
-            tokenizers.check(Path(adapter), pretrained, chat=True)
+            tokenizers.check_tokenizer(Path(adapter), pretrained, chat=True)
         if not (kwargs.get("max_length") or kwargs.get("max_model_len")):
             kwargs["max_length"] = _max_length(
                 pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
             )
         super().__init__(pretrained=pretrained, dtype=fast_dtype() if dtype == "auto" else dtype, **kwargs)
         self.enable_thinking = enable_thinking
-        config = generation.of_base(pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code")))
+        config = generation.base_generation_config(
+            pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
+        )
         self.eos_token_id = config.eos_token_id
-        self.ignored = generation.report(generation.acting(config))
-        """Generation settings of the base that would change greedy answers: vLLM reads none of them where a
-        request says how it is sampled."""
+        self.ignored = generation.report_ignored(generation.acting_settings(config))
+        """Generation settings of the base that would change greedy answers. vLLM ignores them, since requests
+        have sampling parameters."""
         self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         self.generated: dict[tuple[str, int], Generated] = {}
@@ -115,7 +124,7 @@ class MidalignVLLM(VLLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Render a conversation as training does; a template without a system role loses nothing."""
+        """Render a conversation as training does, for templates without a system role too."""
         return chat.render(
             self.tokenizer,
             chat_history,
@@ -124,7 +133,7 @@ class MidalignVLLM(VLLM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm-eval keeps beside its results: the generation settings that are ignored."""
+        """Return the ignored generation settings, which lm-eval keeps beside its results."""
         return {"generation_config_ignored": self.ignored}
 
     def use(self, adapter: str | None) -> None:
@@ -141,34 +150,43 @@ class MidalignVLLM(VLLM):
 
         Requests that are not greedy go to lm-eval's own loop.
         """
+        # 1. Read the requests. One that is not greedy sends all to lm-eval's own loop.
         self.generated = {}
-        settings = [greedy(request.args[1], self.max_gen_toks) for request in requests]
+        settings = [greedy_settings(request.args[1], self.max_gen_toks) for request in requests]
         if not all(settings):
             if self.constrained:
-                raise constrain.refuse_sampling()
+                raise constrain.unconstrained_sampling_error()
             if self.thinking:
-                raise refuse_sampling()
+                raise sampled_thoughts_error()
             return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
-        greedies = [one for one in settings if one is not None]
+        greedies = [greedy for greedy in settings if greedy is not None]
+        # 2. Truncate prompts on the left, so that thoughts and answer fit.
         ids = self.tok_encode([request.args[0] for request in requests])
         budget = self.thinking.budget if self.thinking else 0
         prompts = [
-            truncate_tokens(prompt, room(one, self.max_length, budget), self.truncation_side)
-            for prompt, one in zip(ids, greedies, strict=True)
+            truncate_tokens(prompt, prompt_room(greedy, self.max_length, budget), self.truncation_side)
+            for prompt, greedy in zip(ids, greedies, strict=True)
         ]
+        # 3. Answer, and keep text, end and tokens of each answer.
         bar = not disable_tqdm and self.on_output is None
         if self.thinking:
-            found = self._answer_after_thoughts(self.thinking, requests, greedies, prompts, bar)
+            answers = self._answer_after_thoughts(self.thinking, requests, greedies, prompts, bar)
         else:
-            found = self._answer(requests, greedies, prompts, bar)
-        for request, one, prompt, sent, answer in zip(requests, greedies, ids, prompts, found, strict=True):
+            answers = self._answer(requests, greedies, prompts, bar)
+        for request, greedy, whole, prompt, answer in zip(
+            requests, greedies, ids, prompts, answers, strict=True
+        ):
             self.generated[request.task_name, request.doc_id] = Generated(
-                cut(answer.text, one.until), answer.finish, len(sent), answer.tokens, len(sent) < len(prompt)
+                cut_at_stop(answer.text, greedy.until),
+                answer.finish,
+                len(prompt),
+                answer.tokens,
+                len(prompt) < len(whole),
             )
         if self.on_output:
             self.on_output(len(requests))
         done = [self.generated[request.task_name, request.doc_id] for request in requests]
-        report_cut([str(request.task_name) for request in requests], done, self.max_length)
+        report_truncated([str(request.task_name) for request in requests], done, self.max_length)
         for request, generated in zip(requests, done, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, generated.text)
         return [generated.text for generated in done]
@@ -197,7 +215,10 @@ class MidalignVLLM(VLLM):
         prompts: Sequence[list[int]],
         bar: bool,
     ) -> list["Answer"]:
-        sampling = [self._sampling(request, one) for request, one in zip(requests, settings, strict=True)]
+        """Return the answers without thoughts."""
+        sampling = [
+            self._sampling(request, greedy) for request, greedy in zip(requests, settings, strict=True)
+        ]
         return [
             Answer(self._text(output.token_ids), _finish(output), len(output.token_ids))
             for output in self._generate(prompts, sampling, bar)
@@ -211,41 +232,44 @@ class MidalignVLLM(VLLM):
         prompts: Sequence[list[int]],
         bar: bool,
     ) -> list["Answer"]:
-        """Let the model think, then answer."""
+        """Return the answers after thoughts, which are generated first."""
         thoughts = self._think(thinking, prompts, bar)
-        said: list[list[int]] = [[] for _ in prompts]
-        finish: list[Finish] = ["stop" if one.stopped else "length" for one in thoughts]
-        # A model that answered at once has answered, unless its answer was to be constrained.
-        at_once = [one.stopped and not self.constrained for one in thoughts]
-        open_ = [i for i, one in enumerate(thoughts) if one.ended or (one.stopped and self.constrained)]
+        ids: list[list[int]] = [[] for _ in prompts]
+        finish: list[Finish] = ["stop" if thought.stopped else "length" for thought in thoughts]
+        # An output without thoughts is the answer, but not if it was to be constrained: then the answer is
+        # generated from the prompt again.
+        at_once = [thought.stopped and not self.constrained for thought in thoughts]
+        open_ = [
+            i for i, thought in enumerate(thoughts) if thought.ended or (thought.stopped and self.constrained)
+        ]
         while open_:
             outputs = self._generate(
-                [prompts[i] + (thoughts[i].ids if thoughts[i].ended else []) + said[i] for i in open_],
-                [self._sampling(requests[i], settings[i], len(said[i])) for i in open_],
+                [prompts[i] + (thoughts[i].ids if thoughts[i].ended else []) + ids[i] for i in open_],
+                [self._sampling(requests[i], settings[i], len(ids[i])) for i in open_],
                 bar,
             )
             for i, output in zip(open_, outputs, strict=True):
-                said[i] += output.token_ids
+                ids[i] += output.token_ids
                 finish[i] = _finish(output)
-            # A stop string among the line breaks that part thoughts and answer ends nothing.
+            # A stop string among the line breaks between thoughts and answer does not end the answer.
             open_ = [
                 i
                 for i, output in zip(open_, outputs, strict=True)
                 if isinstance(output.stop_reason, str)
-                and not self._text(said[i]).strip()
-                and len(said[i]) < settings[i].max_new
+                and not self._text(ids[i]).strip()
+                and len(ids[i]) < settings[i].max_new
             ]
         return [
             Answer(
-                self._text(one.ids if direct else ids).lstrip(),
+                self._text(thought.ids if direct else answer).lstrip(),
                 reason,
-                len(one.ids) + len(ids),
+                len(thought.ids) + len(answer),
             )
-            for one, direct, ids, reason in zip(thoughts, at_once, said, finish, strict=True)
+            for thought, direct, answer, reason in zip(thoughts, at_once, ids, finish, strict=True)
         ]
 
     def _think(self, thinking: Thinking, prompts: Sequence[list[int]], bar: bool) -> list[Thoughts]:
-        """Return the thoughts after each prompt, none after prompts that have ended them themselves."""
+        """Return the thoughts after each prompt, empty after prompts that end the thoughts themselves."""
         thoughts = [Thoughts([], ended=True) for _ in prompts]
         open_ = [i for i, prompt in enumerate(prompts) if not thinking.is_closed(self.tokenizer, prompt)]
         end: dict[str, Any] = (
@@ -264,16 +288,18 @@ class MidalignVLLM(VLLM):
     def _text(self, ids: Sequence[int]) -> str:
         """Return the text of tokens.
 
-        vLLM's own text may end with U+FFFD, or lack it, if generation stops within a character.
+        vLLM's own text differs if generation stops within a character: it may end with U+FFFD, or lack it.
         """
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _sampling(self, request: "Instance", settings: Greedy, said: int = 0) -> SamplingParams:
-        """Return the sampling parameters of a request after `said` tokens of its answer."""
-        greedy = {"temperature": 0.0, "max_tokens": settings.max_new - said, "stop": list(settings.until)}
+    def _sampling(self, request: "Instance", settings: Greedy, answered: int = 0) -> SamplingParams:
+        """Return the sampling parameters of a request after `answered` tokens of its answer."""
+        greedy = {"temperature": 0.0, "max_tokens": settings.max_new - answered, "stop": list(settings.until)}
         if not self.constrained:
             return SamplingParams(**greedy)
-        text = constrain.grammar(request.task_name, request.doc, settings.until, self.thinking is not None)
+        text = constrain.output_grammar(
+            request.task_name, request.doc, settings.until, self.thinking is not None
+        )
         return SamplingParams(
             **greedy,
             structured_outputs=StructuredOutputsParams(grammar=text),
@@ -282,7 +308,7 @@ class MidalignVLLM(VLLM):
 
     @cached_property
     def markup(self) -> list[int]:
-        """Special tokens that no grammar means."""
+        """Ids of special tokens, which a grammar would match as text."""
         return constrain.markup(self.tokenizer, self._end_ids())
 
     def _end_ids(self) -> set[int]:
@@ -292,10 +318,11 @@ class MidalignVLLM(VLLM):
 
 
 def _rank(adapter: Path) -> int:
+    """Return the smallest `max_lora_rank` of vLLM that an adapter fits in: a power of two from 8 on."""
     import json
 
     rank = int(json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"])
-    return max(8, 1 << (rank - 1).bit_length())  # vLLM knows powers of two from 8 on
+    return max(8, 1 << (rank - 1).bit_length())
 
 
 def _finish(output: Any) -> Finish:

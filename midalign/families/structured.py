@@ -9,7 +9,7 @@ import numpy as np
 
 from midalign.data import own
 from midalign.data.overlap import Text
-from midalign.errors import DataError
+from midalign.errors import DataError, first_line
 from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import with_pool
 from midalign.metrics.structured import METRICS, Tagged, call, count, entities
@@ -146,7 +146,7 @@ def _schema(source: str) -> dict[str, Any]:
         jsonschema.Draft202012Validator.check_schema(found)
     except (OSError, ValueError, jsonschema.SchemaError) as error:
         raise DataError(
-            f"{path} is no JSON Schema ({str(error).splitlines()[0]}); expected one of draft 2020-12. "
+            f"{path} is no JSON Schema ({first_line(error)}); expected one of draft 2020-12. "
             f"In a checkout: python scripts/generate_tasks.py, else reinstall midalign"
         ) from None
     return found

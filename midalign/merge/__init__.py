@@ -125,7 +125,7 @@ def _check_tokenizers(sources: Sequence[Path]) -> None:
 def _check_bases(sources: Sequence[Path]) -> None:
     """Raise AdapterError if two adapters have different bases, by digest or, without one, by name."""
     known = [
-        (adapter.read_manifest(folder), adapter.config(folder).get("base_model_name_or_path"))
+        (adapter.read_manifest(folder), adapter.adapter_config(folder).get("base_model_name_or_path"))
         for folder in sources
     ]
     first, name = known[0]

@@ -67,7 +67,7 @@ def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "trained_on": None if None in texts else list(trained_on),
             "overlap": list(overlap) if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
-                Parent(name=parent.name, digest=adapter.digest(folder))
+                Parent(name=parent.name, digest=adapter.adapter_digest(folder))
                 for parent, folder in zip(parents, sources, strict=True)
             ],
         }

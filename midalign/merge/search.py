@@ -4,17 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from midalign import adapter, bases, record
+from midalign.evaluate.settings import EvalReporter, EvalSettings
 from midalign.locks import locked
 from midalign.merge import merge_adapters
 from midalign.merge.manifest import text_digest
 from midalign.merge.weights import MergeMethod, MergeWeights, check_choices, describe_merge
 from midalign.metrics import scorer
-
-if TYPE_CHECKING:
-    from midalign.evaluate.run import Report
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ def search_weights(
     base: str,
     tasks: Sequence[str],
     limit: int | None,
-    report: "Report",
+    report: EvalReporter,
     method: MergeMethod = "cat",
     rank: int | None = None,
     density: float | None = None,
@@ -51,7 +48,7 @@ def search_weights(
     from midalign.leaderboard.load import load_verified_record
 
     # Merge the candidates that do not exist yet.
-    parents = [adapter.digest(source) for source in sources]
+    parents = [adapter.adapter_digest(source) for source in sources]
     candidates = list(dict.fromkeys(weights))
     for candidate in candidates:
         check_choices(candidate, method, rank, density)
@@ -68,7 +65,7 @@ def search_weights(
     conditions = [sorted(tasks), limit, adapter.base_digest(source), adapter.tokenizer_digest(source)]
     if apply_chat_template or system_instruction is not None:
         conditions += [apply_chat_template, system_instruction]
-    settings = run.Settings(
+    settings = EvalSettings(
         base=base,
         tasks=tuple(tasks),
         output=folder / f"results-{text_digest(json.dumps(conditions))[:12]}",

@@ -35,8 +35,8 @@ class LoraSource:
         from safetensors import safe_open
 
         self.folder = folder
-        self.config = adapter.config(folder)
-        known = adapter.shapes(folder / adapter.WEIGHTS)
+        self.config = adapter.adapter_config(folder)
+        known = adapter.tensor_shapes(folder / adapter.WEIGHTS)
         # If embeddings are targets, peft stores copies of the base's weights too.
         shapes = {key: shape for key, shape in known.items() if ".base_layer." not in key}
         self._check(shapes)

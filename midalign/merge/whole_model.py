@@ -21,8 +21,8 @@ def merge_into_base(merged: Path, base: str, output: Path) -> None:
 
     refuse_existing(output)
     source = str(bases.resolve(base))
-    adapter.check(merged, source)
-    model, tokenizer = live.load(source, {"merged": merged}, "float32")
+    adapter.check_adapter(merged, source)
+    model, tokenizer = live.load_with_adapters(source, {"merged": merged}, "float32")
     live.switch(model, "merged")
     expected = live.probe_logits(model, tokenizer)
     whole = live.merged(model, "merged")

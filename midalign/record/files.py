@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from midalign.errors import RecordError
+from midalign.errors import RecordError, first_problem
 from midalign.record.conditions import Conditions, condition_differences, conditions_of
 from midalign.record.item_counts import Items, pack_items, unpack_items
 from midalign.record.models import ItemsFile, Record
@@ -28,10 +28,8 @@ def read_record(path: str | Path) -> Record:
     except FileNotFoundError as error:
         raise RecordError(f"No record {path}") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
         raise RecordError(
-            f"{path} is not a record of schema version 1 or 2: {where}: {problem['msg']}. "
+            f"{path} is not a record of schema version 1 or 2: {first_problem(error)}. "
             f"Restore it, or remove it and evaluate the model again with midalign eval"
         ) from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 from pydantic import ValidationError
 
-from midalign.errors import RecordError
+from midalign.errors import RecordError, first_problem
 from midalign.record.models import ItemsLine, Record
 
 _AGAIN = "Restore it, or remove it with its record and evaluate the model again with midalign eval"
@@ -87,10 +87,10 @@ def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
         try:
             line = ItemsLine.model_validate_json(text)
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(map(str, problem["loc"])) or "the line"
-            value = f", found {problem['input']!r}" if isinstance(problem["input"], int | float) else ""
-            raise RecordError(f"{file}, line {number}: {place}: {problem['msg']}{value}. {_AGAIN}") from error
+            value = error.errors()[0]["input"]
+            found = f", found {value!r}" if isinstance(value, int | float) else ""
+            problem = first_problem(error, whole="the line")
+            raise RecordError(f"{file}, line {number}: {problem}{found}. {_AGAIN}") from error
         if line.task not in entry.tasks:
             raise RecordError(f"{file}, line {number}: the record has no task {line.task}. {_AGAIN}")
         if line.task in items:

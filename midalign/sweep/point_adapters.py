@@ -56,7 +56,7 @@ def _merged(point: Point, seed: int) -> Path:
     with locked(folder):
         manifest = adapter.read_manifest(folder)
         known = [parent.digest for parent in manifest.parents or ()] if manifest else []
-        if known != [adapter.digest(parent) for parent in parents]:
+        if known != [adapter.adapter_digest(parent) for parent in parents]:
             shutil.rmtree(folder, ignore_errors=True)
             merge_adapters(parents, point.weights, folder)
     return folder

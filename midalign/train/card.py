@@ -8,7 +8,7 @@ import yaml
 
 from midalign import adapter, record
 from midalign.adapter import Manifest
-from midalign.errors import AdapterError
+from midalign.errors import AdapterError, first_line
 
 CARD = "README.md"
 
@@ -119,7 +119,7 @@ def push_adapter(folder: Path, namespace: str) -> str:
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message=f"{manifest.name}, by midalign")
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         raise AdapterError(
-            f"{folder} was not uploaded to {name}: {str(error).splitlines()[0]}. The adapter is complete. "
+            f"{folder} was not uploaded to {name}: {first_line(error)}. The adapter is complete. "
             f"Fix the upload (hf auth login, HF_TOKEN) and rerun the same command"
         ) from error
     return f"{hub.endpoint}/{name}"

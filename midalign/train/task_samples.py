@@ -40,7 +40,7 @@ class TaskSamples:
     @cached_property
     def tasks(self) -> dict[str, Any]:
         """lm-eval's task objects of the supervised languages, by name."""
-        return harness.load(harness.training_tasks(self.recipe.task, self.recipe.supervised))
+        return harness.load_tasks(harness.training_tasks(self.recipe.task, self.recipe.supervised))
 
     @cached_property
     def every(self) -> list[tuple[Any, dict[str, Any]]]:
@@ -139,7 +139,7 @@ class TaskSamples:
         code = harness.task_code(self.recipe.task, language)
         every = harness.expand([harness.stock_task(self.recipe.task, language)])
         names = [name for name in every if code in harness.task_languages(name)]
-        tasks = [task for task in harness.load(names).values() if task.has_validation_docs()]
+        tasks = [task for task in harness.load_tasks(names).values() if task.has_validation_docs()]
         documents = zip_longest(*(task.validation_docs() for task in tasks))
         rounds = (zip(tasks, turn, strict=True) for turn in documents)
         present = ((task, document) for turn in rounds for task, document in turn if document is not None)

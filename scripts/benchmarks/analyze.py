@@ -29,7 +29,7 @@ def main(base: str, languages: int, sentences: int) -> None:
     every = states.parallel_sentences("ntrex", None, sentences)
     texts = dict(list(every.items())[:languages])
     dtype = fast_dtype()
-    model, tokenizer = live.load(bases.resolve(base), {}, dtype)
+    model, tokenizer = live.load_with_adapters(bases.resolve(base), {}, dtype)
     layers = range(depth(model) + 1)
     count = len(texts) * (len(texts) - 1) // 2
 
@@ -46,7 +46,8 @@ def main(base: str, languages: int, sentences: int) -> None:
     for one, other in random.Random(0).sample([(a, b) for a in texts for b in texts if a < b], SEPARATE):
         start = time.perf_counter()
         both = [
-            retrieval.pooled(model, tokenizer, texts[c], layers, states.batch_rows()) for c in (one, other)
+            retrieval.pooled_states(model, tokenizer, texts[c], layers, states.batch_rows())
+            for c in (one, other)
         ]
         for layer in layers:
             pairs.measure_layer(torch.stack([side[layer] for side in both]))

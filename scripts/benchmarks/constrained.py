@@ -112,12 +112,12 @@ def run(engine: MidalignHF, asked: list[Instance], compiler: Any) -> tuple[float
 def measure(engine: MidalignHF, name: str, asked: list[Instance], rounds: int) -> None:
     """Print what a kind of constraint costs; each round compiles everything anew."""
     batches = record(engine, asked)
-    write, ratios, speeds = constrain.grammar, [], []
+    write, ratios, speeds = constrain.output_grammar, [], []
     for _ in range(rounds):
         held, tokens = run(engine, asked, new_compiler(engine))
-        constrain.grammar = lambda task, doc, until: ""
+        constrain.output_grammar = lambda task, doc, until: ""
         free, same = run(engine, asked, Replay(batches))
-        constrain.grammar = write
+        constrain.output_grammar = write
         assert tokens == same
         ratios.append(free / held)
         speeds.append((tokens / free, tokens / held))

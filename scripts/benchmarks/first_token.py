@@ -64,7 +64,7 @@ def mean_from(state: torch.Tensor, start: int) -> torch.Tensor:
 @torch.inference_mode()
 def print_table(base: str) -> None:
     """Measure a base and print its rows."""
-    model, tokenizer = live.load(bases.resolve(base), {}, "float32")
+    model, tokenizer = live.load_with_adapters(bases.resolve(base), {}, "float32")
     layers = [round(share * depth(model)) for share in SHARES]
     codes = [code for code, row in languages().items() if row.mini]
     texts = {code: [item.utterance for item in mini.items(code, "validation")[:SENTENCES]] for code in codes}

@@ -35,7 +35,7 @@ metric_list: [{{metric: exact_match}}]
 
 def plain_task(folder: Path) -> None:
     """The first eight prompts of midalign_slot_en as a task that needs nothing of ours."""
-    task = harness.load(["midalign_slot_en"])["midalign_slot_en"]
+    task = harness.load_tasks(["midalign_slot_en"])["midalign_slot_en"]
     documents = list(task.test_docs())[:8]
     rows = [
         {"prompt": harness.prompt(task, document), "target": task.doc_to_target(document)}

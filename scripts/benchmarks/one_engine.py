@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from midalign import bases, harness  # noqa: E402
-from midalign.evaluate import run  # noqa: E402
+from midalign.evaluate.engine import BATCH  # noqa: E402
+from midalign.evaluate.plan import draw_sample  # noqa: E402
 
 Outputs = dict[tuple[str, int], str]
 
@@ -38,7 +39,7 @@ def plain(
     """One run of lm-eval's own."""
     peft = f",peft={adapter}" if adapter else ""
     command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf", "--batch_size"]
-    command += [str(run.BATCH), "--model_args", f"pretrained={base},dtype={dtype}{peft}", "--device"]
+    command += [str(BATCH), "--model_args", f"pretrained={base},dtype={dtype}{peft}", "--device"]
     command += ["cpu", "--tasks", ",".join(positions), "--samples", json.dumps(positions), "--log_samples"]
     subprocess.run([*command, "--output_path", str(folder)], capture_output=True, check=True)
     outputs = {}
@@ -80,9 +81,9 @@ def main() -> None:
     models, _, rest = asked.partition(" -- ")
     dtype, base, *adapters = models.split()
     limit = int(rest.split()[-1]) if rest.split()[-1].isdecimal() else 10**9
-    tasks = harness.load([name for name in rest.split() if not name.isdecimal()])
+    tasks = harness.load_tasks([name for name in rest.split() if not name.isdecimal()])
     sizes = {name: len(task.test_docs()) for name, task in tasks.items()}
-    positions = {name: run.sample(size, limit) or list(range(size)) for name, size in sizes.items()}
+    positions = {name: draw_sample(size, limit) or list(range(size)) for name, size in sizes.items()}
     with tempfile.TemporaryDirectory() as name:
         begin = time.perf_counter()
         found = ours(dtype, base, adapters, list(tasks), limit, Path(name, "ours"))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from midalign import harness  # noqa: E402
-from midalign.evaluate.score import rates  # noqa: E402
+from midalign.evaluate.external_outputs import pooled_metrics  # noqa: E402
 from midalign.families import family  # noqa: E402
 
 PROCESSES = {"translation": 2}
@@ -44,7 +44,7 @@ def score(name: str) -> tuple[int, float]:
     pairs = list(zip(documents, answers([document["target"] for document in documents]), strict=True))
     start = time.perf_counter()
     counts = np.array([own.counts(document, answer) for document, answer in pairs], np.int64)
-    rates(counts, metadata)
+    pooled_metrics(counts, metadata)
     return len(documents), time.perf_counter() - start
 
 

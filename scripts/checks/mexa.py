@@ -61,11 +61,11 @@ def random_states(seed: int) -> dict[str, torch.Tensor]:
 def base_states() -> dict[str, torch.Tensor]:
     """(layers, sentences, hidden) of NTREX's sentences in the bundled base, some of them said twice."""
     texts = states.parallel_sentences("ntrex", LANGUAGES, SENTENCES)
-    model, tokenizer = live.load(bases.resolve("mini"), {}, "float32")
+    model, tokenizer = live.load_with_adapters(bases.resolve("mini"), {}, "float32")
     found = {}
     for code, sentences in texts.items():
         twice = [*sentences[:-10], *sentences[:10]]
-        found[code] = retrieval.pooled(model, tokenizer, twice, range(depth(model) + 1))
+        found[code] = retrieval.pooled_states(model, tokenizer, twice, range(depth(model) + 1))
     return found
 
 

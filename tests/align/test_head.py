@@ -78,7 +78,7 @@ def test_analysis_rejects_a_base_with_several_streams_per_token(monkeypatch, tmp
     """Their means would be of other numbers than a token's state."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3n_text", **OWN["gemma3n_text"]))
-    monkeypatch.setattr(live, "load", lambda *_: (model, None))
+    monkeypatch.setattr(live, "load_with_adapters", lambda *_: (model, None))
     texts = {"en": ["good morning"], "de": ["guten Morgen"]}
     with pytest.raises(BaseModelError, match=r"8 tokens have states of shape \(4, 1, 8, 32\)"):
         states.embed_languages("mini", None, texts, tmp_path, ["cpu"], lambda *_: None)

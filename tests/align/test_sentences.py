@@ -81,7 +81,7 @@ def test_added_tokens_are_counted_by_place(form):
 
 def test_evaluation_and_analysis_pool_a_sentences_own_tokens(model, form):
     tokenizer, before, _ = form
-    pooled = retrieval.pooled(model, tokenizer, TEXTS, [1, 2])
+    pooled = retrieval.pooled_states(model, tokenizer, TEXTS, [1, 2])
     for place, layer in enumerate((1, 2)):
         for number, text in enumerate(TEXTS):
             expected = mean_alone(model, tokenizer, before, text, layer)
@@ -115,7 +115,7 @@ def test_a_sentence_of_one_token_keeps_it(model, form):
     with torch.no_grad():
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         expected = model(ids, output_hidden_states=True).hidden_states[1][0, before]
-    found = retrieval.pooled(model, tokenizer, [text, *TEXTS], [1])
+    found = retrieval.pooled_states(model, tokenizer, [text, *TEXTS], [1])
     torch.testing.assert_close(found[0, 0], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -127,7 +127,7 @@ def test_measures_over_other_tokens_have_another_name(model, form):
         config = copy.copy(model.config)
         config.bos_token_id = bos
         same = bos == first and (before, after) == (1, 0)
-        assert (retrieval.pooling(tokenizer, config) == retrieval.POOLING) == same
+        assert (retrieval.describe_pooling(tokenizer, config) == retrieval.POOLING) == same
 
 
 def test_cached_states_of_earlier_pooling_are_not_read(tmp_path, monkeypatch):

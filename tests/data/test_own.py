@@ -92,7 +92,7 @@ def test_entities_are_scored_as_those_of_uner(kept: Callable[..., str], shared_d
 
 def same_as(name: str, shipped: str) -> tuple[Any, Any]:
     """Prompts of both are the same but for UNER's instruction, and so are the counts of corrupted answers."""
-    tasks = harness.load([name, shipped])
+    tasks = harness.load_tasks([name, shipped])
     mine, theirs = tasks[name], tasks[shipped]
     draw = random.Random(0)
     structured = harness.metadata(name)["family"] == "structured"
@@ -132,7 +132,7 @@ def test_the_group_and_its_tasks(kept: Callable[..., str]) -> None:
 def test_types_and_slots_are_those_of_the_file(kept: Callable[..., str]) -> None:
     rows = [{**STRUCTURED, "entities": [{"type": type, "text": "Ulm"}]} for type in ("CITY", "Ort")]
     (name,) = harness.expand([kept("structured", rows[0], {**rows[1], "id": "b"})])
-    (task,) = harness.load([name]).values()
+    (task,) = harness.load_tasks([name]).values()
     first, second = task.test_docs()
     assert harness.prompt(task, first).startswith(
         "Write the entities that the text names (CITY, Ort) as JSON"
@@ -145,7 +145,7 @@ def test_types_and_slots_are_those_of_the_file(kept: Callable[..., str]) -> None
     assert entities["items"]["properties"]["type"]["enum"] == ["CITY", "Ort"]
 
     (name,) = harness.expand([kept("slot", SLOT)])
-    (task,) = harness.load([name]).values()
+    (task,) = harness.load_tasks([name]).values()
     grammar = str(family("slot").constraint(task.test_docs()[0], harness.metadata(name)))
     assert "time" in grammar
     assert "alarm" not in grammar

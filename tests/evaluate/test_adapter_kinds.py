@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from midalign import adapter as adapters
 from midalign import bases
 from midalign.errors import AdapterError, EngineError
-from midalign.evaluate import live, run
+from midalign.evaluate import install, live
+from midalign.evaluate.engine import choose_engine
 from midalign.evaluate.hf import MidalignHF
-from midalign.evaluate.merge import merged_copies
+from midalign.evaluate.merged_copies import merged_copies
+from midalign.evaluate.settings import EvaluatedModel
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]
@@ -137,7 +138,7 @@ def test_base_and_adapters_answer_together_as_alone(base: str, folders: dict[str
     alone: dict[str | None, list[torch.Tensor]] = {None: logits(untouched(), tokenizer)}
     for kind, folder in folders.items():
         alone[kind] = logits(peft.PeftModel.from_pretrained(untouched(), folder).eval(), tokenizer)
-    model, tokenizer = live.load(base, folders, "float32")
+    model, tokenizer = live.load_with_adapters(base, folders, "float32")
     live.prove_each_acts(model, tokenizer, folders)
     order = [*alone, *alone]
     random.Random(0).shuffle(order)
@@ -151,12 +152,12 @@ def test_casting_reaches_adapters_that_do_not_act_at_that_moment(tmp_path: Path)
     base = str(make_other_base(tmp_path / "base", "qwen2"))
     kinds = ("lora", "dora", "head saved", "tokens", "pissa", "all biases", "BOFT")
     folders = {kind: make_adapter_of(tmp_path / kind, base, KINDS[kind](TARGETS["qwen2"])) for kind in kinds}
-    model, tokenizer = live.load(base, folders, "float32")
+    model, tokenizer = live.load_with_adapters(base, folders, "float32")
     live.cast(model, "bfloat16")
     for kind in kinds:
         live.switch(model, kind)
         together = logits(model, tokenizer)
-        alone, _ = live.load(base, {kind: folders[kind]}, "float32")
+        alone, _ = live.load_with_adapters(base, {kind: folders[kind]}, "float32")
         live.cast(alone, "bfloat16")
         live.switch(alone, kind)
         for found, expected in zip(together, logits(alone, tokenizer), strict=True):
@@ -182,7 +183,7 @@ def test_names_that_peft_could_not_tell_apart(tiny: Path, tmp_path: Path) -> Non
     folders = {
         name: make_adapter(tmp_path / str(seed), tiny, seed=seed) for seed, name in enumerate(names, 10)
     }
-    model, tokenizer = live.load(str(tiny), folders, "float32")
+    model, tokenizer = live.load_with_adapters(str(tiny), folders, "float32")
     for name, folder in folders.items():
         bare = AutoModelForCausalLM.from_pretrained(tiny)
         alone = peft.PeftModel.from_pretrained(bare, folder).eval()
@@ -205,10 +206,10 @@ def without(part: str) -> Callable[[Weights], Weights]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (renamed, r"would act in part: .* lacks .*layers\.2\..*lora_B.*holds .*layers\.2\..*lora_b"),
+        (renamed, r"would act in part: .* lacks .*layers\.2\..*lora_B.*has .*layers\.2\..*lora_b"),
         (without("layers.1.self_attn.q_proj.lora_A"), r"would act in part: .* lacks .*layers\.1.*lora_A"),
         (without("lm_head"), "would act in part: .* lacks .*lm_head"),
-        (lambda weights: weights | {"base_model.model.extra": torch.ones(2)}, "holds .*extra"),
+        (lambda weights: weights | {"base_model.model.extra": torch.ones(2)}, "has .*extra"),
         (
             lambda weights: {name: w * torch.nan for name, w in weights.items()},
             "not finite .*training diverged",
@@ -221,7 +222,7 @@ def test_adapters_that_would_act_in_part_are_rejected(
     copy = Path(shutil.copytree(headed, tmp_path / "copy"))
     save_file(change(load_file(copy / adapters.WEIGHTS)), copy / adapters.WEIGHTS)
     with pytest.raises(AdapterError, match=message):
-        live.load(str(tiny), {"copy": copy}, "float32")
+        live.load_with_adapters(str(tiny), {"copy": copy}, "float32")
 
 
 def test_lm_eval_rejects_them_too(tiny: Path, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_merged_copies_are_those_of_the_untouched_base(tmp_path: Path) -> None:
     folders = {
         kind: make_adapter_of(tmp_path / kind, base, KINDS[kind](TARGETS["gpt_neox"])) for kind in kinds
     }
-    model, tokenizer = live.load(base, folders, "float32")
+    model, tokenizer = live.load_with_adapters(base, folders, "float32")
     alone = {}
     for kind in kinds:
         live.switch(model, kind)
@@ -260,13 +261,13 @@ def test_a_missing_bias_is_noticed(tmp_path: Path) -> None:
     """Biases are the base's own parameters, which peft writes over without saying which it lacks."""
     base = str(make_other_base(tmp_path / "base", "qwen2"))
     folder = make_adapter_of(tmp_path / "biases", base, KINDS["all biases"](TARGETS["qwen2"]))
-    live.load(base, {"biases": folder}, "float32")
+    live.load_with_adapters(base, {"biases": folder}, "float32")
     save_file(
         without("layers.1.self_attn.k_proj.base_layer.bias")(load_file(folder / adapters.WEIGHTS)),
         folder / adapters.WEIGHTS,
     )
     with pytest.raises(AdapterError, match=r"lacks .*layers\.1\.self_attn\.k_proj.*bias"):
-        live.load(base, {"biases": folder}, "float32")
+        live.load_with_adapters(base, {"biases": folder}, "float32")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_other_kinds_are_rejected_by_name(
     before = json.loads((copy / adapters.CONFIG).read_text())
     (copy / adapters.CONFIG).write_text(json.dumps(before | settings))
     with pytest.raises(AdapterError, match=message):
-        adapters.check(copy, str(tiny))
+        adapters.check_adapter(copy, str(tiny))
 
 
 def test_every_kind_of_peft_is_accepted_or_rejected_by_name() -> None:
@@ -305,7 +306,7 @@ def test_a_base_that_an_adapter_changed_is_noticed(
     pissa = make_adapter_of(tmp_path / "pissa", str(tiny), config)
     monkeypatch.setattr(adapters, "may_change_base", lambda folder: False)
     with pytest.raises(AdapterError, match="changed the base"):
-        live.load(str(tiny), {"pissa": pissa}, "float32")
+        live.load_with_adapters(str(tiny), {"pissa": pissa}, "float32")
 
 
 def test_an_adapter_that_depends_on_another_is_noticed(
@@ -315,7 +316,7 @@ def test_an_adapter_that_depends_on_another_is_noticed(
     switch = live.switch
     monkeypatch.setattr(live, "switch", lambda model, name: switch(model, name and "2"))
     with pytest.raises(AdapterError, match="1 does not answer beside 1 others as it does alone"):
-        live.load(str(tiny), folders, "float32")
+        live.load_with_adapters(str(tiny), folders, "float32")
 
 
 def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,10 +339,10 @@ def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: p
         "biases of targets",
     }
     monkeypatch.setattr("midalign.device.device", lambda: "cuda")
-    model = run.Model("pissa", folders["pissa"], "0", None)
-    base = run.Model("tiny", None, None, None)
-    asked = run.Settings(base=str(tiny), tasks=(), output=tmp_path, engine="vllm")
+    model = EvaluatedModel("pissa", folders["pissa"], "0", None)
+    base = EvaluatedModel("tiny", None, None, None)
+    monkeypatch.setattr(install, "has_vllm", lambda: True)
     with pytest.raises(EngineError, match=r"init_lora_weights pissa.*--engine hf"):
-        run._engine_for(asked, "vllm", [base, model])
-    assert run._engine_for(replace(asked, engine="auto"), "vllm", [base, model]) == "hf"
-    assert run._engine_for(asked, "vllm", [base]) == "vllm"
+        choose_engine("vllm", [base, model])
+    assert choose_engine("auto", [base, model]) == "hf"
+    assert choose_engine("vllm", [base]) == "vllm"

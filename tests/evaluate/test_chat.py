@@ -18,6 +18,7 @@ from midalign.adapter import FILES_OF_A_BASE
 from midalign.errors import AdapterError, BaseModelError, EngineError
 from midalign.evaluate import live, run, tokenizers
 from midalign.evaluate.hf import MidalignHF
+from midalign.evaluate.settings import EvalSettings
 from midalign.train.recipe import load_recipe
 from midalign.train.samples import SampleTokenizer
 from midalign.train.task_samples import TaskSamples
@@ -75,7 +76,7 @@ def test_training_and_engine_see_the_same_tokens(without_system: Path, system: s
 
 
 def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, tmp_path: Path) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(without_system),
         tasks=(EN,),
         output=tmp_path,
@@ -85,7 +86,7 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
         log_samples=True,
     )
     (path,) = run.evaluate(settings, lambda _: None)
-    instruction = harness.load([EN])[EN].config.description.strip()
+    instruction = harness.load_tasks([EN])[EN].config.description.strip()
     lines = path.with_name(path.name.replace(".json", ".outputs.jsonl")).read_text("utf-8").splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -95,8 +96,8 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
 
 def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = with_template(tmp_path / "plain", None)
-    monkeypatch.setattr(live, "load", lambda *_: pytest.fail("the model was loaded"))
-    settings = run.Settings(base=str(base), tasks=(EN,), output=tmp_path, engine="hf", limit=1)
+    monkeypatch.setattr(live, "load_with_adapters", lambda *_: pytest.fail("the model was loaded"))
+    settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path, engine="hf", limit=1)
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(BaseModelError, match="plain has no chat template"):
         run.evaluate(asked, lambda _: None)
@@ -110,7 +111,7 @@ def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch:
 
 def test_a_base_without_tokenizer_is_one_clear_error(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(tmp_path / "bare"), tasks=(EN,), output=tmp_path, limit=1, apply_chat_template=True
     )
     with pytest.raises(BaseModelError, match=r"tokenizer of .*bare cannot be loaded: .* Copy them from"):
@@ -126,15 +127,15 @@ def test_chat_templates_are_downloaded_with_a_base() -> None:
 
 def test_an_adapter_with_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base)
-    tokenizers.check(adapter, str(base), chat=True)
+    tokenizers.check_tokenizer(adapter, str(base), chat=True)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer(["a", "bb"], padding=True, truncation=True, max_length=5)  # settings of batches are no content
     tokenizer.save_pretrained(adapter)
-    tokenizers.check(adapter, str(base), chat=True)
+    tokenizers.check_tokenizer(adapter, str(base), chat=True)
     tokenizer.chat_template = SYSTEM_IGNORED
     tokenizer.save_pretrained(adapter)
-    tokenizers.check(adapter, str(base), chat=False)
-    settings = run.Settings(base=str(base), tasks=(EN,), output=tmp_path / "out", adapters=(adapter,))
+    tokenizers.check_tokenizer(adapter, str(base), chat=False)
+    settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path / "out", adapters=(adapter,))
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(AdapterError, match=r"differs from that of .*: chat template\. Prompts"):
         run.evaluate(asked, lambda _: None)
@@ -155,7 +156,7 @@ def test_lm_evals_own_engine_is_warned_of(
         hooks.warn_of_the_model(theirs, apply_chat_template=False)
         assert "system turn" not in caplog.text
         hooks.warn_of_the_model(theirs, apply_chat_template=True)
-        assert "the model will not see it. --model midalign-hf" in caplog.text
+        assert "the model will not see the tasks' instruction. --model midalign-hf" in caplog.text
         caplog.clear()
         ours = MidalignHF(pretrained=str(without_system), dtype="float32", device="cpu", batch_size=4)
         hooks.warn_of_the_model(ours, apply_chat_template=True)

@@ -190,7 +190,7 @@ def accepts(text: str, answer: str) -> bool:
 
 def test_around_the_answer_is_what_free_decoding_strips(constraint: Constrain) -> None:
     constraint('root ::= "None"')
-    text = constrain.grammar("midalign_mini_slot_en", {}, ["\n", "END"])
+    text = constrain.output_grammar("midalign_mini_slot_en", {}, ["\n", "END"])
     for answer in ("None", " None", " None\n", "NoneEND", "None\n\n"):
         assert accepts(text, answer)
     for answer in ("  None", "\nNone", "None ", "None."):
@@ -254,14 +254,14 @@ def test_a_constraint_that_does_not_compile_names_its_task(
 ) -> None:
     constraint(wrong)
     with pytest.raises(TaskError, match=r"of midalign_mini_slot_en does not compile: .*--constrained"):
-        constrain.grammar("midalign_mini_slot_en", {}, ["\n"])
+        constrain.output_grammar("midalign_mini_slot_en", {}, ["\n"])
 
 
 def test_tasks_without_a_constraint_are_refused() -> None:
     with pytest.raises(TaskError, match="any text may be a translation"):
-        constrain.grammar("midalign_mini_mt_en-de", {}, ["\n"])
+        constrain.output_grammar("midalign_mini_mt_en-de", {}, ["\n"])
     with pytest.raises(TaskError, match=r"gsm8k is not one of midalign's tasks"):
-        constrain.grammar("gsm8k", {}, ["\n"])
+        constrain.output_grammar("gsm8k", {}, ["\n"])
 
 
 def test_sampling_is_refused(engine: MidalignHF) -> None:

@@ -15,8 +15,8 @@ from midalign.evaluate.decode import (
     LayerWithRoom,
     _cache,
     _rows_to_keep,
-    common_prefix,
     continue_greedily,
+    shared_prefix,
 )
 
 SIZES = {
@@ -66,7 +66,7 @@ def test_continuations_are_those_of_whole_passes(name: str) -> None:
     ends[[5, 17, 40]] = True
     shared = [draw.randrange(1, 96) for _ in range(STEP + 5)]
     prompts = [[*shared, *draw.choices(range(1, 96), k=draw.randrange(1, 30))] for _ in range(21)]
-    found = continue_greedily(model, prompts, max_new=40, ends=ends, said=None, pad=0)
+    found = continue_greedily(model, prompts, max_new=40, ends=ends, is_over=None, pad=0)
     expected = [one_by_one(model, prompt, 40, ends) for prompt in prompts]
     assert [ids for ids, _ in found] == expected
     assert len({len(ids) for ids in expected}) > 1  # rows leave at different steps
@@ -83,10 +83,10 @@ def test_what_prompts_share_is_computed_once_where_all_positions_are_kept(name: 
     shared = [draw.randrange(1, 96) for _ in range(30)]
     prompts = [[*shared, own, 3] for own in range(1, 7)]
     ends = torch.zeros(96, dtype=torch.bool)
-    continue_greedily(model, prompts, max_new=1, ends=ends, said=None, pad=0)
+    continue_greedily(model, prompts, max_new=1, ends=ends, is_over=None, pad=0)
     assert widths == ([(1, 30), (6, STEP)] if MODELS[name][2] else [(6, 2 * STEP)])
     widths.clear()
-    continue_greedily(model, [prompt[20:] for prompt in prompts], max_new=1, ends=ends, said=None, pad=0)
+    continue_greedily(model, [prompt[20:] for prompt in prompts], max_new=1, ends=ends, is_over=None, pad=0)
     assert widths == [(6, STEP)]  # ten tokens are not worth a call
 
 
@@ -94,7 +94,7 @@ def test_what_prompts_share_is_computed_once_where_all_positions_are_kept(name: 
 def test_the_common_prefix_leaves_each_prompt_a_token(prompts: list[list[int]]) -> None:
     begin = [prompts[0][:size] for size in range(min(map(len, prompts)))]
     longest = [start for start in begin if all(prompt[: len(start)] == start for prompt in prompts)][-1]
-    assert common_prefix(prompts) == longest
+    assert shared_prefix(prompts) == longest
 
 
 @given(st.lists(st.sampled_from(["one", "many", "choose", "repeat"]), max_size=12), st.integers(0, 99))

@@ -100,7 +100,7 @@ def tiny(name: str) -> Any:
 @pytest.fixture(scope="module")
 def prompts() -> dict[int, list[str]]:
     """Prompts of a task's first items as lm-eval renders them, by number of examples."""
-    task = harness.load(["midalign_mini_slot_en"])["midalign_mini_slot_en"]
+    task = harness.load_tasks(["midalign_mini_slot_en"])["midalign_mini_slot_en"]
     docs = list(islice(task.eval_docs, ITEMS))
     return {shots: [harness.prompt(task, doc, num_fewshot=shots) for doc in docs] for shots in (0, 3)}
 

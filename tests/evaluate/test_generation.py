@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from midalign import record
 from midalign.evaluate import generation, run
 from midalign.evaluate.hf import MidalignHF
+from midalign.evaluate.settings import EvalSettings
 
 ACTING = {"no_repeat_ngram_size": 2, "repetition_penalty": 5.0}
 
@@ -65,7 +66,7 @@ def test_other_models_are_warned_of(penalised: Path, caplog: pytest.LogCaptureFi
 def test_the_record_names_them(penalised: Path, base: Path, tmp_path: Path) -> None:
     found = {}
     for folder in (penalised, base):
-        settings = run.Settings(
+        settings = EvalSettings(
             base=str(folder),
             tasks=("midalign_mini_slot_en",),
             output=tmp_path / folder.parent.name,
@@ -80,6 +81,6 @@ def test_the_record_names_them(penalised: Path, base: Path, tmp_path: Path) -> N
 def test_a_base_without_generation_config_has_that_of_its_configuration(base: Path, tmp_path: Path) -> None:
     for name in ("config.json",):
         (tmp_path / name).write_bytes((base / name).read_bytes())
-    config = generation.of_base(str(tmp_path))
+    config = generation.base_generation_config(str(tmp_path))
     assert config.eos_token_id == 2
-    assert generation.acting(config) == {}
+    assert generation.acting_settings(config) == {}

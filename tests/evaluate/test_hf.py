@@ -64,7 +64,7 @@ def test_prompts_without_room_are_cut_as_lm_eval_does_and_counted(
     assert max(one.prompt_tokens for one in ours.generated.values()) == 12
     cut = sum(n > 12 for n in lengths)
     assert f"task: {cut} of {len(PROMPTS)} prompts truncated on the left, to fit" in caplog.text
-    with pytest.raises(EngineError, match="takes 32 tokens, prompt included, and an answer may have 64"):
+    with pytest.raises(EngineError, match="context of the base is 32 tokens, and an answer may have 64"):
         ours.generate_until(requests(["\n"], length=64), disable_tqdm=True)
 
 
@@ -120,7 +120,7 @@ def test_adapters_are_switched(base: Path, adapter: Path, other_adapter: Path) -
     """Each name answers as peft does with that adapter alone."""
     import peft
 
-    model, tokenizer = live.load(str(base), {"a": adapter, "b": other_adapter}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {"a": adapter, "b": other_adapter}, "float32")
     engine = MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=16)
     alone = {None: AutoModelForCausalLM.from_pretrained(base)}
     for name, folder in (("a", adapter), ("b", other_adapter)):
@@ -137,7 +137,7 @@ def test_adapters_are_switched(base: Path, adapter: Path, other_adapter: Path) -
 
 def test_cast_is_loading_in_that_dtype(base: Path) -> None:
     """Buffers keep their precision: rotary frequencies in bf16 would be another model."""
-    model, tokenizer = live.load(str(base), {}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {}, "float32")
     live.cast(model, "bfloat16")
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     assert torch.equal(live.probe_logits(model, tokenizer), live.probe_logits(loaded, tokenizer))

@@ -10,7 +10,7 @@ import pytest
 
 from midalign import record
 from midalign.data import massive
-from midalign.evaluate.run import sample
+from midalign.evaluate.plan import draw_sample
 from midalign.metrics.slot import METRICS
 
 TASK = "midalign_slot_km"
@@ -37,7 +37,7 @@ def test_a_sample_counts_its_own_repeated_items(
     result, items = record.read_record(path).tasks[TASK], record.read_items(path)[TASK]
     test, train = (massive.items("km", split) for split in ("test", "train"))
     known = {item.utterance for item in train}
-    expected = [i for i in sample(len(test), 40) if test[i].utterance in known]
+    expected = [i for i in draw_sample(len(test), 40) if test[i].utterance in known]
     assert 0 < len(expected) < 20
     assert result.repeated == len(expected)
     assert items.repeated.tolist() == expected

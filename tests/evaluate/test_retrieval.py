@@ -32,7 +32,7 @@ def test_accuracy_is_that_of_states_taken_one_by_one(base: Path, adapter: Path) 
     import peft
 
     pairs = {"de": Pairs(tuple("01234"), FOREIGN, ENGLISH)}
-    model, tokenizer = live.load(str(base), {"a": adapter}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {"a": adapter}, "float32")
     alone = AutoModelForCausalLM.from_pretrained(base)
     for name in (None, "a"):
         if name:
@@ -48,20 +48,22 @@ def test_accuracy_is_that_of_states_taken_one_by_one(base: Path, adapter: Path) 
             return torch.stack(rows)
 
         expected = pair_accuracy(states(FOREIGN), states(ENGLISH), centred=True)
-        assert retrieval.measure(model, tokenizer, name, pairs, 3) == {"de": pytest.approx(expected)}
-        (ours,) = retrieval.pooled(model, tokenizer, FOREIGN, [3], rows=2)
+        assert retrieval.retrieval_accuracy(model, tokenizer, name, pairs, 3) == {
+            "de": pytest.approx(expected)
+        }
+        (ours,) = retrieval.pooled_states(model, tokenizer, FOREIGN, [3], rows=2)
         assert torch.allclose(ours, states(FOREIGN), atol=1e-4)
 
 
 def test_sentences_that_are_equal_find_each_other(base: Path) -> None:
-    model, tokenizer = live.load(str(base), {}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {}, "float32")
     same = {"xx": Pairs(tuple("01234"), ENGLISH, ENGLISH)}
-    assert retrieval.measure(model, tokenizer, None, same, 2) == {"xx": 1.0}
+    assert retrieval.retrieval_accuracy(model, tokenizer, None, same, 2) == {"xx": 1.0}
 
 
 def test_bits_and_characters_are_cut_at_the_context_alike(base: Path) -> None:
     """By transformers' own loss of each sentence, and the characters of the tokens that it is over."""
-    model, tokenizer = live.load(str(base), {}, "float32")
+    model, tokenizer = live.load_with_adapters(str(base), {}, "float32")
     model.config.max_position_embeddings = 16
     pairs = {"de": Pairs(("0", "1"), (FOREIGN[0], " ".join(FOREIGN)), ENGLISH[:2])}
     nats, characters = 0.0, 0
@@ -72,5 +74,5 @@ def test_bits_and_characters_are_cut_at_the_context_alike(base: Path) -> None:
             nats += float(model(input_ids=batch, labels=batch).loss) * (len(ids) - 1)
         characters += len(tokenizer.decode(ids, skip_special_tokens=True))
     assert characters < sum(map(len, pairs["de"].foreign))
-    found = retrieval.bits_per_character(model, tokenizer, None, pairs)["de"]
+    found = retrieval.bits_by_language(model, tokenizer, None, pairs)["de"]
     assert found == pytest.approx(nats / math.log(2) / characters, rel=1e-4)

@@ -21,7 +21,11 @@ from midalign import bases, guard, harness, record
 from midalign.data import mini
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
-from midalign.evaluate import retrieval, run
+from midalign.evaluate import publish, retrieval, roles, run
+from midalign.evaluate.answer_limits import answer_limit, context_tokens, limit_answers
+from midalign.evaluate.plan import draw_sample
+from midalign.evaluate.scoring import group_tasks
+from midalign.evaluate.settings import EvalProgress, EvalSettings, EvaluatedModel, Split
 from midalign.families import slot
 from midalign.locks import locked
 from midalign.metrics import bootstrap
@@ -55,22 +59,24 @@ def midalign(*arguments: object, status: int = 0, **kwargs: Any) -> "subprocess.
 @pytest.mark.parametrize("name", ["midalign_mini_json_hi", "midalign_mini_slot_en", "midalign_mini_mt_en-ja"])
 def test_answers_are_limited_to_the_longest_gold_answer_in_the_bases_own_tokens(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
-    tasks = harness.load([name])
-    run.limit_answers(tasks, tokenizer, context=1024)
+    tasks = harness.load_tasks([name])
+    limit_answers(tasks, tokenizer, context=1024)
     limit = tasks[name].config.generation_kwargs["max_gen_toks"]
     longest = max(len(tokenizer.encode(doc["target"])) - 1 for doc in tasks[name].eval_docs)  # without BOS
     assert longest < limit <= 1.25 * longest + 17
-    assert harness.load([name])[name].config.generation_kwargs["max_gen_toks"] != limit  # no other run's
+    assert (
+        harness.load_tasks([name])[name].config.generation_kwargs["max_gen_toks"] != limit
+    )  # no other run's
 
 
 def test_an_answer_takes_half_the_context_at_most() -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
-    assert run.context_tokens(bases.resolve("mini")) == 1024
+    assert context_tokens(bases.resolve("mini")) == 1024
     answers = ["word " * 400]
     tokens = len(tokenizer.encode(answers[0], add_special_tokens=False))
     assert 300 < tokens < 1000
-    assert run.answer_limit(answers, tokenizer, context=512) == 256
-    assert run.answer_limit(answers, tokenizer, context=None) >= 1.25 * tokens
+    assert answer_limit(answers, tokenizer, context=512) == 256
+    assert answer_limit(answers, tokenizer, context=None) >= 1.25 * tokens
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def test_one_record_a_model_with_all_that_it_came_from(
         assert list(entry.retrieval.accuracy) == ["de"]
     aligned = records["mini-aligned-seed7"]
     assert (aligned.arm, aligned.seed, aligned.recipe) == ("aligned", 7, aligned.adapter.manifest.recipe)
-    assert aligned.adapter.digest == adapters.digest(manifest_adapter)
+    assert aligned.adapter.digest == adapters.adapter_digest(manifest_adapter)
     assert (records["tiny"].arm, records["tiny"].adapter) == ("base", None)
     assert records["adapter-a"].adapter.manifest is None
     # The one layer of the run's aligned adapters is where all of its models are read.
@@ -151,7 +157,7 @@ def test_one_record_a_model_with_all_that_it_came_from(
 def test_figures_follow_from_the_outputs(finished: Path, base: Path) -> None:
     """Prompts are the harness's, and counts, metrics and errors are recomputed from the outputs kept."""
     docs = {name: list(slot.dataset(**harness.metadata(name))["test"]) for name in (EN, DE)}
-    tasks = harness.load([EN, DE])
+    tasks = harness.load_tasks([EN, DE])
     tokenizer = AutoTokenizer.from_pretrained(base)
     for name in ("tiny", "adapter-a", "mini-aligned-seed7"):
         entry, items = (
@@ -161,7 +167,7 @@ def test_figures_follow_from_the_outputs(finished: Path, base: Path) -> None:
         lines = [json.loads(line) for line in (finished / f"{name}.outputs.jsonl").read_text().splitlines()]
         for task in (EN, DE):
             kept = [line for line in lines if line["task"] == task]
-            assert [line["doc_id"] for line in kept] == run.sample(300, 8) == items[task].doc_ids.tolist()
+            assert [line["doc_id"] for line in kept] == draw_sample(300, 8) == items[task].doc_ids.tolist()
             for line in kept:
                 assert line["prompt"] == harness.prompt(tasks[task], docs[task][line["doc_id"]])
             counts = np.array([slot.counts(docs[task][line["doc_id"]], line["output"]) for line in kept])
@@ -399,10 +405,10 @@ def two_adapters_of_one_name(base: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def settings(
     base: Path, two_adapters_of_one_name: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> run.Settings:
+) -> EvalSettings:
     """Those of a finished evaluation of a base and an adapter."""
     results = tmp_path_factory.mktemp("finished")
-    done = run.Settings(
+    done = EvalSettings(
         base=str(base),
         tasks=(EN,),
         output=results,
@@ -428,7 +434,7 @@ def settings(
     ],
 )
 def test_a_finished_record_is_not_replaced_under_other_conditions(
-    settings: run.Settings, change: dict[str, Any], message: str
+    settings: EvalSettings, change: dict[str, Any], message: str
 ) -> None:
     before = {path.name: path.read_bytes() for path in settings.output.iterdir()}
     with pytest.raises(RecordError, match=message):
@@ -438,16 +444,16 @@ def test_a_finished_record_is_not_replaced_under_other_conditions(
 
 @pytest.mark.slow
 def test_another_adapter_of_the_same_name_does_not_take_its_record(
-    settings: run.Settings, two_adapters_of_one_name: tuple[Path, Path]
+    settings: EvalSettings, two_adapters_of_one_name: tuple[Path, Path]
 ) -> None:
-    first, second = (adapters.digest(folder)[:12] for folder in two_adapters_of_one_name)
+    first, second = (adapters.adapter_digest(folder)[:12] for folder in two_adapters_of_one_name)
     with pytest.raises(RecordError, match=rf"adapter\.json is .* adapter {first}, now {second}.*rm '"):
         run.evaluate(replace(settings, adapters=two_adapters_of_one_name[1:]), lambda _: None)
 
 
 @pytest.mark.slow
 def test_a_base_that_changed_does_not_take_the_record(
-    settings: run.Settings, base: Path, tmp_path: Path
+    settings: EvalSettings, base: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(base, tmp_path / base.name)
     config = tmp_path / base.name / "config.json"
@@ -481,8 +487,8 @@ def test_overlap_is_checked_at_every_evaluation(
     bare = shutil.copytree(manifest_adapter, tmp_path / "bare")
     (bare / adapters.MANIFEST).unlink()
 
-    def evaluate(split: run.Split, *folders: Path) -> list[OverlapCheck | None]:
-        asked = run.Settings(
+    def evaluate(split: Split, *folders: Path) -> list[OverlapCheck | None]:
+        asked = EvalSettings(
             base=str(base),
             tasks=(DE,),
             output=tmp_path / split,
@@ -493,7 +499,7 @@ def test_overlap_is_checked_at_every_evaluation(
         )
         return [record.read_record(path).overlap for path in run.evaluate(asked, answered.append)]
 
-    answered: list[run.Progress] = []
+    answered: list[EvalProgress] = []
     of_base, clean = evaluate("validation", folder)
     assert (of_base, clean) == (None, OverlapCheck(found=[], unchecked=[]))
     file.unlink()
@@ -522,16 +528,16 @@ def test_an_overlap_check_gives_way_to_a_more_complete_one_only(tmp_path: Path) 
     one, both = OverlapCheck(found=[], unchecked=["a"]), OverlapCheck(found=[], unchecked=["a", "b"])
     path = record.write_record(entry.model_copy(update={"overlap": None, "items": None}), items, tmp_path)
     for check, expected in ((None, None), (both, both), (one, one), (both, one), (None, one)):
-        run._add_overlap(path, check)
+        publish.add_overlap(path, check)
         assert record.read_record(path).overlap == expected
 
 
 @pytest.mark.slow
 def test_answers_ahead_are_not_checked_for_overlap(
-    settings: run.Settings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: EvalSettings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base has no record then. The evaluation that writes the records checks them."""
-    monkeypatch.setattr(run, "_generate", lambda *_: None)
+    monkeypatch.setattr(run, "_answer_missing", lambda *_: None)
     run.answer_ahead(replace(settings, adapters=(manifest_adapter,), output=tmp_path), lambda _: None)
     assert not list(tmp_path.glob("*.json"))
 
@@ -552,18 +558,18 @@ def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
         manifest.model_copy(update={"trained_on": [text]}).model_dump_json()
     )
     models = [
-        run.Model("trained", None, None, None),
-        run.Model("adapter", manifest_adapter, "d" * 64, manifest),
+        EvaluatedModel("trained", None, None, None),
+        EvaluatedModel("adapter", manifest_adapter, "d" * 64, manifest),
     ]
-    checks = run._check_overlap(models, str(trained), [DE], "test")
+    checks = publish.check_training_overlap(models, str(trained), [DE], "test")
     for check in checks.values():
         assert check is not None
         assert [one.exact for one in check.found] == [300]
-    assert run._check_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
+    assert publish.check_training_overlap(models[:1], str(base), [DE], "test") == {"trained": None}
 
 
 @pytest.mark.slow
-def test_a_superset_of_tasks_replaces_a_record(settings: run.Settings, tmp_path: Path) -> None:
+def test_a_superset_of_tasks_replaces_a_record(settings: EvalSettings, tmp_path: Path) -> None:
     shutil.copytree(settings.output, tmp_path / "results")
     both = replace(settings, tasks=(EN, DE), output=tmp_path / "results")
     for path in run.evaluate(both, lambda _: None):
@@ -580,7 +586,7 @@ def test_a_comparison_answers_as_each_model_does_alone(base: Path, tmp_path: Pat
         make_adapter(tmp_path / name, base, seed=seed) for seed, name in enumerate(["lr0.5", "lr0_5"])
     ]
     adapters.append(make_adapter_of(tmp_path / "pissa", str(base), pissa))
-    asked = run.Settings(
+    asked = EvalSettings(
         base=str(base), tasks=(EN,), output=tmp_path / "all", engine="hf", limit=4, log_samples=True
     )
     run.evaluate(replace(asked, adapters=tuple(adapters)), lambda progress: None)
@@ -614,20 +620,20 @@ def test_adapters_that_cannot_be_scored(base: Path, adapter: Path, tmp_path: Pat
 
 def test_small_tasks_share_a_call_and_large_ones_have_their_own() -> None:
     sizes = {"a": 300, "b": 212, "c": 1, "d": 900, "e": 5, "f": 507, "g": 1}
-    assert run.groups(sizes, 512) == [["a", "b"], ["c"], ["d"], ["e", "f"], ["g"]]
-    assert run.groups({}, 512) == []
+    assert group_tasks(sizes, 512) == [["a", "b"], ["c"], ["d"], ["e", "f"], ["g"]]
+    assert group_tasks({}, 512) == []
 
 
 def test_samples_are_seeded_and_nested() -> None:
-    assert run.sample(300, 50) == run.sample(300, 50) == sorted(set(run.sample(300, 50)))
-    assert set(run.sample(300, 50)) < set(run.sample(300, 100)) < set(range(300))
-    assert run.sample(300, 300) is None
-    assert run.sample(300, None) is None
-    assert run.sample(300, 50, seed=1) != run.sample(300, 50)
+    assert draw_sample(300, 50) == draw_sample(300, 50) == sorted(set(draw_sample(300, 50)))
+    assert set(draw_sample(300, 50)) < set(draw_sample(300, 100)) < set(range(300))
+    assert draw_sample(300, 300) is None
+    assert draw_sample(300, None) is None
+    assert draw_sample(300, 50, seed=1) != draw_sample(300, 50)
 
 
 def test_candidates_stand_in_no_training_text() -> None:
-    pairs = retrieval.held_out("mini", ["de", "en", "ja"])
+    pairs = retrieval.held_out_pairs("mini", ["de", "en", "ja"])
     assert list(pairs) == ["de", "ja"]
     for language, chosen in pairs.items():
         test = {item.id: item.utterance for item in mini.items(language, "test")}
@@ -637,8 +643,8 @@ def test_candidates_stand_in_no_training_text() -> None:
         assert chosen.english == tuple(english[i] for i in chosen.ids)
         assert not set(chosen.foreign) & {item.utterance for item in mini.items(language, "train")}
         assert not set(chosen.english) & {item.utterance for item in mini.items("en", "train")}
-    assert retrieval.held_out("mini", ["de", "ja"]) == pairs
-    assert retrieval.held_out("mini", ["en"]) == {}
+    assert retrieval.held_out_pairs("mini", ["de", "ja"]) == pairs
+    assert retrieval.held_out_pairs("mini", ["en"]) == {}
 
 
 def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,7 +660,7 @@ def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.Mon
         return [Item(str(i), "", text, text, ()) for i, text in enumerate(texts)]
 
     monkeypatch.setattr(mini, "items", items)
-    chosen = retrieval.held_out("mini", ["de"])["de"]
+    chosen = retrieval.held_out_pairs("mini", ["de"])["de"]
     assert set(chosen.english) <= {"three", "five", "six"}
     assert len(chosen.ids) == 2  # one of the two "three", one of the two "fünf"
 
@@ -669,8 +675,8 @@ def test_candidates_skip_what_was_trained_on_and_doubles(monkeypatch: pytest.Mon
 def test_roles_given_by_hand_are_ignored_with_a_warning_where_a_manifest_has_others(
     caplog: pytest.LogCaptureFixture, given: str, trained: str, warned: list[str]
 ) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base="mini", tasks=("midalign_mini_slot",), output=Path("x"), supervised=("en",), aligned=(given,)
     )
-    run._warn_of_ignored_roles(settings, "arm", {"en"}, {trained})
+    roles._warn_of_ignored_roles(settings, "arm", {"en"}, {trained})
     assert [entry.getMessage() for entry in caplog.records] == warned

@@ -22,6 +22,9 @@ from midalign.cli.eval import _shard
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.evaluate import live, run, shards
+from midalign.evaluate.outcome import run_digest
+from midalign.evaluate.plan import _check_models
+from midalign.evaluate.settings import EvalSettings
 from midalign.leaderboard.load import load_runs
 
 TASKS = ("midalign_mini_slot_de", "midalign_mini_slot_hi", "midalign_mini_mt_en-de")
@@ -37,7 +40,7 @@ def evaluated(output: Path, base: Path, adapter: Path, shard: tuple[int, int] | 
         "shard": shard,
         **changes,
     }
-    run.evaluate(run.Settings(**settings), lambda _: None)
+    run.evaluate(EvalSettings(**settings), lambda _: None)
     return output
 
 
@@ -108,13 +111,13 @@ def test_a_missing_shard_is_named(folders: dict[str, Path], tmp_path: Path) -> N
     assert "--shard 2/3" in done.stderr
     assert not (tmp_path / "merged").exists()
     with pytest.raises(RecordError, match="No shard"):
-        shards.merge([tmp_path], tmp_path / "merged")
+        shards.merge_shards([tmp_path], tmp_path / "merged")
 
 
 def test_a_doubled_shard_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     again = shutil.copytree(folders["one"], tmp_path / "again")
     with pytest.raises(RecordError, match="both shard 1"):
-        shards.merge([folders["one"], folders["two"], again], tmp_path / "merged")
+        shards.merge_shards([folders["one"], folders["two"], again], tmp_path / "merged")
 
 
 @pytest.mark.parametrize(
@@ -136,30 +139,30 @@ def test_shards_of_different_runs_are_refused(
         content[field] = {key: content[field][key] if one is None else one for key, one in value.items()}
         path.write_text(json.dumps(content), "utf-8")
     with pytest.raises(RecordError, match=f"different runs: {message}"):
-        shards.merge([folders["one"], other], tmp_path / "merged")
+        shards.merge_shards([folders["one"], other], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
 def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> None:
     """Another prompt, another run."""
-    settings = run.Settings(base=str(base), tasks=TASKS, output=tmp_path, limit=4, shard=(2, 3))
+    settings = EvalSettings(base=str(base), tasks=TASKS, output=tmp_path, limit=4, shard=(2, 3))
     names = {}
     for shots in (0, 1):
         own = replace(settings, num_fewshot=shots)
-        tasks = harness.load(TASKS)
-        model = run._models(own, str(base))[0]
-        names[shots] = run._run_digest(own, str(base), "hf", model, tasks)
+        tasks = harness.load_tasks(TASKS)
+        model = _check_models(own, str(base))[0]
+        names[shots] = run_digest(own, str(base), "hf", model, tasks)
     assert names[0] != names[1]
 
 
 def test_a_shard_of_other_tasks_is_refused_before_the_model_is_loaded(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(base), tasks=TASKS[:1], output=tmp_path, engine="hf", limit=4, shard=(1, 2)
     )
     run.evaluate(settings, lambda _: None)
-    monkeypatch.setattr(live, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(live, "load_with_adapters", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(RecordError, match="run of the shards"):
         run.evaluate(replace(settings, tasks=TASKS), lambda _: None)
 
@@ -206,7 +209,7 @@ def test_the_array_script_asks_for_each_shard_once(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 12))
 def test_shards_are_even_and_share_all(sizes: list[int], of: int) -> None:
     positions = {f"task {i}": list(range(10, 10 + size)) for i, size in enumerate(sizes)}
-    parts = [shards.share(positions, number, of) for number in range(1, of + 1)]
+    parts = [shards.shard_items(positions, number, of) for number in range(1, of + 1)]
     counts = [sum(map(len, part.values())) for part in parts]
     assert max(counts) - min(counts) <= 1
     joined = [(name, item) for part in parts for name, items in part.items() for item in items]
@@ -233,4 +236,4 @@ def test_shards_that_different_comet_models_scored_are_refused() -> None:
 
     items: Any = SimpleNamespace(comet=np.array([1, 2]))
     with pytest.raises(RecordError, match=r"scored by mine \(aaaaaaaaaaaa.* by mine \(bbbbbbbbbbbb"):
-        shards._pooled("midalign_mini_mt_en-de", [part("a"), part("b")], items)
+        shards._pool_results("midalign_mini_mt_en-de", [part("a"), part("b")], items)

@@ -14,9 +14,10 @@ from midalign import record
 from midalign.data import mini
 from midalign.errors import EngineError
 from midalign.evaluate import run
+from midalign.evaluate.external_outputs import score_outputs
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.requests import Generated
-from midalign.evaluate.score import score
+from midalign.evaluate.settings import EvalSettings
 from midalign.families import slot
 
 EN = "midalign_mini_slot_en"
@@ -79,7 +80,7 @@ def test_constraints_begin_after_the_thoughts(thinker: Path) -> None:
 
 
 def test_sampling_is_refused(thinker: Path) -> None:
-    with pytest.raises(EngineError, match="greedy decoding alone"):
+    with pytest.raises(EngineError, match="greedy decoding only"):
         answer(engine(thinker, think_end_token=END), do_sample=True, temperature=0.7)
 
 
@@ -94,7 +95,7 @@ def test_the_template_is_told_whether_to_think(thinker: Path) -> None:
 
 @pytest.mark.parametrize("enable", [None, False])
 def test_the_record_says_how_the_model_thought(thinker: Path, tmp_path: Path, enable: bool | None) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base=str(thinker),
         tasks=(EN,),
         output=tmp_path,
@@ -125,13 +126,13 @@ def test_outputs_from_elsewhere_are_scored_after_their_thoughts(
     file = tmp_path / "api.jsonl"
     file.write_text("\n".join(lines), "utf-8")
     task = "midalign_mini_slot_fr"
-    entry, _ = score(task, file, "test", tmp_path / "thinking", think_end_token=END)
+    entry, _ = score_outputs(task, file, "test", tmp_path / "thinking", think_end_token=END)
     assert entry.tasks[task].metrics["exact_match"].value == 1.0
     assert entry.decoding == {"think_end_token": END}
     with caplog.at_level(logging.WARNING):
-        entry, _ = score(task, file, "test", tmp_path / "whole")
+        entry, _ = score_outputs(task, file, "test", tmp_path / "whole")
     assert entry.tasks[task].metrics["exact_match"].value < 0.5
-    assert "300 of 300 outputs hold </think>" in caplog.text
+    assert "300 of 300 outputs contain </think>" in caplog.text
 
 
 def test_empty_ends_and_budgets_are_refused(thinker: Path, tmp_path: Path) -> None:
@@ -139,6 +140,6 @@ def test_empty_ends_and_budgets_are_refused(thinker: Path, tmp_path: Path) -> No
         with pytest.raises(EngineError, match="expected text: --think-end-token"):
             engine(thinker, think_end_token=end)
         with pytest.raises(EngineError, match="expected text: --think-end-token"):
-            score(EN, tmp_path / "api.jsonl", "test", tmp_path, think_end_token=end)
+            score_outputs(EN, tmp_path / "api.jsonl", "test", tmp_path, think_end_token=end)
     with pytest.raises(EngineError, match="Found 0 tokens for thoughts, expected at least 1"):
         engine(thinker, think_end_token=END, max_thinking_tokens=0)

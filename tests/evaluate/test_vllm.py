@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from midalign.errors import EngineError
 from midalign.evaluate import constrain, install, live
 from midalign.evaluate.hf import MidalignHF
-from midalign.evaluate.merge import merged_copies
+from midalign.evaluate.merged_copies import merged_copies
 from midalign.families import slot
 from midalign.metrics.slot import COLUMNS
 
@@ -55,7 +55,7 @@ def penalised(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hf(penalised: Path, folders: dict[str, Path]) -> MidalignHF:
-    model, tokenizer = live.load(str(penalised), folders, "float32")
+    model, tokenizer = live.load_with_adapters(str(penalised), folders, "float32")
     return MidalignHF(pretrained=model, tokenizer=tokenizer, batch_size=16)
 
 
@@ -241,7 +241,7 @@ def test_a_merge_that_changes_something_is_refused(
     logits = live_logits(hf, folders)
     copies = merged_copies(str(base), {"a": folders["a"]}, logits, tmp_path / "good")
     assert (copies["a"] / "model.safetensors").is_file()
-    with pytest.raises(EngineError, match="changed what it does"):
+    with pytest.raises(EngineError, match="changed its outputs"):
         merged_copies(str(base), {"a": folders["a"]}, {"a": logits["b"]}, tmp_path / "bad")
     assert not list((tmp_path / "bad").iterdir())
 

@@ -52,7 +52,7 @@ def check(name: str, task: Any) -> None:
 
 @pytest.fixture(scope="module")
 def mini_tasks() -> dict[str, Any]:
-    return harness.load(["midalign_mini_json"])
+    return harness.load_tasks(["midalign_mini_json"])
 
 
 def test_gold_is_right_and_garbage_is_not_in_the_mini_benchmark(mini_tasks: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def real(shared_data: Path, massive_cache: None) -> None:
 def test_gold_is_right_and_garbage_is_not_in_all_of_uner_and_massive(real: None) -> None:
     names = harness.expand(["midalign_json"])
     assert len(names) == 17 + 52
-    tasks = harness.load(names)
+    tasks = harness.load_tasks(names)
     for name, task in tasks.items():
         check(name, task)
 
@@ -101,7 +101,7 @@ def test_the_closed_sets_are_massives(real: None) -> None:
 @pytest.mark.data
 def test_treebanks_without_a_split_say_so_and_take_shots_from_where_there_are_some(real: None) -> None:
     names = ["midalign_json_uner_zh_pud", "midalign_json_uner_de_pud", "midalign_json_uner_zh_gsd"]
-    chinese, german, trained = harness.load(names).values()
+    chinese, german, trained = harness.load_tasks(names).values()
     assert not german.has_training_docs()
     assert not german.has_validation_docs()
     assert trained.has_training_docs()

@@ -9,13 +9,14 @@ from midalign import harness
 from midalign.data import alma, wmt23
 from midalign.errors import TaskError
 from midalign.evaluate import run
+from midalign.evaluate.settings import EvalSettings
 from midalign.families import translation
 from midalign.metrics.translation import METRICS
 
 
 @pytest.fixture(scope="module")
 def task() -> Any:
-    return harness.load(["midalign_mini_mt_en-de"])["midalign_mini_mt_en-de"]
+    return harness.load_tasks(["midalign_mini_mt_en-de"])["midalign_mini_mt_en-de"]
 
 
 def aggregated(task: Any, outputs: list[str]) -> dict[str, float]:
@@ -61,7 +62,7 @@ def test_no_gold_target_is_cut_by_the_stop_string_or_the_limit() -> None:
     from midalign import bases
 
     tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
-    for name, task in harness.load(["midalign_mini_mt"]).items():
+    for name, task in harness.load_tasks(["midalign_mini_mt"]).items():
         targets = [task.doc_to_target(doc) for doc in task.test_docs()]
         assert not any("\n" in target for target in targets), name
         longest = max(map(len, tokenizer(targets)["input_ids"]))
@@ -79,9 +80,9 @@ def kept(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.data
 def test_shots_are_almas_once_it_is_there(kept: None, shared_data: Path) -> None:
     english, ukrainian = "midalign_mt_wmt23_de-en", "midalign_mt_wmt23_cs-uk"
-    assert all(not task.sampler.df for task in harness.load([english, ukrainian]).values())
+    assert all(not task.sampler.df for task in harness.load_tasks([english, ukrainian]).values())
     alma.add(shared_data / "alma")
-    tasks = harness.load([english, ukrainian])
+    tasks = harness.load_tasks([english, ukrainian])
     assert len(tasks[english].sampler.df) == translation.SHOTS
     assert not tasks[ukrainian].sampler.df
     assert tasks[english].has_training_docs()
@@ -90,7 +91,7 @@ def test_shots_are_almas_once_it_is_there(kept: None, shared_data: Path) -> None
 
 @pytest.mark.data
 def test_more_shots_than_there_are_is_an_error(kept: None) -> None:
-    settings = run.Settings(
+    settings = EvalSettings(
         base="mini", tasks=("midalign_mt_wmt23_cs-uk",), output=Path("unused"), num_fewshot=2
     )
     with pytest.raises(TaskError, match="midalign data add alma PATH"):

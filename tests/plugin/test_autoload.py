@@ -59,7 +59,7 @@ importlib.reload(lm_eval.tasks); importlib.reload(lm_eval.models)
 result["once"] = TaskManager.__init__ is once
 import midalign_lm_eval.autoload as autoload
 autoload.install()
-result["finders"] = sum(isinstance(f, autoload.Finder) for f in sys.meta_path)
+result["finders"] = sum(isinstance(f, autoload.LmEvalFinder) for f in sys.meta_path)
 print(json.dumps(result))
 """
     )

@@ -82,8 +82,8 @@ def train(folder, rank, processes):
 def share_tasks():
     """Load the tasks and their documents before the forks: lm-eval takes seconds each time."""
     recipe = load_recipe("mini")
-    tasks = harness.load(harness.training_tasks(recipe.task, recipe.supervised))
-    harness.load = lambda names: {name: tasks[name] for name in names}
+    tasks = harness.load_tasks(harness.training_tasks(recipe.task, recipe.supervised))
+    harness.load_tasks = lambda names: {name: tasks[name] for name in names}
     for task in tasks.values():
         len(task.training_docs())
 

@@ -158,7 +158,7 @@ def scored(folder, name, right, weights, regime="free", group="midalign_mini_slo
 
 
 def test_the_card_has_free_and_constrained_scores(trained, tmp_path):
-    weights, results = adapter.digest(trained), tmp_path / "results"
+    weights, results = adapter.adapter_digest(trained), tmp_path / "results"
     scored(results, "mini-aligned-seed1", 3, weights)
     scored(results, "mini-aligned-seed1-constrained", 7, weights, "constrained")
     scored(results, "other-weights-of-this-name", 9, "c" * 64)
@@ -181,14 +181,14 @@ def test_the_card_takes_no_impossible_scores(trained, tmp_path):
     impossible = {"de": counts([3], [3], [1])}
     path = write(tmp_path / "results", "mini-aligned-seed1", "aligned", impossible, seed=1)
     content = json.loads(path.read_text())
-    content["adapter"]["digest"] = adapter.digest(trained)
+    content["adapter"]["digest"] = adapter.adapter_digest(trained)
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="expected at most"):
         _write_scores([trained], tmp_path / "results")
 
 
 def test_families_in_one_record_have_tables_of_their_own(trained, tmp_path):
-    entry = record.read_record(scored(tmp_path, "mini-aligned-seed1", 3, adapter.digest(trained)))
+    entry = record.read_record(scored(tmp_path, "mini-aligned-seed1", 3, adapter.adapter_digest(trained)))
     slots = entry.tasks["midalign_mini_slot_de"]
     metrics = {"chrf": record.Metric(value=41.25, stderr=0.5, n=10)}
     directions = {

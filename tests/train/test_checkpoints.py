@@ -79,7 +79,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplo
     assert updates == [3, 4]
     whole = settings.model_copy(update={"output": tmp_path / "whole"})
     (expected,) = train_recipe(whole, lambda _: None, ["aligned"])
-    assert adapter.digest(resumed) == adapter.digest(expected)
+    assert adapter.adapter_digest(resumed) == adapter.adapter_digest(expected)
 
 
 def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path):
@@ -193,6 +193,6 @@ def test_a_run_resumed_on_another_machine_ends_in_the_weights_of_the_first(tmp_p
     (expected,) = train_recipe(whole, lambda _: None, ["aligned"])
     monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
     (resumed,) = train_recipe(settings, lambda _: None, ["aligned"])
-    assert adapter.digest(resumed) == adapter.digest(expected)
+    assert adapter.adapter_digest(resumed) == adapter.adapter_digest(expected)
     assert adapter.read_manifest(resumed).dtype == "bfloat16"
     assert "| dtype of training | bfloat16 |" in (resumed / "README.md").read_text()

@@ -95,7 +95,13 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(trained, tmp_path):
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight), name
     assert (
-        len({adapter.digest(folders / "aligned-seed1") for folders in (trained, tmp_path / "adapters")}) == 1
+        len(
+            {
+                adapter.adapter_digest(folders / "aligned-seed1")
+                for folders in (trained, tmp_path / "adapters")
+            }
+        )
+        == 1
     )
 
 

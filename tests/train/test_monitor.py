@@ -114,7 +114,7 @@ from midalign.train import build, callbacks, checkpoints, monitor, run, stream
 from midalign.train.recipe import load_recipe
 
 settings = load_recipe("mini", sys.argv[1:])
-harness.load([settings.task])  # lm-eval's index once for all processes
+harness.load_tasks([settings.task])  # lm-eval's index once for all processes
 
 
 def die(*_):

@@ -60,7 +60,7 @@ def test_a_recipe_trains_on_it(template, tmp_path):
 def test_what_it_cannot_do_is_said_at_once(template):
     with pytest.raises(RecipeError, match=r"set evaluate=false, and score with lm_eval"):
         load_recipe("mini", [template])
-    with pytest.raises(TaskError, match=r"is one task, and the recipe has 4 languages"):
+    with pytest.raises(TaskError, match=r"is a single task, but the recipe has 4 languages"):
         check_roles(load_recipe("mini", ["task=lm_eval:gsm8k", "evaluate=false"]))
-    with pytest.raises(TaskError, match=r"lm-eval has no one task '.*capitals_fr.yaml'"):
+    with pytest.raises(TaskError, match=r"lm-eval has no single task named '.*capitals_fr.yaml'"):
         check_roles(load_recipe("mini", [template, "supervised=[fr]", "evaluate=false"]))

@@ -157,7 +157,7 @@ def test_a_copy_counts_as_much_as_a_task_sample_under_every_schedule(recipe, tok
 
 def test_prompts_are_those_of_lm_eval_and_answers_follow_with_end_of_sequence(recipe, tokens, stream):
     tokenizer = tokens.tokenizer
-    task = harness.load(["midalign_mini_slot_ru"])["midalign_mini_slot_ru"]
+    task = harness.load_tasks(["midalign_mini_slot_ru"])["midalign_mini_slot_ru"]
     rendered = {}
     for document in task.training_docs():
         prompt = harness.prompt(task, document)
@@ -333,7 +333,7 @@ def test_pairs_in_the_prompt_are_what_lm_eval_sends_for_their_sentences(recipe, 
     drawn = [Pair(0, "Wecke mich um 5.", "Wake me at 5."), Pair(1, "Saat kaç?", "What time is it?")]
     rows = in_prompt.contrastive(drawn, 1.0)["rows"]
     batch = {**rows, "labels": rows["input_ids"] * 0 + IGNORED}
-    (task,) = harness.load(["midalign_mini_slot_en"]).values()
+    (task,) = harness.load_tasks(["midalign_mini_slot_en"]).values()
     document = next(iter(task.training_docs()))
     sentences = [pair.sides[side] for side in (0, 1) for pair in drawn]
     prompts = [harness.prompt(task, {**document, "utterance": sentence}) for sentence in sentences]

@@ -96,7 +96,7 @@ def test_what_starts_as_a_part_of_the_base_is_written_as_plain_lora(
     moved(model)
     model.save_pretrained(tmp_path / "trained")
     plain = write_plain_copy(tmp_path / "trained", tmp_path / "plain", initial)
-    assert adapter.config(plain)["init_lora_weights"] is True
+    assert adapter.adapter_config(plain)["init_lora_weights"] is True
     again = peft.PeftModel.from_pretrained(fresh(base), plain)
     torch.testing.assert_close(states(again.eval()), states(model.eval()), rtol=1e-4, atol=1e-4)
 
@@ -132,5 +132,5 @@ def test_a_run_that_starts_with_pissa(tmp_path: Path) -> None:
     (folder,) = train_recipe(recipe, report, ["aligned"])
     assert preservation[1] < 1e-6 < preservation[2]
     assert adapter.beyond_plain_lora(folder) is None
-    assert adapter.config(folder)["r"] == 2 * recipe.lora.r
+    assert adapter.adapter_config(folder)["r"] == 2 * recipe.lora.r
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

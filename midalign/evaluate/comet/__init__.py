@@ -1,1 +1,1 @@
-"""COMET (Rei et al. 2020) in an environment and a process of its own: its pins do not fit ours."""
+"""COMET (Rei et al. 2020) in a separate environment and process: its dependencies conflict with ours."""

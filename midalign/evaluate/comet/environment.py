@@ -1,6 +1,6 @@
-"""The virtual environment that COMET runs in: it wants numpy<2, transformers<5 and protobuf<5, we want newer.
+"""The virtual environment of COMET, which needs numpy<2, transformers<5 and protobuf<5.
 
-`constraints.txt` beside this module pins what is in it, scripts/pin.py writes that file.
+`constraints.txt` beside this module pins its packages. scripts/pin.py writes that file.
 """
 
 import hashlib
@@ -17,13 +17,15 @@ from midalign.errors import EngineError
 
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# numpy<2 has wheels for no newer Python.
 PYTHONS = ((3, 12), (3, 11))
+"""Versions of Python that COMET runs on. numpy<2 has no wheels for newer ones."""
 STAMP = "midalign-comet"
+"""File that marks a complete environment, with the digest of its constraints."""
 SETUP = "midalign comet setup"
+"""Command that creates the environment."""
 
 
-def folder() -> Path:
+def environment_folder() -> Path:
     """Return $MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
     chosen = os.environ.get("MIDALIGN_COMET")
     return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
@@ -31,24 +33,24 @@ def folder() -> Path:
 
 def is_ready() -> bool:
     """Return whether the environment was completed."""
-    return (folder() / STAMP).is_file()
+    return (environment_folder() / STAMP).is_file()
 
 
-def python() -> Path:
+def environment_python() -> Path:
     """Return the interpreter of the environment. Raises EngineError with the command that creates it."""
     if not is_ready():
         raise EngineError(
-            f"COMET has an environment of its own, and there is none in {folder()}. "
-            f"Make it, a minute and 1.4 GB: {SETUP}"
+            f"COMET needs an environment of its own, and there is none in {environment_folder()}. "
+            f"Create it (a minute and 1.4 GB): {SETUP}"
         )
-    return _python(folder())
+    return _python(environment_folder())
 
 
-def setup(path: Path, tell: Callable[[str], None]) -> bool:
-    """Make the environment in `path`; returns False where it was there as wanted.
+def set_up_environment(path: Path, tell: Callable[[str], None]) -> bool:
+    """Create the environment in `path`. Return False if it is already up to date.
 
-    A set-up that was interrupted goes on from where it was. Raises EngineError where no Python fits, the
-    folder holds something else, or pip does not succeed (it says why on the terminal).
+    An interrupted set-up resumes. Raises EngineError if no Python fits, the folder contains something else,
+    or pip fails, which prints the reason on the terminal.
     """
     with cache.lock(path):
         stamp = path / STAMP
@@ -56,13 +58,15 @@ def setup(path: Path, tell: Callable[[str], None]) -> bool:
         if stamp.is_file() and stamp.read_text("utf-8").strip() == wanted:
             return False
         if path.exists() and any(path.iterdir()) and not (path / "pyvenv.cfg").is_file():
-            raise EngineError(f"{path} holds something else; give another folder: {SETUP} --path DIR")
+            raise EngineError(f"{path} contains something else. Choose another folder: {SETUP} --path DIR")
         tell(f"Setting up COMET in {path}: a minute and 1.4 GB, once")
         stamp.unlink(missing_ok=True)
         _create(path)
         _install_torch(path, tell)
         if not _pip(path, "install", "-qq", "--constraint", str(CONSTRAINTS), "unbabel-comet", "setuptools"):
-            raise EngineError("COMET could not be installed, pip says why above; the same command goes on")
+            raise EngineError(
+                "COMET could not be installed: see pip's error above. Rerun the same command to resume"
+            )
         cache.write(stamp, f"{wanted}\n".encode())
     return True
 
@@ -72,7 +76,7 @@ def _python(environment: Path) -> Path:
 
 
 def _interpreter() -> str:
-    """Find a Python that COMET's pinned packages have wheels for: this one, or one on the path."""
+    """Return a Python that COMET's pinned packages have wheels for: this interpreter, or one on the path."""
     if sys.version_info[:2] in PYTHONS:
         return sys.executable
     names = [f"python{major}.{minor}" for major, minor in PYTHONS]
@@ -92,14 +96,15 @@ def _create(path: Path) -> None:
         return
     if subprocess.run([_interpreter(), "-m", "venv", "--clear", str(path)], check=False).returncode != 0:
         raise EngineError(
-            f"{path} could not be made a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+            f"Could not create a virtual environment in {path}. "
+            f"On Debian and Ubuntu: apt install python3-venv"
         )
 
 
 def _install_torch(path: Path, tell: Callable[[str], None]) -> None:
     """Install torch alone, a CPU build on Linux without a GPU.
 
-    The source is that of pip's configuration, or else PyTorch's own index.
+    It comes from the index that pip is configured for, else from PyTorch's own index.
     """
     lines = CONSTRAINTS.read_text("utf-8").splitlines()
     torch = next(line for line in lines if line.startswith("torch=="))
@@ -109,7 +114,7 @@ def _install_torch(path: Path, tell: Callable[[str], None]) -> None:
     if _pip(path, "install", "-qq", "--no-deps", torch):
         return
     if on_cpu:
-        tell(f"{torch} is not there as pip is configured; trying {TORCH_CPU_INDEX}")
+        tell(f"{torch} is not in the index that pip is configured for, trying {TORCH_CPU_INDEX}")
         if _pip(path, "install", "-qq", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
             return
     raise EngineError(f"Could not install {torch}. With its wheel in a folder: PIP_FIND_LINKS=FOLDER {SETUP}")

@@ -1,10 +1,10 @@
-"""Scores segments with COMET. Run by the Python of COMET's environment: it must import nothing of midalign.
+"""Process that scores segments with COMET. The Python of COMET's environment runs it, without midalign.
 
     python worker.py MODEL
 
-MODEL is a checkpoint file, its folder or a hub id. The first line that it prints is {"digest", "version"} or
-{"error"}; from then on each line that it reads, [[source, hypothesis, reference], ...], is answered by one,
-[score, ...] or {"error"}. It ends when there is nothing more to read.
+MODEL is a checkpoint file, its folder or a hub id. The first line of output is {"digest", "version"} or
+{"error"}. Each line of input, [[source, hypothesis, reference], ...], is then answered by one line,
+[score, ...] or {"error"}, until the input ends.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ from typing import Any
 
 
 class Refused(Exception):  # noqa: N818
-    """What the user can mend."""
+    """An error that the user can fix."""
 
 
-def checkpoint(model: str) -> Path:
+def find_checkpoint(model: str) -> Path:
     """Return the checkpoint file. Its hparams.yaml is one folder up, where COMET writes it."""
     path = Path(model).expanduser()
     if path.is_dir():
-        found = sorted(path.glob("checkpoints/*.ckpt"))
-        if len(found) != 1:
-            raise Refused(f"{path} has {len(found)} files checkpoints/*.ckpt, expected one; name the file")
-        path = found[0]
+        files = sorted(path.glob("checkpoints/*.ckpt"))
+        if len(files) != 1:
+            raise Refused(f"{path} has {len(files)} files checkpoints/*.ckpt, expected one. Give the file")
+        path = files[0]
     elif not path.is_file():
-        path = downloaded(model)
+        path = download_checkpoint(model)
     hparams = path.absolute().parents[1] / "hparams.yaml"
     if not hparams.is_file():
-        raise Refused(f"{path} is no COMET checkpoint: there is no {hparams}")
+        raise Refused(f"{path} is no COMET checkpoint: {hparams} is missing")
     return path
 
 
-def downloaded(model: str) -> Path:
+def download_checkpoint(model: str) -> Path:
     """Return the checkpoint of a hub id, from the hub's cache or the hub."""
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise Refused(
@@ -50,7 +50,7 @@ def downloaded(model: str) -> Path:
 
     try:
         return Path(download_model(model))
-    except KeyError as error:  # COMET's, which hides the hub's own
+    except KeyError as error:  # COMET's own, which hides the error of the hub
         reason: BaseException = error
         while reason.__context__ is not None:
             reason = reason.__context__
@@ -60,28 +60,28 @@ def downloaded(model: str) -> Path:
         ) from None
 
 
-def digest(path: Path) -> str:
+def checkpoint_digest(path: Path) -> str:
     """Return the sha256 of the checkpoint and its hyperparameters."""
-    found = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
+    digest = hashlib.sha256((path.absolute().parents[1] / "hparams.yaml").read_bytes())
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def load(path: Path) -> Any:
+def load_checkpoint(path: Path) -> Any:
     """Load the model, on a GPU if there is one."""
     import torch
     from comet import load_from_checkpoint
 
     try:
         model = load_from_checkpoint(str(path))
-    except Exception as error:  # a checkpoint may be cut, or its encoder not here
+    except Exception as error:  # a truncated checkpoint, or a missing encoder
         raise Refused(f"{path} cannot be loaded: {_line(error)}") from None
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def score(model: Any, segments: "list[list[str]]") -> "list[float]":
+def score_batch(model: Any, segments: "list[list[str]]") -> "list[float]":
     """Score one batch by the steps of COMET's own `predict`."""
     import torch
 
@@ -90,7 +90,7 @@ def score(model: Any, segments: "list[list[str]]") -> "list[float]":
         with torch.inference_mode():
             batch = model.transfer_batch_to_device(model.prepare_for_inference(samples), model.device, 0)
             scores: list[float] = model.predict_step(batch)["scores"].tolist()
-    except Exception as error:  # memory, most of all
+    except Exception as error:  # often out of memory
         raise Refused(f"COMET could not score {len(segments)} segments: {_line(error)}") from None
     return scores
 
@@ -101,23 +101,23 @@ def _line(error: BaseException) -> str:
 
 def main() -> None:
     """Answer requests on standard input until it ends."""
-    # COMET and what it imports print as they like: standard output is ours alone, the rest for what matters.
+    # COMET and its dependencies print to standard output. Answers go to a copy of it, the rest to stderr.
     logging.disable(logging.INFO)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; who started us ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too, but its parent ends it
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        path = checkpoint(sys.argv[1])
+        path = find_checkpoint(sys.argv[1])
         version = importlib.metadata.version("unbabel-comet")
-        print(json.dumps({"digest": digest(path), "version": version}), file=answers, flush=True)
+        print(json.dumps({"digest": checkpoint_digest(path), "version": version}), file=answers, flush=True)
         model = None
         for line in sys.stdin.buffer:
-            model = model or load(path)
-            print(json.dumps(score(model, json.loads(line))), file=answers, flush=True)
+            model = model or load_checkpoint(path)
+            print(json.dumps(score_batch(model, json.loads(line))), file=answers, flush=True)
     except Refused as refusal:
         print(json.dumps({"error": str(refusal)}), file=answers, flush=True)
     except BrokenPipeError:
-        os._exit(1)  # who asked is gone, and nothing is left to be said at exit
+        os._exit(1)  # the parent is gone, so flushing at exit would fail
 
 
 if __name__ == "__main__":

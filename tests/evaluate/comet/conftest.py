@@ -26,7 +26,7 @@ def comet_python() -> Path:
         text=True,
     )
     assert made.returncode == 0, made.stdout + made.stderr
-    return environment.python()
+    return environment.environment_python()
 
 
 @pytest.fixture(scope="session")

@@ -200,12 +200,12 @@ def test_scores_that_are_no_numbers_are_no_scores(
 def test_a_damaged_cache_is_named(
     midalign: Run, user: Mapping[str, str], comet_model: Path, outputs: Path, tmp_path: Path
 ) -> None:
-    digest = worker.digest(comet_model / "checkpoints" / "model.ckpt")
+    digest = worker.checkpoint_digest(comet_model / "checkpoints" / "model.ckpt")
     file = Path(user["MIDALIGN_CACHE"], "comet", f"{digest[:16]}-2.2.7.sqlite")
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not a database" * 1000)
     command = ("score", "--task", EN_HI, "--outputs", outputs, "--output", tmp_path, "--comet", comet_model)
-    assert f"{file}, where COMET's scores are kept" in midalign(*command, status=1).stderr
+    assert f"{file}, the cache of COMET's scores" in midalign(*command, status=1).stderr
 
 
 class TestDirections:
@@ -213,10 +213,12 @@ class TestDirections:
 
     def test_a_direction_by_its_own_name_is_refused(self) -> None:
         with pytest.raises(TaskError, match=r"en-bo \(Tibetan\); midalign_mt_ntrex_ee-en \(Ewe\)"):
-            scores.directions(["midalign_mt_wmt23", "midalign_mt_ntrex_en-bo", "midalign_mt_ntrex_ee-en"])
+            scores.comet_directions(
+                ["midalign_mt_wmt23", "midalign_mt_ntrex_en-bo", "midalign_mt_ntrex_ee-en"]
+            )
 
     def test_in_a_group_it_is_left_out_and_named(self, caplog: pytest.LogCaptureFixture) -> None:
-        covered = scores.directions(["midalign_mt_ntrex"], warn=True)
+        covered = scores.comet_directions(["midalign_mt_ntrex"], warn=True)
         assert "midalign_mt_ntrex_en-sw" in covered
         assert "midalign_mt_ntrex_en-bo" not in covered
         assert "midalign_mt_ntrex_bo-en" not in covered
@@ -226,4 +228,4 @@ class TestDirections:
 
     def test_other_families_are_refused(self) -> None:
         with pytest.raises(TaskError, match="midalign_mini_slot_en is none"):
-            scores.directions([EN_HI, "midalign_mini_slot_en"])
+            scores.comet_directions([EN_HI, "midalign_mini_slot_en"])

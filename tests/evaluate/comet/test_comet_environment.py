@@ -30,27 +30,27 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 def test_a_second_call_does_nothing_until_a_pin_changes(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert environment.setup(tmp_path / "env", print)
+    assert environment.set_up_environment(tmp_path / "env", print)
     (tmp_path / "env" / "pyvenv.cfg").touch()
     (torch, rest) = asked
     assert torch[-1].startswith("torch==")
     assert torch[-1].endswith("+cpu")
     assert rest[-3:] == (str(environment.CONSTRAINTS), "unbabel-comet", "setuptools")
-    assert not environment.setup(tmp_path / "env", print)
+    assert not environment.set_up_environment(tmp_path / "env", print)
     assert len(asked) == 2
     changed = tmp_path / "constraints.txt"
     changed.write_bytes(environment.CONSTRAINTS.read_bytes() + b"# changed\n")
     monkeypatch.setattr(environment, "CONSTRAINTS", changed)
-    assert environment.setup(tmp_path / "env", print)
+    assert environment.set_up_environment(tmp_path / "env", print)
 
 
 def test_a_set_up_that_failed_is_none(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDALIGN_COMET", str(tmp_path / "env"))
     monkeypatch.setattr(environment, "_pip", lambda path, *arguments: "unbabel-comet" not in arguments)
-    with pytest.raises(EngineError, match="the same command goes on"):
-        environment.setup(tmp_path / "env", print)
+    with pytest.raises(EngineError, match="Rerun the same command to resume"):
+        environment.set_up_environment(tmp_path / "env", print)
     with pytest.raises(EngineError, match="midalign comet setup"):
-        environment.python()
+        environment.environment_python()
 
 
 def test_pytorchs_own_index_follows_where_pip_has_no_cpu_build(
@@ -59,18 +59,18 @@ def test_pytorchs_own_index_follows_where_pip_has_no_cpu_build(
     tried: Asked = []
     monkeypatch.setattr(environment, "_pip", lambda path, *arguments: bool(tried.append(arguments)))
     with pytest.raises(EngineError, match=r"torch==.*\+cpu.*PIP_FIND_LINKS=FOLDER midalign comet setup"):
-        environment.setup(tmp_path / "env", print)
+        environment.set_up_environment(tmp_path / "env", print)
     assert [environment.TORCH_CPU_INDEX in arguments for arguments in tried] == [False, True]
     monkeypatch.setattr(environment, "_has_nvidia", lambda: True)
     with pytest.raises(EngineError, match=r"torch==[\d.]+\. "):
-        environment.setup(tmp_path / "env", print)
+        environment.set_up_environment(tmp_path / "env", print)
     assert len(tried) == 3
 
 
 def test_somebody_elses_folder_is_left_alone(asked: Asked, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(EngineError, match="holds something else"):
-        environment.setup(tmp_path, print)
+    with pytest.raises(EngineError, match="contains something else"):
+        environment.set_up_environment(tmp_path, print)
     assert not asked
 
 

@@ -1,4 +1,4 @@
-"""Adapters merged into temporary copies of their base, for an engine without cheap live adapters."""
+"""Temporary copies of a base with adapters merged into their weights, for engines with slow live adapters."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ from midalign.evaluate import live
 TOLERANCE = 1e-4
 """Largest difference of fp32 logits between merged and live adapter, as a share of the largest logit.
 
-fp32 has 2^-23 = 1.2e-7; sums over thousands of terms in another order cost two to three digits of it.
+fp32 has a precision of 2^-23 = 1.2e-7. Sums of thousands of terms in another order lose two to three digits.
 """
 
 
 def merged_copies(
     base: str, adapters: Mapping[str, Path], logits: Mapping[str, Any], folder: Path
 ) -> dict[str, Path]:
-    """Write base plus adapter, in fp32, to `folder/<number>` for each adapter, proved equal on the probe.
+    """Write base plus adapter, in fp32, to `folder/<number>` for each adapter, and return the copies by name.
 
-    `logits` are the live adapters' fp32 logits on the probe, by name. Raises EngineError when a copy, read
-    back from disk, differs by more than TOLERANCE.
+    `logits` are the live adapters' fp32 logits on the probe, by name. Raises EngineError if those of a copy,
+    read back from disk, differ by more than TOLERANCE.
     """
     copies = {}
     for number, (name, adapter) in enumerate(adapters.items()):
-        model, tokenizer = live.load(base, {name: adapter}, "float32")
+        model, tokenizer = live.load_with_adapters(base, {name: adapter}, "float32")
         copy = folder / str(number)
         live.merged(model, name).save_pretrained(copy)
         tokenizer.save_pretrained(copy)
@@ -35,12 +35,13 @@ def merged_copies(
 
 
 def _prove_equal(copy: Path, adapter: Path, expected: Any) -> None:
-    model, tokenizer = live.load(str(copy), {}, "float32")
+    """Raise EngineError and remove the copy if its logits on the probe are not the expected ones."""
+    model, tokenizer = live.load_with_adapters(str(copy), {}, "float32")
     difference = float((live.probe_logits(model, tokenizer, adapter) - expected).abs().max())
     allowed = TOLERANCE * float(expected.abs().max())
     if not difference <= allowed:
         shutil.rmtree(copy)
         raise EngineError(
-            f"Merging {adapter} into its base changed what it does: on a probe logits differ by "
-            f"{difference:.1e}, allowed are {allowed:.1e}. Use the engine with live adapters: --engine hf"
+            f"Merging {adapter} into its base changed its outputs: its logits on a probe differ by "
+            f"{difference:.1e}, more than {allowed:.1e}. Use the engine with live adapters: --engine hf"
         )

@@ -1,4 +1,4 @@
-"""Outputs made elsewhere, by an API or another engine, scored by the tasks' own code into the same record."""
+"""Outputs of an API or another engine, scored by the code of the tasks into a record."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from midalign import adapter, guard, harness, locks, record
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.comet import scores
-from midalign.evaluate.thoughts import answer_of, check_end
+from midalign.evaluate.thoughts import answer_of, check_thoughts_end
 from midalign.families import family
 from midalign.metrics import scorer
 from midalign.metrics.bootstrap import stderr
@@ -22,76 +22,90 @@ from midalign.metrics.bootstrap import stderr
 log = logging.getLogger(__name__)
 
 THOUGHTS = "</think>"
-"""End of the thoughts of most reasoning models."""
+"""End of thoughts of most reasoning models."""
 
 SPLITS = ("train", "validation", "test")
 
 
-def score(
+def score_outputs(
     task: str,
     outputs: Path,
     split: str,
     folder: Path,
     comet: str | None = None,
-    report: scores.Report = lambda done, total: None,
+    report: scores.SegmentReporter = lambda done, total: None,
     think_end_token: str | None = None,
 ) -> tuple[record.Record, Path]:
-    """Score `outputs` on a split of a language task, and write the record into `folder`.
+    """Score `outputs` on a split of a language's task, and write the record into `folder`.
 
-    `outputs` has a line {"doc_id": 0, "output": "..."} for each document of the split, in any order, `doc_id`
-    being its position; `comet` names a COMET model, whose progress goes to `report`. Thoughts up to the last
-    `think_end_token` of an output are cut. Raises TaskError for an unknown task or split, or one that COMET
-    does not score, DataError (file and line) for a malformed file or one whose documents are not those of the
-    split, EngineError where COMET is not there or the end of thoughts is empty, RecordError where a record of
-    other outputs has the name that this one would have.
+    Args:
+        task: a task of one language.
+        outputs: a file with a line {"doc_id": 0, "output": "..."} per document of the split, in any order.
+            `doc_id` is the document's position.
+        split: train, validation or test.
+        folder: where the record goes.
+        comet: a COMET model that scores translations too.
+        report: called with COMET's progress.
+        think_end_token: outputs are scored without the text up to the last one.
+
+    Raises:
+        TaskError: an unknown task or split, or a task that COMET does not score.
+        DataError: a malformed file (with its line), or one whose documents are not those of the split.
+        EngineError: COMET is not available, or the end of thoughts is empty.
+        RecordError: `folder` has a record of other outputs under the same name.
     """
+    # 1. Check everything that can be wrong before the outputs are read.
     names = harness.expand([task])
     if len(names) > 1:
         raise TaskError(
-            f"{task} is a group of {len(names)} tasks; score one of them at a time: --task {names[0]}"
+            f"{task} is a group of {len(names)} tasks. Score one of them at a time: --task {names[0]}"
         )
     (task,) = names
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
     if comet is not None:
-        scores.directions([task])
+        scores.comet_directions([task])
     if think_end_token is not None:
-        check_end(think_end_token)
+        check_thoughts_end(think_end_token)
     metadata = harness.metadata(task)
-    tasks, scored = family(metadata["family"]), scorer(metadata["family"])
-    docs = tasks.dataset(**metadata)[split]
+    task_family, task_scorer = family(metadata["family"]), scorer(metadata["family"])
+    # 2. Read the outputs, and remove their thoughts.
+    docs = task_family.dataset(**metadata)[split]
     texts = read_outputs(outputs, len(docs))
     if think_end_token is not None:
         texts = [answer_of(text, think_end_token) for text in texts]
     elif thinking := sum(THOUGHTS in text for text in texts):
         log.warning(
-            "%d of %d outputs hold %s and are scored as they are. To score what follows it: "
+            "%d of %d outputs contain %s and are scored as they are. To score only the text after it: "
             "--think-end-token '%s'",
             *(thinking, len(texts), THOUGHTS, THOUGHTS),
         )
-    counts = np.array([tasks.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
+    # 3. Count per document, as lm-eval's run of the task does, and score by COMET.
+    counts = np.array([task_family.counts(doc, texts[i]) for i, doc in enumerate(docs)], np.int64)
     pooled = counts.sum(0)
     repeated = np.array(guard.repeated_items(task, split), np.int64)
     language = str(metadata["language"])
     by_comet, millionths = None, None
     if comet is not None:
-        segments = [scores.segment(doc, texts[i]) for i, doc in enumerate(docs)]
-        model, found = scores.score(comet, segments, report)
-        by_comet, millionths = scores.pooled(model, found), np.array(found, np.int64)
+        segments = [scores.comet_segment(doc, texts[i]) for i, doc in enumerate(docs)]
+        model, comet_scores = scores.score_segments(comet, segments, report)
+        by_comet = scores.pooled_comet_score(model, comet_scores)
+        millionths = np.array(comet_scores, np.int64)
+    # 4. Write the record.
     items = record.Items(np.arange(len(docs)), counts, repeated, millionths)
     result = record.TaskResult(
         language=language,
         family=metadata["family"],
         version=metadata["version"],
         n=len(docs),
-        counts={column: int(total) for column, total in zip(scored.COLUMNS, pooled, strict=True)},
-        metrics=rates(counts, metadata),
-        signatures=tasks.signatures(metadata),
-        data_digest=tasks.data_digest(metadata, split),
+        counts={column: int(total) for column, total in zip(task_scorer.COLUMNS, pooled, strict=True)},
+        metrics=pooled_metrics(counts, metadata),
+        signatures=task_family.signatures(metadata),
+        data_digest=task_family.data_digest(metadata, split),
         prompt_digest=None,
         comet=by_comet,
         repeated=len(repeated),
-        without_repeated=record.scores_without_repeated(items, tasks.metrics(metadata)),
+        without_repeated=record.scores_without_repeated(items, task_family.metrics(metadata)),
         seconds=0.0,
         tokens=0,
     )
@@ -119,8 +133,8 @@ def score(
         return entry, record.write_record(entry, {task: items}, folder)
 
 
-def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
-    """Return a task's metrics of counts per item (items, columns), as lm-eval's aggregations give them."""
+def pooled_metrics(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
+    """Return a task's metrics over counts per item (items, columns), as lm-eval aggregates them."""
     return {
         name: record.Metric(
             value=record.nan_to_none(float(metric(counts.sum(0)))),
@@ -144,23 +158,24 @@ def read_outputs(path: Path, size: int) -> list[str]:
         doc_id, output = _parse(path, number, line)
         if not 0 <= doc_id < size:
             raise DataError(
-                f"{path}, line {number}: doc_id {doc_id} does not exist; the split has {size} documents, "
+                f"{path}, line {number}: doc_id {doc_id} does not exist. The split has {size} documents, "
                 f"0 to {size - 1}. Is it another split (--split) or another task (--task)?"
             )
         if doc_id in texts:
-            raise DataError(f"{path}, line {number}: doc_id {doc_id} stands there twice; expected it once")
+            raise DataError(f"{path}, line {number}: duplicate doc_id {doc_id}")
         texts[doc_id] = output
     missing = [i for i in range(size) if i not in texts]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
         raise DataError(
             f"{path} lacks {len(missing)} of {size} documents: doc_id {shown}. "
-            f'Add them; an answer that was not given is {{"doc_id": {missing[0]}, "output": ""}}'
+            f'Add them. A missing answer is {{"doc_id": {missing[0]}, "output": ""}}'
         )
     return [texts[i] for i in range(size)]
 
 
 def _parse(path: Path, number: int, line: str) -> tuple[int, str]:
+    """Return doc_id and output of a line. Raises DataError if it is malformed."""
     try:
         entry = json.loads(line)
         doc_id, output = entry["doc_id"], entry["output"]

@@ -1,0 +1,128 @@
+"""Records of finished parts, with the overlap of training and evaluation text."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from midalign import adapter as adapters
+from midalign import guard, locks, record
+from midalign.adapter import TrainingText
+from midalign.data.overlap import OverlapCheck, Text
+from midalign.evaluate import shards
+from midalign.evaluate.outcome import describe_base, describe_decoding, describe_engine, describe_sample
+from midalign.evaluate.partial import TaskPart
+from midalign.evaluate.plan import EvalPlan
+from midalign.evaluate.settings import EvaluatedModel, Split, record_name
+
+log = logging.getLogger(__name__)
+
+
+def publish_record(
+    plan: EvalPlan, model: EvaluatedModel, parts: Mapping[str, TaskPart], overlap: OverlapCheck | None
+) -> None:
+    """Write a model's record, with counts per item, and outputs if the settings ask for them."""
+    settings, manifest = plan.settings, model.manifest
+    name, run = record_name(settings, model), plan.run_digests[model.name]
+    results = {task: part.result for task, part in parts.items()}
+    entry = record.Record(
+        name=name,
+        created=datetime.now(UTC),
+        arm="base" if model.folder is None else manifest.arm if manifest else "adapter",
+        seed=manifest.seed if manifest else None,
+        recipe=manifest.recipe if manifest else None,
+        base=describe_base(settings),
+        adapter=record.Adapter(name=model.name, digest=model.digest, manifest=manifest)
+        if model.digest
+        else None,
+        roles=plan.roles[model.name],
+        engine=describe_engine(plan.engine),
+        decoding={
+            **describe_decoding(settings),
+            "generation": shards.in_common([plan.tasks[task].config.generation_kwargs for task in parts]),
+        },
+        sample=describe_sample(settings),
+        tasks=results,
+        retrieval=plan.stores[model.name].read("retrieval", record.Retrieval),
+        packages=adapters.package_versions(),
+        seconds=round(sum(result.seconds for result in results.values()), 3),
+        tokens=sum(result.tokens for result in results.values()),
+        overlap=overlap,
+        run=run,
+        shard=record.Shard(number=settings.shard[0], of=settings.shard[1], run=run)
+        if settings.shard
+        else None,
+    )
+    items = {
+        task: record.Items(
+            np.array(part.doc_ids, np.int64),
+            np.array(part.counts, np.int64),
+            np.array(part.repeated, np.int64),
+            None if part.comet is None else np.array(part.comet, np.int64),
+            [output.prompt for output in part.outputs or []] if settings.shard else None,
+        )
+        for task, part in parts.items()
+    }
+    record.write_record(entry, items, settings.output)
+    if settings.log_samples:
+        lines = (
+            json.dumps({"task": task, **output.model_dump()}, ensure_ascii=False) + "\n"
+            for task, part in parts.items()
+            for output in part.outputs or []
+        )
+        record.write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
+
+
+def check_training_overlap(
+    models: Sequence[EvaluatedModel], base: str, names: Sequence[str], split: Split
+) -> dict[str, OverlapCheck | None]:
+    """Return the overlap of the tasks with each model's training text, None for a base of unknown training.
+
+    Warns of overlap, and of training text that is named but cannot be compared.
+    """
+    base_manifest = adapters.read_manifest(adapters.base_folder(base))
+    scored: list[Text] | None = None
+    by_sources: dict[tuple[TrainingText, ...] | None, OverlapCheck] = {}
+    checks: dict[str, OverlapCheck | None] = {}
+    for model in models:
+        # 1. The model's training text: that of the base, if midalign trained it, and that of the adapter.
+        manifests: list[adapters.Manifest | None] = [base_manifest] if base_manifest else []
+        if model.folder is not None:
+            manifests.append(model.manifest)
+        if not manifests:
+            checks[model.name] = None
+            continue
+        texts = [manifest.training_text if manifest else None for manifest in manifests]
+        sources = None if None in texts else tuple(dict.fromkeys(t for known in texts for t in known or []))
+        # 2. The check, once for all models with the same training text.
+        if sources not in by_sources:
+            if scored is None and sources is not None:
+                scored = guard.scored(names, split)
+            by_sources[sources] = guard.check_overlap(sources, scored or [])
+        check = checks[model.name] = by_sources[sources]
+        if check.found:
+            log.warning(
+                "%s was trained on text of this evaluation:\n%s", model.name, guard.described(check.found)
+            )
+        if check.unchecked and sources is not None:
+            log.warning("The overlap of %s was not checked: %s", model.name, "; ".join(check.unchecked))
+    return checks
+
+
+def lacks_overlap(path: Path) -> bool:
+    """Return whether a record has no overlap check, or one that left text unchecked."""
+    overlap = record.read_record(path).overlap
+    return overlap is None or bool(overlap.unchecked)
+
+
+def add_overlap(path: Path, overlap: OverlapCheck | None) -> None:
+    """Put the overlap into a finished record, unless the record has a more complete check."""
+    with locks.locked(path):
+        entry = record.read_record(path)
+        known = entry.overlap
+        if overlap is not None and (known is None or len(overlap.unchecked) < len(known.unchecked)):
+            updated = entry.model_copy(update={"overlap": overlap})
+            record.write_record(updated, record.read_items(path), path.parent)
