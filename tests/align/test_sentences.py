@@ -133,7 +133,7 @@ def test_measures_over_other_tokens_have_another_name(model, form):
 def test_cached_states_of_earlier_pooling_are_not_read(tmp_path, monkeypatch):
     texts = {"en": ["play music"], "de": ["spiel Musik"]}
     computed = []
-    monkeypatch.setattr(states, "share", lambda _, missing, *__: computed.append(missing))
+    monkeypatch.setattr(states, "share_among_devices", lambda _, missing, *__: computed.append(missing))
     monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
     key = " ".join([*states.model_digests(bases.resolve("mini"), None), "float32"])
     earlier = states.StateStore(tmp_path, key, texts)
