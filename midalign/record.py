@@ -6,9 +6,7 @@ in the package is the JSON Schema of `Record`; scripts/write_schema.py writes it
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from midalign.adapter import Manifest, RecipeRef
 from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import RecordError
+from midalign.files import write_atomically
 from midalign.languages import ROLES, Role, role_of
 
 SUFFIX = ".json"
@@ -597,17 +596,3 @@ def _items(place: str, line: ItemsLine, columns: Sequence[str]) -> Items:
         None if line.comet is None else np.array(line.comet, np.int64),
         line.prompts,
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: readers see the old file or the whole new one, full disk or not."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

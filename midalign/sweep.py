@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from midalign import adapter, record
 from midalign.errors import RecipeError, RecordError, nearest
+from midalign.files import write_atomically
 from midalign.languages import ROLES
 from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_defined, mean_of
 from midalign.leaderboard.load import Run, load
 from midalign.leaderboard.sections import Row, Section
 from midalign.locks import locked
 from midalign.merge import Weights, file_name, merge
-from midalign.record import write_atomically
 from midalign.shipped import shipped_names, shipped_text
 from midalign.train import recipe as recipes
 from midalign.train import run as training

@@ -14,7 +14,7 @@ from midalign.align.measures import RETRIEVALS, SYMMETRIC, further_translations,
 from midalign.analyze.devices import Report, share
 from midalign.analyze.states import Store
 from midalign.errors import DataError
-from midalign.record import write_atomically
+from midalign.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,6 +14,7 @@ from midalign import bases
 from midalign.analyze.devices import Report, share
 from midalign.data.text import read_lines
 from midalign.errors import BaseModelError, DataError
+from midalign.files import write_atomically
 from midalign.languages import language as known
 
 if TYPE_CHECKING:
@@ -120,8 +121,6 @@ class Store:
     def write(self, code: str, states: "Tensor") -> None:
         """Keep (layers, sentences, hidden) fp32, whole or not at all."""
         from safetensors.torch import save
-
-        from midalign.record import write_atomically
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path(code), save({"states": states}))

@@ -9,9 +9,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -20,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from midalign.errors import DataError
+from midalign.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +44,13 @@ def offline() -> bool:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write beside, then rename: whoever reads sees the old file or the whole new one."""
-    # Not tempfile: its files are their owner's alone, and a cache may be a group's.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with _named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+    """Write a file of the cache atomically, creating its folder.
+
+    Raises OSError if the disk is full, otherwise DataError.
+    """
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from midalign.evaluate.comet import scores as comet
 from midalign.evaluate.partial import Output, Part, Store
 from midalign.evaluate.thoughts import BUDGET, Thinking
 from midalign.families import family
+from midalign.files import write_atomically
 from midalign.languages import language as known_language
 from midalign.languages import languages, role_of, same_language
 from midalign.metrics import scorer
@@ -1039,7 +1040,7 @@ def _publish(
             for name, part in parts.items()
             for output in part.outputs or []
         )
-        record.write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
+        write_atomically(settings.output / f"{file}.outputs.jsonl", "".join(lines).encode())
 
 
 def _base_name(base: str) -> str:

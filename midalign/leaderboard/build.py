@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from midalign.errors import MidalignError
+from midalign.files import write_atomically
 from midalign.leaderboard import plots
 from midalign.leaderboard.compare import DRAWS, LEVEL, Model, compare, compare_by_comet, language_sets
 from midalign.leaderboard.load import load
 from midalign.leaderboard.sections import resource_of, sections
 from midalign.leaderboard.tables import MARK, Part, page
-from midalign.record import write_atomically
 
 DIGITS = 6
 

@@ -9,6 +9,7 @@ import yaml
 from midalign import adapter, record
 from midalign.adapter import Manifest
 from midalign.errors import AdapterError
+from midalign.files import write_atomically
 
 CARD = "README.md"
 
@@ -18,7 +19,7 @@ def write(folder: Path, records: Sequence[record.Record] = ()) -> None:
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(f"{folder} has no {adapter.MANIFEST}: it is not from midalign-train")
-    record.write_atomically(folder / CARD, text(manifest, records).encode())
+    write_atomically(folder / CARD, text(manifest, records).encode())
 
 
 def text(manifest: Manifest, records: Sequence[record.Record]) -> str:

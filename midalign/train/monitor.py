@@ -22,6 +22,7 @@ from midalign.align.likelihood import bits_per_character, predicted_texts
 from midalign.align.retrieval import accuracy, translations
 from midalign.align.trunk import pooled_sentences
 from midalign.errors import RecipeError, nearest
+from midalign.files import write_atomically
 from midalign.train.distributed import world
 from midalign.train.plain import plain_copy
 from midalign.train.recipe import Monitor as Settings
@@ -360,9 +361,7 @@ class Log:
         """Go on at `path` after the update `resumed_at`; 0 begins anew."""
         self.path = path
         kept = [entry for entry in _entries(path) if 0 < resumed_at >= entry["update"]]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), "utf-8")
-        os.replace(partial, path)
+        write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in kept).encode())
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one line."""

@@ -16,6 +16,7 @@ from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
+from midalign.files import write_atomically
 from midalign.locks import locked
 from midalign.train import card
 from midalign.train.recipe import Recipe
@@ -332,9 +333,7 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1), "utf-8")
-    os.replace(partial, mark)
+    write_atomically(mark, json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1).encode())
     return dtype
 
 
