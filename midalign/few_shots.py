@@ -6,7 +6,7 @@ from typing import Any
 from lm_eval.api.samplers import ContextSampler
 
 from midalign.errors import TaskError
-from midalign.families.shots import texts
+from midalign.families.shots import document_texts
 
 
 class OtherTexts(ContextSampler):
@@ -24,12 +24,12 @@ class OtherTexts(ContextSampler):
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Return n examples; raises TaskError where the pool has fewer."""
-        own = texts(eval_doc) if eval_doc else set[str]()
+        own_texts = document_texts(eval_doc) if eval_doc else set[str]()
         examples: list[dict[str, Any]] = []
         for doc in df or self.df:
             if len(examples) == n:
                 break
-            if own.isdisjoint(texts(doc)):
+            if own_texts.isdisjoint(document_texts(doc)):
                 examples.append(doc)
         if len(examples) < n:
             raise TaskError(

@@ -2,22 +2,20 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from midalign import harness
 from midalign.adapter import MANIFEST, TrainingText
-from midalign.data import own, pairs
+from midalign.data import EntityData, PairData, SlotData, TranslationData, own
 from midalign.data.overlap import Overlap, OverlapCheck, Text, overlaps, repeated, texts_digest
+from midalign.data.pairs import read_pairs
+from midalign.data.registry import DATA_SETS, data_set
 from midalign.data.segments import sides
 from midalign.data.text import read_text
 from midalign.errors import DataError, RecipeError, TaskError, nearest
 from midalign.families import family
-from midalign.languages import languages
-
-SEGMENTS = {"alma": "train", "wmt23": "test"}
-"""Data sets of directions, with the split that a model could learn from."""
+from midalign.languages import languages_of
 
 FIELDS = ("source", "target", "utterance", "text")
 """Keys of a user's JSON lines whose values are text."""
@@ -35,10 +33,10 @@ def supervised(tasks: Sequence[str]) -> list[Text]:
 
 def aligned(source: str, codes: Iterable[str]) -> list[Text]:
     """Return both sides of the pairs that `align.pairs` names, in some languages."""
-    split = "test" if source in pairs.TRANSLATIONS else "train"
+    split = (source in DATA_SETS and data_set(source).LEARNED_SPLIT) or "train"
     texts = []
     for code in codes:
-        known = pairs.pairs(source, code)
+        known = read_pairs(source, code)
         for language, side in ((code, 0), ("en", 1)):
             texts.append(Text(source, split, language, tuple(pair[side] for pair in known)))
     return _distinct(texts)
@@ -112,21 +110,12 @@ def training(name: str) -> list[Text]:
     """
     if name.startswith("midalign_") or own.is_own(name) or own.is_spec(name):
         return supervised([name])
-    if name in pairs.PARALLEL:
-        codes = [code for code, row in languages().items() if getattr(row, name)]
-        return [
-            Text(name, "train", code, [i.utterance for i in pairs.items(name, code, "train")])
-            for code in codes
-        ]
-    if name in pairs.TRANSLATIONS:
-        return aligned(
-            name, [code for code, row in languages().items() if getattr(row, name) and code != "en"]
-        )
-    if name in SEGMENTS:
-        return _directions(name)
+    split = data_set(name).LEARNED_SPLIT if name in DATA_SETS else None
+    if split is not None:
+        return _of_data_set(name, split)
     if "/" in name or "." in name:
         return _own(name)
-    known = (*pairs.PARALLEL, *pairs.TRANSLATIONS, *SEGMENTS)
+    known = [name for name in DATA_SETS if data_set(name).LEARNED_SPLIT]
     raise DataError(
         f"No training text {name!r}.{nearest(name, known)} Expected {', '.join(known)}, a task, or a file "
         f"of JSON lines or of lines foreign TAB English"
@@ -192,14 +181,24 @@ def _of_tasks(names: Iterable[str], split: str) -> list[Text]:
     return _distinct(texts)
 
 
-def _directions(name: str) -> list[Text]:
-    module = import_module(f"midalign.data.{name}")
+def _of_data_set(name: str, split: str) -> list[Text]:
+    """Return all sentences of a data set's split."""
+    data = data_set(name)
+    if isinstance(data, PairData):
+        return aligned(name, [code for code in languages_of(name) if code != "en"])
     texts = []
-    for direction in module.directions():
-        segments = module.read(direction, SEGMENTS[name])
-        before, after = sides(direction)
-        texts.append(Text(name, SEGMENTS[name], before, [segment.source for segment in segments]))
-        texts.append(Text(name, SEGMENTS[name], after, [segment.target for segment in segments]))
+    if isinstance(data, SlotData):
+        for code in languages_of(name):
+            texts.append(Text(name, split, code, [item.utterance for item in data.items(code, split)]))
+    elif isinstance(data, TranslationData):
+        for direction in data.directions():
+            segments = data.read(direction, split)
+            before, after = sides(direction)
+            texts.append(Text(name, split, before, [segment.source for segment in segments]))
+            texts.append(Text(name, split, after, [segment.target for segment in segments]))
+    elif isinstance(data, EntityData):
+        for treebank, code in data.treebanks().items():
+            texts.append(Text(name, split, code, [s.text for s in data.sentences(treebank, split)]))
     return _distinct(texts)
 
 

@@ -10,11 +10,11 @@ Codes are ISO 639-1 where that names one row, else ISO 639-3 (`kmr` and `ckb`, n
 region or script behind `_`. Rows are sorted by code.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from midalign.errors import TaskError, nearest
 
@@ -26,13 +26,11 @@ RESOURCE_SOURCE = (
     "Joshi et al. 2020, The State and Fate of Linguistic Diversity and Inclusion in the NLP World "
     "(https://aclanthology.org/2020.acl-main.560), the authors' list lang2tax.txt"
 )
-SETS = ("massive", "xsid", "uner", "ntrex", "flores", "wmt23", "tatoeba", "alma", "mini")
-"""The columns of data sets."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """One row of `languages.tsv`; an empty data set code means that the set does not have the language."""
+    """One row of `languages.tsv`."""
 
     code: str
     name: str
@@ -41,21 +39,13 @@ class Language:
     branch: str
     joshi: int | None
     """None where the authors' list has no such language."""
-    massive: str
-    tatoeba: str
-    ntrex: str
-    flores: str
-    """FLORES-200's code."""
-    wmt23: str
-    uner: str
-    """Treebanks of Universal NER v1, separated by blanks: what stands before `-ud-test.iob2`."""
-    xsid: str
-    alma: str
-    mini: str
     comet: bool
     """Whether it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
     identifier: str
-    """py3langid's code; empty where it has another language's at best."""
+    """py3langid's code, empty if py3langid does not know the language."""
+    codes: Mapping[str, str]
+    """The language's code in each data set, empty if the set lacks it. In `uner`, the names of the language's
+    treebanks, separated by blanks."""
 
     @property
     def resource(self) -> ResourceClass:
@@ -73,12 +63,21 @@ def languages() -> dict[str, Language]:
     """Return all languages by code, in the order of the table."""
     header, *lines = (files("midalign") / "languages.tsv").read_text("utf-8").splitlines()
     columns = header.split("\t")
+    known = {field.name for field in fields(Language)}
     table = {}
     for line in lines:
         row = dict(zip(columns, line.split("\t"), strict=True))
-        typed = {"joshi": int(row["joshi"]) if row["joshi"] else None, "comet": row["comet"] == "yes"}
-        table[row["code"]] = Language(**{**row, **typed})  # type: ignore[arg-type]
+        typed: dict[str, Any] = {name: value for name, value in row.items() if name in known}
+        typed["joshi"] = int(row["joshi"]) if row["joshi"] else None
+        typed["comet"] = row["comet"] == "yes"
+        typed["codes"] = {name: code for name, code in row.items() if name not in known}
+        table[row["code"]] = Language(**typed)
     return table
+
+
+def languages_of(data_set: str) -> list[str]:
+    """Return the codes of the languages that a data set has, in the order of the table."""
+    return [code for code, row in languages().items() if row.codes[data_set]]
 
 
 DIALECTS = {"de_ba": "bar", "de_muc": "bar", "de_st": "bar"}

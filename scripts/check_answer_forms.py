@@ -114,35 +114,37 @@ def json_answer(doc: Mapping[str, Any], form: str) -> str:
 def documents() -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]:
     """Yield the data set, the language or treebank, and a reader of its test documents."""
     for code, row in languages().items():
-        if row.massive:
+        if row.codes["massive"]:
             yield (
                 "slot massive",
                 code,
                 lambda code=code: [
-                    slot.document(item, "massive", code) for item in massive.items(code, "test")
+                    slot.slot_document(item, "massive", code) for item in massive.items(code, "test")
                 ],
             )
             yield (
                 "structured massive",
                 code,
                 lambda code=code: [
-                    structured.utterance(item, "massive", code) for item in massive.items(code, "test")
+                    structured.call_document(item, "massive", code) for item in massive.items(code, "test")
                 ],
             )
-        if row.mini:
+        if row.codes["mini"]:
             yield (
                 "slot mini",
                 code,
-                lambda code=code: [slot.document(item, "mini", code) for item in mini.items(code, "test")],
+                lambda code=code: [
+                    slot.slot_document(item, "mini", code) for item in mini.items(code, "test")
+                ],
             )
             yield (
                 "structured mini",
                 code,
                 lambda code=code: [
-                    structured.utterance(item, "mini", code) for item in mini.items(code, "test")
+                    structured.call_document(item, "mini", code) for item in mini.items(code, "test")
                 ],
             )
-        if row.xsid:
+        if row.codes["xsid"]:
             yield (
                 "slot_spans xsid",
                 code,
@@ -155,7 +157,8 @@ def documents() -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]
             "structured uner",
             treebank,
             lambda treebank=treebank, code=code: [
-                structured.text(sentence, code) for sentence in uner.sentences(treebank, "test")
+                structured.entities_document(sentence, "uner", code)
+                for sentence in uner.sentences(treebank, "test")
             ],
         )
 

@@ -379,7 +379,9 @@ def test_sentences_of_ntrex_are_those_published(ntrex_cache, shared_data):
     places = [rows[lines] for lines in zip(*texts.values(), strict=True)]
     assert places == sorted(places)
     assert len(set(places)) == 40
-    assert len(states.parallel("ntrex", None, 20)) == 1 + sum(bool(row.ntrex) for row in languages().values())
+    assert len(states.parallel("ntrex", None, 20)) == 1 + sum(
+        bool(row.codes["ntrex"]) for row in languages().values()
+    )
 
 
 @pytest.mark.data

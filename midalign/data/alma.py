@@ -8,10 +8,12 @@ from pathlib import Path
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.data.segments import Segment, segments, sides
+from midalign.data.segments import Segment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 
 LICENCE = "MIT (repository); texts from WMT and FLORES-200"
+CITATION = "Xu et al. 2024, https://arxiv.org/abs/2309.11674"
+LEARNED_SPLIT = SHOT_SPLIT = "train"
 FILES = FileSet("alma")
 _URL = "https://raw.githubusercontent.com/fe1ixxu/ALMA/master/human_written_data"
 
@@ -21,14 +23,9 @@ def add(path: Path) -> tuple[list[str], list[str]]:
     return _source("cs").add(path)
 
 
-def languages() -> list[str]:
-    """Return the languages with pairs, sorted."""
-    return sorted({file.split(".")[1].removesuffix("-en") for file in FILES.digests})
-
-
 def directions() -> list[str]:
     """Return the directions to and from English, sorted."""
-    return sorted(direction for code in languages() for direction in (f"en-{code}", f"{code}-en"))
+    return with_english({file.split(".")[1].removesuffix("-en") for file in FILES.digests})
 
 
 def splits(direction: str) -> list[str]:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from midalign.data import cache
 from midalign.data.archive import members
-from midalign.data.segments import Segment, segments, sides
+from midalign.data.segments import Segment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
-from midalign.languages import languages
+from midalign.languages import languages_of
 
 log = logging.getLogger(__name__)
 
 LICENCE = "CC BY-SA 4.0"
+CITATION = "NLLB Team 2022, https://arxiv.org/abs/2207.04672"
+LEARNED_SPLIT: str | None = None
+SHOT_SPLIT = "validation"
 URL = "https://dl.fbaipublicfiles.com/nllb/flores200_dataset.tar.gz"
 SHA256 = "b8b0b76783024b85797e5cc75064eb83fc5288b41e9654dabc7be6ae944011f6"
 """Of the archive at URL, 25,585,843 bytes, as several projects have published it."""
@@ -24,8 +27,12 @@ FILES = cache.FileSet("flores")
 
 def directions() -> list[str]:
     """Return the directions to and from English, sorted."""
-    codes = [code for code, row in languages().items() if row.flores and code != "en"]
-    return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
+    return with_english(languages_of("flores"))
+
+
+def splits(direction: str) -> list[str]:
+    """Return the splits, which all directions have."""
+    return list(SPLITS)
 
 
 def read(direction: str, split: str) -> list[Segment]:
@@ -123,5 +130,5 @@ def _files(direction: str, split: str) -> tuple[str, str]:
         raise TaskError(unknown_name("FLORES-200", "direction", direction, directions()))
     if split not in SPLITS:
         raise TaskError(f"FLORES-200 has no split {split!r}; expected validation or test")
-    source, target = (f"{known(code).flores}.{SPLITS[split]}" for code in sides(direction))
+    source, target = (f"{known(code).codes['flores']}.{SPLITS[split]}" for code in sides(direction))
     return source, target

@@ -6,7 +6,6 @@ from pathlib import Path
 from midalign.data import cache
 from midalign.data.archive import members
 from midalign.errors import DataError
-from midalign.languages import language as known
 
 
 @dataclass(frozen=True)
@@ -43,22 +42,9 @@ class Source:
         return added, [name for name in self.files.digests if not self.files.path(name).is_file()]
 
 
-def parallel(source: Source, language: str, foreign: str | None, english: str) -> list[tuple[str, str]]:
-    """Return (foreign, English) line by line. Raises DataError if the set lacks the language."""
-    if foreign is None or foreign not in source.files.digests:
-        raise DataError(f"{source.files.name} has no pairs of {language!r}. Expected {_others(language)}")
+def line_pairs(source: Source, foreign: str, english: str) -> list[tuple[str, str]]:
+    """Return (foreign, English) line by line. Raises DataError if the files differ in length."""
     left, right = source.read(foreign), source.read(english)
     if len(left) != len(right):
         raise DataError(f"{foreign} has {len(left)} lines and {english} {len(right)}; expected as many")
     return [(a.strip(), b.strip()) for a, b in zip(left, right, strict=True)]
-
-
-def _others(language: str) -> str:
-    """Name the sources of pairs of a language with English."""
-    row = known(language)
-    have = [name for name in ("tatoeba", "ntrex", "massive", "mini") if getattr(row, name)]
-    return (
-        f"{', '.join(have)}, or a file of lines foreign TAB English"
-        if have
-        else "a file of lines foreign TAB English"
-    )

@@ -9,10 +9,13 @@ from midalign.data import annotation, cache
 from midalign.data.archive import members
 from midalign.data.items import Item
 from midalign.errors import DataError, TaskError, unknown_name
-from midalign.languages import languages
+from midalign.languages import languages, languages_of
 
 URL = "https://amazon-massive-nlu-dataset.s3.amazonaws.com/amazon-massive-dataset-1.1.tar.gz"
 LICENCE = "CC BY 4.0"
+CITATION = "FitzGerald et al. 2023, https://arxiv.org/abs/2204.08582"
+LEARNED_SPLIT = SHOT_SPLIT = "train"
+PARALLEL = True
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 FILES = cache.FileSet("massive")
 """One file a locale and split, `id TAB intent TAB utt TAB annot_utt LF` in the publisher's order."""
@@ -36,6 +39,11 @@ def items(language: str, split: str) -> list[Item]:
     ]
 
 
+def splits(language: str) -> list[str]:
+    """Return the splits, which all languages have."""
+    return list(SPLITS)
+
+
 def digest(language: str, split: str) -> str:
     """Return the published sha256 of a split."""
     return FILES.digests[_file(language, split)][1]
@@ -52,7 +60,7 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 
     Raises DataError for content that is not the published one, and where no locale is found.
     """
-    locales = [row.massive for row in languages().values() if row.massive]
+    locales = [languages()[code].codes["massive"] for code in languages_of("massive")]
     added = []
     for name, content in members(path, lambda name: name.removesuffix(".jsonl") in locales):
         locale = name.removesuffix(".jsonl")
@@ -91,10 +99,9 @@ def _lines(content: bytes, source: str) -> dict[str, bytes]:
 
 
 def _locale(language: str) -> str:
-    known = {code: row.massive for code, row in languages().items() if row.massive}
-    if language not in known:
-        raise TaskError(unknown_name("MASSIVE", "language", language, known))
-    return known[language]
+    if language not in languages_of("massive"):
+        raise TaskError(unknown_name("MASSIVE", "language", language, languages_of("massive")))
+    return languages()[language].codes["massive"]
 
 
 def _file(language: str, split: str) -> str:

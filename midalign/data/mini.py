@@ -8,11 +8,20 @@ from typing import Literal
 
 from midalign.data import annotation
 from midalign.data.items import Item
-from midalign.data.segments import Segment, sides
+from midalign.data.segments import Segment, sides, with_english
 from midalign.errors import DataError, unknown_name
-from midalign.languages import languages
+from midalign.languages import languages_of
 
-FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+LICENCE = "Apache-2.0"
+CITATION = "midalign, CITATION.cff in its repository"
+LEARNED_SPLIT = SHOT_SPLIT = "train"
+PARALLEL = True
+SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+
+
+def splits(part: str) -> list[str]:
+    """Return the splits, which all languages and directions have."""
+    return list(SPLITS)
 
 
 def items(language: str, split: str) -> list[Item]:
@@ -23,6 +32,11 @@ def items(language: str, split: str) -> list[Item]:
         Item(id, intent, annotation.plain(annotated), annotated, annotation.slots(annotated))
         for id, intent, annotated in rows
     ]
+
+
+def directions() -> list[str]:
+    """Return the directions to and from English, sorted."""
+    return with_english(languages_of("mini"))
 
 
 def read(direction: str, split: str) -> list[Segment]:
@@ -45,15 +59,14 @@ def digest(language: str, split: str) -> str:
 @cache
 def labels(kind: Literal["intent", "slot"]) -> list[str]:
     """Return all intents or slots, sorted. They are the same in every language."""
-    every = [item for split in FILES for item in items("en", split)]
+    every = [item for split in SPLITS for item in items("en", split)]
     slots = {slot for item in every for slot, _ in item.slots}
     return sorted({item.intent for item in every} if kind == "intent" else slots)
 
 
 def _file(language: str, split: str) -> Traversable:
-    known = [code for code, row in languages().items() if row.mini]
-    if language not in known:
-        raise DataError(unknown_name("The mini benchmark", "language", language, known))
-    if split not in FILES:
-        raise DataError(f"No split {split!r}; expected one of {', '.join(FILES)}")
-    return files("midalign") / "data" / "mini" / language / FILES[split]
+    if language not in languages_of("mini"):
+        raise DataError(unknown_name("The mini benchmark", "language", language, languages_of("mini")))
+    if split not in SPLITS:
+        raise DataError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
+    return files("midalign") / "data" / "mini" / language / SPLITS[split]

@@ -261,6 +261,9 @@ class Source:
 
     name: str
 
+    SHOT_SPLIT = "train"
+    PARALLEL = False
+
     @property
     def family(self) -> str:
         """Of ROWS."""

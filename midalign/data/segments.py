@@ -1,5 +1,6 @@
 """What translation data sets share: a segment, and the languages of a direction."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from midalign.errors import TaskError
@@ -20,6 +21,12 @@ def sides(direction: str) -> tuple[str, str]:
     if not dash or not source or not target or "-" in target:
         raise TaskError(f"{direction!r} is no direction; expected two codes such as en-de")
     return source, target
+
+
+def with_english(languages: Iterable[str]) -> list[str]:
+    """Return the directions from and to English of some languages, sorted."""
+    foreign = [code for code in languages if code != "en"]
+    return sorted(direction for code in foreign for direction in (f"en-{code}", f"{code}-en"))
 
 
 def segments(prefix: str, source: list[str], target: list[str]) -> list[Segment]:

@@ -16,6 +16,8 @@ from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0 (all PUD sets but Swedish: 3.0)"
+CITATION = "Mayhew et al. 2024, https://arxiv.org/abs/2311.09122"
+LEARNED_SPLIT: str | None = None
 FILES = FileSet("uner")
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 TYPES = ("LOC", "ORG", "PER")
@@ -74,12 +76,22 @@ class Sentence:
 @cache
 def treebanks() -> dict[str, str]:
     """Return the language code of each treebank, in the order of the table of languages."""
-    return {name: code for code, row in languages().items() for name in row.uner.split()}
+    return {name: code for code, row in languages().items() for name in row.codes["uner"].split()}
 
 
 def splits(treebank: str) -> list[str]:
     """Return the splits of a treebank. The PUD sets, Cebuano and Tagalog are test sets only."""
     return [split for split, theirs in SPLITS.items() if f"{treebank}-ud-{theirs}.iob2" in FILES.digests]
+
+
+def shots_from(language: str) -> tuple[str, str]:
+    """Return the treebank and split that few-shot examples of a language are drawn from.
+
+    That is the training split of one of the language's treebanks. If none has one, it is the validation split
+    of the English EWT.
+    """
+    names = (name for name, code in treebanks().items() if code == language)
+    return next(((name, "train") for name in names if "train" in splits(name)), ("en_ewt", "validation"))
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:

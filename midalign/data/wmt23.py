@@ -12,6 +12,9 @@ from midalign.data.segments import Segment, segments, sides
 from midalign.errors import TaskError, unknown_name
 
 LICENCE = "research use"
+CITATION = "Kocmi et al. 2023, https://aclanthology.org/2023.wmt-1.1"
+LEARNED_SPLIT = "test"
+SHOT_SPLIT = "train"
 FILES = FileSet("wmt23")
 SPLITS = ("test",)
 HEBREW_REFERENCE = "refB"
@@ -28,6 +31,11 @@ def add(path: Path) -> tuple[list[str], list[str]]:
 def directions() -> list[str]:
     """Return all directions, sorted."""
     return sorted(file.split(".")[1] for file in FILES.digests if ".src." in file)
+
+
+def splits(direction: str) -> list[str]:
+    """Return the only split, which all directions have."""
+    return list(SPLITS)
 
 
 def read(direction: str, split: str) -> list[Segment]:

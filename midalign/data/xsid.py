@@ -13,9 +13,13 @@ from midalign.data import cache, lines
 from midalign.data.archive import members
 from midalign.data.items import TaggedItem
 from midalign.errors import DataError, TaskError, unknown_name
-from midalign.languages import languages
+from midalign.languages import languages, languages_of
 
 LICENCE = "CC BY-SA 4.0"
+CITATION = "van der Goot et al. 2021, https://arxiv.org/abs/2105.07316"
+LEARNED_SPLIT: str | None = None
+SHOT_SPLIT = "validation"  # most languages have no training split
+PARALLEL = False
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 FILES = cache.FileSet("xsid")
 """What stands at commit 761d926 of github.com/mainlp/xsid."""
@@ -85,6 +89,11 @@ def items(language: str, split: str) -> list[TaggedItem]:
         SOURCE.fetch(file)
     parsed = parse(FILES.read(file), str(path), unique=False)
     return [replace(item, id=f"{language}-{item.id}") for item in parsed]
+
+
+def splits(language: str) -> list[str]:
+    """Return the splits of a language. Only English has a training split."""
+    return [split for split in SPLITS if split != "train" or language == "en"]
 
 
 def labels(kind: Literal["slot"]) -> list[str]:
@@ -231,12 +240,11 @@ def _annotated(words: list[str], spans: list[tuple[str, int, int]]) -> str:
 
 
 def _file(language: str, split: str) -> str:
-    known = {code: row.xsid for code, row in languages().items() if row.xsid}
-    if language not in known:
-        raise TaskError(unknown_name("xSID", "language", language, known))
+    if language not in languages_of("xsid"):
+        raise TaskError(unknown_name("xSID", "language", language, languages_of("xsid")))
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
-    file = f"{known[language]}.{SPLITS[split]}.conll"
+    file = f"{languages()[language].codes['xsid']}.{SPLITS[split]}.conll"
     if split == "train" and file != TRAIN:
         raise TaskError(f"xSID has no training split of {language!r}, only one of English ({TRAIN})")
     if split == "train" and not FILES.path(file).is_file():

@@ -4,17 +4,13 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from midalign.data.registry import slot_data
 from midalign.evaluate.live import switch
-
-if TYPE_CHECKING:
-    from midalign.data.items import Item
 
 CANDIDATES = 100
 PIVOT = "en"
-SOURCES = ("massive", "mini")
-"""Data sets with items that are parallel by id."""
 POOLING = "mean without BOS, centred, cosine, both directions"
 OTHER_POOLING = "mean without {}, centred, cosine, both directions"
 """Where the tokenizer does not write the configuration's BOS and nothing else: records of before, which left
@@ -41,14 +37,15 @@ def held_out(
     foreign = [language for language in languages if language != PIVOT]
     if not foreign:
         return {}
-    english = {item.id: item.utterance for item in _items(source, PIVOT, split)}
-    english_known = {item.utterance for item in _items(source, PIVOT, "train")}
+    items = slot_data(source).items
+    english = {item.id: item.utterance for item in items(PIVOT, split)}
+    english_known = {item.utterance for item in items(PIVOT, "train")}
     order = sorted(english)
     random.Random(seed).shuffle(order)
     pairs = {}
     for language in foreign:
-        there = {item.id: item.utterance for item in _items(source, language, split)}
-        known = {item.utterance for item in _items(source, language, "train")}
+        there = {item.id: item.utterance for item in items(language, split)}
+        known = {item.utterance for item in items(language, "train")}
         seen_there, seen_english = set(known), set(english_known)
         chosen: list[str] = []
         for item in order:
@@ -62,13 +59,6 @@ def held_out(
             tuple(chosen), tuple(there[i] for i in chosen), tuple(english[i] for i in chosen)
         )
     return pairs
-
-
-def _items(source: str, language: str, split: str) -> "list[Item]":
-    from midalign.data import massive, mini
-
-    items: list[Item] = {"massive": massive, "mini": mini}[source].items(language, split)
-    return items
 
 
 def digest(pairs: Mapping[str, Pairs]) -> str:

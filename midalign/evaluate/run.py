@@ -20,6 +20,7 @@ from midalign import adapter as adapters
 from midalign import bases, chat, guard, harness, locks, record
 from midalign.adapter import TrainingText
 from midalign.data.overlap import OverlapCheck, Text
+from midalign.data.registry import parallel_sources
 from midalign.errors import AdapterError, EngineError, RecordError, TaskError
 from midalign.evaluate import constrain, generation, install, live, retrieval, shards, tokenizers
 from midalign.evaluate.comet import scores as comet
@@ -714,7 +715,7 @@ def _source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
     if not names:
         return "", []
     source = str(harness.metadata(names[0])["source"])
-    if source not in retrieval.SOURCES:
+    if source not in parallel_sources():
         return source, []
     same = (name for name in names if harness.metadata(name)["source"] == source)
     wanted = {code for name in same for code in harness.task_languages(name)} - {retrieval.PIVOT}

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from midalign.families import slot
 from midalign.families.aggregation import ItemScore, by_name, item_scores
+from midalign.families.shots import TaskSplits
 from midalign.families.slot import constraint, data_digest, origin, signatures, texts
 from midalign.metrics.slot_spans import METRICS, count
 
@@ -17,24 +18,29 @@ __all__ = [
     "counts",
     "data_digest",
     "dataset",
-    "document",
     "metrics",
     "origin",
     "process_results",
     "signatures",
+    "tagged_document",
     "texts",
 ]
 
 
-def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:
+def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
-    return slot.Splits(source, language, document)
+
+    def read(split: str) -> list[dict[str, Any]]:
+        items = cast("Sequence[TaggedItem]", slot.split_items(source, language, split))
+        return [tagged_document(item, source, language) for item in items]
+
+    return TaskSplits(read)
 
 
-def document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
+def tagged_document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
     """Return one document: that of midalign.families.slot, with the words and their spans."""
     return {
-        **slot.document(item, source, language),
+        **slot.slot_document(item, source, language),
         "words": json.dumps(item.words, ensure_ascii=False),
         "spans": json.dumps(item.spans),
     }

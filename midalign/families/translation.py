@@ -1,23 +1,21 @@
 """Translation for lm-eval: the segments of a direction, and the score of one."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.data import own
 from midalign.data.overlap import Text
+from midalign.data.registry import translation_data
 from midalign.data.segments import sides
 from midalign.errors import TaskError
 from midalign.families.aggregation import ItemScore, by_name, item_scores
-from midalign.families.shots import with_pool
+from midalign.families.shots import TaskSplits
 from midalign.languages import language
 from midalign.metrics.identify import wanted
 from midalign.metrics.translation import METRICS, count, tokenizer
 from midalign.metrics.translation import signatures as sacrebleu_signatures
 
 if TYPE_CHECKING:
-    import datasets
-
     from midalign.data.segments import Segment
 
 SHOTS = 16
@@ -27,74 +25,51 @@ all its directions have. Directions without either have no shots, nor has any wh
 LONGEST = 20_000
 """Characters of an answer that are scored: a task's limit lets no more through, MeCab takes no megabyte."""
 
-OWN = {
-    "wmt23": ("test",),
-    "ntrex": ("test",),
-    "flores": ("validation", "test"),
-    "mini": ("train", "validation", "test"),
-}
-"""The splits that a data set has itself; the others are ALMA's, where it has the direction."""
+
+def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
+    """Return the splits of a task for lm-eval. `language` is a direction such as en-de."""
+
+    def read(split: str) -> list[dict[str, Any]]:
+        segments = _shots(source, language) if split == "shots" else _segments(source, language, split)
+        return [translation_document(segment, language) for segment in segments]
+
+    return TaskSplits(read)
 
 
-class Splits(dict[str, "datasets.Dataset"]):
-    """Splits of one direction, each read when it is first asked for: train, validation, test, and shots."""
-
-    def __init__(self, source: str, direction: str) -> None:
-        self.source, self.direction = source, direction
-
-    def __missing__(self, split: str) -> "datasets.Dataset":
-        import datasets
-
-        segments = self._shots() if split == "shots" else self._segments(split)
-        documents = datasets.Dataset.from_list([document(one, self.direction) for one in segments])
-        self[split] = with_pool(documents, partial(self.__getitem__, "shots"))
-        return self[split]
-
-    def _segments(self, split: str) -> "list[Segment]":
-        found: list[Segment] = _source(self.source, split).read(self.direction, split)
-        return found
-
-    def _shots(self) -> "list[Segment]":
-        """Return the pool of few-shot examples.
-
-        lm-eval reads it for prompts without examples too, so ALMA is not downloaded then.
-        """
-        from midalign.data import alma
-
-        pool = "validation" if self.source == "flores" else "train"
-        if pool not in splits(self.source, self.direction):
-            return []
-        if _source(self.source, pool) is alma and not alma.present(self.direction, pool):
-            return []
-        return self._segments(pool)[:SHOTS]
+def _segments(source: str, direction: str, split: str) -> "list[Segment]":
+    return translation_data(_origin(source, direction, split)).read(direction, split)
 
 
-def splits(source: str, direction: str) -> list[str]:
-    """Return the splits (train, validation, test) that a direction has."""
+def _shots(source: str, direction: str) -> "list[Segment]":
+    """Return the pool of few-shot examples.
+
+    lm-eval reads it for prompts without examples too, so ALMA is not downloaded for it.
+    """
     from midalign.data import alma
 
+    split = translation_data(source).SHOT_SPLIT
+    if split not in direction_splits(source, direction):
+        return []
+    if _origin(source, direction, split) == "alma" and not alma.present(direction, split):
+        return []
+    return _segments(source, direction, split)[:SHOTS]
+
+
+def direction_splits(source: str, direction: str) -> list[str]:
+    """Return those of train, validation and test that a direction has, from the data set or from ALMA."""
+    splits = translation_data(source).splits(direction)
     if own.is_own(source):
-        return own.Source(source).splits(direction)
+        return splits
     every = ("train", "validation", "test")
-    return [one for one in every if one in OWN[source] or one in alma.splits(direction)]
+    alma_splits = translation_data("alma").splits(direction)
+    return [split for split in every if split in splits or split in alma_splits]
 
 
-def _source(name: str, split: str) -> Any:
-    """Return the module or user's file that has the split.
-
-    For data sets that are only test sets, ALMA's pairs are the training split.
-    """
-    from midalign.data import alma, flores, mini, ntrex, wmt23
-
-    if own.is_own(name):
-        return own.Source(name)
-    modules = {"wmt23": wmt23, "ntrex": ntrex, "flores": flores, "mini": mini}
-    return modules[name] if split in OWN[name] else alma
-
-
-def dataset(*, source: str, language: str, **_: Any) -> Splits:
-    """Return the splits of a task for lm-eval. `language` is a direction such as en-de."""
-    return Splits(source, language)
+def _origin(source: str, direction: str, split: str) -> str:
+    """Return the data set that a split comes from: ALMA if the source lacks it."""
+    if own.is_own(source) or split in translation_data(source).splits(direction):
+        return source
+    return "alma"
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,19 +105,18 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
-    return str(_source(metadata["source"], split).digest(metadata["language"], split))
+    return translation_data(origin(metadata, split)).digest(metadata["language"], split)
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set of a split of a task: ALMA for the training split of WMT23 and NTREX."""
-    source: str = metadata["source"]
-    return source if own.is_own(source) or split in OWN[source] else "alma"
+    return _origin(metadata["source"], metadata["language"], split)
 
 
 def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
     """Return sources and targets of a split."""
     before, after = sides(metadata["language"])
-    segments = _source(metadata["source"], split).read(metadata["language"], split)
+    segments = _segments(metadata["source"], metadata["language"], split)
     dataset = origin(metadata, split)
     return [
         Text(dataset, split, before, [segment.source for segment in segments]),
@@ -150,7 +124,7 @@ def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
     ]
 
 
-def document(segment: "Segment", direction: str) -> dict[str, Any]:
+def translation_document(segment: "Segment", direction: str) -> dict[str, Any]:
     """Return one document, with everything that a prompt or a score needs."""
     before, after = sides(direction)
     return {

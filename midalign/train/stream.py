@@ -17,7 +17,7 @@ from midalign import chat, harness
 from midalign.align.head import IGNORED
 from midalign.align.rows import common_prefix, lay_out, word_mask
 from midalign.align.sentences import added_tokens, sink_tokens
-from midalign.data import pairs
+from midalign.data.pairs import read_pairs
 from midalign.errors import RecipeError
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Align, Recipe
@@ -255,7 +255,7 @@ def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[
     """Return the held-out pairs, in a seeded order, and those to train on, both by language."""
     every = []
     for number, language in enumerate(recipe.aligned):
-        own = [Pair(number, *pair) for pair in pairs.pairs(align.pairs, language)]
+        own = [Pair(number, *pair) for pair in read_pairs(align.pairs, language)]
         order = np.random.default_rng(0).permutation(len(own)) if align.held_out else range(len(own))
         every.append([own[i] for i in order])
     held_out = [own[: align.held_out] for own in every]

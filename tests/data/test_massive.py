@@ -16,7 +16,7 @@ import pytest
 
 from midalign.data import massive, ntrex, tatoeba
 from midalign.data.annotation import plain
-from midalign.data.pairs import pairs
+from midalign.data.pairs import read_pairs
 from midalign.errors import DataError, TaskError
 from midalign.languages import languages
 from midalign.metrics.script import in_script
@@ -187,7 +187,7 @@ def test_all_locales_carry_digests_and_their_values_stand_in_the_utterances(shar
     assert (len(added), missing) == (52, [])
     values = 0
     for row in languages().values():
-        for split in massive.SPLITS if row.massive else ():
+        for split in massive.SPLITS if row.codes["massive"] else ():
             for item in massive.items(row.code, split):
                 values += len(item.slots)
                 start = 0
@@ -207,7 +207,7 @@ def test_translations(shared_data, own_cache):
     assert all(in_script(foreign, "Hans") for foreign, _ in tatoeba.pairs("zh_cn"))
     kept = {code: len(tatoeba.pairs(code)) for code in ("zh_cn", "sr_latn", "uz", "lfn", "de")}
     assert kept == {"zh_cn": 519, "sr_latn": 699, "uz": 299, "lfn": 725, "de": 1000}
-    assert ("Usivute sigara kitandani.", "Don't smoke in bed.") in pairs("tatoeba", "sw")
+    assert ("Usivute sigara kitandani.", "Don't smoke in bed.") in read_pairs("tatoeba", "sw")
     assert len(ntrex.pairs("cy")) == 1997
     with pytest.raises(DataError, match=r"tatoeba has no pairs of 'kn'\. Expected ntrex, massive, or a file"):
-        pairs("tatoeba", "kn")
+        read_pairs("tatoeba", "kn")

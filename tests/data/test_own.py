@@ -278,7 +278,7 @@ def test_any_slots_are_read_back_or_refused(spans: list[tuple[str, str]], rest: 
         return
     assert isinstance(one, own.Utterance)
     slot = family("slot")
-    document = slot.document(one.item, "own_slot_test_0", "de")  # type: ignore[attr-defined]
+    document = slot.slot_document(one.item, "own_slot_test_0", "de")  # type: ignore[attr-defined]
     counts = slot.counts(document, one.answer)
     assert json.loads(document["slots"]) == [["a", value.strip()] for _, value in spans]
     assert counts[1] == counts[2] == counts[3] == len(spans)

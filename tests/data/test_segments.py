@@ -76,7 +76,7 @@ def test_mini_segments_are_parallel_by_id() -> None:
 
 
 def test_ntrex_has_two_directions_a_reference() -> None:
-    references = [row for row in languages().values() if row.ntrex]
+    references = [row for row in languages().values() if row.codes["ntrex"]]
     assert len(ntrex.directions()) == 2 * len(references)
 
 

@@ -88,7 +88,7 @@ def test_tasks_are_named_as_xsid_spells_its_languages_and_records_as_we_do() -> 
     assert " ".join(sorted(name.removeprefix("midalign_slot_xsid_") for name in names)) == spelled
     for name in names:
         row = languages()[harness.metadata(name)["language"]]
-        assert name == f"midalign_slot_xsid_{row.xsid.replace('-', '_')}"
+        assert name == f"midalign_slot_xsid_{row.codes['xsid'].replace('-', '_')}"
 
 
 def test_items_have_words_spans_and_the_values_of_the_text(midalign: Run, folder: Path) -> None:
@@ -277,8 +277,8 @@ def published(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_release_is_read_whole_and_right_answers_are_right(published: None) -> None:
     items = values = 0
     for code, row in languages().items():
-        for split in ("validation", "test") if row.xsid else ():
-            file = xsid.FILES.path(f"{row.xsid}.{xsid.SPLITS[split]}.conll").read_text("utf-8")
+        for split in ("validation", "test") if row.codes["xsid"] else ():
+            file = xsid.FILES.path(f"{row.codes['xsid']}.{xsid.SPLITS[split]}.conll").read_text("utf-8")
             found = xsid.items(code, split)
             assert len(found) == file.count("\n\n")
             assert sum(len(item.spans) for item in found) == len(re.findall(r"\tB-\S+$", file, re.MULTILINE))
@@ -299,7 +299,7 @@ def test_text_and_words_differ_in_one_item(published: None) -> None:
     spaced = [
         (code, item.id)
         for code, row in languages().items()
-        for item in (xsid.items(code, "test") if row.xsid else ())
+        for item in (xsid.items(code, "test") if row.codes["xsid"] else ())
         if item.utterance.startswith("buach a party") and "glaichn" in item.utterance
     ]
     assert spaced == [("de_muc", "de_muc-500")]

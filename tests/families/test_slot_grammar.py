@@ -117,7 +117,7 @@ def test_the_grammar_is_linear_in_the_utterance() -> None:
 
 def rejected(source: str, language: str, items: list) -> list[str]:
     metadata = {"source": source, "language": language}
-    documents = [slot.document(item, source, language) for item in items]
+    documents = [slot.slot_document(item, source, language) for item in items]
     return [
         one["target"]
         for one in documents
@@ -126,7 +126,7 @@ def rejected(source: str, language: str, items: list) -> list[str]:
 
 
 def mini_languages() -> list[str]:
-    return [code for code, row in languages().items() if row.mini]
+    return [code for code, row in languages().items() if row.codes["mini"]]
 
 
 @pytest.mark.parametrize("code", mini_languages())
@@ -135,7 +135,7 @@ def test_right_answers_of_the_mini_benchmark_are_accepted(code: str) -> None:
 
 
 def massive_languages() -> list[str]:
-    return [code for code, row in languages().items() if row.massive]
+    return [code for code, row in languages().items() if row.codes["massive"]]
 
 
 @pytest.mark.exhaustive

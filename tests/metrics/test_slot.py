@@ -160,7 +160,7 @@ def damaged(slots: tuple[tuple[str, str], ...], utterance: str, chance: random.R
 def test_reference_on_massive(massive_rows, language: str, right: float) -> None:
     """Right answers get nearly 1 (quirks cost the rest); both scorers agree on damaged ones too."""
     read = massive_rows(language, 2000)
-    locale = languages()[language].massive
+    locale = languages()[language].codes["massive"]
     perfect = [(r["utt"], r["annot_utt"], target(annotation.slots(r["annot_utt"]))) for r in read]
     f1 = ours(perfect, language)["slot_f1_reference"]
     assert right < f1 <= 1
@@ -179,13 +179,13 @@ def test_reference_of_damaged_answers_in_every_language(massive_rows) -> None:
     """10,400 of them, twenty at a time."""
     chance = random.Random(0)
     for code, row in languages().items():
-        if not row.massive:
+        if not row.codes["massive"]:
             continue
         read = [(r["utt"], r["annot_utt"]) for r in massive_rows(code, 200)]
         wrong = [(u, a, damaged(annotation.slots(a), u, chance)) for u, a in read]
         for start in range(0, len(wrong), 20):
             batch = wrong[start : start + 20]
-            theirs = original_f1(batch, row.massive)
+            theirs = original_f1(batch, row.codes["massive"])
             assert ours(batch, code)["slot_f1_reference"] == pytest.approx(theirs, rel=0, abs=1e-9), code
 
 

@@ -103,8 +103,8 @@ def test_digest_is_of_one_arm():
 def test_pairs_that_are_chosen_otherwise_have_another_digest(monkeypatch):
     """Arms trained on Tatoeba's pairs of all scripts are not taken for those of the language's script."""
     trained = recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned")
-    assert pairs.identity("tatoeba", ["zh_cn"]) != "tatoeba"
-    assert pairs.identity("mini", ["zh"]) == "mini"
+    assert pairs.pairs_identity("tatoeba", ["zh_cn"]) != "tatoeba"
+    assert pairs.pairs_identity("mini", ["zh"]) == "mini"
     monkeypatch.setattr(pairs, "SELECTIONS", {})
     assert recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned") != trained
 
