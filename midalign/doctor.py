@@ -151,7 +151,7 @@ def _check_data() -> Iterator[Finding]:
         "Downloaded at first use. From a local copy:\nmidalign data add NAME PATH" if missing else "",
         essential=False,
     )
-    folder = cache.folder()
+    folder = cache.cache_folder()
     parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     yield Finding(
         "cache",

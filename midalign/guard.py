@@ -8,7 +8,7 @@ from typing import Literal
 from midalign import harness
 from midalign.adapter import MANIFEST, TrainingText
 from midalign.data import EntityData, PairData, SlotData, TranslationData, own
-from midalign.data.overlap import Overlap, OverlapCheck, Text, overlaps, repeated, texts_digest
+from midalign.data.overlap import Overlap, OverlapCheck, SplitText, find_overlaps, repeated, texts_digest
 from midalign.data.pairs import read_pairs
 from midalign.data.registry import DATA_SETS, data_set
 from midalign.data.segments import sides
@@ -21,24 +21,24 @@ FIELDS = ("source", "target", "utterance", "text")
 """Keys of a user's JSON lines whose values are text."""
 
 
-def scored(tasks: Sequence[str], split: str) -> list[Text]:
+def scored(tasks: Sequence[str], split: str) -> list[SplitText]:
     """Return the texts of a split of tasks or groups, both sides of a direction, each text once."""
     return _of_tasks(harness.expand(tasks, split), split)
 
 
-def supervised(tasks: Sequence[str]) -> list[Text]:
+def supervised(tasks: Sequence[str]) -> list[SplitText]:
     """Return the texts of the training splits of the tasks or groups that have one."""
     return _of_tasks(filter(harness.has_training_split, harness.expand(tasks)), "train")
 
 
-def aligned(source: str, codes: Iterable[str]) -> list[Text]:
+def aligned(source: str, codes: Iterable[str]) -> list[SplitText]:
     """Return both sides of the pairs that `align.pairs` names, in some languages."""
     split = (source in DATA_SETS and data_set(source).LEARNED_SPLIT) or "train"
     texts = []
     for code in codes:
         known = read_pairs(source, code)
         for language, side in ((code, 0), ("en", 1)):
-            texts.append(Text(source, split, language, tuple(pair[side] for pair in known)))
+            texts.append(SplitText(source, split, language, tuple(pair[side] for pair in known)))
     return _distinct(texts)
 
 
@@ -50,7 +50,7 @@ def training_text(kind: Literal["task", "pairs"], source: str, languages: Sequen
     return text.model_copy(update={"digest": texts_digest(sentences_of(text))})
 
 
-def sentences_of(text: TrainingText) -> list[Text]:
+def sentences_of(text: TrainingText) -> list[SplitText]:
     """Return the sentences of a source of training text as they are now.
 
     Raises DataError or TaskError where they are not available.
@@ -60,7 +60,7 @@ def sentences_of(text: TrainingText) -> list[Text]:
     return supervised(harness.training_tasks(text.source, text.languages))
 
 
-def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[Text]) -> OverlapCheck:
+def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[SplitText]) -> OverlapCheck:
     """Compare the text that a model was trained on with the text that it is scored on.
 
     Text that is not available, or is no longer what the model was trained on, is listed as unchecked.
@@ -71,7 +71,7 @@ def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[Text]
     """
     if sources is None:
         return OverlapCheck(found=[], unchecked=[f"{MANIFEST} does not name the training text"])
-    learned: list[Text] = []
+    learned: list[SplitText] = []
     unchecked = []
     for source in sources:
         problem = _unknown(source)
@@ -87,7 +87,7 @@ def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[Text]
             learned += texts
         else:
             unchecked.append(f"{source.source} ({', '.join(source.languages)}) {problem}")
-    found = [one.figures() for one in overlaps(_distinct(learned), scored) if one.found]
+    found = [one.figures() for one in find_overlaps(_distinct(learned), scored) if one.found]
     return OverlapCheck(found=found, unchecked=unchecked)
 
 
@@ -100,7 +100,7 @@ def _unknown(source: TrainingText) -> str | None:
     return None
 
 
-def training(name: str) -> list[Text]:
+def training(name: str) -> list[SplitText]:
     """Return all text that a model could learn from under a name.
 
     That is the training split of a task or group, or a data set (all its pairs, its training split, or, where
@@ -138,7 +138,7 @@ def repeated_items(task: str, split: str) -> list[int]:
     return sorted({item for text in own.texts(metadata, split) for item in repeated(text, learned)})
 
 
-def repetitions(training: Sequence[Text], scored: Sequence[Text]) -> list[tuple[Text, int]]:
+def repetitions(training: Sequence[SplitText], scored: Sequence[SplitText]) -> list[tuple[SplitText, int]]:
     """Texts whose data set is learned from in another split, and how many of their sentences stand there."""
     found = []
     for text in scored:
@@ -148,7 +148,7 @@ def repetitions(training: Sequence[Text], scored: Sequence[Text]) -> list[tuple[
     return found
 
 
-def described(overlaps: Sequence[Overlap]) -> str:
+def describe_overlaps(overlaps: Sequence[Overlap]) -> str:
     """Describe each overlap in a paragraph with counts and examples."""
     return "\n".join(line for one in overlaps for line in _lines(one))
 
@@ -172,16 +172,16 @@ def _cut(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _of_tasks(names: Iterable[str], split: str) -> list[Text]:
+def _of_tasks(names: Iterable[str], split: str) -> list[SplitText]:
     texts = []
     for name in names:
         metadata = harness.metadata(name)
         for text in family(metadata["family"]).texts(metadata, split):
-            texts.append(Text(text.dataset, text.split, text.language, text.sentences, (name,)))
+            texts.append(SplitText(text.dataset, text.split, text.language, text.sentences, (name,)))
     return _distinct(texts)
 
 
-def _of_data_set(name: str, split: str) -> list[Text]:
+def _of_data_set(name: str, split: str) -> list[SplitText]:
     """Return all sentences of a data set's split."""
     data = data_set(name)
     if isinstance(data, PairData):
@@ -189,35 +189,35 @@ def _of_data_set(name: str, split: str) -> list[Text]:
     texts = []
     if isinstance(data, SlotData):
         for code in languages_of(name):
-            texts.append(Text(name, split, code, [item.utterance for item in data.items(code, split)]))
+            texts.append(SplitText(name, split, code, [item.utterance for item in data.items(code, split)]))
     elif isinstance(data, TranslationData):
         for direction in data.directions():
             segments = data.read(direction, split)
             before, after = sides(direction)
-            texts.append(Text(name, split, before, [segment.source for segment in segments]))
-            texts.append(Text(name, split, after, [segment.target for segment in segments]))
+            texts.append(SplitText(name, split, before, [segment.source for segment in segments]))
+            texts.append(SplitText(name, split, after, [segment.target for segment in segments]))
     elif isinstance(data, EntityData):
         for treebank, code in data.treebanks().items():
-            texts.append(Text(name, split, code, [s.text for s in data.sentences(treebank, split)]))
+            texts.append(SplitText(name, split, code, [s.text for s in data.sentences(treebank, split)]))
     return _distinct(texts)
 
 
-def _distinct(texts: Sequence[Text]) -> list[Text]:
+def _distinct(texts: Sequence[SplitText]) -> list[SplitText]:
     """Each text once, with the tasks of all: NTREX's English is a side of 254 directions."""
-    found: dict[tuple[str, str, str, tuple[str, ...]], Text] = {}
+    found: dict[tuple[str, str, str, tuple[str, ...]], SplitText] = {}
     for text in texts:
         key = (text.dataset, text.split, text.language, tuple(text.sentences))
         tasks = (*found[key].tasks, *text.tasks) if key in found else text.tasks
-        found[key] = Text(*key, tasks)
+        found[key] = SplitText(*key, tasks)
     return list(found.values())
 
 
-def _own(name: str) -> list[Text]:
+def _own(name: str) -> list[SplitText]:
     pattern = Path(name.replace("{language}", "*"))
     files = sorted(pattern.parent.glob(pattern.name)) if "{language}" in name else [pattern]
     if not files:
         raise DataError(f"No file {name}, whatever stands for {{language}}")
-    return [Text(name, "train", "", _sentences(file)) for file in files]
+    return [SplitText(name, "train", "", _sentences(file)) for file in files]
 
 
 def _sentences(path: Path) -> list[str]:

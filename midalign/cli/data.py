@@ -48,7 +48,7 @@ def list_() -> None:
     states = cache_states()
     for state in states:
         print(f"{state.name:9} {f'{state.present} of {state.files} files':18} {state.licence}")
-    print(f"\nFolder: {cache.folder()}")
+    print(f"\nFolder: {cache.cache_folder()}")
     if any(not state.complete for state in states):
         print("Missing files are downloaded at first use. From a local copy:\n  midalign data add NAME PATH")
 
@@ -136,11 +136,11 @@ def overlap(
     import json
 
     from midalign import guard
-    from midalign.data.overlap import overlaps
+    from midalign.data.overlap import find_overlaps
 
     learned = [text for name in training for text in guard.training(name)]
     scored = guard.scored(test, split)
-    found = overlaps(learned, scored)
+    found = find_overlaps(learned, scored)
     repeated = guard.repetitions(learned, scored)
     if as_json:
         own = [
@@ -152,7 +152,7 @@ def overlap(
         print(json.dumps(both, ensure_ascii=False, indent=1))
         return
     counted = [one for one in found if one.found]
-    print(guard.described(counted) or "No overlap.")
+    print(guard.describe_overlaps(counted) or "No overlap.")
     if len(found) > len(counted):
         short = sum(one.short for one in found if not one.found)
         print(f"{short:,} more texts are equal and too short to count (--json shows where).")

@@ -111,7 +111,7 @@ def _connected(address: str) -> Iterator[None]:
 
 
 def _cache() -> Path:
-    return cache.folder().absolute()
+    return cache.cache_folder().absolute()
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def _tokens(folders: Sequence[Path]) -> Iterator[list[Path]]:
     tokens = [folder / f".ray-{uuid.uuid4().hex}" for folder in folders]
     try:
         for token in tokens:
-            cache.write(token, b"")
+            cache.write_to_cache(token, b"")
         yield tokens
     finally:
         for token in tokens:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from midalign.data.cache import FileSet
     from midalign.data.items import Item
-    from midalign.data.segments import Segment
+    from midalign.data.segments import TranslatedSegment
     from midalign.data.uner import Sentence
 
 
@@ -80,7 +80,7 @@ class TranslationData(TaskData, Protocol):
     def directions(self) -> list[str]:
         """Return the directions, such as en-de, sorted."""
 
-    def read(self, direction: str, split: str) -> "list[Segment]":
+    def read(self, direction: str, split: str) -> "list[TranslatedSegment]":
         """Return the segments of a direction in the publisher's order. Downloads them at first use.
 
         Raises TaskError for an unknown direction or split, and DataError for missing or damaged data.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.data.segments import Segment, segments, sides, with_english
+from midalign.data.segments import TranslatedSegment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 
 LICENCE = "MIT (repository); texts from WMT and FLORES-200"
@@ -40,7 +40,7 @@ def present(direction: str, split: str) -> bool:
     return all(FILES.path(file).is_file() for file in _files(direction, split))
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads them at first use.
 
     Icelandic has no validation split. Raises TaskError for an unknown direction or split, and DataError if
@@ -85,5 +85,5 @@ def _foreign(direction: str) -> str:
     return next(code for code in sides(direction) if code != "en")
 
 
-def _source(language: str) -> lines.Source:
-    return lines.Source(FILES, f"{_URL}/{language}en/{{file}}")
+def _source(language: str) -> lines.LineFiles:
+    return lines.LineFiles(FILES, f"{_URL}/{language}en/{{file}}")

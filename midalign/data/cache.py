@@ -29,7 +29,7 @@ PROGRESS = 5.0
 """Seconds between two lines that say how far a download is."""
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return $MIDALIGN_CACHE, or `midalign` in the user's cache folder."""
     chosen = os.environ.get("MIDALIGN_CACHE")
     if chosen:
@@ -37,13 +37,13 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "midalign"
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Return whether one of Hugging Face's offline switches is set, which midalign obeys too."""
     switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
     return any(switch.upper() in ("1", "TRUE", "YES", "ON") for switch in switches)
 
 
-def write(path: Path, content: bytes) -> None:
+def write_to_cache(path: Path, content: bytes) -> None:
     """Write a file of the cache atomically, creating its folder.
 
     Raises OSError if the disk is full, otherwise DataError.
@@ -115,13 +115,13 @@ class FileSet:
 
     def path(self, file: str) -> Path:
         """Return where a file of the set is stored."""
-        return folder() / self.name / file
+        return cache_folder() / self.name / file
 
     def put(self, file: str, content: bytes, source: str) -> None:
         """Verify and store a file; raises DataError that names `source` where it is not the published one."""
         self._verify(file, content, self.digests[file], source, "Get the file from its publisher again")
         self._note(file).unlink(missing_ok=True)
-        write(self.path(file), content)
+        write_to_cache(self.path(file), content)
 
     def published(self, file: str, content: bytes) -> bool:
         """Return whether the content is that of the published file."""
@@ -143,8 +143,8 @@ class FileSet:
                 "scores on it are not comparable with published ones",
                 *(source, file, lines, sha256[:16], known[0], known[1][:16]),
             )
-        write(self._note(file), f"{lines} {sha256}\n".encode())
-        write(self.path(file), content)
+        write_to_cache(self._note(file), f"{lines} {sha256}\n".encode())
+        write_to_cache(self.path(file), content)
 
     def read(self, file: str) -> str:
         """Return the text of a stored file. Raises DataError if it was altered or truncated."""
@@ -163,7 +163,7 @@ class FileSet:
         One process does it, the others wait. The download is removed once it is stored, or refused; where the
         disk fills up or someone presses Ctrl-C, it is kept for the next time.
         """
-        arrived = folder() / "downloads" / url.rpartition("/")[2]
+        arrived = cache_folder() / "downloads" / url.rpartition("/")[2]
         with lock(arrived):
             if there():
                 return
@@ -206,7 +206,7 @@ def download(url: str, path: Path) -> None:
     Call it under `lock(path)`. Raises DataError when the network is switched off, or when the whole file does
     not arrive.
     """
-    if offline():
+    if is_offline():
         raise DataError(
             f"{path.name} is not here and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids its download"
         )

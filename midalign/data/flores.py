@@ -6,7 +6,7 @@ from pathlib import Path
 
 from midalign.data import cache
 from midalign.data.archive import members
-from midalign.data.segments import Segment, segments, sides, with_english
+from midalign.data.segments import TranslatedSegment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
 from midalign.languages import languages_of
@@ -35,7 +35,7 @@ def splits(direction: str) -> list[str]:
     return list(SPLITS)
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads the archive at first use.
 
     Raises TaskError for an unknown direction or split, and DataError if files are missing, altered or of

@@ -9,7 +9,7 @@ from midalign.errors import DataError
 
 
 @dataclass(frozen=True)
-class Source:
+class LineFiles:
     """Files with known digests, each at a URL of its own."""
 
     files: cache.FileSet
@@ -42,7 +42,7 @@ class Source:
         return added, [name for name in self.files.digests if not self.files.path(name).is_file()]
 
 
-def line_pairs(source: Source, foreign: str, english: str) -> list[tuple[str, str]]:
+def line_pairs(source: LineFiles, foreign: str, english: str) -> list[tuple[str, str]]:
     """Return (foreign, English) line by line. Raises DataError if the files differ in length."""
     left, right = source.read(foreign), source.read(english)
     if len(left) != len(right):

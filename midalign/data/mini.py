@@ -8,7 +8,7 @@ from typing import Literal
 
 from midalign.data import annotation
 from midalign.data.items import Item
-from midalign.data.segments import Segment, sides, with_english
+from midalign.data.segments import TranslatedSegment, sides, with_english
 from midalign.errors import DataError, unknown_name
 from midalign.languages import languages_of
 
@@ -39,13 +39,16 @@ def directions() -> list[str]:
     return with_english(languages_of("mini"))
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the utterances of a direction such as en-de, parallel by id, in file order.
 
     Raises like `items`.
     """
     before, after = (items(code, split) for code in sides(direction))
-    return [Segment(one.id, one.utterance, other.utterance) for one, other in zip(before, after, strict=True)]
+    return [
+        TranslatedSegment(one.id, one.utterance, other.utterance)
+        for one, other in zip(before, after, strict=True)
+    ]
 
 
 def digest(language: str, split: str) -> str:

@@ -2,7 +2,7 @@
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.data.segments import Segment, segments, sides, with_english
+from midalign.data.segments import TranslatedSegment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
 from midalign.languages import languages_of
@@ -13,7 +13,7 @@ LEARNED_SPLIT = "test"
 SHOT_SPLIT = "train"
 SELECTION = 1
 FILES = FileSet("ntrex")
-SOURCE = lines.Source(
+SOURCE = lines.LineFiles(
     FILES, "https://raw.githubusercontent.com/MicrosoftTranslator/NTREX/main/NTREX-128/{file}"
 )
 ENGLISH = "newstest2019-src.eng.txt"
@@ -37,7 +37,7 @@ def splits(direction: str) -> list[str]:
     return ["test"]
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads them at first use.
 
     Raises TaskError for an unknown direction or split, and DataError if files are missing or altered.

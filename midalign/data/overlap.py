@@ -71,7 +71,7 @@ ALIKE_LETTERS = {
 
 
 @dataclass(frozen=True)
-class Text:
+class SplitText:
     """The sentences of one language in a split of a data set, in the order of its items."""
 
     dataset: str
@@ -83,13 +83,13 @@ class Text:
     """Tasks that score or train on it, where that was asked."""
 
 
-class Section(BaseModel):
+class OverlapModel(BaseModel):
     """A part of what was found: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Example(Section):
+class Example(OverlapModel):
     """One test text that overlaps."""
 
     item: int
@@ -101,7 +101,7 @@ class Example(Section):
     """Share of its shingles that stand in the training text; 1 for equal texts."""
 
 
-class Overlap(Section):
+class Overlap(OverlapModel):
     """How much of a test text stands in a training data set."""
 
     training: str
@@ -146,7 +146,7 @@ class Overlap(Section):
         return self.model_copy(update={"tasks": (), "examples": ()})
 
 
-class OverlapCheck(Section):
+class OverlapCheck(OverlapModel):
     """Overlap of the text a model was trained on with the text it is scored on."""
 
     found: list[Overlap]
@@ -194,10 +194,10 @@ class Lookup:
         return found
 
 
-class Known:
+class TrainingIndex:
     """The text of one training split, to be looked up."""
 
-    def __init__(self, training: Sequence[Text]) -> None:
+    def __init__(self, training: Sequence[SplitText]) -> None:
         self.dataset, self.split = training[0].dataset, training[0].split
         self.sentences = [sentence for text in training for sentence in text.sentences]
         prints = fingerprints(self.sentences)
@@ -206,28 +206,28 @@ class Known:
         self.holding = Lookup(prints.shingles, prints.owners)
 
 
-def overlaps(training: Sequence[Text], test: Sequence[Text]) -> list[Overlap]:
+def find_overlaps(training: Sequence[SplitText], test: Sequence[SplitText]) -> list[Overlap]:
     """Return the overlap of each test text with each training split, if there is any, short texts included.
 
     Splits of one data set are not compared with each other, which `repeated` does. A split is compared with
     itself. Takes about 30 bytes of memory per distinct shingle of the training text.
     """
-    by_split: dict[tuple[str, str], list[Text]] = {}
+    by_split: dict[tuple[str, str], list[SplitText]] = {}
     for text in training:
         by_split.setdefault((text.dataset, text.split), []).append(text)
 
-    def against_all(text: Text) -> list[Overlap]:
+    def against_all(text: SplitText) -> list[Overlap]:
         prints = fingerprints(text.sentences)
         others = (one for one in known if one.dataset != text.dataset or one.split == text.split)
         return [_overlap(one, text, prints) for one in others]
 
     with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter for most of it
-        known = list(pool.map(Known, by_split.values()))
+        known = list(pool.map(TrainingIndex, by_split.values()))
         found = [one for several in pool.map(against_all, test) for one in several]
     return [one for one in found if one.texts_found]
 
 
-def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
+def _overlap(known: TrainingIndex, text: SplitText, prints: Fingerprints) -> Overlap:
     has_letters = prints.lengths > 0
     exact = (known.equal(prints.whole) >= 0) & has_letters
     equal = known.equal_folded(prints.folded)  # exact ones are equal when folded, too
@@ -272,13 +272,13 @@ def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
     )
 
 
-def repeated(text: Text, training: Sequence[Text]) -> list[int]:
+def repeated(text: SplitText, training: Sequence[SplitText]) -> list[int]:
     """Return positions of the test texts that occur verbatim in the training text of their language."""
     known = {s for one in training if one.language == text.language for s in one.sentences}
     return [item for item, sentence in enumerate(text.sentences) if sentence in known]
 
 
-def texts_digest(texts: Sequence[Text]) -> str:
+def texts_digest(texts: Sequence[SplitText]) -> str:
     """Return the sha256 over lines "<language> TAB <sentence>", sorted by data set, split and language."""
     found = hashlib.sha256()
     for text in sorted(texts, key=lambda text: (text.dataset, text.split, text.language)):

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from midalign.data import annotation
-from midalign.data.cache import folder, write
+from midalign.data.cache import cache_folder, write_to_cache
 from midalign.data.items import Item
-from midalign.data.segments import Segment, sides
+from midalign.data.segments import TranslatedSegment, sides
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.languages import language as known_language
@@ -54,13 +54,13 @@ Label = Annotated[str, AfterValidator(_label)]
 Value = Annotated[Line, AfterValidator(_value)]
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """A part of a row: unknown keys are refused, since a key that is misspelt would be left out else."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Row(Part):
+class OwnRow(StrictModel):
     """What rows of all families have."""
 
     language: str
@@ -75,14 +75,14 @@ class Row(Part):
         raise NotImplementedError
 
 
-class Slot(Part):
+class Slot(StrictModel):
     """One slot."""
 
     slot: Label
     value: Value
 
 
-class Utterance(Row):
+class SlotRow(OwnRow):
     """A row of slot filling: the slots in order of appearance."""
 
     utterance: Line
@@ -113,7 +113,7 @@ class Utterance(Row):
         return Item(self.id, "", self.utterance, annotated, slots)
 
 
-class Translation(Row):
+class TranslationRow(OwnRow):
     """A row of translation."""
 
     source: Line
@@ -125,19 +125,19 @@ class Translation(Row):
         return self.target
 
     @property
-    def segment(self) -> Segment:
+    def segment(self) -> TranslatedSegment:
         """As data sets of translation have it."""
-        return Segment(self.id, self.source, self.target)
+        return TranslatedSegment(self.id, self.source, self.target)
 
 
-class Entity(Part):
+class Entity(StrictModel):
     """One entity."""
 
     type: Label
     text: Line
 
 
-class Text(Row):
+class EntityRow(OwnRow):
     """A row of JSON-structured generation: the entities in order of appearance."""
 
     text: Line
@@ -149,7 +149,7 @@ class Text(Row):
         return entities([(one.type, one.text) for one in self.entities])
 
 
-ROWS: dict[str, type[Row]] = {"slot": Utterance, "translation": Translation, "structured": Text}
+ROWS: dict[str, type[OwnRow]] = {"slot": SlotRow, "translation": TranslationRow, "structured": EntityRow}
 """What a line of a family's file holds."""
 
 
@@ -171,27 +171,27 @@ def is_own(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def add(spec: str) -> str:
+def add_file(spec: str) -> str:
     """Check the file of `family:PATH` and keep it; returns the name of its group.
 
     Raises DataError with file and line for a file that cannot be read or a row that is not one.
     """
     family, _, path = spec.partition(":")
     content = read_text(Path(path).expanduser())
-    rows = parse(family, content, path)
+    rows = parse_rows(family, content, path)
     if not rows:
         raise DataError(f"{path} has no rows; expected one JSON object a line")
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     stem = re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower()).strip("-")[:40] or "data"
     name = f"{PREFIX}{family}_{stem}_{digest}"
     if not _file(name).is_file():
-        write(_file(name), content.encode())
+        write_to_cache(_file(name), content.encode())
     return name
 
 
-def parse(family: str, content: str, path: str) -> list[Row]:
+def parse_rows(family: str, content: str, path: str) -> list[OwnRow]:
     """Return the rows of a file's text, each with an id. Raises DataError with file and line."""
-    rows: list[Row] = []
+    rows: list[OwnRow] = []
     seen: dict[tuple[str, str, str], int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
@@ -214,14 +214,14 @@ def parse(family: str, content: str, path: str) -> list[Row]:
     return rows
 
 
-def _check(family: str, row: Row) -> None:
+def _check(family: str, row: OwnRow) -> None:
     """Raise ValueError or TaskError for a row that is well-formed but wrong."""
     codes = sides(row.language) if family == "translation" else [row.language]
     for code in codes:
         known_language(code)
-    if isinstance(row, Utterance):
+    if isinstance(row, SlotRow):
         _ = row.item
-    if isinstance(row, Text):
+    if isinstance(row, EntityRow):
         for entity in row.entities:
             if entity.text not in row.text:
                 raise ValueError(f"{entity.type}: {entity.text!r} does not stand in the text")
@@ -241,7 +241,7 @@ def _explain(family: str, error: ValidationError) -> str:
 
 
 def _file(name: str) -> Path:
-    return folder() / "own" / f"{name}.jsonl"
+    return cache_folder() / "own" / f"{name}.jsonl"
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -256,7 +256,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class OwnData:
     """The file of a group, with what families ask a data set for."""
 
     name: str
@@ -294,16 +294,16 @@ class Source:
         """Return utterances with their slots. Raises like `rows`."""
         return [row.item for row in self.rows(language, split)]
 
-    def read(self, direction: str, split: str) -> list[Segment]:
+    def read(self, direction: str, split: str) -> list[TranslatedSegment]:
         """Return sources with their translations. Raises like `rows`."""
         return [row.segment for row in self.rows(direction, split)]
 
     def labels(self, kind: Literal["slot", "type"]) -> list[str]:
         """Return all slots or entity types in the file, sorted."""
         if kind == "slot":
-            slots = (slot for row in _rows(self.name) if isinstance(row, Utterance) for slot in row.slots)
+            slots = (slot for row in _rows(self.name) if isinstance(row, SlotRow) for slot in row.slots)
             return sorted({slot.slot for slot in slots})
-        texts = (row for row in _rows(self.name) if isinstance(row, Text))
+        texts = (row for row in _rows(self.name) if isinstance(row, EntityRow))
         return sorted({entity.type for row in texts for entity in row.entities})
 
     def digest(self, language: str, split: str) -> str:
@@ -317,7 +317,7 @@ class Source:
 
 
 @cache
-def _rows(name: str) -> list[Row]:
+def _rows(name: str) -> list[OwnRow]:
     path = _file(name)
     if not path.is_file():
         raise TaskError(
@@ -326,4 +326,4 @@ def _rows(name: str) -> list[Row]:
     content = read_text(path)
     if hashlib.sha256(content.encode()).hexdigest()[:8] != name.split("_")[3]:
         raise DataError(f"{path} was altered; remove it, and name the file that it was made from once more")
-    return parse(name.split("_")[1], content, str(path))
+    return parse_rows(name.split("_")[1], content, str(path))

@@ -30,14 +30,14 @@ def slot_data(name: str) -> SlotData:
     """Return a data set of utterances, or a user's file of them."""
     from midalign.data import own
 
-    return cast(SlotData, own.Source(name) if own.is_own(name) else data_set(name))
+    return cast(SlotData, own.OwnData(name) if own.is_own(name) else data_set(name))
 
 
 def translation_data(name: str) -> TranslationData:
     """Return a data set of segments, or a user's file of them."""
     from midalign.data import own
 
-    return cast(TranslationData, own.Source(name) if own.is_own(name) else data_set(name))
+    return cast(TranslationData, own.OwnData(name) if own.is_own(name) else data_set(name))
 
 
 @cache

@@ -7,7 +7,7 @@ from midalign.errors import TaskError
 
 
 @dataclass(frozen=True)
-class Segment:
+class TranslatedSegment:
     """One source text with its translation; `id` is the same for a text in all directions of a set."""
 
     id: str
@@ -29,9 +29,9 @@ def with_english(languages: Iterable[str]) -> list[str]:
     return sorted(direction for code in foreign for direction in (f"en-{code}", f"{code}-en"))
 
 
-def segments(prefix: str, source: list[str], target: list[str]) -> list[Segment]:
+def segments(prefix: str, source: list[str], target: list[str]) -> list[TranslatedSegment]:
     """Join line n of one list with line n of the other, with the id `<prefix>-<n>`."""
     return [
-        Segment(f"{prefix}-{number}", before.strip(), after.strip())
+        TranslatedSegment(f"{prefix}-{number}", before.strip(), after.strip())
         for number, (before, after) in enumerate(zip(source, target, strict=True))
     ]

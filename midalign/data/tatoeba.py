@@ -15,7 +15,7 @@ CITATION = "Artetxe and Schwenk 2019, https://arxiv.org/abs/1812.10464"
 LEARNED_SPLIT = "test"
 SELECTION = 2  # since then, only pairs in the language's script
 FILES = FileSet("tatoeba")
-SOURCE = lines.Source(
+SOURCE = lines.LineFiles(
     FILES, "https://raw.githubusercontent.com/facebookresearch/LASER/main/data/tatoeba/v1/{file}"
 )
 add = SOURCE.add

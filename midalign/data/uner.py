@@ -106,7 +106,7 @@ def sentences(treebank: str, split: str) -> list[Sentence]:
     malformed.
     """
     file = _file(treebank, split)
-    return parse(_source(treebank).read(file), str(FILES.path(file)), UNOPENED.get(file, ()))
+    return parse_iob2(_source(treebank).read(file), str(FILES.path(file)), UNOPENED.get(file, ()))
 
 
 def digest(treebank: str, split: str) -> str:
@@ -122,11 +122,11 @@ def _file(treebank: str, split: str) -> str:
     return f"{treebank}-ud-{SPLITS[split]}.iob2"
 
 
-def _source(treebank: str) -> lines.Source:
-    return lines.Source(FILES, _URL.format(folder=_FOLDERS[treebank]))
+def _source(treebank: str) -> lines.LineFiles:
+    return lines.LineFiles(FILES, _URL.format(folder=_FOLDERS[treebank]))
 
 
-def parse(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[Sentence]:
+def parse_iob2(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[Sentence]:
     """Read IOB2 with five columns: number, token, tag, the tag before adjudication, annotator.
 
     Args:

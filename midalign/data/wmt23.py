@@ -8,7 +8,7 @@ from pathlib import Path
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.data.segments import Segment, segments, sides
+from midalign.data.segments import TranslatedSegment, segments, sides
 from midalign.errors import TaskError, unknown_name
 
 LICENCE = "research use"
@@ -19,8 +19,8 @@ FILES = FileSet("wmt23")
 SPLITS = ("test",)
 HEBREW_REFERENCE = "refB"
 _URL = "https://raw.githubusercontent.com/wmt-conference/wmt23-news-systems/master/txt"
-SOURCES = lines.Source(FILES, f"{_URL}/sources/{{file}}")
-REFERENCES = lines.Source(FILES, f"{_URL}/references/{{file}}")
+SOURCES = lines.LineFiles(FILES, f"{_URL}/sources/{{file}}")
+REFERENCES = lines.LineFiles(FILES, f"{_URL}/references/{{file}}")
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
@@ -38,7 +38,7 @@ def splits(direction: str) -> list[str]:
     return list(SPLITS)
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads them at first use.
 
     Raises TaskError for an unknown direction or split, and DataError if files are missing or altered.

@@ -23,7 +23,7 @@ PARALLEL = False
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 FILES = cache.FileSet("xsid")
 """What stands at commit 761d926 of github.com/mainlp/xsid."""
-SOURCE = lines.Source(
+SOURCE = lines.LineFiles(
     FILES,
     "https://raw.githubusercontent.com/mainlp/xsid/761d926c3f2e9f6bea13192d2f39cec1d04d9777/data/xSID-0.7/{file}",
 )
@@ -87,7 +87,7 @@ def items(language: str, split: str) -> list[TaggedItem]:
     path = FILES.path(file)
     if not path.is_file() and file != TRAIN:
         SOURCE.fetch(file)
-    parsed = parse(FILES.read(file), str(path), unique=False)
+    parsed = parse_conll(FILES.read(file), str(path), unique=False)
     return [replace(item, id=f"{language}-{item.id}") for item in parsed]
 
 
@@ -126,13 +126,13 @@ def add(path: Path) -> tuple[list[str], list[str]]:
         except UnicodeError as error:
             raise DataError(f"{path}, {name}: not UTF-8 ({error})") from None
         if name != TRAIN:  # read when it is trained on
-            parse(text, f"{path}, {name}", unique=not FILES.published(name, content))
+            parse_conll(text, f"{path}, {name}", unique=not FILES.published(name, content))
     for name, content in found.items():
         FILES.keep(name, content, str(path))
     return list(found), [name for name in FILES.digests if not FILES.path(name).is_file()]
 
 
-def parse(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
+def parse_conll(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
     """Return the items of a file.
 
     A file has comments such as `# text = ...` or `# text: ...`, then rows of index, word, intent and BIO tag.

@@ -19,7 +19,7 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import bases, chat, guard, harness, locks, record
 from midalign.adapter import TrainingText
-from midalign.data.overlap import OverlapCheck, Text
+from midalign.data.overlap import OverlapCheck, SplitText
 from midalign.data.registry import parallel_sources
 from midalign.errors import AdapterError, EngineError, RecordError, TaskError
 from midalign.evaluate import constrain, generation, install, live, retrieval, shards, tokenizers
@@ -380,7 +380,7 @@ def _check_overlap(
     Warns of overlap, and of training text that is named but cannot be compared.
     """
     trained_base = adapters.read_manifest(adapters.base_folder(base))
-    scored: list[Text] | None = None
+    scored: list[SplitText] | None = None
     by_sources: dict[tuple[TrainingText, ...] | None, OverlapCheck] = {}
     checks: dict[str, OverlapCheck | None] = {}
     for model in models:
@@ -399,7 +399,9 @@ def _check_overlap(
         check = checks[model.name] = by_sources[sources]
         if check.found:
             log.warning(
-                "%s was trained on text of this evaluation:\n%s", model.name, guard.described(check.found)
+                "%s was trained on text of this evaluation:\n%s",
+                model.name,
+                guard.describe_overlaps(check.found),
             )
         if check.unchecked and sources is not None:
             log.warning("The overlap of %s was not checked: %s", model.name, "; ".join(check.unchecked))

@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from midalign.data.overlap import Text
+from midalign.data.overlap import SplitText
 from midalign.data.registry import slot_data
 from midalign.families import slot_grammar
 from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import TaskSplits, draw_shots
-from midalign.metrics.slot import METRICS, count, target
+from midalign.metrics.slot import METRICS, count_slots, target
 
 if TYPE_CHECKING:
     from midalign.data.items import Item
@@ -58,7 +58,7 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """Return metrics.slot.COLUMNS of an output's first line. Engines stop there, other programs may not."""
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     line = output.strip().partition("\n")[0]
-    return count(gold, line, doc["utterance"], doc["annotated"], doc["language"])
+    return count_slots(gold, line, doc["utterance"], doc["annotated"], doc["language"])
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
@@ -73,7 +73,7 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Return the grammar of a document's answers: slots of its data set, values from its utterance."""
-    return slot_grammar.grammar(
+    return slot_grammar.build_slot_grammar(
         doc["utterance"], slot_data(metadata["source"]).labels("slot"), doc["language"]
     )
 
@@ -93,11 +93,11 @@ def origin(metadata: Mapping[str, Any], split: str) -> str:
     return str(metadata["source"])
 
 
-def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     """Return the utterances of a split."""
     source, language = metadata["source"], metadata["language"]
     utterances = [item.utterance for item in slot_data(source).items(language, split)]
-    return [Text(source, split, language, utterances)]
+    return [SplitText(source, split, language, utterances)]
 
 
 globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

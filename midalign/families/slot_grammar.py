@@ -17,7 +17,7 @@ WINDOW = 8
 three, a letter seldom more than four marks."""
 
 
-def grammar(utterance: str, slots: Sequence[str], language: str) -> str:
+def build_slot_grammar(utterance: str, slots: Sequence[str], language: str) -> str:
     """Return the grammar of `None` or `slot: value; slot: value` in xgrammar's EBNF.
 
     Its size is linear in the utterance, with one rule per character: that character and, if there are more,

@@ -8,7 +8,7 @@ from midalign.families import slot
 from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import TaskSplits
 from midalign.families.slot import constraint, data_digest, origin, signatures, texts
-from midalign.metrics.slot_spans import METRICS, count
+from midalign.metrics.slot_spans import METRICS, count_spans
 
 if TYPE_CHECKING:
     from midalign.data.items import TaggedItem
@@ -54,7 +54,7 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
     line = output.strip().partition("\n")[0]
-    return count(gold, line, doc["utterance"], json.loads(doc["words"]), spans, doc["language"])
+    return count_spans(gold, line, doc["utterance"], json.loads(doc["words"]), spans, doc["language"])
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,13 +6,13 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.data import EntityData, own
-from midalign.data.overlap import Text
+from midalign.data.overlap import SplitText
 from midalign.data.registry import data_set, slot_data
 from midalign.errors import DataError
 from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import TaskSplits, draw_shots
 from midalign.families.slot import split_items
-from midalign.metrics.structured import METRICS, Tagged, call, count, entities
+from midalign.metrics.structured import METRICS, Tagged, call, count_structured, entities
 from midalign.tasks import tasks_dir
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def dataset(**metadata: Any) -> TaskSplits:
 def _documents(metadata: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
     source, language = metadata["source"], metadata["language"]
     if own.is_own(source):
-        return _own_documents(own.Source(source), language, split)
+        return _own_documents(own.OwnData(source), language, split)
     data = data_set(source)
     if isinstance(data, EntityData):
         if split == "shots":
@@ -40,7 +40,7 @@ def _documents(metadata: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
     return [call_document(item, source, language) for item in items]
 
 
-def _own_documents(source: own.Source, language: str, split: str) -> list[dict[str, Any]]:
+def _own_documents(source: own.OwnData, language: str, split: str) -> list[dict[str, Any]]:
     if split != "shots":
         rows = source.rows(language, split)
     else:
@@ -86,7 +86,7 @@ def _schema(source: str) -> dict[str, Any]:
     import jsonschema
 
     if own.is_own(source):
-        return _own_schema(own.Source(source).labels("type"))
+        return _own_schema(own.OwnData(source).labels("type"))
     path = tasks_dir() / "structured" / f"{source}.schema.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -111,7 +111,7 @@ def _own_schema(types: Sequence[str]) -> dict[str, Any]:
 
 def instruction(source: str) -> str:
     """Return the text that prompts for a user's own entities begin with."""
-    types = own.Source(source).labels("type") or ["..."]
+    types = own.OwnData(source).labels("type") or ["..."]
     example = json.dumps({"entities": [{"type": types[0], "text": "..."}]})
     return (
         f"Write the entities that the text names ({', '.join(types)}) as JSON, in order of appearance, "
@@ -158,12 +158,12 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     line = output.strip().partition("\n")[0]
     complies = _complies(doc["dataset"])
     if "utterance" in doc:
-        return count(doc["target"], line, doc["utterance"], complies, doc["language"])
+        return count_structured(doc["target"], line, doc["utterance"], complies, doc["language"])
     if "spans" not in doc:
-        return count(doc["target"], line, doc["text"], complies, doc["language"])
+        return count_structured(doc["target"], line, doc["text"], complies, doc["language"])
     spans = [(type, first, end) for type, first, end in json.loads(doc["spans"])]
     tagged = Tagged(json.loads(doc["tokens"]), spans)
-    return count(doc["target"], line, doc["text"], complies, doc["language"], tagged)
+    return count_structured(doc["target"], line, doc["text"], complies, doc["language"], tagged)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
@@ -187,16 +187,16 @@ def origin(metadata: Mapping[str, Any], split: str) -> str:
     return str(metadata["source"])
 
 
-def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     """Return the utterances or texts of a split. Raises TaskError if a treebank lacks it."""
     source, language = metadata["source"], metadata["language"]
     if own.is_own(source):
-        sentences = [row.text for row in own.Source(source).rows(language, split)]
+        sentences = [row.text for row in own.OwnData(source).rows(language, split)]
     elif isinstance(data := data_set(source), EntityData):
         sentences = [sentence.text for sentence in data.sentences(metadata["treebank"], split)]
     else:
         sentences = [item.utterance for item in slot_data(source).items(language, split)]
-    return [Text(source, split, language, sentences)]
+    return [SplitText(source, split, language, sentences)]
 
 
 globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module

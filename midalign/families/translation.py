@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from midalign.data import own
-from midalign.data.overlap import Text
+from midalign.data.overlap import SplitText
 from midalign.data.registry import translation_data
 from midalign.data.segments import sides
 from midalign.errors import TaskError
@@ -12,11 +12,11 @@ from midalign.families.aggregation import ItemScore, by_name, item_scores
 from midalign.families.shots import TaskSplits
 from midalign.languages import language
 from midalign.metrics.identify import wanted
-from midalign.metrics.translation import METRICS, count, tokenizer
+from midalign.metrics.translation import METRICS, count_translation, tokenizer
 from midalign.metrics.translation import signatures as sacrebleu_signatures
 
 if TYPE_CHECKING:
-    from midalign.data.segments import Segment
+    from midalign.data.segments import TranslatedSegment
 
 SHOTS = 16
 """Size of the few-shot pool: the first segments of the training split, of FLORES the validation split, which
@@ -36,11 +36,11 @@ def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     return TaskSplits(read)
 
 
-def _segments(source: str, direction: str, split: str) -> "list[Segment]":
+def _segments(source: str, direction: str, split: str) -> "list[TranslatedSegment]":
     return translation_data(_origin(source, direction, split)).read(direction, split)
 
 
-def _shots(source: str, direction: str) -> "list[Segment]":
+def _shots(source: str, direction: str) -> "list[TranslatedSegment]":
     """Return the pool of few-shot examples.
 
     lm-eval reads it for prompts without examples too, so ALMA is not downloaded for it.
@@ -113,18 +113,18 @@ def origin(metadata: Mapping[str, Any], split: str) -> str:
     return _origin(metadata["source"], metadata["language"], split)
 
 
-def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     """Return sources and targets of a split."""
     before, after = sides(metadata["language"])
     segments = _segments(metadata["source"], metadata["language"], split)
     dataset = origin(metadata, split)
     return [
-        Text(dataset, split, before, [segment.source for segment in segments]),
-        Text(dataset, split, after, [segment.target for segment in segments]),
+        SplitText(dataset, split, before, [segment.source for segment in segments]),
+        SplitText(dataset, split, after, [segment.target for segment in segments]),
     ]
 
 
-def translation_document(segment: "Segment", direction: str) -> dict[str, Any]:
+def translation_document(segment: "TranslatedSegment", direction: str) -> dict[str, Any]:
     """Return one document, with everything that a prompt or a score needs."""
     before, after = sides(direction)
     return {
@@ -147,7 +147,7 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     target = language(doc["target_language"])
     tokenize = _tokenizer(target.code)
     expected = wanted(target.code, target.script, target.identifier)
-    return count(doc["source"], doc["target"], answer(output), tokenize, expected)
+    return count_translation(doc["source"], doc["target"], answer(output), tokenize, expected)
 
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:

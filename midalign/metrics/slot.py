@@ -86,7 +86,7 @@ Rates = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedSlots:
     """An output read as pairs; a part without label or value is a pair with the empty label."""
 
     pairs: tuple[Pair, ...]
@@ -95,7 +95,7 @@ class Parsed:
     """Whether there are pairs, or the output says that there are none."""
 
 
-def parse(output: str) -> Parsed:
+def parse_slots(output: str) -> ParsedSlots:
     """Read `slot: value; slot: value` or `None` as a reader does who knows the format.
 
     Semicolons and colons of any script separate, and so does a comma before another label. The first colon of
@@ -106,7 +106,7 @@ def parse(output: str) -> Parsed:
     """
     text = output.strip()
     if text.rstrip(f"{FULL_STOPS} ").casefold() == NOTHING.casefold():
-        return Parsed((), text.casefold() == NOTHING.casefold(), True)
+        return ParsedSlots((), text.casefold() == NOTHING.casefold(), True)
     pairs = []
     for part in BETWEEN_PAIRS.split(text):
         label, *values = (piece.strip() for piece in AFTER_LABEL.split(part, maxsplit=1))
@@ -115,7 +115,7 @@ def parse(output: str) -> Parsed:
         elif part.strip(f"{FULL_STOPS} "):
             pairs.append(("", part.strip()))
     written = text == target(pairs) and not any(" " in label for label, _ in pairs)
-    return Parsed(tuple(pairs), bool(pairs) and written, bool(pairs))
+    return ParsedSlots(tuple(pairs), bool(pairs) and written, bool(pairs))
 
 
 def target(slots: Sequence[Pair]) -> str:
@@ -123,7 +123,9 @@ def target(slots: Sequence[Pair]) -> str:
     return "; ".join(f"{label}: {value}" for label, value in slots) or NOTHING
 
 
-def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str) -> list[int]:
+def count_slots(
+    gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str
+) -> list[int]:
     """Return the COLUMNS of one item.
 
     Args:
@@ -134,7 +136,7 @@ def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, lan
         language: code of `languages.tsv`, for its capitals; the reference reads some languages character by
             character.
     """
-    parsed = parse(output)
+    parsed = parse_slots(output)
     predicted = Counter((label, normalise(value, language)) for label, value in parsed.pairs)
     expected = Counter((label, normalise(value, language)) for label, value in gold)
     source = fold(utterance, language)

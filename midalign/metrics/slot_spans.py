@@ -18,7 +18,7 @@ import numpy as np
 
 from midalign.metrics import slot
 from midalign.metrics.folding import FULL_STOPS, fold
-from midalign.metrics.slot import Counts, Pair, Rates, parse
+from midalign.metrics.slot import Counts, Pair, Rates, parse_slots
 
 Span = tuple[str, int, int]
 """Label, first word, end."""
@@ -45,7 +45,7 @@ ADDED = slot.ADDED
 HEADLINE = "slot_f1"
 
 
-def count(
+def count_spans(
     gold: Sequence[Pair],
     output: str,
     utterance: str,
@@ -64,8 +64,8 @@ def count(
         language: code of `languages.tsv`, for its capitals.
     """
     # Without an annotation the procedure published for MASSIVE has nothing to read.
-    pairs = dict(zip(slot.COLUMNS, slot.count(gold, output, utterance, "", language), strict=True))
-    found = located(parse(output).pairs, words, spans, language)
+    pairs = dict(zip(slot.COLUMNS, slot.count_slots(gold, output, utterance, "", language), strict=True))
+    found = located(parse_slots(output).pairs, words, spans, language)
     predicted = [_published(span, len(words)) for span in found if span is not None]
     wanted = [_published(span, len(words)) for span in spans]
     return [

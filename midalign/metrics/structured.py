@@ -6,7 +6,7 @@ It is read in layers: does it parse, does it comply with the task's JSON Schema,
 is a pair of type and text, or of slot and value; spans are compared as a multiset, types exactly, texts after
 midalign.metrics.folding.
 
-What parses is RFC 8259's JSON but for a fixed list of exceptions, and nothing is repaired: see `parse`.
+What parses is RFC 8259's JSON but for a fixed list of exceptions, and nothing is repaired: see `parse_json`.
 """
 
 import json
@@ -82,7 +82,7 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedJson:
     """An output read as JSON; `value` is None where it does not parse."""
 
     parses: bool
@@ -97,7 +97,7 @@ class Tagged:
     spans: Sequence[Span]
 
 
-def parse(output: str) -> Parsed:
+def parse_json(output: str) -> ParsedJson:
     r"""Read an output as one JSON value (RFC 8259), white space around it aside.
 
     Nothing is cut away or repaired: a code fence, text before or behind, a trailing comma, single quotes, a
@@ -106,12 +106,12 @@ def parse(output: str) -> Parsed:
     deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\u00e9` is `é`.
     """
     if len(output) > LONGEST or _depth(output) > DEEPEST:
-        return Parsed(False, None)
+        return ParsedJson(False, None)
     try:
         value = json.loads(output, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
-        return Parsed(True, value)
+        return ParsedJson(True, value)
     except ValueError:  # also of a number with more digits than Python reads
-        return Parsed(False, None)
+        return ParsedJson(False, None)
 
 
 def _depth(text: str) -> int:
@@ -153,7 +153,7 @@ def _line(answer: dict[str, Any]) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-def pairs(value: Any, name: str) -> list[Pair]:
+def listed_pairs(value: Any, name: str) -> list[Pair]:
     """Return the spans in the list `name` of a parsed answer, even if the rest of the answer does not comply.
 
     An entry that is not an object with both sides as strings becomes an empty pair, which equals no gold
@@ -170,7 +170,7 @@ def _pair(one: Any, label: str, text: str) -> Pair:
     return (found[0], found[1]) if isinstance(found[0], str) and isinstance(found[1], str) else ("", "")
 
 
-def count(
+def count_structured(
     target: str,
     output: str,
     source: str,
@@ -188,9 +188,9 @@ def count(
         language: code of `languages.tsv`, for its capitals.
         tagged: tokens and gold spans of the source, where these have places.
     """
-    gold, answer = json.loads(target), parse(output)
+    gold, answer = json.loads(target), parse_json(output)
     name = "entities" if "entities" in gold else "arguments"
-    wanted, said = pairs(gold, name), pairs(answer.value, name)
+    wanted, said = listed_pairs(gold, name), listed_pairs(answer.value, name)
     expected = Counter((label, normalise(text, language)) for label, text in wanted)
     predicted = Counter((label, normalise(text, language)) for label, text in said)
     valid = answer.parses and complies(answer.value)

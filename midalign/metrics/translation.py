@@ -118,7 +118,9 @@ def signatures(tokenize: str | None) -> dict[str, str]:
     return found
 
 
-def count(source: str, reference: str, output: str, tokenize: str | None, target: Wanted) -> list[int]:
+def count_translation(
+    source: str, reference: str, output: str, tokenize: str | None, target: Wanted
+) -> list[int]:
     """Return the COLUMNS of one segment.
 
     Args:

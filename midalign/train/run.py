@@ -118,14 +118,14 @@ def overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list[Overlap] |
         learned = guard.aligned(align.pairs, recipe.aligned) if align else []
         if align is None or align.task:
             learned = [*supervised, *learned]
-        found[arm] = [one for one in overlap.overlaps(learned, scored) if one.found]
+        found[arm] = [one for one in overlap.find_overlaps(learned, scored) if one.found]
     distinct = dict.fromkeys(one for several in found.values() for one in several)
     if distinct and not recipe.allow_overlap:
         worst = sorted(distinct, key=lambda one: one.found, reverse=True)[:SHOWN]
         more = f"  ... and {len(distinct) - SHOWN} more\n" if len(distinct) > SHOWN else ""
         raise OverlapError(
             f"recipe {recipe.name}: the training text holds what is evaluated.\n"
-            f"{guard.described(worst)}\n{more}"
+            f"{guard.describe_overlaps(worst)}\n{more}"
             f"Train or evaluate on something else (supervised, align.pairs, task, evaluation.languages), or "
             f"accept it with allow_overlap=true: the records then say so, and the leaderboard marks them"
         )

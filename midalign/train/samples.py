@@ -39,7 +39,7 @@ def digest(parts: Iterable[Any]) -> str:
 
 def path(key: str) -> Path:
     """Return where the samples of a digest are stored."""
-    return cache.folder() / "samples" / f"{key[:32]}.npz"
+    return cache.cache_folder() / "samples" / f"{key[:32]}.npz"
 
 
 def read(key: str) -> dict[int, Sample]:
@@ -64,6 +64,6 @@ def write(key: str, samples: Mapping[int, Sample]) -> None:
     file = io.BytesIO()
     np.savez(file, ids=np.array(ids, np.int32), table=np.array(table, np.int64).reshape(-1, 4))
     try:
-        cache.write(path(key), file.getvalue())
+        cache.write_to_cache(path(key), file.getvalue())
     except (OSError, DataError) as error:
         log.warning("The samples are not kept for the next run: %s", error)

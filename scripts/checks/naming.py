@@ -156,9 +156,7 @@ def _protocols(tree: ast.Module) -> list[set[str]]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
             functions = {child.name for child in node.body if isinstance(child, ast.FunctionDef)}
-            fields = {
-                ast.unparse(child.target) for child in node.body if isinstance(child, ast.AnnAssign)
-            }
+            fields = {ast.unparse(child.target) for child in node.body if isinstance(child, ast.AnnAssign)}
             inherited = (members.get(ast.unparse(base), set()) for base in node.bases)
             members[node.name] = functions.union(fields, *inherited)
     return list(members.values())

@@ -55,7 +55,11 @@ def pack(tmp_path: Path) -> Callable[[Contents], Path]:
 
 
 def test_directions_are_to_and_from_english() -> None:
-    assert len(flores.directions()) == 406 == 2 * (len([r for r in languages().values() if r.codes["flores"]]) - 1)
+    assert (
+        len(flores.directions())
+        == 406
+        == 2 * (len([r for r in languages().values() if r.codes["flores"]]) - 1)
+    )
     assert {"en-zh_tw", "zh_tw-en", "en-ace_arab", "ar_latn-en"} <= set(flores.directions())
     assert {lines for lines, _ in flores.FILES.digests.values()} == {997, 1012}
 

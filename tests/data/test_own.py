@@ -122,7 +122,7 @@ def test_the_group_and_its_tasks(kept: Callable[..., str]) -> None:
     assert [harness.task_languages(name) for name in names] == [["de"], ["zh_cn"]]
     assert list(map(harness.has_training_split, names)) == [True, False]
     with pytest.raises(TaskError, match="no rows in zh_cn for validation, only for test"):
-        own.Source(group).rows("zh_cn", "validation")
+        own.OwnData(group).rows("zh_cn", "validation")
     with pytest.raises(TaskError, match=r"has no language 'fr'\. Available: de, zh_cn"):
         harness.metadata(f"{group}_fr")
     (learned,) = guard.training(spec)
@@ -189,7 +189,7 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
     (tmp_path / "one.jsonl").write_bytes(changed)
     again = harness.expand([f"slot:{tmp_path / 'one.jsonl'}"])
     assert (plain == again) == (form != "blank lines")  # then the lines have other numbers
-    assert [len(own.Source(name.rpartition("_")[0]).items("de", "test")) for name in plain + again] == [2, 2]
+    assert [len(own.OwnData(name.rpartition("_")[0]).items("de", "test")) for name in plain + again] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_rows_that_are_refused(kept: Callable[..., str], family: str, row: Any, 
         harness.expand([spec])
     assert f"{spec.partition(':')[2]}, line 2: " in str(raised.value)
     assert message in str(raised.value)
-    assert not (cache.folder() / "own").exists()
+    assert not (cache.cache_folder() / "own").exists()
 
 
 def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> Non
 
 def test_a_kept_file_that_was_altered(kept: Callable[..., str]) -> None:
     group = harness.group_name(kept("slot", SLOT))
-    (file,) = (cache.folder() / "own").iterdir()
+    (file,) = (cache.cache_folder() / "own").iterdir()
     file.write_text(file.read_text("utf-8").replace("neun", "zehn"), "utf-8")
     with pytest.raises(DataError, match="was altered"):
         harness.expand([group])
@@ -273,7 +273,7 @@ def test_any_slots_are_read_back_or_refused(spans: list[tuple[str, str]], rest: 
         "slots": [{"slot": "a", "value": value} for _, value in spans],
     }
     try:
-        (one,) = own.parse("slot", json.dumps(row), "test")
+        (one,) = own.parse_rows("slot", json.dumps(row), "test")
     except MidalignError:
         return
     assert isinstance(one, own.Utterance)

@@ -21,7 +21,7 @@ from midalign.errors import EngineError, TaskError
 from midalign.evaluate import constrain
 from midalign.evaluate.hf import MidalignHF
 from midalign.families import slot
-from midalign.metrics.slot import COLUMNS, parse
+from midalign.metrics.slot import COLUMNS, parse_slots
 
 SCRIPTS = ("en", "hi", "ja", "ru", "tr", "zh")
 SLOTS = ["city", "date", "time"]
@@ -100,7 +100,7 @@ def test_every_slot_value_stands_in_its_utterance(engine: MidalignHF) -> None:
             continue
         row = dict(zip(COLUMNS, slot.counts(doc, answer), strict=True))
         assert (row["well_formed"], row["values_outside"]) == (1, 0), (doc["utterance"], answer)
-        for label, value in parse(answer).pairs:
+        for label, value in parse_slots(answer).pairs:
             assert label in slot_data("mini").labels("slot")
             assert value in doc["utterance"]
 

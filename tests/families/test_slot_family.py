@@ -15,7 +15,7 @@ from midalign.data.items import Item
 from midalign.families import slot
 from midalign.families.aggregation import ItemScore
 from midalign.families.shots import SHOTS
-from midalign.metrics.slot import COLUMNS, METRICS, parse, reference_gold
+from midalign.metrics.slot import COLUMNS, METRICS, parse_slots, reference_gold
 from midalign.tasks import tasks_dir
 
 
@@ -184,7 +184,7 @@ def test_aggregations_are_the_metrics_of_pooled_counts(items: Sequence[list[int]
 @given(st.lists(st.tuples(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text("ab :é三'\t", min_size=1))))
 def test_targets_are_read_back(slots: list[tuple[str, str]]) -> None:
     slots = [(label, value.strip()) for label, value in slots if value.strip()]
-    read = parse(slot.target(slots))
+    read = parse_slots(slot.target(slots))
     assert read.well_formed
     assert read.pairs == tuple(slots)
     assert json.loads(slot.slot_document(Item("1", "", "", "", tuple(slots)), "mini", "en")["slots"]) == [

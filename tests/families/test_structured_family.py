@@ -16,7 +16,7 @@ from midalign.families.aggregation import ItemScore
 from midalign.families.shots import SHOTS
 from midalign.languages import languages
 from midalign.metrics import bootstrap
-from midalign.metrics.structured import COLUMNS, METRICS, parse
+from midalign.metrics.structured import COLUMNS, METRICS, parse_json
 
 GARBAGE = ("", "\n", "🤷 ￿ \x00", "None", "[" * 100_000, "x" * 1_000_000, '{"entities": [{"type": "PER"')
 
@@ -145,7 +145,7 @@ def test_prompts_read_as_intended(mini_tasks: dict[str, Any]) -> None:
     for shot in shots:
         utterance, answer = shot.removeprefix("Utterance: ").split("\nJSON: ")
         assert utterance in train
-        assert parse(answer).parses
+        assert parse_json(answer).parses
 
 
 def test_a_document_holds_what_prompt_and_score_need(mini_tasks: dict[str, Any]) -> None:

@@ -26,7 +26,11 @@ SETUP = "midalign comet setup"
 def folder() -> Path:
     """Return $MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
     chosen = os.environ.get("MIDALIGN_COMET")
-    return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
+    return (
+        Path(chosen).expanduser().absolute()
+        if chosen
+        else (cache.cache_folder() / "comet" / "env").absolute()
+    )
 
 
 def is_ready() -> bool:
@@ -63,7 +67,7 @@ def setup(path: Path, tell: Callable[[str], None]) -> bool:
         _install_torch(path, tell)
         if not _pip(path, "install", "-qq", "--constraint", str(CONSTRAINTS), "unbabel-comet", "setuptools"):
             raise EngineError("COMET could not be installed, pip says why above; the same command goes on")
-        cache.write(stamp, f"{wanted}\n".encode())
+        cache.write_to_cache(stamp, f"{wanted}\n".encode())
     return True
 
 
