@@ -1,4 +1,4 @@
-"""What a model learns from and what it is scored on, by name, for midalign.data.overlap to compare."""
+"""Collect training text and test text by name, for midalign.data.overlap to compare."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -32,18 +32,18 @@ def supervised(tasks: Sequence[str]) -> list[SplitText]:
 
 
 def aligned(source: str, codes: Iterable[str]) -> list[SplitText]:
-    """Return both sides of the pairs that `align.pairs` names, in some languages."""
+    """Return both sides of the pairs of a source that `align.pairs` may name, in some languages."""
     split = (source in DATA_SETS and data_set(source).LEARNED_SPLIT) or "train"
     texts = []
     for code in codes:
-        known = read_pairs(source, code)
+        pairs = read_pairs(source, code)
         for language, side in ((code, 0), ("en", 1)):
-            texts.append(SplitText(source, split, language, tuple(pair[side] for pair in known)))
+            texts.append(SplitText(source, split, language, tuple(pair[side] for pair in pairs)))
     return _distinct(texts)
 
 
 def training_text(kind: Literal["task", "pairs"], source: str, languages: Sequence[str]) -> TrainingText:
-    """Describe a source of a recipe's training text, with the digest of its sentences."""
+    """Return a manifest's entry of a source of training text, with the digest of its sentences."""
     text = TrainingText(kind=kind, source=source, languages=tuple(languages), digest=None)
     if harness.is_stock(source):
         return text
@@ -51,9 +51,9 @@ def training_text(kind: Literal["task", "pairs"], source: str, languages: Sequen
 
 
 def sentences_of(text: TrainingText) -> list[SplitText]:
-    """Return the sentences of a source of training text as they are now.
+    """Return the current sentences of a source of training text.
 
-    Raises DataError or TaskError where they are not available.
+    Raises DataError or TaskError if they are not available.
     """
     if text.kind == "pairs":
         return aligned(text.source, text.languages)
@@ -63,10 +63,10 @@ def sentences_of(text: TrainingText) -> list[SplitText]:
 def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[SplitText]) -> OverlapCheck:
     """Compare the text that a model was trained on with the text that it is scored on.
 
-    Text that is not available, or is no longer what the model was trained on, is listed as unchecked.
+    Training text that is not available, or that has changed since, is listed as unchecked.
 
     Args:
-        sources: the training text, None if it is not known.
+        sources: the training text, None if unknown.
         scored: the text of the evaluation.
     """
     if sources is None:
@@ -87,12 +87,12 @@ def check_overlap(sources: Sequence[TrainingText] | None, scored: Sequence[Split
             learned += texts
         else:
             unchecked.append(f"{source.source} ({', '.join(source.languages)}) {problem}")
-    found = [one.figures() for one in find_overlaps(_distinct(learned), scored) if one.found]
-    return OverlapCheck(found=found, unchecked=unchecked)
+    overlaps = find_overlaps(_distinct(learned), scored)
+    return OverlapCheck(found=[one.figures() for one in overlaps if one.found], unchecked=unchecked)
 
 
 def _unknown(source: TrainingText) -> str | None:
-    """Return in words why a source's sentences cannot be known, None if they can."""
+    """Return why a source's sentences cannot be known, in words, or None if they can."""
     if harness.is_stock(source.source):
         return "is a task of lm-eval, whose training text is not known"
     if source.digest is None and "{language}" in source.source:
@@ -103,10 +103,12 @@ def _unknown(source: TrainingText) -> str | None:
 def training(name: str) -> list[SplitText]:
     """Return all text that a model could learn from under a name.
 
-    That is the training split of a task or group, or a data set (all its pairs, its training split, or, where
-    it has nothing else, its test split), or a user's file: JSON lines (the values of FIELDS) or lines of
-    fields between tabs; `{language}` in its path stands for any language. Raises DataError for another name,
-    and for a file that cannot be read.
+    Args:
+        name: a task or group (its training split), a data set with a LEARNED_SPLIT, or a user's file: JSON
+            lines (the values of FIELDS) or lines of fields separated by tabs. `{language}` in its path stands
+            for any language.
+
+    Raises DataError for any other name, and for a file that cannot be read.
     """
     if name.startswith("midalign_") or own.is_own(name) or own.is_spec(name):
         return supervised([name])
@@ -114,7 +116,7 @@ def training(name: str) -> list[SplitText]:
     if split is not None:
         return _of_data_set(name, split)
     if "/" in name or "." in name:
-        return _own(name)
+        return _of_files(name)
     known = [name for name in DATA_SETS if data_set(name).LEARNED_SPLIT]
     raise DataError(
         f"No training text {name!r}.{nearest(name, known)} Expected {', '.join(known)}, a task, or a file "
@@ -123,45 +125,48 @@ def training(name: str) -> list[SplitText]:
 
 
 def repeated_items(task: str, split: str) -> list[int]:
-    """Positions of a task's documents that stand word for word in the training split of the same data set.
+    """Return the positions of documents that occur verbatim in the training split of the task's data set.
 
-    A direction's document does where either side does. None where the data set has no training split.
+    For a direction, one side suffices. Empty if the data set has no training split.
     """
     metadata = harness.metadata(task)
-    own = family(metadata["family"])
-    if own.origin(metadata, "train") != own.origin(metadata, split):
+    task_family = family(metadata["family"])
+    if task_family.origin(metadata, "train") != task_family.origin(metadata, split):
         return []
     try:
-        learned = own.texts(metadata, "train")
+        learned = task_family.texts(metadata, "train")
     except TaskError:
         return []
-    return sorted({item for text in own.texts(metadata, split) for item in repeated(text, learned)})
+    return sorted({item for text in task_family.texts(metadata, split) for item in repeated(text, learned)})
 
 
 def repetitions(training: Sequence[SplitText], scored: Sequence[SplitText]) -> list[tuple[SplitText, int]]:
-    """Texts whose data set is learned from in another split, and how many of their sentences stand there."""
-    found = []
+    """Return the texts of data sets that another split is learned from, with their number of repetitions.
+
+    A repetition is a sentence that occurs verbatim in the training text of its language.
+    """
+    counted = []
     for text in scored:
-        others = [one for one in training if one.dataset == text.dataset and one.split != text.split]
-        if others:
-            found.append((text, len(repeated(text, others))))
-    return found
+        learned = [other for other in training if other.dataset == text.dataset and other.split != text.split]
+        if learned:
+            counted.append((text, len(repeated(text, learned))))
+    return counted
 
 
 def describe_overlaps(overlaps: Sequence[Overlap]) -> str:
     """Describe each overlap in a paragraph with counts and examples."""
-    return "\n".join(line for one in overlaps for line in _lines(one))
+    return "\n".join(line for overlap in overlaps for line in _lines(overlap))
 
 
-def _lines(one: Overlap) -> list[str]:
-    more = f" and {len(one.tasks) - 1:,} more" if len(one.tasks) > 1 else ""
-    task = f" ({one.tasks[0]}{more})" if one.tasks else ""
-    kinds = [f"{one.exact:,} exact"] if one.exact else []
-    kinds += [f"{one.folded:,} spelt otherwise"] if one.folded else []
-    kinds += [f"{one.short:,} of them short"] if one.short else []
-    kinds += [f"{one.near:,} near"] if one.near else []
-    lines = [f"  {one.sentence}{task}: {', '.join(kinds)}"]
-    for example in one.examples:
+def _lines(overlap: Overlap) -> list[str]:
+    more = f" and {len(overlap.tasks) - 1:,} more" if len(overlap.tasks) > 1 else ""
+    task = f" ({overlap.tasks[0]}{more})" if overlap.tasks else ""
+    kinds = [f"{overlap.exact:,} exact"] if overlap.exact else []
+    kinds += [f"{overlap.folded:,} spelt otherwise"] if overlap.folded else []
+    kinds += [f"{overlap.short:,} of them short"] if overlap.short else []
+    kinds += [f"{overlap.near:,} near"] if overlap.near else []
+    lines = [f"  {overlap.sentence}{task}: {', '.join(kinds)}"]
+    for example in overlap.examples:
         lines.append(f"    item {example.item}: {_cut(example.text)}")
         if example.contained < 1:
             lines.append(f"      {example.contained:.0%} of it is in: {_cut(example.training)}")
@@ -203,20 +208,20 @@ def _of_data_set(name: str, split: str) -> list[SplitText]:
 
 
 def _distinct(texts: Sequence[SplitText]) -> list[SplitText]:
-    """Each text once, with the tasks of all: NTREX's English is a side of 254 directions."""
-    found: dict[tuple[str, str, str, tuple[str, ...]], SplitText] = {}
+    """Return each text once, with the tasks of all its copies: NTREX's English is in 254 directions."""
+    distinct: dict[tuple[str, str, str, tuple[str, ...]], SplitText] = {}
     for text in texts:
         key = (text.dataset, text.split, text.language, tuple(text.sentences))
-        tasks = (*found[key].tasks, *text.tasks) if key in found else text.tasks
-        found[key] = SplitText(*key, tasks)
-    return list(found.values())
+        tasks = (*distinct[key].tasks, *text.tasks) if key in distinct else text.tasks
+        distinct[key] = SplitText(*key, tasks)
+    return list(distinct.values())
 
 
-def _own(name: str) -> list[SplitText]:
+def _of_files(name: str) -> list[SplitText]:
     pattern = Path(name.replace("{language}", "*"))
     files = sorted(pattern.parent.glob(pattern.name)) if "{language}" in name else [pattern]
     if not files:
-        raise DataError(f"No file {name}, whatever stands for {{language}}")
+        raise DataError(f"No file matches {name}, with any language in place of {{language}}")
     return [SplitText(name, "train", "", _sentences(file)) for file in files]
 
 
@@ -235,12 +240,12 @@ def _sentences(path: Path) -> list[str]:
 def _values(path: Path, number: int, line: str) -> list[str]:
     try:
         row = json.loads(line)
-        found = [row[key] for key in FIELDS if isinstance(row.get(key), str)]
+        values = [row[key] for key in FIELDS if isinstance(row.get(key), str)]
     except (json.JSONDecodeError, AttributeError):
-        found = []
-    if not found:
+        values = []
+    if not values:
         raise DataError(
             f"{path}, line {number}: found {line[:60]!r}, "
             f"expected an object with text under {', '.join(FIELDS)}"
         )
-    return found
+    return values

@@ -1,6 +1,6 @@
 """ALMA's human-written pairs with English (Xu et al. 2024): WMT's earlier test sets and FLORES-200.
 
-They hold all of NTREX's English and FLORES-200's dev and devtest: no training data where those are scored.
+They contain NTREX's English and FLORES-200's dev and devtest, so do not train on them if those are scored.
 """
 
 import json
@@ -19,7 +19,7 @@ _URL = "https://raw.githubusercontent.com/fe1ixxu/ALMA/master/human_written_data
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
-    """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+    """Store the files found in a file, folder or archive. Returns (added, missing) file names."""
     return _source("cs").add(path)
 
 
@@ -29,7 +29,7 @@ def directions() -> list[str]:
 
 
 def splits(direction: str) -> list[str]:
-    """Return the splits of a direction: none if it does not exist, no validation for Icelandic."""
+    """Return the splits of a direction. Unknown directions have none, Icelandic has no validation split."""
     if direction not in directions():
         return []
     return ["train", "validation"] if f"valid.{_foreign(direction)}-en.json" in FILES.digests else ["train"]
@@ -57,7 +57,7 @@ def read(direction: str, split: str) -> list[TranslatedSegment]:
     before, after = sides(direction)
     if len(sides_of[before]) != len(sides_of[after]):
         raise DataError(
-            f"{files} have {len(sides_of[before])} and {len(sides_of[after])} lines; expected as many"
+            f"{files} have {len(sides_of[before])} and {len(sides_of[after])} lines; expected equal numbers"
         )
     return segments(f"alma-{foreign}-{split}", sides_of[before], sides_of[after])
 
@@ -68,7 +68,7 @@ def digest(direction: str, split: str) -> str:
 
 
 def _files(direction: str, split: str) -> tuple[str, ...]:
-    """Return the foreign and the English file, or the only file of a validation split."""
+    """Return the foreign and the English file. A validation split has one file."""
     if direction not in directions():
         raise TaskError(unknown_name("ALMA", "direction", direction, directions()))
     pair = f"{_foreign(direction)}-en"

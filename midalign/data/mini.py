@@ -44,10 +44,10 @@ def read(direction: str, split: str) -> list[TranslatedSegment]:
 
     Raises like `items`.
     """
-    before, after = (items(code, split) for code in sides(direction))
+    sources, targets = (items(code, split) for code in sides(direction))
     return [
-        TranslatedSegment(one.id, one.utterance, other.utterance)
-        for one, other in zip(before, after, strict=True)
+        TranslatedSegment(source.id, source.utterance, target.utterance)
+        for source, target in zip(sources, targets, strict=True)
     ]
 
 
@@ -62,9 +62,9 @@ def digest(language: str, split: str) -> str:
 @cache
 def labels(kind: Literal["intent", "slot"]) -> list[str]:
     """Return all intents or slots, sorted. They are the same in every language."""
-    every = [item for split in SPLITS for item in items("en", split)]
-    slots = {slot for item in every for slot, _ in item.slots}
-    return sorted({item.intent for item in every} if kind == "intent" else slots)
+    all_items = [item for split in SPLITS for item in items("en", split)]
+    slots = {slot for item in all_items for slot, _ in item.slots}
+    return sorted({item.intent for item in all_items} if kind == "intent" else slots)
 
 
 def _file(language: str, split: str) -> Traversable:

@@ -1,4 +1,4 @@
-"""What translation data sets share: a segment, and the languages of a direction."""
+"""Segments and directions of translation data sets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from midalign.errors import TaskError
 
 @dataclass(frozen=True)
 class TranslatedSegment:
-    """One source text with its translation; `id` is the same for a text in all directions of a set."""
+    """One source text with its translation. `id` is the same for a text in all directions of a data set."""
 
     id: str
     source: str
@@ -16,10 +16,10 @@ class TranslatedSegment:
 
 
 def sides(direction: str) -> tuple[str, str]:
-    """Return the codes of source and target of `en-de`. Raises TaskError for anything else."""
+    """Return the codes of source and target of a direction such as en-de. Raises TaskError otherwise."""
     source, dash, target = direction.partition("-")
     if not dash or not source or not target or "-" in target:
-        raise TaskError(f"{direction!r} is no direction; expected two codes such as en-de")
+        raise TaskError(f"{direction!r} is not a direction; expected two codes such as en-de")
     return source, target
 
 

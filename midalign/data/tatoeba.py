@@ -33,11 +33,11 @@ def pairs(language: str) -> list[tuple[str, str]]:
     code = row.codes["tatoeba"]
     if not code:
         raise DataError(f"tatoeba has no pairs of {language!r}")
-    every = lines.line_pairs(SOURCE, f"tatoeba.{code}-eng.{code}", f"tatoeba.{code}-eng.eng")
-    kept = [(foreign, english) for foreign, english in every if in_script(foreign, row.script) is not False]
-    if len(kept) < len(every):
-        left_out = len(every) - len(kept)
+    pairs = lines.line_pairs(SOURCE, f"tatoeba.{code}-eng.{code}", f"tatoeba.{code}-eng.eng")
+    kept = [(foreign, english) for foreign, english in pairs if in_script(foreign, row.script) is not False]
+    if len(kept) < len(pairs):
         log.info(
-            "tatoeba: %d of %d pairs of %s are in another script: skipped", left_out, len(every), language
+            "tatoeba: skipped %d of %d pairs of %s, which are in another script",
+            *(len(pairs) - len(kept), len(pairs), language),
         )
     return kept

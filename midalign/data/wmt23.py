@@ -1,7 +1,7 @@
 """WMT23's general task: sources and references of 14 directions (Kocmi et al. 2023), for research use.
 
 Hebrew has two references. As in sacreBLEU and mt-metrics-eval, refB is the official one: the archive's README
-says that refA may be a post-edited system output. en-de and de-en have paragraphs for segments.
+says that refA may be a post-edited system output. The segments of en-de and de-en are paragraphs.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ REFERENCES = lines.LineFiles(FILES, f"{_URL}/references/{{file}}")
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
-    """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+    """Store the files found in a file, folder or archive. Returns (added, missing) file names."""
     return SOURCES.add(path)
 
 
@@ -53,7 +53,7 @@ def digest(direction: str, split: str) -> str:
 
 
 def named_reference(direction: str) -> str | None:
-    """Return the name of a direction's reference where it has several, else None."""
+    """Return the name of a direction's reference if it has several, else None."""
     return HEBREW_REFERENCE if "he" in sides(direction) else None
 
 

@@ -124,7 +124,7 @@ def long_files(modules: dict[str, Module]) -> list[str]:
 def repeated_names(modules: dict[str, Module]) -> list[str]:
     """Return the classes and public functions of a module whose name another module has defined before.
 
-    Commands of the command line do not count, nor do the functions that make a module fulfil a protocol of its
+    Commands of the command line do not count, nor do functions by which a module fulfils a protocol of its
     package.
     """
     protocols = {module.name: _protocols(module.tree) for module in modules.values()}

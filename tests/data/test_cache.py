@@ -75,7 +75,7 @@ def test_waiting_for_another_process_is_told(tmp_path, caplog):
         waiting.join(1.5)
         assert waiting.is_alive()
     waiting.join(30)
-    assert caplog.messages == ["Waiting for another process that fetches x"]
+    assert caplog.messages == ["Waiting for another process that downloads x"]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("true", True), ("0", False), ("", False)])

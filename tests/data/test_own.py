@@ -213,7 +213,7 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
         ("slot", {**SLOT, "split": "dev"}, "split: found 'dev'"),
         ("slot", {**SLOT, "id": 7}, "id: found 7"),
         ("slot", [], "the line is no object"),
-        ("translation", {**TRANSLATION, "language": "de"}, "'de' is no direction"),
+        ("translation", {**TRANSLATION, "language": "de"}, "'de' is not a direction"),
         ("translation", {**TRANSLATION, "language": "en-xx"}, "No language 'xx'"),
         ("translation", {**TRANSLATION, "target": ""}, "target: found ''"),
         ("translation", {"language": "en-de", "source": "a"}, "target is missing"),

@@ -100,10 +100,10 @@ def test_arabizis_tokens_that_do_not_line_up() -> None:
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (rows("O", "I-PER"), "file, line 4: I-PER continues nothing, it follows O; expected B-PER"),
-        (rows("B-LOC", "I-PER"), "file, line 4: I-PER continues nothing, it follows B-LOC"),
-        (rows("I-PER"), "file, line 3: I-PER continues nothing"),
-        (rows("B-PER", "I-OTH", "I-PER"), "file, line 5: I-PER continues nothing, it follows O"),
+        (rows("O", "I-PER"), "file, line 4: I-PER after O continues nothing; expected B-PER"),
+        (rows("B-LOC", "I-PER"), "file, line 4: I-PER after B-LOC continues nothing"),
+        (rows("I-PER"), "file, line 3: I-PER after O continues nothing"),
+        (rows("B-PER", "I-OTH", "I-PER"), "file, line 5: I-PER after O continues nothing"),
         (rows("B-MISC"), "file, line 3: found the tag 'B-MISC', expected O or B- or I- with LOC, ORG, PER"),
         (rows("PER"), "file, line 3: found the tag 'PER'"),
         (rows("B"), "file, line 3: found the tag 'B'"),
@@ -113,10 +113,10 @@ def test_arabizis_tokens_that_do_not_line_up() -> None:
         (["# sent_id = 1", "1\ta\tO\t-\t-"], "file, line 3: the sentence above has no"),
         (["# text = a", "1\ta\tO\t-\t-", ""], "file, line 3: the sentence above has no"),
         ([*rows("O"), "# sent_id = s2", "1\tw0\tO\t-\t-"], "file, line 7: the sentence above has no"),
-        ([*rows("O"), *rows("O")], "file, line 8: sentence 's1' stands there twice; expected it once"),
+        ([*rows("O"), *rows("O")], "file, line 8: duplicate sentence id 's1'"),
         (
             rows("B-PER", text="somebody"),
-            "file, line 4: an entity of sentence 's1' does not stand in its text",
+            "file, line 4: an entity of sentence 's1' does not occur in its text",
         ),
     ],
 )

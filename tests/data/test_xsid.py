@@ -96,7 +96,7 @@ def test_items_have_words_spans_and_the_values_of_the_text(midalign: Run, folder
     assert "xsid: added de-muc.test.conll, de-muc.valid.conll, de.test.conll" in done.stdout
     assert "still missing: ar.test.conll, ar.valid.conll" in done.stdout
     assert "de.test.conll has 22 lines" in done.stderr
-    assert "It is kept, and scores on it are not comparable" in done.stderr
+    assert "The copy is kept. Scores on it are not comparable" in done.stderr
     one, other = xsid.items("de_muc", "validation")
     assert one.utterance == "Stell einen Wecker auf neun Uhr, bitte"
     assert one.slots == (("datetime", "auf neun Uhr"),)
@@ -165,7 +165,7 @@ def test_byte_order_marks_and_carriage_returns_make_no_difference(midalign: Run,
             "1	Regnet",
             "line 17: 2 columns; expected 4",
         ),
-        ("# id = 2", "# id = 1", "line 22: the item before it has the id 1, as the one before line 13"),
+        ("# id = 2", "# id = 1", "line 22: duplicate id 1 of the item above; the item above line 13"),
         ("2	es", "3	es", "line 18: word '3' where word 2 was expected"),
         ("\n# id = 2", "# id = 2", "line 13: a comment among the words"),
     ],
