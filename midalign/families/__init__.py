@@ -1,4 +1,4 @@
-"""Task families: data set, prompt's fields, target and score of one document."""
+"""Task families: the data set, the prompt's fields, the target and the score of one document."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """What a family's module has; its metrics are in midalign.metrics under the same name."""
+    """What a family's module has. Its metrics are in midalign.metrics under the same name."""
 
     def dataset(self, **metadata: Any) -> Any:
         """Return the splits of a task, by name, for lm-eval's `custom_dataset`."""

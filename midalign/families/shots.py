@@ -46,6 +46,6 @@ def draw_shots(examples: Sequence[Example]) -> list[Example]:
 
 
 def document_texts(doc: Mapping[str, Any]) -> set[str]:
-    """Return a document's texts, in lower case and with single blanks; both sides of a translation."""
+    """Return a document's texts (of a translation both), in lower case and with single blanks."""
     fields = ("utterance",) if "utterance" in doc else ("text",) if "text" in doc else ("source", "target")
     return {" ".join(str(doc[field]).casefold().split()) for field in fields}

@@ -55,14 +55,14 @@ def spaced(annotated: str) -> str:
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """Return metrics.slot.COLUMNS of an output's first line. Engines stop there, other programs may not."""
+    """Return metrics.slot.COLUMNS of an output's first line. Engines stop there, other programs may go on."""
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     line = output.strip().partition("\n")[0]
     return count_slots(gold, line, doc["utterance"], doc["annotated"], doc["language"])
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the document's value of every metric."""
+    """Return the document's value of every metric, which lm-eval logs and aggregates."""
     return item_scores("slot", counts(doc, results[0]), METRICS)
 
 
@@ -79,7 +79,7 @@ def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 
 
 def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return nothing: the task version says how these metrics are computed."""
+    """Return an empty dict: the task version says how these metrics are computed."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Slot filling on data with tagged words, for lm-eval: as midalign.families.slot, and scored as spans."""
+"""Slot filling on data with tagged words, for lm-eval: midalign.families.slot, scored as spans too."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def tagged_document(item: "TaggedItem", source: str, language: str) -> dict[str,
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """Return metrics.slot_spans.COLUMNS of an output's first line.
 
-    Engines stop there, other programs may not.
+    Engines stop there, other programs may go on.
     """
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
@@ -63,7 +63,7 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the document's value of every metric."""
+    """Return the document's value of every metric, which lm-eval logs and aggregates."""
     return item_scores("slot_spans", counts(doc, results[0]), METRICS)
 
 

@@ -52,7 +52,7 @@ def _own_documents(source: own.OwnData, language: str, split: str) -> list[dict[
 
 
 def call_document(item: "Item", source: str, language: str) -> dict[str, Any]:
-    """Return one utterance to be called, with everything that a prompt or a score needs."""
+    """Return the document of an utterance to be written as a call."""
     return {
         "id": item.id,
         "dataset": source,
@@ -64,7 +64,7 @@ def call_document(item: "Item", source: str, language: str) -> dict[str, Any]:
 
 
 def entities_document(sentence: "Sentence", source: str, language: str) -> dict[str, Any]:
-    """Return one text with entities, with everything that a prompt or a score needs."""
+    """Return the document of a text with entities."""
     return {
         "id": sentence.id,
         "dataset": source,
@@ -89,14 +89,14 @@ def _schema(source: str) -> dict[str, Any]:
         return _own_schema(own.OwnData(source).labels("type"))
     path = tasks_dir() / "structured" / f"{source}.schema.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        jsonschema.Draft202012Validator.check_schema(found)
+        schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        jsonschema.Draft202012Validator.check_schema(schema)
     except (OSError, ValueError, jsonschema.SchemaError) as error:
         raise DataError(
-            f"{path} is no JSON Schema ({str(error).splitlines()[0]}); expected one of draft 2020-12. "
-            f"In a checkout: python scripts/generate_tasks.py, else reinstall midalign"
-        ) from None
-    return found
+            f"{path} is not a JSON Schema of draft 2020-12 ({str(error).splitlines()[0]}). In a checkout run "
+            f"python scripts/generate_tasks.py, otherwise reinstall midalign"
+        ) from error
+    return schema
 
 
 def _own_schema(types: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _own_schema(types: Sequence[str]) -> dict[str, Any]:
 
 
 def instruction(source: str) -> str:
-    """Return the text that prompts for a user's own entities begin with."""
+    """Return the beginning of prompts for a user's own entities."""
     types = own.OwnData(source).labels("type") or ["..."]
     example = json.dumps({"entities": [{"type": types[0], "text": "..."}]})
     return (
@@ -153,7 +153,7 @@ def _metrics(source: str) -> dict[str, Any]:
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """Return metrics.structured.COLUMNS of an output's first line.
 
-    Engines stop there, other programs may not.
+    Engines stop there, other programs may go on.
     """
     line = output.strip().partition("\n")[0]
     complies = _complies(doc["dataset"])
@@ -167,12 +167,12 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the document's value of each of the task's metrics."""
+    """Return the document's value of each of the task's metrics, which lm-eval logs and aggregates."""
     return item_scores("structured", counts(doc, results[0]), metrics({"source": doc["dataset"]}))
 
 
 def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return nothing: the task version says how these metrics are computed."""
+    """Return an empty dict: the task version says how these metrics are computed."""
     return {}
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from midalign.data.segments import TranslatedSegment
 
 SHOTS = 16
-"""Size of the few-shot pool: the first segments of the training split, of FLORES the validation split, which
-all its directions have. Directions without either have no shots, nor has any while ALMA is not here."""
+"""Size of the few-shot pool: the first segments of the data set's SHOT_SPLIT. Directions without that split
+have no examples, nor have those that would take them from ALMA before it is downloaded."""
 
 LONGEST = 20_000
-"""Characters of an answer that are scored: a task's limit lets no more through, MeCab takes no megabyte."""
+"""Number of characters of an answer that are scored. It is above every task's limit, and within MeCab's."""
 
 
 def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
@@ -73,9 +73,9 @@ def _origin(source: str, direction: str, split: str) -> str:
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the metrics of a direction: all but BLEU where its tokenizer is not available.
+    """Return the metrics of a direction: without BLEU if its tokenizer is not available.
 
-    Without a language in `metadata`, return what directions can have.
+    Without a language in `metadata`, return all metrics.
     """
     return _metrics(sides(metadata["language"])[1]) if "language" in metadata else METRICS
 
@@ -98,9 +98,11 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
     from midalign.data import wmt23
 
     direction = metadata["language"]
-    found = sacrebleu_signatures(_tokenizer(sides(direction)[1]))
+    by_metric = sacrebleu_signatures(_tokenizer(sides(direction)[1]))
     reference = wmt23.named_reference(direction) if metadata["source"] == "wmt23" else None
-    return {metric: f"{one}|ref:{reference}" for metric, one in found.items()} if reference else dict(found)
+    if reference is None:
+        return dict(by_metric)
+    return {metric: f"{signature}|ref:{reference}" for metric, signature in by_metric.items()}
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
@@ -115,30 +117,30 @@ def origin(metadata: Mapping[str, Any], split: str) -> str:
 
 def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     """Return sources and targets of a split."""
-    before, after = sides(metadata["language"])
+    source_language, target_language = sides(metadata["language"])
     segments = _segments(metadata["source"], metadata["language"], split)
     dataset = origin(metadata, split)
     return [
-        SplitText(dataset, split, before, [segment.source for segment in segments]),
-        SplitText(dataset, split, after, [segment.target for segment in segments]),
+        SplitText(dataset, split, source_language, [segment.source for segment in segments]),
+        SplitText(dataset, split, target_language, [segment.target for segment in segments]),
     ]
 
 
 def translation_document(segment: "TranslatedSegment", direction: str) -> dict[str, Any]:
     """Return one document, with everything that a prompt or a score needs."""
-    before, after = sides(direction)
+    source_language, target_language = sides(direction)
     return {
         "id": segment.id,
-        "target_language": after,
-        "source_name": language(before).name,
-        "target_name": language(after).name,
+        "target_language": target_language,
+        "source_name": language(source_language).name,
+        "target_name": language(target_language).name,
         "source": segment.source,
         "target": segment.target,
     }
 
 
 def answer(output: str) -> str:
-    """Return an output's first line, which is scored. Engines stop there, other programs may not."""
+    """Return an output's first line, which is scored. Engines stop there, other programs may go on."""
     return output.strip().partition("\n")[0][:LONGEST].strip()
 
 
@@ -153,13 +155,13 @@ def counts(doc: Mapping[str, Any], output: str) -> list[int]:
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Raise TaskError: any text may be a translation."""
     raise TaskError(
-        "Translation has no constrained regime: any text may be a translation. Leave out --constrained "
+        "Translation has no constrained regime: any text may be a translation. Omit --constrained "
         "(constrained=True), or the translation tasks"
     )
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the segment's value of every metric that its target has."""
+    """Return the segment's value of each metric of its direction, which lm-eval logs and aggregates."""
     return item_scores("translation", counts(doc, results[0]), _metrics(doc["target_language"]))
 
 

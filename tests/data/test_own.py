@@ -198,7 +198,7 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
         ("slot", {**SLOT, "language": "xx"}, "No language 'xx'"),
         ("slot", {**SLOT, "utterance": " "}, "utterance: found ' ', expected one line"),
         ("slot", {**SLOT, "utterance": "weck\num neun"}, "expected one line"),
-        ("slot", {**SLOT, "slots": [{"slot": "time", "value": "zehn"}]}, "time: 'zehn' does not stand"),
+        ("slot", {**SLOT, "slots": [{"slot": "time", "value": "zehn"}]}, "time: 'zehn' does not occur"),
         ("slot", {**SLOT, "slots": [{"slot": "a b", "value": "neun"}]}, "slots.0.slot: found 'a b'"),
         ("slot", {**SLOT, "slots": [{"slot": "", "value": "neun"}]}, "without blanks"),
         ("slot", {**SLOT, "slots": [{"slot": "a", "valeu": "neun"}]}, "slots.0.value is missing; expected {"),
@@ -209,15 +209,15 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
             {**SLOT, "slots": [{"slot": "a", "value": "neun"}, {"slot": "a", "value": "um"}]},
             "in order",
         ),
-        ("slot", {**SLOT, "splt": "train"}, "found the key splt"),
+        ("slot", {**SLOT, "splt": "train"}, "unknown key splt"),
         ("slot", {**SLOT, "split": "dev"}, "split: found 'dev'"),
         ("slot", {**SLOT, "id": 7}, "id: found 7"),
-        ("slot", [], "the line is no object"),
+        ("slot", [], "the line is not an object"),
         ("translation", {**TRANSLATION, "language": "de"}, "'de' is not a direction"),
         ("translation", {**TRANSLATION, "language": "en-xx"}, "No language 'xx'"),
         ("translation", {**TRANSLATION, "target": ""}, "target: found ''"),
         ("translation", {"language": "en-de", "source": "a"}, "target is missing"),
-        ("structured", {**STRUCTURED, "entities": [{"type": "P", "text": "Bob"}]}, "P: 'Bob' does not stand"),
+        ("structured", {**STRUCTURED, "entities": [{"type": "P", "text": "Bob"}]}, "P: 'Bob' does not occur"),
         ("structured", {**STRUCTURED, "entities": [{"type": "P", "text": ""}]}, "entities.0.text: found ''"),
     ],
 )
@@ -232,7 +232,7 @@ def test_rows_that_are_refused(kept: Callable[..., str], family: str, row: Any, 
 
 
 def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 3: id 'x' is that of line 1 too"):
+    with pytest.raises(DataError, match="line 3: duplicate id 'x', which line 1"):
         harness.expand([kept("slot", {**SLOT, "id": "x"}, SLOT, {**SLOT, "id": "x"})])
     with pytest.raises(DataError, match=r"cannot be read: No such file"):
         harness.expand([f"slot:{tmp_path / 'absent.jsonl'}"])
