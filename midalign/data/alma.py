@@ -1,4 +1,4 @@
-"""ALMA's human-written pairs with English (Xu et al. 2024): WMT's earlier test sets and FLORES-200.
+"""ALMA's human-written pairs with English: WMT's earlier test sets and FLORES-200.
 
 They contain NTREX's English and FLORES-200's dev and devtest, so do not train on them if those are scored.
 """

@@ -1,4 +1,4 @@
-"""FLORES-200: Wikimedia sentences in 204 languages (NLLB Team 2022), CC BY-SA 4.0."""
+"""FLORES-200: Wikimedia sentences in 204 languages."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""MASSIVE 1.1: utterances to an assistant in 52 locales (FitzGerald et al. 2023), CC BY 4.0."""
+"""MASSIVE 1.1: utterances to an assistant in 52 locales."""
 
 import json
 from importlib.resources import files

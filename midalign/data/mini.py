@@ -1,4 +1,7 @@
-"""The bundled mini benchmark: TSV files in the package, written by scripts/build_mini.py."""
+"""The bundled mini benchmark: utterances with slots, parallel in ten languages.
+
+scripts/build_mini.py writes its TSV files.
+"""
 
 import hashlib
 from functools import cache

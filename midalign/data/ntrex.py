@@ -1,4 +1,4 @@
-"""NTREX-128: 1,997 English news sentences in 128 languages (Federmann et al. 2022), CC BY-SA 4.0."""
+"""NTREX-128: 1,997 English news sentences in 128 languages."""
 
 from midalign.data import lines
 from midalign.data.cache import FileSet

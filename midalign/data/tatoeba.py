@@ -1,4 +1,4 @@
-"""LASER's Tatoeba set: up to 1,000 English sentences with a translation, 112 languages, CC BY 2.0 FR."""
+"""LASER's Tatoeba set: up to 1,000 English sentences with a translation, in 112 languages."""
 
 import logging
 

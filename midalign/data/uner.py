@@ -1,4 +1,4 @@
-"""Universal NER: sentences of 17 treebanks with persons, organisations and places (Mayhew et al. 2024).
+"""Universal NER: sentences of 17 treebanks with persons, organisations and places.
 
 Sixteen treebanks are those of release 1 without its Norwegian (NDT) and Ugnayan sets, which were not
 available. Maghrebi Arabic French (Arabizi) was published after release 1. As in the publisher's experiments,

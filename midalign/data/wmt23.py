@@ -1,4 +1,4 @@
-"""WMT23's general task: sources and references of 14 directions (Kocmi et al. 2023), for research use.
+"""WMT23's general task: sources and references of 14 directions.
 
 Hebrew has two references. As in sacreBLEU and mt-metrics-eval, refB is the official one: the archive's README
 says that refA may be a post-edited system output. The segments of en-de and de-en are paragraphs.

@@ -1,4 +1,4 @@
-"""xSID 0.7: utterances to an assistant in 19 languages and dialects (van der Goot et al. 2021), CC BY-SA 4.0.
+"""xSID 0.7: utterances to an assistant in 19 languages and dialects.
 
 The publisher corrects the set from time to time, so a copy that differs from the release is accepted, with a
 warning and under its own digest.
