@@ -330,8 +330,8 @@ def data_sets_page() -> str:
         rows.append((code(name), about, f"{len(languages_of(name))}", stored, data.LICENCE, citation))
     return (
         "# Data sets\n\n"
-        "Generated from the registry of data sets, `midalign/data/registry.py`. Files are downloaded at first "
-        "use and verified by digest. `midalign data list` shows which ones are in the cache, and "
+        "Generated from the registry of data sets, `midalign/data/registry.py`. Files are downloaded at "
+        "first use and verified by digest. `midalign data list` shows which ones are in the cache, and "
         "`midalign data add NAME PATH` adds a local copy.\n\n"
         + table(("name", "content", "languages", "stored", "licence", "citation"), rows)
     )
