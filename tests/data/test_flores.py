@@ -102,7 +102,7 @@ def test_marks_and_carriage_returns_make_no_difference(
         (
             b"Niemand wurde verletzt.\n",
             b"",
-            r"eng_Latn.devtest has 2 lines and deu_Latn.devtest 1; expected as",
+            r"eng_Latn.devtest has 2 lines and deu_Latn.devtest 1; expected equal",
         ),
         (b"Niemand wurde verletzt.", b" ", r"deu_Latn.devtest, line 2: empty; expected a sentence"),
         ("ü".encode(), b"\xfc", r"deu_Latn.dev: not UTF-8"),
@@ -168,7 +168,7 @@ def test_directions_splits_and_files_that_do_not_exist(own_cache: Path, tmp_path
         flores.read("de-fr", "test")
     with pytest.raises(TaskError, match="no split 'dev'; expected validation or test"):
         flores.read("en-de", "dev")
-    with pytest.raises(DataError, match=r"forbids its download.*midalign data add flores PATH"):
+    with pytest.raises(DataError, match=r"forbids downloading it.*midalign data add flores PATH"):
         flores.read("en-de", "test")
     with pytest.raises(DataError, match=r"holds no file of flores; expected files such as eng_Latn\.dev"):
         flores.add(tmp_path)

@@ -218,7 +218,7 @@ def test_a_schema_that_does_not_compile(
     monkeypatch.setattr(structured, "tasks_dir", lambda: tmp_path)
     structured._schema.cache_clear()
     try:
-        with pytest.raises(DataError, match=r"mini\.schema\.json is no JSON Schema.*generate_tasks"):
+        with pytest.raises(DataError, match=r"mini\.schema\.json is not a JSON Schema.*generate_tasks"):
             structured.answer_schema({"source": "mini"})
     finally:
         structured._schema.cache_clear()
