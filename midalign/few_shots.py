@@ -10,10 +10,10 @@ from midalign.families.shots import document_texts
 
 
 class OtherTexts(ContextSampler):
-    """Sampler of the first examples of the pool whose text is not the item's.
+    """Sampler of the first examples of the pool whose text differs from the item's.
 
-    All items share the same examples, so that engines compute them once. Only items that are in the pool
-    themselves get others.
+    All items share the same examples, so that engines compute them once. Only an item that is in the pool
+    gets another example in its place.
     """
 
     def sample(
@@ -23,7 +23,7 @@ class OtherTexts(ContextSampler):
         df: Sequence[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
-        """Return n examples; raises TaskError where the pool has fewer."""
+        """Return n examples. Raises TaskError if the pool has fewer."""
         own_texts = document_texts(eval_doc) if eval_doc else set[str]()
         examples: list[dict[str, Any]] = []
         for doc in df or self.df:
@@ -33,7 +33,7 @@ class OtherTexts(ContextSampler):
                 examples.append(doc)
         if len(examples) < n:
             raise TaskError(
-                f"An item has {len(examples)} few-shot examples that are not its own text; {n} are wanted. "
-                f"Take fewer: --num-fewshot {len(examples)} (num_fewshot={len(examples)})"
+                f"An item has {len(examples)} few-shot examples that differ from its own text, not {n}. "
+                f"Use fewer: --num-fewshot {len(examples)} (num_fewshot={len(examples)})"
             )
         return examples

@@ -1,13 +1,13 @@
-"""The one table of languages: every code mapping in the project is read from `languages.tsv`.
+"""The table of languages: every code mapping in the project is read from `languages.tsv`.
 
-Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `direction`,
-`branch` (of the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic
-Diversity", by the authors' list lang2tax.txt; a regional or script variant has its language's), the code of
-the language in each data set that has it, `comet` (yes where the encoder of COMET's models knows the
-language) and the code of the language identifier.
+Columns: `code` (midalign's task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924),
+`direction`, `branch` (of the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate
+of Linguistic Diversity", by the authors' list lang2tax.txt; regional and script variants have their
+language's class), the code of the language in each data set, `comet` (yes if the encoder of COMET's models
+knows the language) and the code of the language identifier.
 
-Codes are ISO 639-1 where that names one row, else ISO 639-3 (`kmr` and `ckb`, not `ku`), with a variant's
-region or script behind `_`. Rows are sorted by code.
+Codes are ISO 639-1 if that names one row only, otherwise ISO 639-3 (`kmr` and `ckb`, not `ku`), with a
+variant's region or script after `_`. Rows are sorted by code.
 """
 
 from collections.abc import Collection, Mapping
@@ -38,7 +38,7 @@ class Language:
     direction: Literal["ltr", "rtl"]
     branch: str
     joshi: int | None
-    """None where the authors' list has no such language."""
+    """None if the authors' list lacks the language."""
     comet: bool
     """Whether it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
     identifier: str
@@ -51,7 +51,7 @@ class Language:
     def resource(self) -> ResourceClass:
         """Resource class: Joshi classes 4 and 5 are high, 3 is mid, 0 to 2 are low.
 
-        Languages without a class are low: nearly all that the list leaves out are dialects or small.
+        Languages without a class are low: nearly all languages missing in the list are dialects or small.
         """
         if self.joshi is None:
             return "low"
@@ -81,14 +81,11 @@ def languages_of(data_set: str) -> list[str]:
 
 
 DIALECTS = {"de_ba": "bar", "de_muc": "bar", "de_st": "bar"}
-"""Languages (ISO 639-3) of the codes that are xSID's and name another language's: Bavarian is not German."""
+"""ISO 639-3 codes of xSID's dialects that start with another language's code: Bavarian is not German."""
 
 
 def same_language(code: str) -> str:
-    """Return what the codes of one language have in common: `zh` of `zh_cn`, `zh_tw` and `zh`.
-
-    A region and a script, which stand behind `_`, do not make another language.
-    """
+    """Return the code without region and script: `zh` for `zh_cn`, `zh_tw` and `zh`."""
     return DIALECTS.get(code) or code.partition("_")[0]
 
 
@@ -98,17 +95,17 @@ def matches(code: str, codes: Collection[str]) -> bool:
 
 
 def counterpart(code: str, codes: Collection[str]) -> str | None:
-    """Return the code itself if it is among `codes`, else the first of its language, None without any."""
+    """Return the code itself if it is among `codes`, else the first code of its language, else None."""
     if code in codes:
         return code
     return next((other for other in sorted(codes) if same_language(other) == same_language(code)), None)
 
 
 def role_of(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
-    """Return the part that a language had in training.
+    """Return the role that a language had in training.
 
-    The code itself decides where it was trained on, else another code of its language: data sets call Chinese
-    `zh` or `zh_cn`.
+    If the code itself was not trained on, another code of its language decides: data sets call Chinese `zh`
+    or `zh_cn`.
     """
     if code in supervised:
         return "supervised"
@@ -123,8 +120,8 @@ def language(code: str) -> Language:
     """Return the language of `code`. Raises TaskError with the nearest codes."""
     try:
         return languages()[code]
-    except KeyError:
+    except KeyError as error:
         raise TaskError(
             f"No language {code!r} in midalign.{nearest(code, languages())} "
             f"All codes: midalign data languages"
-        ) from None
+        ) from error

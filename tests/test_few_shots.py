@@ -45,7 +45,7 @@ def test_an_item_that_was_trained_on_does_not_see_itself(
     # Items that stand in no pool see the same examples, so that engines compute them once.
     usual = harness.prompt(task, new, num_fewshot=3)
     assert all(text in usual for text in train)
-    with pytest.raises(TaskError, match="has 2 few-shot examples that are not its own text; 3 are wanted"):
+    with pytest.raises(TaskError, match="has 2 few-shot examples that differ from its own text, not 3"):
         harness.prompt(task, known, num_fewshot=3)
 
 

@@ -143,12 +143,12 @@ def overlap(
     found = find_overlaps(learned, scored)
     repeated = guard.repetitions(learned, scored)
     if as_json:
-        own = [
+        within = [
             {"test": text.dataset, "split": text.split, "language": text.language, "tasks": text.tasks}
             | {"texts": len(text.sentences), "repeated": count}
             for text, count in repeated
         ]
-        both = {"overlap": [{**one.model_dump(), "found": one.found} for one in found], "repeated": own}
+        both = {"overlap": [{**one.model_dump(), "found": one.found} for one in found], "repeated": within}
         print(json.dumps(both, ensure_ascii=False, indent=1))
         return
     counted = [one for one in found if one.found]

@@ -1,4 +1,4 @@
-"""Pure functions on strings and counts: one module a task family, all of the shape of `Scorer`."""
+"""Pure functions on strings and counts. Each task family has a module that fulfils `Scorer`."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -14,31 +14,34 @@ NEUTRAL = frozenset({"length_ratio"})
 
 
 class Scorer(Protocol):
-    """What a family's module has: integer counts per item, and metrics of their sums."""
+    """What a family's module has: integer counts per item, and metrics of their sums.
+
+    A function of its own, such as `count_slots`, makes the counts.
+    """
 
     COLUMNS: tuple[str, ...]
     """The counts of an item, the first of them `n`, which is 1."""
     AT_MOST: tuple[tuple[str, ...], ...]
-    """Relations that hold for each item: the columns before the last one add up to at most the last one. With
-    them every metric that is a share or a per cent lies between 0 and its largest value."""
+    """Relations that hold for each item: the columns before the last one add up to at most the last one. They
+    keep every metric that is a share or a percentage between 0 and its largest value."""
     ADDED: frozenset[str]
-    """Columns that records of earlier versions lack; their sum is taken for 0, and no metric reads it."""
+    """Columns that records of earlier versions lack. There their sum is 0, and no metric reads it."""
     HEADLINE: str
     """The first of METRICS."""
     METRICS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]
-    """Each takes pooled counts (..., columns) and gives scores (...), NaN where there is no case."""
+    """Each takes pooled counts (..., columns) and returns scores (...), NaN if there is no case."""
     LOWER_IS_BETTER: frozenset[str]
-    """Metrics that count faults."""
+    """Metrics that count errors."""
     READABLE: str
-    """The column that is 1 for an answer that can be read: it says nothing where it has nothing."""
+    """The column that is 1 for a readable answer. Only a readable answer can say that there is nothing."""
     PERCENT: frozenset[str]
-    """Metrics that are in per cent by custom; the others are shares or ratios."""
+    """Metrics in per cent, by convention. The others are shares or ratios."""
     COMPARABLE: bool
-    """Whether scores in two languages can be compared, so that there is a transfer gap."""
+    """Whether scores in two languages can be compared. Only then is there a transfer gap."""
 
 
 def higher_is_better(scored: Scorer, metric: str) -> bool | None:
-    """Return the direction of a metric; None where neither end is better (a ratio of lengths)."""
+    """Return the direction of a metric, None if neither end is better (a ratio of lengths)."""
     return None if metric in NEUTRAL else metric not in scored.LOWER_IS_BETTER
 
 
@@ -54,8 +57,8 @@ def metric_directions() -> dict[str, bool | None]:
 def item_value(scored: Scorer, metric: str, counts: Sequence[int]) -> float:
     """Return one item's value of a metric.
 
-    An item without a case, such as values of an answer that has none, has the best value if the answer could
-    be read: a right "None" scores 1. Pooled scores leave such items out.
+    If the metric has no case, such as the values of an empty answer, a readable answer gets the best value: a
+    right "None" scores 1. Pooled scores skip such items.
 
     Args:
         scored: the family's scorer.
