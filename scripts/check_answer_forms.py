@@ -26,13 +26,13 @@ from midalign.languages import languages
 from midalign.metrics import scorer
 
 Form = Callable[[str, str], str]
-"""From a value and its language to the value as another writer has it."""
+"""Function of a value and its language that returns the value as another writer would write it."""
 
 UNSPACED = ("ja", "zh", "zh_cn", "zh_tw", "th", "km", "my", "lo")
 """Languages written without blanks between words."""
 
 UNNEEDED = re.compile(r"(?<![0-9A-Za-zÀ-ɏ.,·])\s+|\s+(?![0-9A-Za-zÀ-ɏ.·])")
-"""Blanks but those between words and numbers in Latin script, as in "new york", which nobody drops."""
+"""Blanks except those between words and numbers in Latin script, as in "new york", which no writer drops."""
 
 FULL_WIDTH = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "!\"'(),-./:?"}
 ASCII = str.maketrans("‘’“”«»„–—‐‑。、，．：！？（）؟،۔〜", '\'\'"""""----.,,.:!?()?,.~')
@@ -88,7 +88,7 @@ FORMS: dict[str, Form] = {
     "stop": lambda text, language: text,
     "no stop": lambda text, language: text.rstrip(".。।۔።։။។") or text,
 }
-"""By the heads of the table. A `stop` stands behind the answer, and not behind every value."""
+"""Forms by the heading of the table. A `stop` ends the answer, not every value."""
 
 
 def slot_answer(doc: Mapping[str, Any], form: str) -> str:
@@ -172,7 +172,7 @@ def score(name: str, docs: list[dict[str, Any]], form: str) -> float:
 
 
 def main() -> None:
-    """Print the table, and what is not 1.000."""
+    """Print the table, and every score that is not 1.000."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1, help="score every n-th item only")
     every, missing = parser.parse_args().every, dict[str, list[str]]()
