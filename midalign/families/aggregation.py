@@ -61,9 +61,16 @@ def item_scores(family: str, counts: list[int], metrics: Mapping[str, Any]) -> d
     return scores
 
 
-def by_name(metrics: Mapping[str, Callable[..., Any]]) -> dict[str, Aggregation]:
-    """Return both aggregations of each metric, by the names that lm-eval looks up in a family's module."""
+def aggregations_by_name(metrics: Mapping[str, Callable[..., Any]]) -> Callable[[str], Aggregation]:
+    """Return a `__getattr__` for a family's module, where lm-eval looks up two aggregations per metric."""
     aggregations: dict[str, Aggregation] = {}
     for name, metric in metrics.items():
         aggregations[name], aggregations[f"{name}_stderr"] = rate(metric), error(metric)
-    return aggregations
+
+    def aggregation(name: str) -> Aggregation:
+        try:
+            return aggregations[name]
+        except KeyError:
+            raise AttributeError(f"no attribute or metric {name!r}") from None
+
+    return aggregation

@@ -9,7 +9,7 @@ from midalign.data import EntityData, own
 from midalign.data.overlap import SplitText
 from midalign.data.registry import data_set, slot_data
 from midalign.errors import DataError
-from midalign.families.aggregation import ItemScore, by_name, item_scores
+from midalign.families.aggregation import ItemScore, aggregations_by_name, item_scores
 from midalign.families.shots import TaskSplits, draw_shots
 from midalign.families.slot import split_items
 from midalign.metrics.structured import METRICS, Tagged, call, count_structured, entities
@@ -199,4 +199,5 @@ def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     return [SplitText(source, split, language, sentences)]
 
 
-globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module
+if not TYPE_CHECKING:  # with it, type checkers would accept any attribute
+    __getattr__ = aggregations_by_name(METRICS)
