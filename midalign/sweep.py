@@ -24,11 +24,12 @@ from midalign import adapter, record
 from midalign.errors import RecipeError, RecordError, nearest
 from midalign.files import write_atomically
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Estimate, Scores, bootstrap, estimate, mean_defined, mean_of
-from midalign.leaderboard.load import Run, load
-from midalign.leaderboard.sections import Row, Section
+from midalign.leaderboard.load import Run, load_runs
+from midalign.leaderboard.sections import BoardRow, BoardSection
+from midalign.leaderboard.statistics import Estimate, Scores, bootstrap, estimate, mean_defined, mean_scores
 from midalign.locks import locked
-from midalign.merge import Weights, file_name, merge
+from midalign.merge import merge_adapters
+from midalign.merge.weights import MergeWeights, path_part
 from midalign.shipped import shipped_names, shipped_text
 from midalign.train import recipe as recipes
 from midalign.train import run as training
@@ -78,7 +79,7 @@ class Point:
     recipe: Recipe
     arm: str
     against: Recipe
-    weights: Weights | None = None
+    weights: MergeWeights | None = None
     """Of the baseline and the arm, where the point is both merged."""
 
     @property
@@ -158,7 +159,7 @@ def plan(grid: Grid, overrides: Sequence[str] = ()) -> list[Point]:
             parts = [_label(outside[name]), one if one != ALIGNED else ""]
             points.append(Point(", ".join(part for part in parts if part) or one, found, one, against))
         if ALONE in arms:
-            mixes = ((f"merged={weight:g}", Weights((1.0, weight))) for weight in grid.merged)
+            mixes = ((f"merged={weight:g}", MergeWeights((1.0, weight))) for weight in grid.merged)
             points += [Point(label, found, ALONE, against, weights) for label, weights in mixes]
     _reject_equal_points(grid, points)
     return points
@@ -180,7 +181,7 @@ def _claim_name(grid: Grid, named: dict[str, dict[str, Any]], name: str, change:
 
     File systems may not tell upper from lower case.
     """
-    file = record.file_name(name)
+    file = record.record_file_name(name)
     known = named.setdefault(file.casefold(), change)
     if known != change:
         raise RecipeError(
@@ -328,13 +329,13 @@ def _merged(point: Point, seed: int) -> Path:
     """Return the point's merged adapter of a seed, made again if its parents have changed."""
     assert point.weights is not None
     parents = _folders(point, seed)
-    folder = point.recipe.output / "merged" / file_name(f"{point.weights}-seed{seed}")
+    folder = point.recipe.output / "merged" / path_part(f"{point.weights}-seed{seed}")
     with locked(folder):
         manifest = adapter.read_manifest(folder)
         known = [parent.digest for parent in manifest.parents or ()] if manifest else []
         if known != [adapter.digest(parent) for parent in parents]:
             shutil.rmtree(folder, ignore_errors=True)
-            merge(parents, point.weights, folder)
+            merge_adapters(parents, point.weights, folder)
     return folder
 
 
@@ -347,7 +348,7 @@ def results(points: Sequence[Point], folder: Path) -> list[Result]:
         for seed in point.recipe.seeds
     }
     by_group: dict[str, dict[tuple[str, str, int | None], Run]] = {}
-    for run in load(folder):
+    for run in load_runs(folder):
         name = (run.record.recipe.name if run.record.recipe else "", run.record.arm, run.record.seed)
         constrained = run.record.decoding.get("regime", "free") != "free"  # which no sweep asks for
         if name in wanted and not constrained:  # and not of an earlier form of the sweep
@@ -382,7 +383,7 @@ def _of_group(
                 f"{first.file} and {other.file} have other items of {group}, which cannot be compared. "
                 f"Remove the older of the two, and give the same sweep once more"
             )
-    section = Section(group, (), (), (Row("all", "all", tuple(runs.values())),))
+    section = BoardSection(group, (), (), (BoardRow("all", "all", tuple(runs.values())),))
     scores = bootstrap(section)
 
     def scored(recipe: str, arm: str, seed: int) -> Scores:
@@ -393,7 +394,7 @@ def _of_group(
     for point in points:
         if not any((point.against.name, BASELINE, seed) in runs for seed in point.recipe.seeds):
             continue
-        own = Section(group, tuple(point.recipe.supervised), tuple(point.recipe.aligned), section.rows)
+        own = BoardSection(group, tuple(point.recipe.supervised), tuple(point.recipe.aligned), section.rows)
         places = {
             role: [place for place, code in enumerate(section.languages) if own.role(code) == role]
             for role in ROLES
@@ -404,7 +405,7 @@ def _of_group(
             for seed in point.recipe.seeds
         ]
         changes = [Scores(own.points - base.points, own.draws - base.draws) for own, base in pairs]
-        change, mean = mean_of(changes), mean_of([own for own, _ in pairs])
+        change, mean = mean_scores(changes), mean_scores([own for own, _ in pairs])
         yield Result(
             group,
             point.label,

@@ -18,7 +18,7 @@ from midalign.data import EntityData, TranslationData  # noqa: E402
 from midalign.data.registry import data_set  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages, languages_of  # noqa: E402
-from midalign.metrics import higher_is_better, scorer  # noqa: E402
+from midalign.metrics import scorer  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_bytes.tsv"
@@ -161,7 +161,7 @@ def shared(group: Group) -> str:
     metrics = "".join(
         f"  - metric: {metric}{suffix}\n"
         f"    aggregation: !function {module}.{metric}{suffix}\n"
-        f"    higher_is_better: {json.dumps(None if suffix else higher_is_better(scored, metric))}\n"
+        f"    higher_is_better: {json.dumps(None if suffix else scored.METRICS[metric].higher_is_better)}\n"
         for metric in family(group.family).metrics({"source": group.source})
         for suffix in ("", "_stderr")
     )

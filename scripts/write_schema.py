@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import midalign
 from midalign import record
 
-SCHEMA = Path(record.__file__).parent / "record.schema.json"
+SCHEMA = Path(midalign.__file__).parent / "record.schema.json"
 
 if __name__ == "__main__":
-    SCHEMA.write_text(json.dumps(record.schema(), indent=1) + "\n", "utf-8")
+    SCHEMA.write_text(json.dumps(record.record_schema(), indent=1) + "\n", "utf-8")

@@ -98,7 +98,7 @@ def test_the_tasks_of_a_group(group: str, real: None) -> None:
 def _check_garbage(name: str, task: Any, docs: list[dict[str, Any]], outputs: Sequence[str]) -> None:
     own = scorer(harness.metadata(name)["family"])
     # A letter of the garbage may stand in a reference, which is worth a little chrF++.
-    most = 1 if own.HEADLINE in own.PERCENT else 0.01
+    most = 1 if own.METRICS[own.HEADLINE].percent else 0.01
     for output in outputs:
         value = _aggregated(task, docs, [output] * len(docs))[own.HEADLINE]
         # Documents without spans, of which none is found either, have no case.
@@ -117,12 +117,11 @@ def _check_prompts(name: str, task: Any, doc: dict[str, Any]) -> None:
 def _check_gold(name: str, task: Any, docs: list[dict[str, Any]], gold: list[str]) -> None:
     stops = task.config.generation_kwargs["until"]
     assert not any(stop in target for stop in stops for target in gold), name
-    percent = scorer(harness.metadata(name)["family"]).PERCENT
     own = family(harness.metadata(name)["family"]).metrics(harness.metadata(name))
     scores = _aggregated(task, docs, gold)
     rising = {one["metric"] for one in task.config.metric_list if one["higher_is_better"]}
     for metric in rising & set(own) - CEILING:
-        assert scores[metric] == pytest.approx(100 if metric in percent else 1), (name, metric)
+        assert scores[metric] == pytest.approx(100 if own[metric].percent else 1), (name, metric)
     for metric in CEILING & set(own):
         assert 0.5 < scores[metric] <= 1, (name, metric)
 

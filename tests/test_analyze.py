@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from midalign import adapter, bases, record
-from midalign.align.measures import measures
+from midalign.align.measures import measure_retrieval
 from midalign.analyze import devices, pairs, report, states
 from midalign.data import ntrex
 from midalign.errors import BaseModelError, DataError, EngineError, TaskError
@@ -83,7 +83,7 @@ def test_measures_are_those_of_brute_force(size):
     random = np.random.default_rng(seed)
     shared = random.normal(size=(sentences, 5)) + 1
     x, *others = (shared + random.normal(size=(sentences, 5)) for _ in range(languages + 1))
-    found = measures(torch.tensor(x), torch.tensor(np.stack(others)))
+    found = measure_retrieval(torch.tensor(x), torch.tensor(np.stack(others)))
     for number, y in enumerate(others):
         for name, value in brute_force(x, y).items():
             assert float(found[name][number]) == pytest.approx(value, abs=2e-5), name
@@ -98,7 +98,7 @@ def test_ties_and_what_is_nearly_one_are_those_of_brute_force(sentences, seed, a
     said = random.integers(0, sentences, size=(2, sentences))
     x, y = (side[own] for side, own in zip((x, y), np.where(said % 2, said, range(sentences)), strict=True))
     x, y = ((side + apart * random.normal(size=side.shape)).astype(np.float32) for side in (x, y))
-    found = measures(torch.tensor(x), torch.tensor(y[None]))
+    found = measure_retrieval(torch.tensor(x), torch.tensor(y[None]))
     expected = brute_force(x.astype(float), y.astype(float))
     for name in (*pairs.RETRIEVALS, *(f"{name}_back" for name in pairs.RETRIEVALS), "mexa"):
         assert float(found[name]) == pytest.approx(expected[name], abs=1e-9), name
@@ -107,7 +107,7 @@ def test_ties_and_what_is_nearly_one_are_those_of_brute_force(sentences, seed, a
 def test_a_tie_is_not_found():
     x = torch.eye(3)
     y = torch.stack([x[0], x[1], x[1]])
-    found = measures(x, y.unsqueeze(0))
+    found = measure_retrieval(x, y.unsqueeze(0))
     assert float(found["accuracy"]) == pytest.approx(1 / 3)  # the third sentence is orthogonal to its own
     assert float(found["accuracy_back"]) == pytest.approx(2 / 3)
     assert float(found["mexa"]) == pytest.approx(1 / 3)
@@ -131,7 +131,7 @@ def test_all_translations_of_a_repeated_sentence_are_right(rows, seed):
         for side in (1, 0)
     ]
     wrong = cosines[~alike]
-    matrices = pairs.of_layer(torch.tensor(np.stack([x, y])), texts)
+    matrices = pairs.measure_layer(torch.tensor(np.stack([x, y])), texts)
     assert matrices["accuracy"][0, 1] == pytest.approx(found[0].mean())
     assert matrices["accuracy"][1, 0] == pytest.approx(found[1].mean())
     assert matrices["mexa"][0, 1] == pytest.approx((found[0] & found[1]).mean())
@@ -142,9 +142,9 @@ def test_all_translations_of_a_repeated_sentence_are_right(rows, seed):
 def test_all_pairs_have_both_directions_however_many_fit_in_memory(monkeypatch):
     torch.manual_seed(0)
     given = torch.randn(5, 7, 4) + torch.randn(1, 7, 4)
-    whole = pairs.of_layer(given)
+    whole = pairs.measure_layer(given)
     monkeypatch.setattr(pairs, "ROOM", 2 * 7**2)
-    parts = pairs.of_layer(given)
+    parts = pairs.measure_layer(given)
     for name, matrix in whole.items():
         np.testing.assert_array_equal(parts[name], matrix)
         assert np.isnan(np.diagonal(matrix)).all()
@@ -154,7 +154,7 @@ def test_all_pairs_have_both_directions_however_many_fit_in_memory(monkeypatch):
                 expected = brute_force(given[i].numpy(), given[j].numpy())
                 for name in pairs.MEASURES:
                     assert whole[name][i, j] == pytest.approx(expected[name], abs=2e-5)
-    table = pairs.table({0: whole, 3: whole}, list("abcde")).to_pylist()
+    table = pairs.pair_table({0: whole, 3: whole}, list("abcde")).to_pylist()
     assert len(table) == 40
     row = next(row for row in table if (row["layer"], row["source"], row["target"]) == (3, "d", "b"))
     assert row["margin"] == pytest.approx(whole["margin"][3, 1])
@@ -196,11 +196,11 @@ def test_layers_and_their_means():
     matrix[0, 1:], matrix[1:, 0] = [0.9, 0.1, 0.5, 0.6], [0.7, 0.3, 0.5, 0.4]
     np.fill_diagonal(matrix, np.nan)
     better, worse = ({name: matrix + more for name in pairs.MEASURES} for more in (0.1, 0))
-    layers = report.by_layer({0: better, 1: worse, 2: better, 3: better})
-    assert report.recommended(layers) == 2
+    layers = report.summarise_layers({0: better, 1: worse, 2: better, 3: better})
+    assert report.recommend_layer(layers) == 2
     assert layers[1].with_english["margin"] == pytest.approx(0.5)
     assert layers[1].all_pairs["mexa"] == pytest.approx((8 * 0.5 + 12 * 0.2) / 20)
-    with_english = report.of_english(worse[report.HEADLINE], codes)
+    with_english = report.retrieval_with_english(worse[report.HEADLINE], codes)
     assert with_english == pytest.approx({"de": 0.8, "sw": 0.2, "hi": 0.5, "tr": 0.5})
 
 
@@ -212,17 +212,19 @@ def test_an_analysis_is_read_back_for_the_same_sentences_alone(tmp_path):
         found[layer] = {name: random.random((3, 3), np.float32) for name in pairs.MEASURES}
         for matrix in found[layer].values():
             np.fill_diagonal(matrix, np.nan)
-    described = report.describe(pairs.table(found, list(texts)), "some base", ("b", None, "t"), texts)
-    report.write(tmp_path, described, {report.CHANGES: b"of an earlier time"})
-    report.write(tmp_path, described, {})
+    described = report.add_metadata(
+        pairs.pair_table(found, list(texts)), "some base", ("b", None, "t"), texts
+    )
+    report.write_analysis(tmp_path, described, {report.CHANGES: b"of an earlier time"})
+    report.write_analysis(tmp_path, described, {})
     assert not (tmp_path / report.CHANGES).exists()
-    again = report.read(tmp_path, texts, [4, 5])
+    again = report.read_analysis(tmp_path, texts, [4, 5])
     assert (again.model, list(again.headline)) == ("some base", [0, 4])
     about = {**json.loads(described.schema.metadata[report.ABOUT]), "pooling": "as before"}
     earlier = described.replace_schema_metadata({report.ABOUT: json.dumps(about)})
-    report.write(tmp_path / "earlier", earlier, {})
+    report.write_analysis(tmp_path / "earlier", earlier, {})
     with pytest.raises(DataError, match="earlier version, whose means are over other tokens"):
-        report.read(tmp_path / "earlier", texts, [4])
+        report.read_analysis(tmp_path / "earlier", texts, [4])
     np.testing.assert_array_equal(again.headline[4], found[4][report.HEADLINE])
     others = [
         {**texts, "tr": texts["sw"]},
@@ -231,20 +233,20 @@ def test_an_analysis_is_read_back_for_the_same_sentences_alone(tmp_path):
         {"en": texts["en"], "sw": texts["sw"], "de": texts["de"]},
     ]
     for other in others:
-        with pytest.raises(DataError, match="has 3 languages and 20 sentences of each, not those asked for"):
-            report.read(tmp_path, other, [4])
-    with pytest.raises(DataError, match="has layers 0, 4, none of those asked for here"):
-        report.read(tmp_path, texts, [5])
+        with pytest.raises(DataError, match="has 3 languages and 20 sentences of each, not those requested"):
+            report.read_analysis(tmp_path, other, [4])
+    with pytest.raises(DataError, match="has layers 0, 4, and none of the requested ones"):
+        report.read_analysis(tmp_path, texts, [5])
     report.check_output(tmp_path, "some base", ("b", None, "t"))
     for name, digests in (("some base with A", ("b", "a", "t")), ("same weights", ("b", None, "other"))):
         with pytest.raises(DataError, match=f"has the analysis of some base, and {name} is another model"):
             report.check_output(tmp_path, name, digests)
     before = described.replace_schema_metadata({report.ABOUT: json.dumps({**about, "digests": ["b", None]})})
-    report.write(tmp_path / "earlier", before, {})
+    report.write_analysis(tmp_path / "earlier", before, {})
     report.check_output(tmp_path / "earlier", "some base", ("b", None, "t"))
     (tmp_path / report.TABLE).write_bytes(b"PAR1 cut off")
     with pytest.raises(DataError, match=r"alignment\.parquet cannot be read"):
-        report.read(tmp_path, texts, [4])
+        report.read_analysis(tmp_path, texts, [4])
 
 
 def files(folder, **texts):
@@ -262,32 +264,36 @@ def test_states_of_another_tokenizer_are_not_reused(tmp_path):
     tokenizer = json.loads((tmp_path / "base" / "tokenizer.json").read_text("utf-8"))
     tokenizer["normalizer"] = {"type": "Lowercase"}
     (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    assert states.digests(str(tmp_path / "base"), None) != states.digests(str(source), None)
+    assert states.model_digests(str(tmp_path / "base"), None) != states.model_digests(str(source), None)
 
 
 def test_sentences_are_parallel_or_refused(tmp_path):
     lines = [f"line {i}" for i in range(50)]
     folder = files(tmp_path / "all", en=lines, de=[f"Zeile {i}" for i in range(50)])
-    found = states.parallel(str(folder), None, 30)
+    found = states.parallel_sentences(str(folder), None, 30)
     assert list(found) == ["en", "de"]
     assert [one.split()[1] for one in found["en"]] == [one.split()[1] for one in found["de"]]
     assert len(set(found["en"])) == 30
     wrong = [
         (files(tmp_path / "short", en=lines, de=lines[:-1]), None, "de has 49 lines and en has 50"),
-        (files(tmp_path / "few", en=lines[:9], de=lines[:9]), None, "gives 9 sentences a language"),
+        (files(tmp_path / "few", en=lines[:9], de=lines[:9]), None, "gives 9 sentences per language"),
         (files(tmp_path / "none", de=lines), None, "has no en.txt, found de"),
         (folder, ["sw"], "has no sw.txt"),
-        (folder, ["en"], "en alone has no language to meet"),
+        (folder, ["en"], "has no language besides en"),
         (files(tmp_path / "blank", en=lines, de=[*lines[:7], " ", *lines[8:]]), None, "line 8: empty"),
         (files(tmp_path / "broken", en=lines, de=[*lines[:-1], "\udcff"]), None, "line 50: not UTF-8"),
     ]
     odd = files(tmp_path / "odd", en=lines, de=["\ufeffeins\u2028zwei", *lines[:48], "neun\x0czehn"])
-    assert set(states.parallel(str(odd), None, 50)["de"]) == {"eins\u2028zwei", *lines[:48], "neun\x0czehn"}
+    assert set(states.parallel_sentences(str(odd), None, 50)["de"]) == {
+        "eins\u2028zwei",
+        *lines[:48],
+        "neun\x0czehn",
+    }
     for place, codes, message in wrong:
         with pytest.raises(DataError, match=message):
-            states.parallel(str(place), codes, 30)
+            states.parallel_sentences(str(place), codes, 30)
     with pytest.raises(TaskError, match="Did you mean"):
-        states.parallel("ntrex", ["deu_"], 30)
+        states.parallel_sentences("ntrex", ["deu_"], 30)
 
 
 def command(*words):
@@ -328,17 +334,17 @@ def test_a_killed_analysis_goes_on(tmp_path):
 
     words = ["--sentences", folder, "--count", 60, "--layers", "2", "--output", tmp_path / "two"]
     trained = Path(__file__).parents[1] / "leaderboard" / "results" / "mini-baseline-seed1.json"
-    entry, items = record.read(trained).model_copy(update={"items": None}), record.read_items(trained)
-    of_adapter = record.write(entry, items, tmp_path / "adapter's").parent
+    entry, items = record.read_record(trained).model_copy(update={"items": None}), record.read_items(trained)
+    of_adapter = record.write_record(entry, items, tmp_path / "adapter's").parent
     more = ["--against", tmp_path / "out", "--records", of_adapter]
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "No record of this very model" in " ".join(done.stderr.split())
+    assert "No record of this model" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "two").exists()  # refused before hours of work
     base = entry.base.model_copy(update={"digest": adapter.base_digest(bases.resolve("mini"))})
     of_base = entry.model_copy(update={"adapter": None, "base": base})
-    more[-1] = record.write(of_base, items, tmp_path / "base's").parent
+    more[-1] = record.write_record(of_base, items, tmp_path / "base's").parent
     done = subprocess.run(command(*words, *more), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
@@ -351,14 +357,14 @@ def test_a_killed_analysis_goes_on(tmp_path):
         ["midalign_mini_slot,", "test,", "free,", "4", "languages", "mini-baseline-seed1.json"]
     ]
     with pytest.raises(DataError, match="has no layer 77: it has 8 blocks"):
-        pairs.layers("mini", "2,77")
+        pairs.layer_numbers("mini", "2,77")
     with pytest.raises(DataError, match="Analyse the other model first"):
-        report.read(tmp_path / "nothing", {}, [])
+        report.read_analysis(tmp_path / "nothing", {}, [])
     with pytest.raises(BaseModelError, match=r"has no config\.json"):
-        pairs.layers(str(tmp_path), "")
+        pairs.layer_numbers(str(tmp_path), "")
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(BaseModelError, match=r"config\.json is not of a model that transformers knows"):
-        pairs.layers(str(tmp_path), "")
+        pairs.layer_numbers(str(tmp_path), "")
 
 
 @pytest.fixture
@@ -369,7 +375,7 @@ def ntrex_cache(shared_data, tmp_path, monkeypatch):
 
 @pytest.mark.data
 def test_sentences_of_ntrex_are_those_published(ntrex_cache, shared_data):
-    texts = states.parallel("ntrex", ["sw", "en", "cy"], 40)
+    texts = states.parallel_sentences("ntrex", ["sw", "en", "cy"], 40)
     assert list(texts) == ["en", "cy", "sw"]
     with tarfile.open(shared_data / "ntrex" / "ntrex-128.tar.xz") as archive:
         files = {Path(member.name).name: member for member in archive.getmembers()}
@@ -379,7 +385,7 @@ def test_sentences_of_ntrex_are_those_published(ntrex_cache, shared_data):
     places = [rows[lines] for lines in zip(*texts.values(), strict=True)]
     assert places == sorted(places)
     assert len(set(places)) == 40
-    assert len(states.parallel("ntrex", None, 20)) == 1 + sum(
+    assert len(states.parallel_sentences("ntrex", None, 20)) == 1 + sum(
         bool(row.codes["ntrex"]) for row in languages().values()
     )
 
@@ -421,8 +427,10 @@ def test_devices_share_languages_and_layers(tmp_path):
     seen, found = [], []
     for place in (["cpu"], ["cpu", "cpu"]):
         folder = tmp_path / str(len(place))
-        store = states.embed("mini", None, texts, folder, place, lambda *both: seen.append(both))
-        found.append((store, pairs.by_layer(store, [0, 4, 8], folder / "pairs", place, lambda *_: None)))
+        store = states.embed_languages("mini", None, texts, folder, place, lambda *both: seen.append(both))
+        found.append(
+            (store, pairs.compare_layers(store, [0, 4, 8], folder / "pairs", place, lambda *_: None))
+        )
     (alone, by_one), (shared, by_two) = found
     for layer in range(9):
         torch.testing.assert_close(shared.layer(layer), alone.layer(layer), rtol=1e-5, atol=1e-4)
@@ -431,7 +439,7 @@ def test_devices_share_languages_and_layers(tmp_path):
     assert seen[:4] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert seen[4:] == sorted(seen[4:])
     assert (seen[4], seen[-1]) == ((0, 3), (3, 3))
-    again = pairs.by_layer(shared, [0, 4, 8], tmp_path / "2" / "pairs", ["cpu", "cpu"], lambda *_: None)
+    again = pairs.compare_layers(shared, [0, 4, 8], tmp_path / "2" / "pairs", ["cpu", "cpu"], lambda *_: None)
     np.testing.assert_array_equal(again[4]["margin"], by_two[4]["margin"])
 
 
@@ -448,12 +456,12 @@ def test_a_device_whose_process_dies_ends_all(tmp_path):
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(EngineError, match=r"process of cpu ended early: .*SIGKILL.* goes on from there"):
-        states.embed("mini", None, texts, tmp_path, ["cpu", "cpu"], lambda *_: None)
+    with pytest.raises(EngineError, match=r"process of cpu ended early: .*SIGKILL.* to resume"):
+        states.embed_languages("mini", None, texts, tmp_path, ["cpu", "cpu"], lambda *_: None)
     killer.join()
     assert not multiprocessing.active_children()
     with pytest.raises(EngineError, match="ended early: ValueError: 5 is too much"):
-        devices.share(up_to_four, [1, 2, 5], ["cpu", "cpu"], lambda *_: None)
+        devices.share_among_devices(up_to_four, [1, 2, 5], ["cpu", "cpu"], lambda *_: None)
 
 
 def up_to_four(numbers):

@@ -144,7 +144,7 @@ def scores(folder: Path) -> dict[str, dict]:
     made of them: peft writes `target_modules` in another order in every process."""
     found = {}
     for path in (folder / "results").glob("*.json"):
-        entry = record.read(path).model_dump(exclude={"created", "seconds", "run"})
+        entry = record.read_record(path).model_dump(exclude={"created", "seconds", "run"})
         for task in entry["tasks"].values():
             del task["seconds"]
         if entry["adapter"]:

@@ -24,7 +24,10 @@ from transformers import (
 from midalign import adapter, bases
 from midalign.errors import AdapterError
 from midalign.evaluate import run as evaluation
-from midalign.merge import Weights, _score, into_base, merge, search
+from midalign.merge import merge_adapters
+from midalign.merge.search import headline_share, search_weights
+from midalign.merge.weights import MergeWeights
+from midalign.merge.whole_model import merge_into_base
 
 SIZES = {
     "vocab_size": 60,
@@ -99,7 +102,7 @@ def test_cat_is_the_weighted_sum_of_peft_s_deltas(tmp_path, kind):
         target_modules=["q_proj", "down_proj", "embed_tokens"],
         rank_pattern={"down_proj": 2},
     )
-    found = merge([one, two], Weights((0.7, -1.5)), tmp_path / "merged")
+    found = merge_adapters([one, two], MergeWeights((0.7, -1.5)), tmp_path / "merged")
     assert (found.rank, found.error < 1e-6) == (7, True)
     *parts, whole = deltas([one, two, tmp_path / "merged"], kind)
     expected = summed(parts, (0.7, -1.5))
@@ -116,7 +119,7 @@ def test_other_methods_are_peft_s(tmp_path, method, of_peft, weights):
     options = {"lora_alpha": 8, "target_modules": ["q_proj", "up_proj"]}
     folders = [saved(tmp_path / str(seed), seed, r=4, **options) for seed in (1, 2)]
     extra = {"density": 0.5} if method == "ties" else {}
-    found = merge(folders, Weights(weights), tmp_path / "merged", method=method, **extra)
+    found = merge_adapters(folders, MergeWeights(weights), tmp_path / "merged", method=method, **extra)
     model = peft.PeftModel.from_pretrained(base_of(), folders[0], adapter_name="0")
     model.load_adapter(folders[1], adapter_name="1")
     model.add_weighted_adapter(["0", "1"], list(weights), "both", combination_type=of_peft, **extra)
@@ -137,7 +140,9 @@ def test_dare_keeps_the_sum_on_average(tmp_path):
     total = 0
     for seed in range(40):
         folder = tmp_path / f"dare{seed}"
-        merge(folders, Weights((1.0, 0.5)), folder, method="dare_linear", density=0.5, rank=32, seed=seed)
+        merge_adapters(
+            folders, MergeWeights((1.0, 0.5)), folder, method="dare_linear", density=0.5, rank=32, seed=seed
+        )
         total = total + summed(deltas([folder]), (1 / 40,))[next(iter(parts))]
     expected = parts[next(iter(parts))]
     assert (total - expected).norm() < 0.25 * expected.norm()
@@ -145,8 +150,8 @@ def test_dare_keeps_the_sum_on_average(tmp_path):
 
 def test_layer_swapping_weighs_blocks_by_themselves(tmp_path):
     folders = [saved(tmp_path / str(seed), seed, r=2, target_modules="all-linear") for seed in (1, 2)]
-    weights = Weights((1.0, 0.5), ((range(1, 2), (0.0, 1.0)),))
-    merge(folders, weights, tmp_path / "merged")
+    weights = MergeWeights((1.0, 0.5), ((range(1, 2), (0.0, 1.0)),))
+    merge_adapters(folders, weights, tmp_path / "merged")
     one, two, whole = deltas([*folders, tmp_path / "merged"])
     for name, delta in whole.items():
         expected = two[name] if ".layers.1." in name else one[name] + 0.5 * two[name]
@@ -164,8 +169,8 @@ def test_into_base_gives_the_logits_of_base_and_both(tmp_path):
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         model.save_pretrained(folder)
-    merge([tmp_path / "1", tmp_path / "2"], Weights((1.0, 1.0)), tmp_path / "merged")
-    into_base(tmp_path / "merged", "mini", tmp_path / "whole")
+    merge_adapters([tmp_path / "1", tmp_path / "2"], MergeWeights((1.0, 1.0)), tmp_path / "merged")
+    merge_into_base(tmp_path / "merged", "mini", tmp_path / "whole")
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     both = peft.PeftModel.from_pretrained(plain, tmp_path / "1", adapter_name="1")
     both.load_adapter(tmp_path / "2", adapter_name="2")
@@ -187,9 +192,9 @@ def test_into_base_refuses_a_change_of_embeddings_that_the_output_layer_shares(t
             if "lora_B" in name or "lora_embedding_A" in name:  # what begins as zero
                 torch.nn.init.normal_(parameter, std=0.1)
         model.save_pretrained(tmp_path / str(seed))
-    merge([tmp_path / "0", tmp_path / "1"], Weights((1.0, 1.0)), tmp_path / "merged")
-    with pytest.raises(AdapterError, match=r"is another model: logits .* that the output layer shares"):
-        into_base(tmp_path / "merged", "mini", tmp_path / "whole")
+    merge_adapters([tmp_path / "0", tmp_path / "1"], MergeWeights((1.0, 1.0)), tmp_path / "merged")
+    with pytest.raises(AdapterError, match=r"is another model: its logits .* that the output layer shares"):
+        merge_into_base(tmp_path / "merged", "mini", tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
 
 
@@ -220,7 +225,7 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     task, align = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "align"))
     manifest(task)
     manifest(align, aligned=["de"], layer=2, pairs="tatoeba", supervised=[], updates=7)
-    merge([task, align], Weights((1.0, 0.5)), tmp_path / "merged", method="svd")
+    merge_adapters([task, align], MergeWeights((1.0, 0.5)), tmp_path / "merged", method="svd")
     found = adapter.read_manifest(tmp_path / "merged")
     assert (found.arm, found.name) == ("merged svd 1:0.5", "task+align@svd_1_0.5")
     assert (found.supervised, found.aligned, found.layer, found.updates) == (["en"], ["de"], 2, 17)
@@ -238,12 +243,12 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     ):
         manifest(task, dtype=of_task)
         manifest(align, dtype=of_align)
-        merge([task, align], Weights((1.0, 0.5)), tmp_path / f"dtypes-{number}")
+        merge_adapters([task, align], MergeWeights((1.0, 0.5)), tmp_path / f"dtypes-{number}")
         assert adapter.read_manifest(tmp_path / f"dtypes-{number}").dtype == expected
     for number, (of_task, of_align) in enumerate([("1" * 64, "1" * 64), (None, "1" * 64), ("1" * 64, None)]):
         manifest(task, tokenizer_digest=of_task)
         manifest(align, tokenizer_digest=of_align)
-        merge([task, align], Weights((1.0, 0.5)), tmp_path / f"tokenizers-{number}")
+        merge_adapters([task, align], MergeWeights((1.0, 0.5)), tmp_path / f"tokenizers-{number}")
         merged = adapter.read_manifest(tmp_path / f"tokenizers-{number}")
         assert merged.tokenizer_digest == "1" * 64
     third = saved(tmp_path / "third", 1, r=2, target_modules=["q_proj"])
@@ -251,10 +256,10 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     manifest(align, tokenizer_digest="1" * 64)
     manifest(third, tokenizer_digest="2" * 64)
     with pytest.raises(AdapterError, match=r"align and .*third were trained with different tokenizers"):
-        merge([task, align, third], Weights((1.0, 1.0, 1.0)), tmp_path / "again")
+        merge_adapters([task, align, third], MergeWeights((1.0, 1.0, 1.0)), tmp_path / "again")
     manifest(align, base="other", base_digest="c" * 64)
-    with pytest.raises(AdapterError, match=r"trained on tiny, .* on other, and these are not the same"):
-        merge([task, align], Weights((1.0, 1.0)), tmp_path / "again")
+    with pytest.raises(AdapterError, match=r"trained on tiny and .* on other, which have different weights"):
+        merge_adapters([task, align], MergeWeights((1.0, 1.0)), tmp_path / "again")
 
 
 def test_merges_with_different_alignments_are_different_models_beside_one_baseline(tmp_path):
@@ -265,12 +270,12 @@ def test_merges_with_different_alignments_are_different_models_beside_one_baseli
         manifest(align, recipe={"name": "r", "digest": align.name, "baseline": "baseline"})
     found = []
     for align in aligns:
-        merge([task, align], Weights((1.0, 1.0)), tmp_path / f"with-{align.name}")
+        merge_adapters([task, align], MergeWeights((1.0, 1.0)), tmp_path / f"with-{align.name}")
         found.append(adapter.read_manifest(tmp_path / f"with-{align.name}"))
     assert len({one.recipe.digest for one in found}) == 2
     assert {one.recipe.baseline for one in found} == {"baseline"}
     manifest(task, recipe={"name": "r", "digest": "before"})
-    merge([task, aligns[0]], Weights((1.0, 1.0)), tmp_path / "old")
+    merge_adapters([task, aligns[0]], MergeWeights((1.0, 1.0)), tmp_path / "old")
     assert adapter.read_manifest(tmp_path / "old").recipe.baseline == "before"
 
 
@@ -284,7 +289,7 @@ def test_a_merged_adapter_has_the_languages_of_all_its_parents(tmp_path):
     }
     for name, values in known.items():
         manifest(saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]), **values)
-    merge([tmp_path / name for name in known], Weights((1.0, 0.5, 1.0)), tmp_path / "merged")
+    merge_adapters([tmp_path / name for name in known], MergeWeights((1.0, 0.5, 1.0)), tmp_path / "merged")
     found = adapter.read_manifest(tmp_path / "merged")
     assert (found.supervised, found.aligned, found.unseen) == (["en", "es"], ["hi", "de"], ["ja"])
     assert found.layer == 2
@@ -297,7 +302,7 @@ def test_a_merged_adapter_has_no_unseen_language_that_a_parent_had_by_another_co
     }
     for name, values in known.items():
         manifest(saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]), **values)
-    merge([tmp_path / name for name in known], Weights((1.0, 1.0)), tmp_path / "merged")
+    merge_adapters([tmp_path / name for name in known], MergeWeights((1.0, 1.0)), tmp_path / "merged")
     found = adapter.read_manifest(tmp_path / "merged")
     assert (found.supervised, found.aligned, found.unseen) == (["en"], ["zh_cn"], ["de"])
 
@@ -314,9 +319,9 @@ def test_a_merged_adapter_names_the_training_text_of_all_its_parents(tmp_path):
         found = adapter.read_manifest(folder).training_text
         return found and [(text.source, text.digest) for text in found]
 
-    merge([one, two], Weights((1.0, 1.0)), tmp_path / "merged")
+    merge_adapters([one, two], MergeWeights((1.0, 1.0)), tmp_path / "merged")
     assert sources(tmp_path / "merged") == [("midalign_mini_slot", "a" * 64), ("p/{language}.tsv", "b" * 64)]
-    merge([one, old], Weights((1.0, 1.0)), tmp_path / "with-old")
+    merge_adapters([one, old], MergeWeights((1.0, 1.0)), tmp_path / "with-old")
     assert sources(tmp_path / "with-old") == [
         ("midalign_mini_slot", "a" * 64),
         ("midalign_mini_mt", None),
@@ -324,7 +329,7 @@ def test_a_merged_adapter_names_the_training_text_of_all_its_parents(tmp_path):
     ]
     manifest(old, parents=[{"name": "x", "digest": "c" * 64}, {"name": "y", "digest": "d" * 64}])
     assert sources(old) is None  # of older merges, only the first parent's task is known
-    merge([one, old], Weights((1.0, 1.0)), tmp_path / "unknown")
+    merge_adapters([one, old], MergeWeights((1.0, 1.0)), tmp_path / "unknown")
     assert sources(tmp_path / "unknown") is None
 
 
@@ -338,7 +343,7 @@ def test_languages_of_a_task_are_kept_when_its_last_update_was_pairs_alone(tmp_p
         manifest(folder, supervised=[code], aligned=["hi"], layer=2, training={"alignment": 1.0})
         lines = ({"update": 1, "losses": losses}, {"update": 1, "measures": {}})
         (folder / "training.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    merge([task, second, align], Weights((1.0, 1.0, 1.0)), tmp_path / "merged")
+    merge_adapters([task, second, align], MergeWeights((1.0, 1.0, 1.0)), tmp_path / "merged")
     assert adapter.read_manifest(tmp_path / "merged").supervised == ["en", "es"]
 
 
@@ -348,7 +353,7 @@ def test_an_adapter_that_acts_after_its_invocation_tokens_alone_is_refused(tmp_p
     config = two / adapter.CONFIG
     config.write_text(json.dumps({**json.loads(config.read_text()), "alora_invocation_tokens": [3, 4]}))
     with pytest.raises(AdapterError, match="alora_invocation_tokens"):
-        merge([one, two], Weights((1.0, 1.0)), tmp_path / "merged")
+        merge_adapters([one, two], MergeWeights((1.0, 1.0)), tmp_path / "merged")
 
 
 def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):
@@ -359,15 +364,15 @@ def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):
     blocks = tuple((range(1, 2), (0.5, weight / 64)) for weight in range(40))
     for number, (weights, how) in enumerate(
         [
-            (Weights((1.0, 1.0)), {"method": "svd", "rank": 1}),
-            (Weights((1.0, 1.0)), {"method": "svd", "rank": 2}),
-            (Weights((1.0, 1.0)), {"method": "ties", "density": 0.2}),
-            (Weights((1.0, 1.0)), {"method": "ties", "density": 0.8}),
-            (Weights((1.0, 1.0), blocks), {}),
-            (Weights((1.0, 1.0), blocks[:-1]), {}),
+            (MergeWeights((1.0, 1.0)), {"method": "svd", "rank": 1}),
+            (MergeWeights((1.0, 1.0)), {"method": "svd", "rank": 2}),
+            (MergeWeights((1.0, 1.0)), {"method": "ties", "density": 0.2}),
+            (MergeWeights((1.0, 1.0)), {"method": "ties", "density": 0.8}),
+            (MergeWeights((1.0, 1.0), blocks), {}),
+            (MergeWeights((1.0, 1.0), blocks[:-1]), {}),
         ]
     ):
-        merge(folders, weights, tmp_path / str(number), **how)
+        merge_adapters(folders, weights, tmp_path / str(number), **how)
         found = adapter.read_manifest(tmp_path / str(number))
         assert len(found.name) <= 80
         names.add((found.name, found.arm))
@@ -378,22 +383,30 @@ def test_names_tell_merges_apart_and_fit_into_a_file_s_name(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "how", "message"),
     [
-        (Weights((math.nan, 1.0)), {}, "weights nan:1: expected finite numbers"),
-        (Weights((0.0, 0.0)), {}, "weights 0:0 leave nothing of any adapter"),
-        (Weights((1.0, 1.0)), {"rank": 2}, "cat has the rank that it has; one is chosen with svd, ties"),
+        (MergeWeights((math.nan, 1.0)), {}, "weights nan:1: expected finite numbers"),
+        (MergeWeights((0.0, 0.0)), {}, "weights 0:0 are all 0"),
+        (MergeWeights((1.0, 1.0)), {"rank": 2}, "cat has a fixed rank. Only svd, ties"),
         (
-            Weights((1.0, 1.0)),
+            MergeWeights((1.0, 1.0)),
             {"method": "svd", "density": 0.2},
-            "svd keeps all entries; a density is for ties",
+            "svd keeps all entries. A density is for ties",
         ),
-        (Weights((1.0, 1.0), ((range(7, 9), (0.0, 1.0)),)), {}, "in-blocks 7-8: .* but in blocks 0 to 2"),
-        (Weights((1.0, 1.0), ((range(2, 1), (0.0, 1.0)),)), {}, "in-blocks 2-0: .* change nothing there"),
+        (
+            MergeWeights((1.0, 1.0), ((range(7, 9), (0.0, 1.0)),)),
+            {},
+            "in-blocks 7-8: .* but in blocks 0 to 2",
+        ),
+        (
+            MergeWeights((1.0, 1.0), ((range(2, 1), (0.0, 1.0)),)),
+            {},
+            "in-blocks 2-0: .* change nothing there",
+        ),
     ],
 )
 def test_what_would_do_nothing_is_refused(tmp_path, weights, how, message):
     folders = [saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two")]
     with pytest.raises(AdapterError, match=message):
-        merge(folders, weights, tmp_path / "merged", **how)
+        merge_adapters(folders, weights, tmp_path / "merged", **how)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
@@ -402,8 +415,8 @@ def test_an_adapter_that_diverged_is_named_by_its_module(tmp_path):
     tensors = load_file(two / adapter.WEIGHTS)
     next(tensor for name, tensor in tensors.items() if "layers.1" in name)[0] = math.inf
     save_file(tensors, two / adapter.WEIGHTS)
-    with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.q_proj of these adapters, .* not finite"):
-        merge([one, two], Weights((1.0, 1.0)), tmp_path / "merged")
+    with pytest.raises(AdapterError, match=r"layers\.1\.self_attn\.q_proj gives numbers that are not finite"):
+        merge_adapters([one, two], MergeWeights((1.0, 1.0)), tmp_path / "merged")
 
 
 def test_a_score_is_a_share_in_every_family():
@@ -411,7 +424,7 @@ def test_a_score_is_a_share_in_every_family():
         return SimpleNamespace(family=family, metrics={name: SimpleNamespace(value=value)})
 
     entry = SimpleNamespace(tasks={"a": task("slot", "slot_f1", 0.5), "b": task("translation", "chrf", 30.0)})
-    assert _score(entry) == pytest.approx(0.4)
+    assert headline_share(entry) == pytest.approx(0.4)
 
 
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
@@ -420,9 +433,9 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     wrong = {
         "DoRA": saved(tmp_path / "dora", 1, use_dora=True, **options),
         "more than LoRA matrices": saved(tmp_path / "head", 1, modules_to_save=["lm_head"], **options),
-        "takes 32 and gives": saved(tmp_path / "shape", 1, **options),
-        "begun by pissa": saved(tmp_path / "pissa", 1, **options),
-        "half of a change": saved(tmp_path / "half", 1, **options),
+        "has 32 inputs and": saved(tmp_path / "shape", 1, **options),
+        "initialised by pissa": saved(tmp_path / "pissa", 1, **options),
+        "lacks a factor": saved(tmp_path / "half", 1, **options),
         r"target_parameters: mlp\.experts\.up_proj\), such as": saved(tmp_path / "experts", 1, **options),
     }
     folder = tmp_path / "shape"
@@ -439,12 +452,12 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tmp_path):
     before = sorted(tmp_path.iterdir())
     for message, other in wrong.items():
         with pytest.raises(AdapterError, match=message):
-            merge([plain, other], Weights((1.0, 1.0)), tmp_path / "merged")
+            merge_adapters([plain, other], MergeWeights((1.0, 1.0)), tmp_path / "merged")
     other = saved(tmp_path / "other", 1, **{**options, "r": 3})
     with pytest.raises(AdapterError, match="linear adds factors"):
-        merge([plain, other], Weights((1.0, 1.0)), tmp_path / "merged", method="linear")
-    with pytest.raises(AdapterError, match="is there already"):
-        merge([plain, other], Weights((1.0, 1.0)), plain)
+        merge_adapters([plain, other], MergeWeights((1.0, 1.0)), tmp_path / "merged", method="linear")
+    with pytest.raises(AdapterError, match="already exists"):
+        merge_adapters([plain, other], MergeWeights((1.0, 1.0)), plain)
     assert sorted(tmp_path.iterdir()) == sorted([*before, other])
 
 
@@ -462,9 +475,9 @@ def test_the_command_merges_and_refuses(tmp_path):
     for words, message in (
         ((one, two, "--output", "x", "--weights", "1"), "is not a weight for each of 2 adapters"),
         ((one, two, "--output", "x", "--weights", "1,1", "--weights", "1,2"), "--search TASKS"),
-        ((one, two, "--output", tmp_path / "both"), "is there already"),
+        ((one, two, "--output", tmp_path / "both"), "already exists"),
         ((one, two, "--output", "x", "--into-base"), "--base MODEL"),
-        ((one, "--output", "x"), "two adapters or more"),
+        ((one, "--output", "x"), "at least two adapters"),
         ((one, two, "--output", "x", "--limit", "3"), "--limit is for --search"),
         ((one, two, "--output", "x", "--system-instruction", "Be brief."), "are for --search"),
     ):
@@ -486,9 +499,9 @@ def test_a_search_asks_as_the_adapters_were_trained(tmp_path, monkeypatch):
     prompts = {"apply_chat_template": True, "system_instruction": "Be brief."}
     for chosen in ({}, prompts):
         with pytest.raises(KeyboardInterrupt):
-            search(
+            search_weights(
                 sources,
-                [Weights((1.0, 0.5))],
+                [MergeWeights((1.0, 0.5))],
                 tmp_path / "search",
                 base="mini",
                 tasks=["midalign_mini_slot_en"],

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+import midalign
 from midalign import record
 from midalign.errors import RecordError
+
+SCHEMA = Path(midalign.__file__).parent / "record.schema.json"
 
 COLUMNS = [
     "slot_tp",
@@ -89,10 +92,10 @@ def items() -> dict[str, record.Items]:
 
 def test_written_is_read(tmp_path: Path, items: dict[str, record.Items]) -> None:
     entry = make(items)
-    path = record.write(entry, items, tmp_path / "results")
+    path = record.write_record(entry, items, tmp_path / "results")
     assert path == tmp_path / "results" / "tiny.json"
     assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.items.jsonl.zst", "tiny.json"]
-    back = record.read(path)
+    back = record.read_record(path)
     assert back.model_copy(update={"items": None}) == entry
     assert back.items is not None
     assert back.items.sha256 == hashlib.sha256((path.parent / back.items.file).read_bytes()).hexdigest()
@@ -109,7 +112,9 @@ def test_a_record_holds_several_families(tmp_path: Path, items: dict[str, record
     entry = make(items)
     other = entry.tasks[german].model_copy(update={"family": "translation", "counts": {"n": 3, "empty": 1}})
     mixed = {**items, german: record.Items(np.arange(3), np.array([[1, 0], [1, 1], [1, 0]]))}
-    path = record.write(entry.model_copy(update={"tasks": {**entry.tasks, german: other}}), mixed, tmp_path)
+    path = record.write_record(
+        entry.model_copy(update={"tasks": {**entry.tasks, german: other}}), mixed, tmp_path
+    )
     read = record.read_items(path)
     assert np.array_equal(read[german].counts, mixed[german].counts)
     assert np.array_equal(read[english].counts, items[english].counts)
@@ -119,12 +124,12 @@ def test_items_of_all_of_massive_are_small_enough_to_commit() -> None:
     rng = np.random.default_rng(0)
     items = {f"midalign_slot_{i}": synthetic(rng, 2974) for i in range(52)}
     assert sum(len(one.doc_ids) for one in items.values()) == 154_648
-    assert len(record.pack(items, dict.fromkeys(items, COLUMNS))) < 1_000_000
+    assert len(record.pack_items(items, dict.fromkeys(items, COLUMNS))) < 1_000_000
 
 
 def test_a_record_is_valid_json_schema(tmp_path: Path, items: dict[str, record.Items]) -> None:
-    path = record.write(make(items), items, tmp_path)
-    schema = json.loads((Path(record.__file__).parent / "record.schema.json").read_text("utf-8"))
+    path = record.write_record(make(items), items, tmp_path)
+    schema = json.loads(SCHEMA.read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(path.read_text("utf-8")), schema)
     broken = json.loads(path.read_text("utf-8")) | {"tasks": {}}
@@ -133,14 +138,14 @@ def test_a_record_is_valid_json_schema(tmp_path: Path, items: dict[str, record.I
 
 
 def test_the_schema_in_the_package_is_not_stale() -> None:
-    written = (Path(record.__file__).parent / "record.schema.json").read_text("utf-8")
-    assert json.loads(written) == record.schema(), "run: python scripts/write_schema.py"
+    written = SCHEMA.read_text("utf-8")
+    assert json.loads(written) == record.record_schema(), "run: python scripts/write_schema.py"
 
 
 def test_altered_items_are_refused(tmp_path: Path, items: dict[str, record.Items]) -> None:
-    path = record.write(make(items), items, tmp_path)
+    path = record.write_record(make(items), items, tmp_path)
     other = {task: record.Items(one.doc_ids, one.counts + 1) for task, one in items.items()}
-    (tmp_path / "tiny.items.jsonl.zst").write_bytes(record.pack(other, dict.fromkeys(other, COLUMNS)))
+    (tmp_path / "tiny.items.jsonl.zst").write_bytes(record.pack_items(other, dict.fromkeys(other, COLUMNS)))
     with pytest.raises(RecordError, match="not the file that tiny"):
         record.read_items(path)
     (tmp_path / "tiny.items.jsonl.zst").unlink()
@@ -160,10 +165,10 @@ def test_altered_items_are_refused(tmp_path: Path, items: dict[str, record.Items
 def test_a_malformed_record_is_refused_with_its_place(
     tmp_path: Path, items: dict[str, record.Items], change: dict[str, object], message: str
 ) -> None:
-    path = record.write(make(items), items, tmp_path)
+    path = record.write_record(make(items), items, tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
     with pytest.raises(RecordError, match=message):
-        record.read(path)
+        record.read_record(path)
 
 
 def test_scores_below_zero_and_what_is_no_number_are_refused() -> None:
@@ -177,7 +182,7 @@ def test_scores_below_zero_and_what_is_no_number_are_refused() -> None:
 def test_a_full_disk_leaves_the_old_record(
     tmp_path: Path, items: dict[str, record.Items], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = record.write(make(items), items, tmp_path)
+    path = record.write_record(make(items), items, tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full(_: int) -> None:
@@ -185,10 +190,10 @@ def test_a_full_disk_leaves_the_old_record(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        record.write(make(items), items, path.parent)
+        record.write_record(make(items), items, path.parent)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(RecordError):
-        record.write(make(items), {}, tmp_path)
+        record.write_record(make(items), {}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,17 +206,19 @@ def test_a_full_disk_leaves_the_old_record(
     ],
 )
 def test_file_names(name: str, expected: str) -> None:
-    assert record.file_name(name) == expected
+    assert record.record_file_name(name) == expected
 
 
 def test_names_outside_ascii_have_files_of_their_own() -> None:
     names = ["ü", "ö", "ответы", "выходы", "modèle", "modéle", "modele", "模型", "模式"]
-    files = [record.file_name(name) for name in names]
+    files = [record.record_file_name(name) for name in names]
     assert len(set(files)) == len(names)
     for file in files:
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@=+-]*", file)
     # A name is the same on file systems that decompose its letters.
-    assert record.file_name(unicodedata.normalize("NFD", "modèle")) == record.file_name("modèle")
+    assert record.record_file_name(unicodedata.normalize("NFD", "modèle")) == record.record_file_name(
+        "modèle"
+    )
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
@@ -242,12 +249,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_record_under_other_conditions_is_not_replaced(
     tmp_path: Path, items: dict[str, record.Items], change: str
 ) -> None:
-    path = record.write(make(items), items, tmp_path)
+    path = record.write_record(make(items), items, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     fields, message = CHANGES[change]
     other = record.Record.model_validate({**make(items).model_dump(), **fields})
     with pytest.raises(RecordError, match=message) as error:
-        record.write(other, items, tmp_path)
+        record.write_record(other, items, tmp_path)
     assert str(path) in str(error.value)
     assert "--output OTHER" in str(error.value)
     assert f"rm '{path}'" in str(error.value)
@@ -289,16 +296,16 @@ COMET = {"name": "mine", "version": "2.2.7", "value": 0.5, "stderr": 0.1, "n": 5
 def test_a_task_under_other_conditions_is_not_replaced(
     tmp_path: Path, items: dict[str, record.Items], before: dict[str, Any], now: dict[str, Any], message: str
 ) -> None:
-    record.write(changed(make(items), **before), items, tmp_path)
+    record.write_record(changed(make(items), **before), items, tmp_path)
     with pytest.raises(RecordError, match=message):
-        record.write(changed(make(items), **now), items, tmp_path)
+        record.write_record(changed(make(items), **now), items, tmp_path)
 
 
 def test_a_newer_result_of_more_tasks_replaces_a_record(
     tmp_path: Path, items: dict[str, record.Items]
 ) -> None:
     english = {"midalign_slot_en": items["midalign_slot_en"]}
-    path = record.write(make(english), english, tmp_path)
+    path = record.write_record(make(english), english, tmp_path)
     newer = make(items).model_copy(
         update={
             "created": datetime(2026, 11, 24, tzinfo=UTC),
@@ -306,35 +313,35 @@ def test_a_newer_result_of_more_tasks_replaces_a_record(
             "base": record.Base(name="tiny", digest="2" * 64, tokenizer="8" * 64, note="said later"),
         }
     )
-    record.write(newer, items, tmp_path)
-    assert list(record.read(path).tasks) == list(items)
+    record.write_record(newer, items, tmp_path)
+    assert list(record.read_record(path).tasks) == list(items)
     with pytest.raises(RecordError, match="a record of other tasks"):
-        record.write(make(english), english, tmp_path)
+        record.write_record(make(english), english, tmp_path)
     with pytest.raises(RecordError, match="is newer than what would replace it"):
-        record.write(make(items), items, tmp_path)
+        record.write_record(make(items), items, tmp_path)
     other = newer.model_copy(update={"base": newer.base.model_copy(update={"tokenizer": "9" * 64})})
     with pytest.raises(RecordError, match="generation settings 888888888888, now 999999999999"):
-        record.write(other, items, tmp_path)
+        record.write_record(other, items, tmp_path)
 
 
 def test_retrieval_is_not_lost(tmp_path: Path, items: dict[str, record.Items]) -> None:
     measured = record.Retrieval(layer=2, candidates=3, pooling="mean", accuracy={"de": 0.5})
-    record.write(make(items).model_copy(update={"retrieval": measured}), items, tmp_path)
+    record.write_record(make(items).model_copy(update={"retrieval": measured}), items, tmp_path)
     with pytest.raises(RecordError, match="retrieval measured, now not"):
-        record.write(make(items), items, tmp_path)
+        record.write_record(make(items), items, tmp_path)
 
 
 def test_a_shard_of_another_run_is_not_replaced(tmp_path: Path, items: dict[str, record.Items]) -> None:
     """A run of more tasks has other shards, with other items."""
     shards = [record.Shard(number=1, of=2, run=digit * 64) for digit in "ab"]
     for entry in (make(items).model_copy(update={"shard": shards[0]}),) * 2:
-        record.write(entry, items, tmp_path)
+        record.write_record(entry, items, tmp_path)
     with pytest.raises(RecordError, match="run of the shards aaaaaaaaaaaa, now bbbbbbbbbbbb"):
-        record.write(make(items).model_copy(update={"shard": shards[1]}), items, tmp_path)
+        record.write_record(make(items).model_copy(update={"shard": shards[1]}), items, tmp_path)
 
 
 def test_what_is_no_record_is_not_replaced(tmp_path: Path, items: dict[str, record.Items]) -> None:
     (tmp_path / "tiny.json").write_text("notes")
     with pytest.raises(RecordError, match=r"tiny\.json is not a record"):
-        record.write(make(items), items, tmp_path)
+        record.write_record(make(items), items, tmp_path)
     assert (tmp_path / "tiny.json").read_text() == "notes"

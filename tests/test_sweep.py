@@ -150,7 +150,7 @@ def test_labels_tell_points_apart():
     twice = grid.model_copy(update={"points": [{"updates": 5}, {"updates": 5}]})
     assert [point.label for point in sweep.plan(twice)][2:] == ["updates=5"]
     chinese = grid.model_copy(update={"points": [{"system_instruction": "是"}, {"system_instruction": "否"}]})
-    assert len({record.file_name(f"g-{point.label}") for point in sweep.plan(chinese)}) == 4
+    assert len({record.record_file_name(f"g-{point.label}") for point in sweep.plan(chinese)}) == 4
     alike = grid.model_copy(update={"points": [{"system_instruction": "a b"}, {"system_instruction": "a?b"}]})
     with pytest.raises(
         RecipeError, match=r"'a b'.* and .*'a\?b'.* would both be called g-system_instruction=a-b"
@@ -342,7 +342,7 @@ def test_an_interrupted_sweep_of_merged_points_goes_on_and_scores_what_was_merge
         for name, change in whole.items():
             expected = baseline[name] + weight * alone[name]
             assert (change - expected).norm() <= 1e-5 * expected.norm()
-    records = [record.read(path) for path in (tmp_path / "out" / "results").glob("*.json")]
+    records = [record.read_record(path) for path in (tmp_path / "out" / "results").glob("*.json")]
     assert sorted(one.arm for one in records) == ["baseline", "merged 1:0.25", "merged 1:1"]
     for one in (one for one in records if one.arm.startswith("merged")):
         assert one.adapter.digest == adapter.digest(merged / f"1_{one.arm[9:]}-seed1")
@@ -393,7 +393,7 @@ def test_a_killed_sweep_goes_on_and_says_what_its_records_say(tmp_path):
         "g-aligned=tr/adapters/aligned-seed1",
     ]
 
-    records = {path.stem: record.read(path) for path in (tmp_path / "out" / "results").glob("*.json")}
+    records = {path.stem: record.read_record(path) for path in (tmp_path / "out" / "results").glob("*.json")}
     assert len(records) == 3
 
     def score(name, codes):

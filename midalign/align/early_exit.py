@@ -1,4 +1,4 @@
-"""Early exit: a model's forward, left as soon as what is wanted of it is there."""
+"""Stop a forward pass once the required layer is computed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +13,13 @@ class EarlyExit(Exception):  # noqa: N818 - not an error
         self.output = output
 
 
-def run(model: nn.Module, inputs: Mapping[str, object]) -> Any:
-    """Run `model(**inputs)` without a key-value cache, and return its output or what a hook stopped it with.
+def run_until_exit(model: nn.Module, inputs: Mapping[str, object]) -> Any:
+    """Run `model(**inputs)` without a key-value cache, and return its output or that of a hook's EarlyExit.
 
     The exception is caught inside the call, so that the model's own forward hooks still see an output. FSDP
     reduces gradients from such hooks, and would silently skip it otherwise.
     """
-    forward, own = model.forward, "forward" in vars(model)
+    forward, is_patched = model.forward, "forward" in vars(model)
 
     def as_far(*arguments: object, **keywords: object) -> object:
         try:
@@ -31,7 +31,7 @@ def run(model: nn.Module, inputs: Mapping[str, object]) -> Any:
     try:
         return model(**inputs, use_cache=False)
     finally:
-        if own:
+        if is_patched:
             model.forward = forward
         else:
             del model.forward

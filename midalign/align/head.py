@@ -1,4 +1,4 @@
-"""The language-model loss at the positions that have labels, without ever holding all their logits."""
+"""Language-model loss at the labelled positions, without all their logits in memory at once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,23 +7,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from midalign.align.early_exit import EarlyExit, run
+from midalign.align.early_exit import EarlyExit, run_until_exit
 
 CHUNK = 128
 """Positions whose logits exist at one time: 134 MB in fp32 for a vocabulary of 262k."""
 
 IGNORED = -100
-"""The label of positions without loss, as torch's cross entropy has it."""
+"""Label of positions without loss, as in torch's cross entropy."""
 
 PROBE_TOKENS = 8
-"""Tokens of the forward pass that shows whether a decoder scales or caps its logits."""
+"""Tokens of the forward pass that detects scaled or capped logits."""
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Cross entropy of `states @ weight.T`, a label each: logits live for one chunk, in forward only.
+    """Cross entropy of `states @ weight.T` and one label per state. Logits exist for one chunk at a time.
 
-    The head is frozen, so the gradient with respect to the states, (softmax - one-hot) @ weight, can be had
-    while the chunk's logits are there: nothing is recomputed in backward.
+    The head is frozen, so only the gradient with respect to the states is needed: (softmax - one-hot) @
+    weight. It is computed in forward from the chunk's logits, so backward recomputes nothing.
     """
 
     @staticmethod
@@ -51,8 +51,8 @@ class _FrozenHeadLoss(torch.autograd.Function):
 def frozen_head(model: nn.Module) -> Tensor | None:
     """Return the head's weight (vocabulary, hidden) if the logits are its plain product with the states.
 
-    Return None for decoders that train or bias their head, or that scale or cap their logits. The latter is
-    found by a forward pass, since every architecture has its own configuration key for it.
+    Return None for decoders that train or bias their head, or that scale or cap their logits. A forward pass
+    detects the latter, since every architecture has another configuration key for it.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
@@ -69,7 +69,7 @@ def _ends_in(model: nn.Module, head: nn.Linear) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            logits: Tensor = run(model, {"input_ids": ids}).logits
+            logits: Tensor = run_until_exit(model, {"input_ids": ids}).logits
     finally:
         hook.remove()
         model.train(training)
@@ -82,13 +82,13 @@ def label_losses(
     """Return the cross entropy of every label, at least in fp32.
 
     Args:
-        inputs: what the model's forward takes.
-        labels: (rows, width), at each position the token that should come next, or IGNORED.
-        head: `frozen_head(model)`, in the dtype of the product; None runs the model's own head and what
-            follows it on the labelled positions.
+        inputs: arguments of the model's forward.
+        labels: (rows, width), the next token at each position, or IGNORED.
+        head: `frozen_head(model)`, in the dtype of the product. None runs the model's head, and everything
+            after it, on the labelled positions.
 
     Returns:
-        (labels that are not IGNORED,), row after row. Logits are computed for these and nowhere else.
+        (labels that are not IGNORED,), row by row. Logits are computed only for these.
     """
     labelled = labels != IGNORED
 
@@ -100,7 +100,7 @@ def label_losses(
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)  # type: ignore[operator]
     try:
-        output = run(model, inputs)
+        output = run_until_exit(model, inputs)
     finally:
         hook.remove()
     if head is not None:

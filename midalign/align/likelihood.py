@@ -1,4 +1,4 @@
-"""How well a decoder predicts plain sentences, which alignment must not wear away."""
+"""Bits per character of plain sentences, which alignment should not degrade."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ def bits_per_character(
     """Return the bits that the tokens after the first take per character.
 
     Args:
-        sentences: token ids, with what the tokenizer puts before them.
-        characters: of all sentences together, those of the predicted tokens: `predicted_texts` counts them.
+        sentences: token ids, including those that the tokenizer adds before a sentence.
+        characters: characters of the predicted tokens of all sentences, as `predicted_texts` counts them.
+        pad: id of padding.
     """
     device = next(model.parameters()).device
     nats, head = 0.0, frozen_head(model)
@@ -42,10 +43,10 @@ def bits_per_character(
 def predicted_texts(
     tokenizer: Any, sentences: Sequence[str], limit: int | None
 ) -> tuple[list[list[int]], int]:
-    """Return sentences' first `limit` token ids, and the characters of all but the first token of each.
+    """Return the first `limit` token ids of each sentence, and the characters of all but the first tokens.
 
-    The first token is not predicted: the BOS, which has no characters, or without a BOS a part of the text.
-    What the tokenizer adds after a sentence is left out.
+    The first token is not predicted: it is the BOS, which has no characters, or without a BOS a part of the
+    text. Tokens that the tokenizer adds after a sentence are removed.
     """
     _, after = added_tokens(tokenizer)
     rows, characters = [], 0
@@ -57,7 +58,7 @@ def predicted_texts(
 
 
 def _predicted_text(tokenizer: Any, sentence: str, after: int, limit: int | None) -> tuple[list[int], int]:
-    if not tokenizer.is_fast:  # it does not say where its tokens stand
+    if not tokenizer.is_fast:  # slow tokenizers give no offsets
         ids = tokenizer(sentence)["input_ids"]
         ids = ids[: len(ids) - after][:limit]
         return ids, len(tokenizer.decode(ids[1:], skip_special_tokens=True))

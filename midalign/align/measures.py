@@ -1,4 +1,4 @@
-"""How well the sentences of two languages find each other, by their pooled states."""
+"""Retrieval measures between the sentences of two languages, by their pooled states."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,26 +9,26 @@ from torch import Tensor
 from midalign.align.objective import centre
 
 MARGIN_NEIGHBOURS = 4
-"""As Artetxe and Schwenk (2019, arXiv 1811.01136) average them."""
+"""Neighbours in the mean of Artetxe and Schwenk (2019, arXiv 1811.01136)."""
 CSLS_NEIGHBOURS = 10
-"""As Conneau et al. (2018, arXiv 1710.04087) do."""
+"""Neighbours in the mean of Conneau et al. (2018, arXiv 1710.04087)."""
 
 TIE = 1e-12
-"""Scores that differ by less are tied: some processors' matrix kernels round the products of equal sentences
-differently by position."""
+"""Scores that differ by less are tied: on some processors, matrix kernels round the products of equal
+sentences differently by position."""
 
 RETRIEVALS = ("accuracy", "margin", "csls", "centred")
-"""Measures from a language to another, which have a `_back`."""
+"""Measures from one language to another. The opposite direction has the suffix `_back`."""
 SYMMETRIC = ("pair_cosine", "other_cosine", "centred_pair_cosine", "centred_other_cosine", "mexa")
-"""Measures that have no direction."""
+"""Measures without a direction."""
 
 
 Repeated = Mapping[str, Sequence[int]]
-"""Sentences of a language that stand in several rows, with these rows."""
+"""Sentences of a language that occur in several rows -> these rows."""
 
 
 def repeated_sentences(sentences: Sequence[str]) -> Repeated:
-    """Return the rows of every sentence that stands in more than one."""
+    """Return the rows of every sentence that occurs more than once."""
     rows: dict[str, list[int]] = {}
     for row, sentence in enumerate(sentences):
         rows.setdefault(sentence, []).append(row)
@@ -38,7 +38,7 @@ def repeated_sentences(sentences: Sequence[str]) -> Repeated:
 def further_translations(
     foreign: Sequence[str], other: Sequence[str], again: Repeated, other_again: Repeated
 ) -> list[tuple[int, int]]:
-    """Return (i, j), i != j, where `foreign[i]` and `other[j]` translate each other in some row.
+    """Return the pairs (i, j), i != j, for which a row translates the sentence `foreign[i]` by `other[j]`.
 
     Args:
         foreign, other: sentences, parallel by row.
@@ -54,26 +54,27 @@ def further_translations(
     return sorted((row, place) for row, place in right if row != place)
 
 
-def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> dict[str, Tensor]:
+def measure_retrieval(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> dict[str, Tensor]:
     """Measure retrieval of one language against several.
 
     Args:
-        foreign: (sentences, hidden) pooled states, any float dtype; computed in fp64: where sentences share
-            most of their states, cosines lie so near 1 that fp32 orders them by its rounding.
+        foreign: (sentences, hidden) pooled states, any float dtype. Computed in fp64: if sentences share
+            most of their states, cosines are so close to 1 that rounding would order them in fp32.
         others: (languages, sentences, hidden), row i of each parallel to row i of `foreign`.
-        further: (3, k) language, row i and row j of translations besides those of equal rows, where sentences
-            are repeated: `further_translations`.
+        further: (3, k) language, row i and row j of the `further_translations` of repeated sentences, besides
+            those of equal rows.
 
     Returns:
-        By name (languages,) fp64. A retrieval is the share of sentences of which a translation scores higher
-        than every other candidate, a tie counting as not found; `_back` is from the other language to this.
+        Measure -> (languages,) fp64. A retrieval is the share of sentences with a translation that scores
+        higher than every other candidate. A tie counts as not found. `_back` is the opposite direction.
 
         accuracy: by cosine. margin: by its ratio to the mean cosine of both sides' nearest neighbours
         (1811.01136, ratio). csls: by twice the cosine minus these means (1710.04087). centred: by cosine of
-        states minus their language's mean, as `midalign.align.retrieval` has it. mexa: the share found in
-        both directions at once (Kargaran et al. 2024, arXiv 2410.05873). pair_cosine, other_cosine: means
-        over translations and over all else; `centred_`: without what a language's sentences share.
+        states minus their language's mean, as in `midalign.align.retrieval`. mexa: the share found in both
+        directions at once (Kargaran et al. 2024, arXiv 2410.05873). pair_cosine, other_cosine: mean cosine of
+        translations and of all other pairs, with the prefix `centred_` after subtracting language means.
     """
+    # 1. Cosines of plain and of centred states, and the mean cosines of nearest neighbours.
     sides = foreign.double(), others.double()
     plain = _cosines(*sides)
     centred = _cosines(centre(sides[0]), sides[1] - sides[1].mean(1, keepdim=True))
@@ -81,6 +82,8 @@ def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> 
     if further is None:
         further = torch.empty(3, 0, dtype=torch.long)
     further = further.to(plain.device)
+
+    # 2. Retrieval by each score. The divisions reuse the memory of the neighbours' means.
     found = {
         "accuracy": _found(plain, further),
         "margin": _found(torch.div(plain, margin, out=margin), further),
@@ -88,8 +91,10 @@ def measures(foreign: Tensor, others: Tensor, further: Tensor | None = None) -> 
         "centred": _found(centred, further),
     }
     result = {"mexa": (found["accuracy"][0] & found["accuracy"][1]).double().mean(1)}
-    for name, sides_found in found.items():
-        result[name], result[f"{name}_back"] = (side.double().mean(1) for side in sides_found)
+    for name, found_by_side in found.items():
+        result[name], result[f"{name}_back"] = (side.double().mean(1) for side in found_by_side)
+
+    # 3. Mean cosines of translations and of other pairs, without further translations of repeated sentences.
     for prefix, cosines in (("", plain), ("centred_", centred)):
         pairs = cosines.diagonal(dim1=1, dim2=2)
         count = pairs.shape[1]
@@ -112,8 +117,8 @@ def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
     nearest = [cosines.topk(min(most, cosines.shape[dim]), dim=dim).values.split(1, dim) for dim in (2, 1)]
 
     def both(count: int) -> Tensor:
-        # One after the other: a reduction may add up in another order elsewhere, which breaks ties.
-        rows, columns = (sum(own[1:count], own[0]) / len(own[:count]) for own in nearest)
+        # Add one by one: a reduction may add in another order elsewhere, which breaks ties.
+        rows, columns = (sum(side[1:count], side[0]) / len(side[:count]) for side in nearest)
         mean: Tensor = (rows + columns) / 2
         return mean
 
@@ -121,20 +126,20 @@ def _neighbours(cosines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _found(scores: Tensor, further: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (languages, sentences) bool: whose own score is the highest of its row, and of its column."""
+    """Return if a translation scores highest in its row, and in its column: (languages, sentences) bool."""
     diagonal = scores.diagonal(dim1=1, dim2=2)
-    own, more = diagonal.clone(), scores[tuple(further)]
-    best = [_raised(own, further[0], further[side], more) for side in (1, 2)]
-    # In place, and put back: a masked copy takes as long as the rest.
+    aligned, more = diagonal.clone(), scores[tuple(further)]
+    best = [_raised(aligned, further[0], further[side], more) for side in (1, 2)]
+    # Mask in place and restore: a masked copy takes as long as everything else.
     diagonal.fill_(-torch.inf)
     scores[tuple(further)] = -torch.inf
-    found = best[0] > scores.amax(2) + TIE, best[1] > scores.amax(1) + TIE
-    diagonal.copy_(own)
+    retrieved = best[0] > scores.amax(2) + TIE, best[1] > scores.amax(1) + TIE
+    diagonal.copy_(aligned)
     scores[tuple(further)] = more
-    return found
+    return retrieved
 
 
 def _raised(scores: Tensor, languages: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-    """Return (languages, sentences) scores, or where higher those that others have at their places."""
+    """Return the higher of each score and those of further translations: (languages, sentences)."""
     places = languages * scores.shape[1] + rows
     return scores.flatten().scatter_reduce(0, places, others, "amax").view_as(scores)

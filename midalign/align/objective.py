@@ -1,4 +1,4 @@
-"""The alignment objective on pooled states, and what keeps the tokens of a sentence apart."""
+"""The alignment objective on pooled states, and a penalty that keeps the tokens of a sentence apart."""
 
 from typing import Literal
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from midalign.align.pooling import mean_of_own
+from midalign.align.pooling import mean_by_owner
 
 
 def centre(states: Tensor) -> Tensor:
-    """Subtract the batch mean, which holds what all sentences share, from states (batch, hidden)."""
+    """Remove the batch mean, which all sentences share, from states (batch, hidden)."""
     return states - states.mean(0, keepdim=True)
 
 
@@ -26,19 +26,19 @@ def info_nce(
 
     Args:
         anchors, candidates: (batch, hidden) pooled states; all other rows of the batch are negatives.
-        temperature: divisor of the cosines; a tensor learns.
-        symmetric: mean of both directions; False is Eq. 1 of Liu and Niehues 2025, anchors to candidates.
-        same: (batch, batch), True where pair i and pair j say the same, so that j is no negative of i.
+        temperature: divisor of the cosines. A tensor is trained.
+        symmetric: mean of both directions. False is Eq. 1 of Liu and Niehues 2025, anchors to candidates.
+        same: (batch, batch), True if pairs i and j have the same meaning, so that j is not a negative of i.
 
     Returns:
-        A scalar, at least fp32. Cosines and softmax leave autocast: near 1 bf16 has steps of 1/128 and
-        candidates tie.
+        A scalar, at least fp32. Cosines and softmax disable autocast: near 1, bf16 has steps of 1/128 and
+        candidates would tie.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = _unit(anchors) @ _unit(candidates).T / temperature
-        own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+        diagonal = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
         if same is not None:
-            similarity = similarity.masked_fill(same & ~own, -torch.inf)
+            similarity = similarity.masked_fill(same & ~diagonal, -torch.inf)
         target = torch.arange(len(similarity), device=similarity.device)
         loss = F.cross_entropy(similarity, target)
         return (loss + F.cross_entropy(similarity.T, target)) / 2 if symmetric else loss
@@ -47,7 +47,7 @@ def info_nce(
 def cosine_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
     """Return the mean of 1 - cosine over pairs (batch, hidden).
 
-    Without negatives, nothing keeps sentences apart.
+    It has no negatives, so nothing keeps different sentences apart.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         return 1 - (_unit(anchors) * _unit(candidates)).sum(1).mean()
@@ -56,8 +56,8 @@ def cosine_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
 def squared_distance(anchors: Tensor, candidates: Tensor) -> Tensor:
     """Return the squared distance of pairs, relative to the mean squared norm of both sides.
 
-    The norm is held constant. Norms differ by orders of magnitude between bases and layers, the ratio does
-    not.
+    The norm gets no gradient. Norms differ by orders of magnitude between bases and layers, but the ratio
+    does not.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         anchors, candidates = _precise(anchors), _precise(candidates)
@@ -77,13 +77,13 @@ def stop_gradient(
 def token_deviation(states: Tensor, reference: Tensor, owner: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Return how far tokens moved within their sentence, and the variance of the reference.
 
-    Each token's state minus its sentence's mean is compared with the same of the base. The sentence may move
-    as a whole, as alignment requires, while its tokens stay as different from each other as before. Token
+    Each token's state minus its sentence's mean is compared with that of the base. So the sentence may move
+    as a whole, as alignment requires, but its tokens must stay as different from each other as before. Token
     preservation is the first result divided by the second.
 
     Args:
         states, reference: (rows, width, hidden) with and without the adapter.
-        owner: (rows, width), the sentence of each token, negative where there is none.
+        owner: (rows, width), the sentence of each token, negative for tokens of no sentence.
         kept: (rows, width), True for tokens that count.
 
     Returns:
@@ -93,11 +93,11 @@ def token_deviation(states: Tensor, reference: Tensor, owner: Tensor, kept: Tens
         kept = kept & (owner >= 0)
         sentence = owner[kept]
         sentences = int(sentence.max()) + 1 if len(sentence) else 0
-        own, base = (
-            _precise(side)[kept] - mean_of_own(side, owner, kept, sentences)[sentence]
+        moved, base = (
+            _precise(side)[kept] - mean_by_owner(side, owner, kept, sentences)[sentence]
             for side in (states, reference)
         )
-        return (own - base).square().sum(), base.square().sum()
+        return (moved - base).square().sum(), base.square().sum()
 
 
 def _precise(states: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One vector a sentence out of the states of its tokens."""
+"""Pool the states of a sentence's tokens into one vector."""
 
 import torch
 from torch import Tensor
@@ -14,28 +14,28 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
         mask: (batch, tokens), 1 for tokens that count. A row of zeros gives a zero vector.
 
     Returns:
-        (batch, hidden), fp32 or fp64: sums of bf16 states lose what tells sentences apart.
+        (batch, hidden), fp32 or fp64: sums of bf16 states lose the differences between sentences.
     """
     precise = states.to(torch.promote_types(states.dtype, torch.float32))
     weights = mask.unsqueeze(-1).to(precise.dtype)
     return (precise * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
-def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> Tensor:
+def mean_by_owner(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> Tensor:
     """Return `mean_pool` of sentences laid out in rows.
 
     Args:
         states: (rows, width, hidden), any float dtype.
         owner: (rows, width): the sentence of each token, SHARED or PADDING.
-        kept: (rows, width), True for tokens that count; a shared one counts for all sentences of its row.
+        kept: (rows, width), True for tokens that count. A shared token counts for all sentences of its row.
 
     Returns:
-        (sentences, hidden), fp32 or fp64. Zero vectors for sentences of which nothing is here.
+        (sentences, hidden), fp32 or fp64. Zero vectors for sentences without tokens in the rows.
     """
     precise = states.to(torch.promote_types(states.dtype, torch.float32))
-    own = kept & (owner >= 0)
-    total = precise.new_zeros(sentences, states.shape[2]).index_add(0, owner[own], precise[own])
-    count = precise.new_zeros(sentences).index_add(0, owner[own], precise.new_ones(int(own.sum())))
+    mask = kept & (owner >= 0)
+    total = precise.new_zeros(sentences, states.shape[2]).index_add(0, owner[mask], precise[mask])
+    count = precise.new_zeros(sentences).index_add(0, owner[mask], precise.new_ones(int(mask.sum())))
     shared = kept & (owner == SHARED)
     if shared.any():
         row, sentence = _members(owner)
@@ -44,7 +44,7 @@ def mean_of_own(states: Tensor, owner: Tensor, kept: Tensor, sentences: int) -> 
     return total / count.clamp(min=1.0).unsqueeze(1)
 
 
-def last_of_own(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
+def last_by_owner(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
     """Return the state of each sentence's last token, (sentences, hidden), at least in fp32."""
     flat = owner.flatten()
     index = torch.arange(len(flat), device=owner.device)
@@ -59,6 +59,6 @@ def last_of_own(states: Tensor, owner: Tensor, sentences: int) -> Tensor:
 def _members(owner: Tensor) -> tuple[Tensor, Tensor]:
     """Return (row, sentence) of every sentence that has a token in the rows."""
     rows = torch.arange(len(owner), device=owner.device).unsqueeze(1).expand_as(owner)
-    own = owner >= 0
-    pairs = torch.stack([rows[own], owner[own]]).unique(dim=1)
+    mask = owner >= 0
+    pairs = torch.stack([rows[mask], owner[mask]]).unique(dim=1)
     return pairs[0], pairs[1]

@@ -1,4 +1,4 @@
-"""Does a sentence find its translation among the candidates?"""
+"""Pair retrieval: the share of sentences whose nearest candidate is their translation."""
 
 from collections.abc import Sequence
 
@@ -9,34 +9,36 @@ from torch import Tensor
 from midalign.align.objective import centre
 
 
-def translations(pairs: Sequence[tuple[str, str]]) -> Tensor:
-    """Return (pairs, pairs) bool: whether foreign sentence i and English sentence j are one of the pairs.
+def translation_matrix(pairs: Sequence[tuple[str, str]]) -> Tensor:
+    """Return which foreign sentence i and English sentence j are one of the pairs: (pairs, pairs) bool.
 
-    Several pairs may share a sentence. All its translations are right then, not only that of the same row.
+    Several pairs may share a sentence. Then all of its translations are right, not only that of the same row.
     """
     known = set(pairs)
     return torch.tensor([[(foreign, english) in known for _, english in pairs] for foreign, _ in pairs])
 
 
-def accuracy(foreign: Tensor, english: Tensor, right: Tensor | None = None, *, centred: bool = True) -> float:
+def pair_accuracy(
+    foreign: Tensor, english: Tensor, right: Tensor | None = None, *, centred: bool = True
+) -> float:
     """Return the share of sentences whose nearest candidate by cosine is a translation.
 
     It is the mean of both directions.
 
     Args:
         foreign, english: (pairs, hidden) pooled states, row i parallel to row i.
-        right: (pairs, pairs) bool, as `translations` gives it; None where no two pairs share a sentence.
-        centred: subtract each side's mean first, which removes what marks the language.
+        right: (pairs, pairs) bool, from `translation_matrix`. None if no two pairs share a sentence.
+        centred: subtract each side's mean first, which removes the language's own direction.
 
     Returns:
-        Between 0 and 1; a tie with a wrong candidate counts as not found.
+        Between 0 and 1. A tie with a wrong candidate counts as not found.
     """
     sides = (foreign.float(), english.float())
     rows, columns = (F.normalize(centre(side) if centred else side, dim=-1) for side in sides)
     similarity = rows @ columns.T
-    own = torch.eye(len(rows), dtype=torch.bool) if right is None else right
-    own = own.to(similarity.device)
-    best = similarity.masked_fill(~own, -torch.inf)
-    others = similarity.masked_fill(own, -torch.inf)
-    found = torch.cat([best.amax(side) > others.amax(side) for side in (1, 0)])
-    return float(found.float().mean())
+    right = torch.eye(len(rows), dtype=torch.bool) if right is None else right
+    right = right.to(similarity.device)
+    best = similarity.masked_fill(~right, -torch.inf)
+    others = similarity.masked_fill(right, -torch.inf)
+    hits = torch.cat([best.amax(side) > others.amax(side) for side in (1, 0)])
+    return float(hits.float().mean())

@@ -1,4 +1,4 @@
-"""Samples laid out in rows: one a row, or many, and then what all of them begin with only once."""
+"""Lay out samples in rows: one per row, or several that share a common prefix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 SHARED = -1
-"""Owner of a row's first tokens, which all its samples begin with."""
+"""Owner of the prefix that all samples of a row share."""
 
 PADDING = -2
-"""Owner of the tokens that belong to no sample."""
+"""Owner of padding."""
 
 WIDTH = 320
-"""Tokens that packed rows aim at: attention grows with the width of a row, empty room with their number."""
+"""Target width of packed rows. Attention costs grow with the width, padding with the number of rows."""
 
 MULTIPLE = 16
-"""Widths of batches are multiples of this: on a CPU each new shape is a compiled kernel kept in memory."""
+"""Widths of batches are multiples of this: on a CPU, each new shape adds a compiled kernel to memory."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Token ids laid out in rows; tensors are (rows, width), int64.
+    """Token ids laid out in rows. Tensors are (rows, width), int64.
 
-    `owner` names the sample of a token by its place in the order that the samples came in, or is SHARED or
-    PADDING. `position_ids` count from the sample's beginning, shared tokens included.
+    `owner` is the index of a token's sample in the order of the input, SHARED or PADDING. `position_ids`
+    count from the sample's beginning, including shared tokens.
     """
 
     input_ids: Tensor
@@ -40,36 +40,44 @@ def lay_out(
 
     Args:
         groups: token ids of every sample.
-        shared: by group, how many tokens all its samples begin with that a row may hold once. Every sample is
-            longer than that.
-        width: tokens that a row of several samples aims at; None lays one sample a row, the shortest first.
+        shared: per group, the length of the common prefix, which a row holds once. Every sample is longer.
+        pad: id of padding.
+        width: target width of a row with several samples. None lays out one sample per row, shortest first.
     """
+    # Lay out each group's rows: the common prefix once, then the rest of each sample.
     rows: list[tuple[list[int], list[int], list[int]]] = []
     first = 0
     for samples, prefix in zip(groups, shared if width else [0] * len(groups), strict=True):
         for members in _distribute([len(s) - prefix for s in samples], prefix, width):
             ids, positions, owner = list(samples[members[0]][:prefix]), [*range(prefix)], [SHARED] * prefix
             for member in members:
-                own = samples[member][prefix:]
-                ids += own
-                positions += range(prefix, prefix + len(own))
-                owner += [first + member] * len(own)
+                rest = samples[member][prefix:]
+                ids += rest
+                positions += range(prefix, prefix + len(rest))
+                owner += [first + member] * len(rest)
             rows.append((ids, positions, owner))
         first += len(samples)
-    columns = -(-max(len(ids) for ids, _, _ in rows) // MULTIPLE) * MULTIPLE
+
+    # Pad all rows to one width.
+    columns = round_up(max(len(ids) for ids, _, _ in rows), MULTIPLE)
     fillers = (pad, 0, PADDING)
     filled = ([row[i] + [fillers[i]] * (columns - len(row[i])) for row in rows] for i in range(3))
     return Rows(*map(torch.tensor, filled))
 
 
-def word_mask(rows: Rows, sink: int) -> Tensor:
-    """Return which tokens a sentence's mean is taken over: (rows, width) bool.
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below the number."""
+    return -(-number // multiple) * multiple
 
-    Neither padding nor a sentence's first `sink` tokens. A sentence without others keeps these.
+
+def word_mask(rows: Rows, sink: int) -> Tensor:
+    """Return the tokens that a sentence's mean is taken over: (rows, width) bool.
+
+    Padding and a sentence's first `sink` tokens do not count, unless the sentence has no others.
     """
-    own = rows.owner >= 0
-    kept = own & (rows.position_ids >= sink)
-    return kept | (own & ~torch.isin(rows.owner, rows.owner[kept]))
+    tokens = rows.owner >= 0
+    kept = tokens & (rows.position_ids >= sink)
+    return kept | (tokens & ~torch.isin(rows.owner, rows.owner[kept]))
 
 
 def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[list[int]]:
@@ -77,7 +85,8 @@ def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     if width is None:
         return [[i] for i in reversed(order)]
-    count = -(-sum(lengths) // max(width - prefix, max(lengths, default=1)))
+    room = max(width - prefix, max(lengths, default=1))
+    count = round_up(sum(lengths), room) // room
     rows, loads = [list[int]() for _ in range(count)], [0] * count
     for i in order:
         emptiest = loads.index(min(loads))
@@ -86,7 +95,7 @@ def _distribute(lengths: Sequence[int], prefix: int, width: int | None) -> list[
     return rows
 
 
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
     """Return the length of the common prefix, leaving each prompt at least one token of its own."""
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
     return min(sum(1 for _ in shared), min(map(len, prompts)) - 1)

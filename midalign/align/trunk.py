@@ -1,4 +1,4 @@
-"""The first k blocks of any decoder, run without the blocks above them and without the head."""
+"""Run the first k blocks of any decoder, without the blocks above and the head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,19 +8,19 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from midalign.align.early_exit import EarlyExit, run
+from midalign.align.early_exit import EarlyExit, run_until_exit
 from midalign.align.pooling import mean_pool
 from midalign.align.rows import PADDING, lay_out, word_mask
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the text decoder's blocks: its one list of modules as long as the number of layers.
+    """Return the text decoder's blocks: its list of modules with as many entries as layers.
 
-    Raises ValueError when the model has no such list.
+    Raises ValueError if the model has no such list.
     """
     layers = depth(model)
     # Vision-language models also have an encoder, possibly with as many blocks, so the decoder comes first.
-    # What transformers calls the decoder of ModernBERT's decoders is their head.
+    # For decoders of ModernBERT, `get_decoder` gives the head, so the whole model follows.
     for module in chain(model.get_decoder().modules(), model.modules()):  # type: ignore[operator]
         if isinstance(module, nn.ModuleList) and len(module) == layers:
             return module
@@ -35,7 +35,7 @@ def depth(model: nn.Module) -> int:
 def check_states(model: nn.Module) -> None:
     """Raise ValueError for a model without one hidden state per token after its last block.
 
-    Such are models with several streams per token, and those whose blocks are of several kinds.
+    These are models with several streams per token, and models with several kinds of blocks.
     """
     try:
         embeddings = model.get_input_embeddings().weight  # type: ignore[operator]
@@ -68,11 +68,11 @@ def states_at(model: nn.Module, inputs: Mapping[str, object], layer: int) -> Ten
     """Return the residual stream after `layer` blocks: equals `hidden_states[layer]`, before any final norm.
 
     Args:
-        inputs: what the model's forward takes: `input_ids` (batch, tokens) and what goes with them.
-        layer: 1..depth, the number of blocks to run; 0 gives the embeddings.
+        inputs: arguments of the model's forward, such as `input_ids` (batch, tokens).
+        layer: number of blocks to run, 0 to depth. 0 gives the embeddings.
 
     Returns:
-        (batch, tokens, hidden). Blocks from `layer` on and the head are not run.
+        (batch, tokens, hidden). Later blocks and the head are not run.
     """
     return states_at_each(model, inputs, [layer])[0]
 
@@ -83,10 +83,11 @@ def states_at_each(
     layers: Sequence[int],
     reduce: Callable[[Tensor], Tensor] = lambda states: states,
 ) -> list[Tensor]:
-    """Return `states_at` for several layers from one run, which stops at the highest of them.
+    """Return `states_at` for several layers from one forward pass, which stops at the highest layer.
 
     Applies `reduce` to each layer's states at once and keeps only its result.
     """
+    # A hook before each layer's block keeps its input, and the highest one stops the forward pass.
     blocks, highest = decoder_blocks(model), max(layers)
     reached: dict[int, Tensor] = {}
 
@@ -102,7 +103,7 @@ def states_at_each(
         reached[highest] = reduce(output if isinstance(output, Tensor) else output[0])
         raise EarlyExit([reached[layer] for layer in layers])
 
-    # Stopping before block k rather than after block k-1 keeps the last block whole under recomputation.
+    # Stopping before block k instead of after block k-1 keeps the last block complete under recomputation.
     hooks = [
         blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True, prepend=True)
         for layer in set(layers)
@@ -111,7 +112,7 @@ def states_at_each(
     if highest == len(blocks):
         hooks.append(blocks[-1].register_forward_hook(stop_after))
     try:
-        states = run(model, inputs)
+        states = run_until_exit(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -128,22 +129,23 @@ def pooled_sentences(
     sink: int,
     rows: int = 50,
 ) -> Tensor:
-    """Return the means of sentences' states after each of some numbers of blocks.
+    """Return the mean states of sentences after each of the given layers.
 
     The first token is an attention sink whose state has many times the norm of the others (arXiv 2402.17762).
     A mean that includes it is mostly a constant.
 
     Args:
         sentences: token ids of each.
-        pad: the id that fills rows up.
-        sink: how many tokens at its beginning a sentence's mean leaves out (`sentences.sink_tokens`).
-        rows: sentences a batch, taken in order: less of a batch is padding when they are sorted by length.
+        layers: numbers of blocks.
+        pad: id of padding.
+        sink: tokens at the beginning of a sentence that its mean excludes (`sentences.sink_tokens`).
+        rows: sentences per batch, in order. Sorted sentences need less padding.
 
     Returns:
         (layers, sentences, hidden), fp32 on the CPU.
     """
     place = next(model.parameters()).device
-    found: list[Tensor] = [torch.empty(0)] * len(sentences)
+    pooled: list[Tensor] = [torch.empty(0)] * len(sentences)
     for start in range(0, len(sentences), rows):
         laid = lay_out([sentences[start : start + rows]], [0], pad, None)
         owner, ids = laid.owner[:, 0].tolist(), laid.input_ids.to(place)
@@ -151,6 +153,6 @@ def pooled_sentences(
         pool = partial(mean_pool, mask=word_mask(laid, sink).to(place))
         with torch.no_grad():
             states = states_at_each(model, {"input_ids": ids, "attention_mask": mask}, layers, pool)
-        for number, own in zip(owner, torch.stack(states, dim=1).cpu(), strict=True):
-            found[start + number] = own
-    return torch.stack(found, dim=1)
+        for number, states_of_sentence in zip(owner, torch.stack(states, dim=1).cpu(), strict=True):
+            pooled[start + number] = states_of_sentence
+    return torch.stack(pooled, dim=1)

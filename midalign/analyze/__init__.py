@@ -1,1 +1,1 @@
-"""Where in a model languages meet, by pooled states of every layer."""
+"""Alignment of languages at every layer of a model, by pooled hidden states."""

@@ -1,25 +1,27 @@
-"""Work shared among devices, a process each."""
+"""Share work among devices, with one process per device."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from midalign.errors import EngineError
 
-Report = Callable[[int, int], None]
-"""How much is done, of how much."""
+DoneCallback = Callable[[int, int], None]
+"""Progress callback `(done, total)`."""
 
 Work = Callable[[Sequence[Any]], Iterable[None]]
-"""Does its items on the current device, in order, and gives something after each."""
+"""Processes its items on the current device in order, and yields after each."""
 
 POLL = 0.5
-"""Seconds between looks at the processes."""
+"""Seconds between polls of the processes."""
 
 
-def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Report) -> None:
+def share_among_devices(
+    work: Work, items: Sequence[Any], devices: Sequence[str], report: DoneCallback
+) -> None:
     """Process each item once, round-robin over devices. `work` stores its own results.
 
     A single device is used by this process. For several, `work` is pickled. Raises EngineError if a process
-    ends before its work does, and stops the others.
+    ends before its work is done, and stops the others.
     """
     report(0, len(items))
     if not items:
@@ -33,10 +35,10 @@ def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Repo
     from torch.multiprocessing import get_context
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-    # A place for each process, since a lock would stay with one that is killed while it has it.
+    # One counter per process: a shared lock would never be released if its holder were killed.
     done = get_context("spawn").Array("i", len(devices), lock=False)
     processes = start_processes(
-        _one, (work, items, devices, done), len(devices), join=False, daemon=True, start_method="spawn"
+        _run_device, (work, items, devices, done), len(devices), join=False, daemon=True, start_method="spawn"
     )
     try:
         while not processes.join(POLL):
@@ -45,12 +47,12 @@ def share(work: Work, items: Sequence[Any], devices: Sequence[str], report: Repo
         reason = str(error).strip().splitlines()[-1]
         raise EngineError(
             f"The process of {devices[error.error_index]} ended early: {reason}. "
-            f"Finished parts are kept; the same command goes on from there"
-        ) from None
+            f"Finished parts are kept. Rerun the same command to resume"
+        ) from error
     report(len(items), len(items))
 
 
-def _one(number: int, work: Work, items: Sequence[Any], devices: Sequence[str], done: Any) -> None:
+def _run_device(number: int, work: Work, items: Sequence[Any], devices: Sequence[str], done: Any) -> None:
     """Run the process of one device."""
     import torch
 

@@ -10,9 +10,15 @@ import numpy as np
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.align.measures import RETRIEVALS, SYMMETRIC, further_translations, measures, repeated_sentences
-from midalign.analyze.devices import Report, share
-from midalign.analyze.states import Store
+from midalign.align.measures import (
+    RETRIEVALS,
+    SYMMETRIC,
+    further_translations,
+    measure_retrieval,
+    repeated_sentences,
+)
+from midalign.analyze.devices import DoneCallback, share_among_devices
+from midalign.analyze.states import StateStore
 from midalign.errors import DataError
 from midalign.files import write_atomically
 
@@ -22,29 +28,29 @@ if TYPE_CHECKING:
 MEASURES = (*RETRIEVALS, *SYMMETRIC)
 
 ROOM = 1 << 23
-"""Similarities in memory at a time: 64 MB a matrix, of which there are about ten."""
+"""Similarities in memory at a time: 64 MB per matrix, of which there are about ten."""
 
 Matrices = dict[str, np.ndarray]
-"""By measure (languages, languages) fp32, from row to column; the diagonal is NaN."""
+"""Measure -> (languages, languages) fp32, from row to column. The diagonal is NaN."""
 
 
-def layers(base: str, asked: str) -> list[int]:
-    """Return block numbers, such as of `4,8`. The default is all, embeddings included.
+def layer_numbers(base: str, asked: str) -> list[int]:
+    """Return the layer numbers of a list such as `4,8`, or all layers, embeddings included, if it is empty.
 
     Raises DataError for a layer that the base lacks, and BaseModelError.
     """
     depth = adapters.base_config(bases.resolve(base)).get_text_config().num_hidden_layers
-    numbers = [one.strip() for one in asked.split(",") if one.strip()]
-    wrong = next((one for one in numbers if not one.isdecimal() or int(one) > depth), None)
+    numbers = [number.strip() for number in asked.split(",") if number.strip()]
+    wrong = next((number for number in numbers if not number.isdecimal() or int(number) > depth), None)
     if wrong is not None:
         raise DataError(f"{base} has no layer {wrong}: it has {depth} blocks, so 0 to {depth}, such as 4,8")
-    return sorted({int(one) for one in numbers}) or list(range(depth + 1))
+    return sorted({int(number) for number in numbers}) or list(range(depth + 1))
 
 
-def by_layer(
-    store: Store, layers: Sequence[int], folder: Path, devices: Sequence[str], report: Report
+def compare_layers(
+    store: StateStore, layers: Sequence[int], folder: Path, devices: Sequence[str], report: DoneCallback
 ) -> dict[int, Matrices]:
-    """Return every measure of every directed pair at some layers. Those in `folder` are not computed again.
+    """Return every measure of every directed pair at the given layers. Those in `folder` are reused.
 
     Raises EngineError if one of several devices fails.
     """
@@ -52,62 +58,65 @@ def by_layer(
     key = hashlib.sha256(f"fp64, all translations {names}".encode()).hexdigest()[:16]
     paths = {layer: folder / f"layer-{layer}-{key}.npz" for layer in layers}
     missing = [(layer, path) for layer, path in paths.items() if not path.is_file()]
-    there = len(layers) - len(missing)
-    share(
+    finished = len(layers) - len(missing)
+    share_among_devices(
         partial(_compare, store),
         missing,
         devices,
-        lambda done, _: report(there + done, len(layers)),
+        lambda done, _: report(finished + done, len(layers)),
     )
-    found = {}
+    matrices = {}
     for layer, path in paths.items():
         with np.load(path) as file:
-            found[layer] = {name: file[name] for name in MEASURES}
-    return found
+            matrices[layer] = {name: file[name] for name in MEASURES}
+    return matrices
 
 
-def _compare(store: Store, layers: Sequence[tuple[int, Path]]) -> Iterator[None]:
-    """Write the measures of some layers into files."""
+def _compare(store: StateStore, layers: Sequence[tuple[int, Path]]) -> Iterator[None]:
+    """Write the measures of the given layers into files."""
     from midalign.device import device, keep_freed_memory
 
     keep_freed_memory()
     place = "cpu" if device() == "mps" else device()  # Apple's GPUs have no fp64
     for layer, path in layers:
-        _write(path, of_layer(store.layer(layer).to(place), list(store.sentences.values())))
+        _write(path, measure_layer(store.layer(layer).to(place), list(store.sentences.values())))
         yield
 
 
-def of_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
+def measure_layer(states: "Tensor", texts: Sequence[Sequence[str]] = ()) -> Matrices:
     """Return the measures of (languages, sentences, hidden) states.
 
-    `texts` are the sentences by language: all translations of one that is repeated are right. Without them no
-    sentence is.
+    `texts` are the sentences by language. If a sentence is repeated, the translations of all its copies are
+    right. Without texts, no sentence counts as repeated.
     """
     import torch
 
     count, sentences = states.shape[:2]
-    again = [repeated_sentences(lines) for lines in texts]
+    repeated = [repeated_sentences(lines) for lines in texts]
 
-    def further(one: int, others: range) -> "Tensor":
+    def further(language: int, others: range) -> "Tensor":
         places = [
             (place, *rows)
             for place, other in enumerate(others if texts else ())
-            for rows in further_translations(texts[one], texts[other], again[one], again[other])
+            for rows in further_translations(
+                texts[language], texts[other], repeated[language], repeated[other]
+            )
         ]
         return torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
 
-    found = {name: np.full((count, count), np.nan, np.float32) for name in MEASURES}
+    # Compare each language with all later ones, several at a time, and fill in both directions.
+    matrices = {name: np.full((count, count), np.nan, np.float32) for name in MEASURES}
     at_once = max(1, ROOM // sentences**2)
-    for one in range(count - 1):
-        for start in range(one + 1, count, at_once):
+    for language in range(count - 1):
+        for start in range(language + 1, count, at_once):
             others = slice(start, min(start + at_once, count))
-            right = further(one, range(others.start, others.stop))
-            measured = measures(states[one], states[others], right)
-            own = {name: value.cpu().numpy() for name, value in measured.items()}
-            for name, matrix in found.items():
-                matrix[one, others] = own[name]
-                matrix[others, one] = own[name if name in SYMMETRIC else f"{name}_back"]
-    return found
+            right = further(language, range(others.start, others.stop))
+            tensors = measure_retrieval(states[language], states[others], right)
+            measured = {name: value.cpu().numpy() for name, value in tensors.items()}
+            for name, matrix in matrices.items():
+                matrix[language, others] = measured[name]
+                matrix[others, language] = measured[name if name in SYMMETRIC else f"{name}_back"]
+    return matrices
 
 
 def _write(path: Path, matrices: Matrices) -> None:
@@ -120,18 +129,18 @@ def _write(path: Path, matrices: Matrices) -> None:
     write_atomically(path, file.getvalue())
 
 
-def table(found: dict[int, Matrices], codes: Sequence[str]) -> Any:
+def pair_table(by_layer: dict[int, Matrices], codes: Sequence[str]) -> Any:
     """Return a pyarrow table with a row per layer and directed pair, and a column per measure."""
     import pyarrow
 
     rows, columns = np.nonzero(~np.eye(len(codes), dtype=bool))
     names = np.array(codes)
-    layers = np.repeat(np.array(list(found), np.int32), len(rows))
+    layers = np.repeat(np.array(list(by_layer), np.int32), len(rows))
     content: dict[str, Any] = {
         "layer": layers,
-        "source": np.tile(names[rows], len(found)),
-        "target": np.tile(names[columns], len(found)),
+        "source": np.tile(names[rows], len(by_layer)),
+        "target": np.tile(names[columns], len(by_layer)),
     }
     for name in MEASURES:
-        content[name] = np.concatenate([matrices[name][rows, columns] for matrices in found.values()])
+        content[name] = np.concatenate([matrices[name][rows, columns] for matrices in by_layer.values()])
     return pyarrow.table(content)

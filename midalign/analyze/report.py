@@ -1,4 +1,4 @@
-"""What the table of all pairs says: by layer, by language, against another model, beside task scores."""
+"""Summaries of an analysis: by layer, by language, against another model, and beside task scores."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
-from midalign.analyze.states import PIVOT, POOLING, digest
+from midalign.analyze.states import PIVOT, POOLING, sentences_digest
 from midalign.errors import DataError, RecordError
 from midalign.files import write_atomically
 from midalign.languages import counterpart
@@ -22,62 +22,63 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADLINE = "margin"
-"""What layers are compared by: retrieval by ratio margin, as in Liu and Niehues (2025)."""
+"""Measure that layers are compared by: retrieval by ratio margin, as in Liu and Niehues (2025)."""
 SPREAD = (10, 90)
 """Percentiles over pairs."""
 INCH = 0.155
-"""Height of a language in a heat map, so that its code can be read."""
+"""Height of a language in a heat map, which keeps its code readable."""
 CHANGES = "changes.png"
 TABLE = "alignment.parquet"
 ABOUT = b"midalign"
-"""Key of the parquet file's metadata under which stands what it was made of."""
+"""Key of the analysis's inputs in the metadata of the parquet file."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Means of every measure after a number of blocks."""
+class LayerMeans:
+    """Means of every measure at one layer."""
 
     layer: int
+    """Number of blocks before the states."""
     all_pairs: dict[str, float]
     with_english: dict[str, float]
     spread: tuple[float, float]
-    """Of the headline over all pairs."""
+    """SPREAD percentiles of the headline over all pairs."""
 
 
-def by_layer(found: dict[int, Matrices]) -> list[Layer]:
-    """Summarise the matrices per layer. English is their first language."""
+def summarise_layers(by_layer: dict[int, Matrices]) -> list[LayerMeans]:
+    """Summarise the matrices per layer. English is the first language."""
     return [
-        Layer(
+        LayerMeans(
             layer,
             {name: float(np.nanmean(matrices[name])) for name in MEASURES},
             {name: float(np.nanmean([matrices[name][0], matrices[name][:, 0]])) for name in MEASURES},
             (float(low), float(high)),
         )
-        for layer, matrices in found.items()
+        for layer, matrices in by_layer.items()
         for low, high in [np.nanpercentile(matrices[HEADLINE], SPREAD)]
     ]
 
 
-def recommended(layers: Sequence[Layer]) -> int:
-    """Return the layer with the most retrieved translations, the lowest of equals.
+def recommend_layer(layers: Sequence[LayerMeans]) -> int:
+    """Return the layer that retrieves the most translations, the lowest of equals.
 
-    Embeddings, where alignment is impossible, count only if there is no other layer.
+    Embeddings cannot be aligned, so they count only if there is no other layer.
     """
-    return max(layers, key=lambda one: (one.layer > 0, one.all_pairs[HEADLINE], -one.layer)).layer
+    return max(layers, key=lambda means: (means.layer > 0, means.all_pairs[HEADLINE], -means.layer)).layer
 
 
-def of_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
-    """Return each other language's retrieval with English, the first: the mean of both directions."""
+def retrieval_with_english(headline: np.ndarray, codes: Sequence[str]) -> dict[str, float]:
+    """Return each language's retrieval with English, the first language: the mean of both directions."""
     both = (headline[0] + headline[:, 0]) / 2
     return {code: float(value) for code, value in zip(codes[1:], both[1:], strict=True)}
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of languages' alignment with their scores in one group of a record's tasks."""
+    """Correlation of per-language alignment and score within one task group."""
 
     file: str
-    """Of the record."""
+    """File name of the record."""
     group: str
     evaluated: str
     """Split, sample and regime."""
@@ -89,33 +90,33 @@ FEWEST = 4
 """Languages for a correlation."""
 
 
-def of_model(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str) -> list[Run]:
-    """Return those of one model, by the digests of its base, adapter and tokenizer.
+def select_runs(runs: Sequence[Run], base: str, adapter: str | None, tokenizer: str) -> list[Run]:
+    """Return the runs of one model, by the digests of its base, adapter and tokenizer.
 
-    Older records do not say the tokenizer. Raises RecordError where there are none.
+    Older records lack the tokenizer. Raises RecordError if there are no runs of the model.
     """
-    found = []
+    selected = []
     for run in runs:
-        own = run.record.adapter.digest if run.record.adapter else None
-        alike = run.record.base.tokenizer in (None, tokenizer)
-        if alike and (run.record.base.digest, own) == (base, adapter):
-            found.append(run)
-    if not found:
+        digest = run.record.adapter.digest if run.record.adapter else None
+        has_tokenizer = run.record.base.tokenizer in (None, tokenizer)
+        if has_tokenizer and (run.record.base.digest, digest) == (base, adapter):
+            selected.append(run)
+    if not selected:
         raise RecordError(
-            f"No record of this very model (base, adapter and tokenizer) among {len(runs)} runs. "
+            f"No record of this model (same base, adapter and tokenizer) among {len(runs)} runs. "
             f"Records are written by: midalign eval"
         )
-    return found
+    return selected
 
 
-def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
-    """Return Pearson's r of `of_english` with the scores of `of_model`, per run.
+def correlate_scores(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correlation]:
+    """Return Pearson's r between `retrieval_with_english` and the headline score, per run.
 
-    It is over the languages of both without task data, whose scores are transferred instead of learned (Liu
-    and Niehues 2025). A translation direction with English counts for its other language, and their mean if
-    there are both. Raises RecordError if no run has enough languages.
+    It is over the shared languages without task data, whose scores are transferred instead of learned (Liu
+    and Niehues 2025). A translation direction with English counts for its other language, and both directions
+    by their mean. Raises RecordError if no run has enough languages.
     """
-    found = []
+    correlations = []
     for run in runs:
         scores = _scores(run)
         roles = run.record.roles
@@ -127,17 +128,17 @@ def correlations(aligned: dict[str, float], runs: Sequence[Run]) -> list[Correla
         values = np.array([[aligned[code], scores[scored]] for code, scored in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
             r = float(np.corrcoef(values.T)[0, 1])
-            found.append(Correlation(run.file, run.group, _evaluated(run.record), r, len(shared)))
-    if not found:
+            correlations.append(Correlation(run.file, run.group, _evaluated(run.record), r, len(shared)))
+    if not correlations:
         raise RecordError(
             f"This model's scores vary over fewer than {FEWEST} of the analysed languages without task data "
             f"in each of its {len(runs)} groups of tasks. Analyse or score more languages: midalign eval"
         )
-    return found
+    return correlations
 
 
 def _scored_codes(analysed: Collection[str], scored: Collection[str]) -> dict[str, str]:
-    """Return scored by analysed code of the languages of both, no score twice."""
+    """Return analysed code -> scored code of the shared languages. Each score is used once."""
     codes = {code: counterpart(code, scored) for code in analysed}
     return {
         code: other
@@ -147,12 +148,12 @@ def _scored_codes(analysed: Collection[str], scored: Collection[str]) -> dict[st
 
 
 def _evaluated(entry: record.Record) -> str:
-    of = f"{entry.sample.limit} of {entry.sample.split}" if entry.sample.limit else entry.sample.split
-    return f"{of}, {entry.decoding.get('regime', 'free')}"
+    sample = f"{entry.sample.limit} of {entry.sample.split}" if entry.sample.limit else entry.sample.split
+    return f"{sample}, {entry.decoding.get('regime', 'free')}"
 
 
 def _scores(run: Run) -> dict[str, float]:
-    """Return a run's headline by language."""
+    """Return a run's headline score by language."""
     values: dict[str, list[float]] = {}
     for place in run.languages:
         task = run.task(place)
@@ -162,40 +163,40 @@ def _scores(run: Run) -> dict[str, float]:
             score = next(iter(task.metrics.values())).value
             if score is not None:
                 values.setdefault(code, []).append(score)
-    return {code: sum(own) / len(own) for code, own in values.items()}
+    return {code: sum(scores) / len(scores) for code, scores in values.items()}
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an earlier analysis found."""
+    """The result of an earlier analysis."""
 
     model: str
     headline: dict[int, np.ndarray]
-    """By layer, as in Matrices."""
+    """Layer -> matrix of the headline, as in Matrices."""
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """Return the metadata of an analysis's table. Raises DataError for another file."""
+    """Return the metadata of an analysis's table. Raises DataError for any other file."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         about = (pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Remove it, and analyse the model again") from None
+        raise DataError(f"{path} cannot be read: {error}. Remove it, and analyse the model again") from error
     if about is None:
-        raise DataError(f"{path} is not of midalign analyze")
+        raise DataError(f"{path} was not written by midalign analyze")
     return dict(json.loads(about))
 
 
 Digests = tuple[str, str | None, str]
-"""Of an analysed model: base, adapter, tokenizer."""
+"""Digests of an analysed model: base, adapter, tokenizer."""
 
 
 def check_output(folder: Path, model: str, digests: Digests) -> None:
-    """Raise DataError where a folder has another model's analysis, which would be written over.
+    """Raise DataError if a folder has another model's analysis, which would be overwritten.
 
-    Older analyses do not say the tokenizer.
+    Older analyses lack the tokenizer.
     """
     path = folder / TABLE
     if not path.is_file():
@@ -204,11 +205,11 @@ def check_output(folder: Path, model: str, digests: Digests) -> None:
     if about.get("digests") not in (list(digests), list(digests[:2])):
         raise DataError(
             f"{folder} has the analysis of {about['model']}, and {model} is another model. "
-            f"Write elsewhere: --output OTHER"
+            f"Choose another --output"
         )
 
 
-def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
+def read_analysis(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
     """Read the analysis in a folder.
 
     Raises DataError if there is none, or it has other sentences or layers.
@@ -220,25 +221,27 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
         raise DataError(f"No {path}. Analyse the other model first: midalign analyze MODEL --output {folder}")
     about = _about(path)
     table = pyarrow.parquet.read_table(path, columns=["layer", HEADLINE])
-    there = table["layer"].unique().to_pylist()
-    if not set(there) & set(layers):
+    analysed = table["layer"].unique().to_pylist()
+    if not set(analysed) & set(layers):
         raise DataError(
-            f"{folder} has layers {', '.join(map(str, there))}, none of those asked for here. "
+            f"{folder} has layers {', '.join(map(str, analysed))}, and none of the requested ones. "
             f"Give both analyses the same --layers"
         )
-    if about.get("sentences") != digest(texts):
+    if about.get("sentences") != sentences_digest(texts):
         raise DataError(
             f"{folder} has {len(about.get('languages', []))} languages and {about.get('count')} sentences of "
-            f"each, not those asked for here ({len(texts)} and {len(texts[PIVOT])}), or other texts: give "
+            f"each, not those requested here ({len(texts)} and {len(texts[PIVOT])}), or other texts. Give "
             f"both analyses the same --sentences, --languages and --count"
         )
     if about.get("pooling") != POOLING:
         raise DataError(
-            f"{folder} was analysed by an earlier version, whose means are over other tokens. Analyse "
+            f"{folder} was written by an earlier version, whose means are over other tokens. Analyse "
             f"{about['model']} again: midalign analyze MODEL --output {folder}"
         )
     numbers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
     apart = ~np.eye(len(texts), dtype=bool)
+
+    # Turn the table's rows back into one matrix per layer.
     headline = {}
     for layer in np.unique(numbers):
         headline[int(layer)] = np.full(apart.shape, np.nan, np.float32)
@@ -246,20 +249,20 @@ def read(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]
     return Analysis(about["model"], headline)
 
 
-def describe(table: Any, model: str, digests: Digests, texts: Mapping[str, Sequence[str]]) -> Any:
-    """Return the table with what it was made of, for `read` and `check_output`."""
+def add_metadata(table: Any, model: str, digests: Digests, texts: Mapping[str, Sequence[str]]) -> Any:
+    """Return the table with the metadata that `read_analysis` and `check_output` need."""
     about = {
         "model": model,
         "digests": digests,
         "languages": list(texts),
         "count": len(texts[PIVOT]),
-        "sentences": digest(texts),
+        "sentences": sentences_digest(texts),
         "pooling": POOLING,
     }
     return table.replace_schema_metadata({ABOUT: json.dumps(about)})
 
 
-def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
+def plot_curve(layers: Sequence[LayerMeans], title: str, other: Analysis | None) -> bytes:
     """Plot means by layer with the spread over pairs, as a PNG."""
     import matplotlib
 
@@ -268,16 +271,18 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
 
     from midalign.leaderboard.plots import COLOURS, GREY
 
-    numbers = [one.layer for one in layers]
+    numbers = [means.layer for means in layers]
     with plt.style.context("default"), plt.rc_context({"font.size": 9}):
         figure, axes = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
-        low, high = zip(*(one.spread for one in layers), strict=True)
+        low, high = zip(*(means.spread for means in layers), strict=True)
         axes.fill_between(numbers, _percent(low), _percent(high), color=COLOURS[0], alpha=0.15, linewidth=0)
         lines = {
-            "margin, all pairs (band: 10th to 90th percentile)": [one.all_pairs["margin"] for one in layers],
-            "margin, with English": [one.with_english["margin"] for one in layers],
-            "centred cosine, all pairs": [one.all_pairs["centred"] for one in layers],
-            "MEXA, with English": [one.with_english["mexa"] for one in layers],
+            "margin, all pairs (band: 10th to 90th percentile)": [
+                means.all_pairs["margin"] for means in layers
+            ],
+            "margin, with English": [means.with_english["margin"] for means in layers],
+            "centred cosine, all pairs": [means.all_pairs["centred"] for means in layers],
+            "MEXA, with English": [means.with_english["mexa"] for means in layers],
         }
         for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
             axes.plot(numbers, _percent(values), color=colour, marker="o", markersize=3, label=label)
@@ -285,7 +290,7 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
             values = _percent([float(np.nanmean(matrix)) for matrix in other.headline.values()])
             label = f"margin, all pairs, {other.model}"
             axes.plot(list(other.headline), values, color=GREY, linestyle="--", label=label)
-        axes.axvline(recommended(layers), color=GREY, linewidth=0.8, linestyle=":")
+        axes.axvline(recommend_layer(layers), color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xticks(numbers[:: 1 + len(numbers) // 20])
         axes.set_xlabel("blocks below the state (dotted: where most translations are found)")
         axes.set_ylabel("sentences that find their translation, %")
@@ -295,7 +300,7 @@ def curve(layers: Sequence[Layer], title: str, other: Analysis | None) -> bytes:
         return _png(figure)
 
 
-def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: bool = False) -> bytes:
+def plot_heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: bool = False) -> bytes:
     """Plot retrieval from row to column, or its change, as a PNG.
 
     Languages are in the order of family, script and code.
@@ -323,7 +328,8 @@ def heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, change: 
         labels = [codes[i] for i in order]
         axes.set_xticks(range(len(order)), labels, rotation=90)
         axes.set_yticks(range(len(order)), labels)
-        first = [place for place, one in enumerate(branches) if branches.index(one) == place]
+        # Separate the language families, and name each in the middle of its rows.
+        first = [place for place, branch in enumerate(branches) if branches.index(branch) == place]
         for place in first[1:]:
             axes.axhline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
             axes.axvline(place - 0.5, color="grey" if change else "white", linewidth=0.6)
@@ -351,7 +357,7 @@ def _png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def write(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Path]:
+def write_analysis(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Path]:
     """Write `alignment.parquet`, `alignment.csv` and the plots. Removes an outdated plot of changes."""
     import pyarrow
     import pyarrow.csv

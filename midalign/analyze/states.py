@@ -1,4 +1,4 @@
-"""Parallel sentences in many languages, and a model's pooled states of them at every layer, kept on disk."""
+"""Parallel sentences in many languages, and a disk cache of a model's pooled states at every layer."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from midalign import adapter as adapters
 from midalign import bases
-from midalign.analyze.devices import Report, share
+from midalign.analyze.devices import DoneCallback, share_among_devices
 from midalign.data.text import read_lines
 from midalign.errors import BaseModelError, DataError
 from midalign.files import write_atomically
@@ -22,36 +22,38 @@ if TYPE_CHECKING:
 
 PIVOT = "en"
 POOLING = "mean without sink"
-"""In the names of cached states and of analyses: those of before left out the configuration's BOS."""
+"""Pooling, in the names of cached states and analyses. An earlier one excluded the configuration's BOS."""
 FEWEST = 20
-"""Sentences a language below which retrieval says little."""
+"""Fewest sentences per language. With fewer, retrieval says little."""
 
 
-def parallel(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
+def parallel_sentences(source: str, languages: Sequence[str] | None, count: int) -> dict[str, list[str]]:
     """Return the same sentences in every language, English first.
 
-    They are a seeded sample of `count`, or all if there are fewer. `languages` None takes all of the source,
-    otherwise they are sorted. `source` is `ntrex`, or a folder with one text file per language (`de.txt`),
-    one sentence per line, parallel by line.
+    Args:
+        source: `ntrex`, or a folder with one text file per language (`de.txt`), one sentence per line,
+            parallel by line.
+        languages: codes, None for all of the source. The result is sorted.
+        count: size of the seeded sample. All sentences if there are fewer.
 
     Raises DataError for files of different lengths, empty lines, fewer than FEWEST sentences and English
     alone, and TaskError with the nearest name for an unknown language.
     """
     texts = _of_ntrex(languages) if source == "ntrex" else _of_folder(Path(source), languages)
     if len(texts) == 1:
-        raise DataError(
-            f"{source}: {PIVOT} alone has no language to meet; name others: --languages {PIVOT},de,sw"
-        )
+        raise DataError(f"{source} has no language besides {PIVOT}. Name others: --languages {PIVOT},de,sw")
     lengths = {code: len(lines) for code, lines in texts.items()}
     total = lengths[PIVOT]
     other = next((code for code, length in lengths.items() if length != total), None)
     if other:
         raise DataError(
-            f"{source}: {other} has {lengths[other]} lines and {PIVOT} has {total}. Line i of every file is "
-            f"to say the same: make them equally long"
+            f"{source}: {other} has {lengths[other]} lines and {PIVOT} has {total}. Line i of every "
+            f"file must be the same sentence: make them equally long"
         )
     if min(total, count) < FEWEST:
-        raise DataError(f"{source} gives {min(total, count)} sentences a language; take {FEWEST} or more")
+        raise DataError(
+            f"{source} gives {min(total, count)} sentences per language, expected at least {FEWEST}"
+        )
     chosen = sorted(random.Random(0).sample(range(total), min(total, count)))
     return {code: [lines[i] for i in chosen] for code, lines in texts.items()}
 
@@ -67,18 +69,18 @@ def _of_ntrex(languages: Sequence[str] | None) -> dict[str, list[str]]:
     english = ntrex.pairs(every[0])
     return {
         PIVOT: [pair[1] for pair in english],
-        **{c: [pair[0] for pair in own] for c, own in pairs.items()},
+        **{code: [foreign for foreign, _ in pairs[code]] for code in wanted},
     }
 
 
 def _of_folder(folder: Path, languages: Sequence[str] | None) -> dict[str, list[str]]:
-    there = sorted(file.stem for file in folder.glob("*.txt"))
-    wanted = sorted({*(languages or there)} - {PIVOT})
-    missing = [code for code in (PIVOT, *wanted) if code not in there]
+    available = sorted(file.stem for file in folder.glob("*.txt"))
+    wanted = sorted({*(languages or available)} - {PIVOT})
+    missing = [code for code in (PIVOT, *wanted) if code not in available]
     if missing:
         raise DataError(
-            f"{folder} has no {missing[0]}.txt, found {', '.join(there) or 'no .txt file'}. Put a file for "
-            f"each language there, {PIVOT}.txt among them, or take --sentences ntrex"
+            f"{folder} has no {missing[0]}.txt, found {', '.join(available) or 'no .txt file'}. Add a file "
+            f"per language, including {PIVOT}.txt, or use --sentences ntrex"
         )
     for code in wanted:
         known(code)
@@ -89,11 +91,11 @@ def _sentences(path: Path) -> list[str]:
     lines = read_lines(path)
     empty = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
     if empty:
-        raise DataError(f"{path}, line {empty}: empty; expected one sentence a line in every language")
+        raise DataError(f"{path}, line {empty}: empty line, expected one sentence per line in every language")
     return lines
 
 
-def digest(sentences: Mapping[str, Sequence[str]]) -> str:
+def sentences_digest(sentences: Mapping[str, Sequence[str]]) -> str:
     """Return the digest of the sentences that a model is analysed on, in their order."""
     return hashlib.sha256(
         json.dumps([[code, *lines] for code, lines in sentences.items()]).encode()
@@ -101,12 +103,12 @@ def digest(sentences: Mapping[str, Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True)
-class Store:
-    """Pooled states of a model by language, a file each, named by all that decides them."""
+class StateStore:
+    """Pooled states of a model, one file per language, named by everything that determines the states."""
 
     folder: Path
     model: str
-    """Digests of base, tokenizer and adapter, the dtype of the forward, and the pooling."""
+    """Digests of base, tokenizer and adapter, the dtype of the forward pass, and the pooling."""
     sentences: Mapping[str, Sequence[str]]
 
     def path(self, code: str) -> Path:
@@ -119,7 +121,7 @@ class Store:
         return [code for code in self.sentences if not self.path(code).is_file()]
 
     def write(self, code: str, states: "Tensor") -> None:
-        """Keep (layers, sentences, hidden) fp32, whole or not at all."""
+        """Write the states of a language atomically: (layers, sentences, hidden) fp32."""
         from safetensors.torch import save
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,15 +132,15 @@ class Store:
         import torch
         from safetensors import safe_open
 
-        found = []
+        layers = []
         for code in self.sentences:
             with safe_open(self.path(code), "pt") as file:
-                found.append(file.get_slice("states")[number])
-        return torch.stack(found)
+                layers.append(file.get_slice("states")[number])
+        return torch.stack(layers)
 
 
-def digests(source: str, adapter: Path | None) -> list[str]:
-    """Return the digests of base, tokenizer and adapter, which decide what tokens become which states."""
+def model_digests(source: str, adapter: Path | None) -> list[str]:
+    """Return the digests of base, tokenizer and adapter, which determine tokens and states."""
     return [
         adapters.base_digest(source),
         adapters.tokenizer_digest(source),
@@ -146,7 +148,7 @@ def digests(source: str, adapter: Path | None) -> list[str]:
     ]
 
 
-def rows() -> int:
+def batch_rows() -> int:
     """Return the number of sentences per batch.
 
     On a CPU small batches are faster, since they have less padding.
@@ -156,39 +158,39 @@ def rows() -> int:
     return 16 if device() == "cpu" else 128
 
 
-def embed(
+def embed_languages(
     base: str,
     adapter: Path | None,
     sentences: Mapping[str, Sequence[str]],
     folder: Path,
     devices: Sequence[str],
-    report: Report,
-) -> Store:
-    """Compute every language's states on disk. Existing ones are not computed again.
+    report: DoneCallback,
+) -> StateStore:
+    """Write every language's states to disk, except existing ones, and return the store.
 
-    The adapter has passed `midalign.adapter.check`. Raises AdapterError, BaseModelError, and EngineError if
-    one of several devices fails.
+    The adapter must have passed `midalign.adapter.check`. Raises AdapterError, BaseModelError, and
+    EngineError if one of several devices fails.
     """
     from midalign.device import fast_dtype
 
     source = bases.resolve(base)
     dtype = fast_dtype()
-    store = Store(folder, " ".join([*digests(source, adapter), dtype, POOLING]), sentences)
+    store = StateStore(folder, " ".join([*model_digests(source, adapter), dtype, POOLING]), sentences)
     missing = store.missing()
-    there = len(sentences) - len(missing)
-    share(
+    finished = len(sentences) - len(missing)
+    share_among_devices(
         partial(_embed, source, adapter, dtype, store),
         missing,
         devices,
-        lambda done, _: report(there + done, len(sentences)),
+        lambda done, _: report(finished + done, len(sentences)),
     )
     return store
 
 
 def _embed(
-    source: str, adapter: Path | None, dtype: str, store: Store, codes: Sequence[str]
+    source: str, adapter: Path | None, dtype: str, store: StateStore, codes: Sequence[str]
 ) -> Iterator[None]:
-    """Compute some languages' states by a model that is loaded for them."""
+    """Load the model and write the states of the given languages."""
     import torch
 
     from midalign.align.trunk import check_states, depth
@@ -204,5 +206,5 @@ def _embed(
     layers = list(range(depth(model) + 1))
     for code in codes:
         with torch.inference_mode():
-            store.write(code, pooled(model, tokenizer, store.sentences[code], layers, rows()))
+            store.write(code, pooled(model, tokenizer, store.sentences[code], layers, batch_rows()))
         yield

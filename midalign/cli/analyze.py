@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from midalign.analyze.report import Analysis, Layer
+    from midalign.analyze.report import Analysis, LayerMeans
 
 
 EXAMPLES = """\
@@ -70,40 +70,51 @@ def analyze(
     from midalign.analyze import pairs, report, states
     from midalign.cli.table_printing import print_table
     from midalign.device import devices
-    from midalign.leaderboard.load import load
+    from midalign.leaderboard.load import load_runs
 
+    # 1. Check everything that can be wrong before the model runs.
     if adapter is not None:
         adapters.check(adapter, bases.resolve(model))
     chosen = [code.strip() for code in languages.split(",") if code.strip()] or None
-    texts = states.parallel(sentences, chosen, count)
-    wanted = pairs.layers(model, layers)
+    texts = states.parallel_sentences(sentences, chosen, count)
+    wanted = pairs.layer_numbers(model, layers)
     source = bases.resolve(model)
-    of_adapter = adapters.digest(adapter) if adapter else None
-    digests = adapters.base_digest(source), of_adapter, adapters.tokenizer_digest(source)
+    adapter_digest = adapters.digest(adapter) if adapter else None
+    digests = adapters.base_digest(source), adapter_digest, adapters.tokenizer_digest(source)
     name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
     output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name
     report.check_output(output, name, digests)
-    other = report.read(against, texts, wanted) if against else None
-    runs = report.of_model(load(records), *digests) if records else []
+    other = report.read_analysis(against, texts, wanted) if against else None
+    runs = report.select_runs(load_runs(records), *digests) if records else []
+
+    # 2. Compute what is not on disk yet: hidden states per language, then measures per layer.
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        store = states.embed(
+        store = states.embed_languages(
             model, adapter, texts, output / "states", devices(), _shown_by(bars, "languages", 10)
         )
-        found = pairs.by_layer(store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1))
-    by_layer = report.by_layer(found)
-    best, codes = report.recommended(by_layer), list(texts)
+        matrices = pairs.compare_layers(
+            store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1)
+        )
+
+    # 3. Summarise, plot and write.
+    by_layer = report.summarise_layers(matrices)
+    best, codes = report.recommend_layer(by_layer), list(texts)
     title = f"{name}, {len(codes)} languages, {len(texts[codes[0]])} sentences"
-    headline = found[best][report.HEADLINE]
+    headline = matrices[best][report.HEADLINE]
     plots = {
-        "layers.png": report.curve(by_layer, title, other),
-        "languages.png": report.heat_map(headline, codes, f"{title}, after block {best}"),
+        "layers.png": report.plot_curve(by_layer, title, other),
+        "languages.png": report.plot_heat_map(headline, codes, f"{title}, after block {best}"),
     }
     earlier = other.headline.get(best) if other else None
     if other and earlier is not None:
         heading = f"{name} minus {other.model}, after block {best}"
-        plots[report.CHANGES] = report.heat_map(headline - earlier, codes, heading, change=True)
-    paths = report.write(output, report.describe(pairs.table(found, codes), name, digests, texts), plots)
+        plots[report.CHANGES] = report.plot_heat_map(headline - earlier, codes, heading, change=True)
+    paths = report.write_analysis(
+        output, report.add_metadata(pairs.pair_table(matrices, codes), name, digests, texts), plots
+    )
+
+    # 4. Print the summary, and the correlation with scores.
     screen = Console(highlight=False, markup=False)
     print_table(screen, _by_layer(by_layer, best, title, other))
     print_table(screen, _by_language(headline, codes, best, other))
@@ -113,9 +124,9 @@ def analyze(
         print(path)
     if records:
         screen.print("Pearson's r of alignment with English and score, over languages without task data:")
-        for entry in report.correlations(report.of_english(headline, codes), runs):
-            of = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
-            line = f"  {entry.pearson:+.2f}  {of}  {entry.file}"
+        for entry in report.correlate_scores(report.retrieval_with_english(headline, codes), runs):
+            scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
+            line = f"  {entry.pearson:+.2f}  {scored}  {entry.file}"
             screen.print(line, soft_wrap=True)
 
 
@@ -131,7 +142,7 @@ def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], 
     return report
 
 
-def _by_layer(layers: "Sequence[Layer]", best: int, title: str, other: "Analysis | None") -> "Table":
+def _by_layer(layers: "Sequence[LayerMeans]", best: int, title: str, other: "Analysis | None") -> "Table":
     import numpy as np
     from rich import box
     from rich.table import Table
@@ -141,14 +152,14 @@ def _by_layer(layers: "Sequence[Layer]", best: int, title: str, other: "Analysis
         table.add_column(heading, justify="right")
     if other:
         table.add_column(f"minus {other.model}", justify="right")
-    for one in layers:
-        cells = [one.all_pairs[name] for name in ("margin", "csls", "centred", "accuracy")]
-        cells += [one.with_english["margin"], one.with_english["mexa"]]
-        row = [str(one.layer), *(f"{100 * cell:.1f}" for cell in cells)]
+    for means in layers:
+        cells = [means.all_pairs[name] for name in ("margin", "csls", "centred", "accuracy")]
+        cells += [means.with_english["margin"], means.with_english["mexa"]]
+        row = [str(means.layer), *(f"{100 * cell:.1f}" for cell in cells)]
         if other:
-            earlier = other.headline.get(one.layer)
+            earlier = other.headline.get(means.layer)
             row.append("" if earlier is None else f"{100 * (cells[0] - np.nanmean(earlier)):+.1f}")
-        table.add_row(*row, style="bold" if one.layer == best else "")
+        table.add_row(*row, style="bold" if means.layer == best else "")
     return table
 
 
@@ -158,7 +169,7 @@ def _by_language(
     from rich import box
     from rich.table import Table
 
-    from midalign.analyze.report import of_english
+    from midalign.analyze.report import retrieval_with_english
 
     title = f"With English after block {layer}, margin in %"
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
@@ -166,9 +177,9 @@ def _by_language(
     table.add_column("margin", justify="right")
     earlier: dict[str, float] = {}
     if other and layer in other.headline:
-        earlier = of_english(other.headline[layer], codes)
+        earlier = retrieval_with_english(other.headline[layer], codes)
         table.add_column(f"minus {other.model}", justify="right")
-    for code, value in sorted(of_english(headline, codes).items(), key=lambda entry: -entry[1]):
+    for code, value in sorted(retrieval_with_english(headline, codes).items(), key=lambda entry: -entry[1]):
         change = [f"{100 * (value - earlier[code]):+.1f}"] if earlier else []
         table.add_row(code, f"{100 * value:.1f}", *change)
     return table

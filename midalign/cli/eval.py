@@ -215,7 +215,7 @@ def evaluate(
         shard=_shard(shard),
         tensor_parallel=tensor_parallel,
     )
-    from midalign.record import decimals
+    from midalign.record import format_score
 
     console = Console(stderr=True)
     columns = (
@@ -232,7 +232,9 @@ def evaluate(
             bars.update(shown[now.model], completed=now.done)
             if now.finished:
                 cut = f"  ({now.cut_off} answers cut at the token limit)" if now.cut_off else ""
-                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}{cut}", highlight=False)
+                console.print(
+                    f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}", highlight=False
+                )
 
         records = run.evaluate(settings, report)
     for path in records:

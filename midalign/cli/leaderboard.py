@@ -10,7 +10,7 @@ from midalign.cli.help import add_command, new_app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from midalign.leaderboard.tables import Part
+    from midalign.leaderboard.section_figures import SectionFigures
 
 WIDTH = 100
 
@@ -37,16 +37,16 @@ def build(
     from rich.console import Console
 
     from midalign.cli.table_printing import print_table
-    from midalign.leaderboard.build import build as write_board
-    from midalign.leaderboard.tables import sentences
+    from midalign.leaderboard.build import build_board as write_board
+    from midalign.leaderboard.result_sentences import describe_results
 
     folder = output or results.parent
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
     for part in write_board(results, folder):
-        print_table(console, table(part))
-        for line in sentences(part):
+        print_table(console, board_table(part))
+        for line in describe_results(part):
             console.print(line.replace("**", ""))
         console.print()
     console.print(
@@ -67,31 +67,23 @@ def merge(
         print(path)
 
 
-def table(part: "Part") -> "Table":
+def board_table(part: "SectionFigures") -> "Table":
     """Return a section's rows in at most 100 columns. The README has more columns."""
     from rich import box
     from rich.table import Table
 
     from midalign.languages import ROLES
-    from midalign.leaderboard.compare import language_sets
-    from midalign.leaderboard.tables import (
-        NONE,
-        closed,
-        headline,
-        items_span,
-        marked,
-        percent,
-        retrieval,
-        retrieval_columns,
-        title,
-    )
+    from midalign.leaderboard.formatting import NONE, format_percent
+    from midalign.leaderboard.section_figures import headline_title, items_span, section_title
+    from midalign.leaderboard.sections import language_sets
+    from midalign.leaderboard.tables import closed_gap, marked_label, retrieval_cell, retrieval_columns
 
     section = part.section
     roles = [role for role in ROLES if role in language_sets(section)]
     engines = sorted({f"{model.engine} {model.dtype}" for model in part.models})
     view = Table(
-        title=f"{title(section)}\n{headline(part)} in %, {items_span(section)} items per language, "
-        f"{' and '.join(engines)}",
+        title=f"{section_title(section)}\n"
+        f"{headline_title(part)} in %, {items_span(section)} items per language, {' and '.join(engines)}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -104,12 +96,12 @@ def table(part: "Part") -> "Table":
     for model in part.models:
         means = model.means[section.scorer.HEADLINE]
         view.add_row(
-            marked(model),
+            marked_label(model),
             "" if model.seeds == [None] else str(len(model.seeds)),
-            *(percent(means[role].value) for role in roles),
-            percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,
-            closed(part, model),
-            *(retrieval(section, model, layer) for layer in columns.values()),
+            *(format_percent(means[role].value) for role in roles),
+            format_percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,
+            closed_gap(part, model),
+            *(retrieval_cell(section, model, layer) for layer in columns.values()),
             *([f"{model.engine} {model.dtype}"] if len(engines) > 1 else []),
         )
     return view

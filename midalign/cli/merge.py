@@ -121,11 +121,15 @@ def merge(
 
     from rich.console import Console
 
-    from midalign import merge as merging
+    from midalign.merge import merge_adapters
+    from midalign.merge.output import refuse_existing
+    from midalign.merge.search import search_weights
+    from midalign.merge.weights import MergeWeights
+    from midalign.merge.whole_model import merge_into_base
 
     if len(adapters) < 2:
         raise typer.BadParameter(
-            "merging takes two adapters or more: midalign merge TASK ALIGN --output FOLDER"
+            "merging needs at least two adapters: midalign merge TASK ALIGN --output FOLDER"
         )
     if (search or into_base) and not base:
         raise typer.BadParameter("--search and --into-base need the base: add --base MODEL")
@@ -133,25 +137,25 @@ def merge(
         raise typer.BadParameter("--limit is for --search")
     if (apply_chat_template or system_instruction) and not search:
         raise typer.BadParameter("--apply-chat-template and --system-instruction are for --search")
-    merging.refuse_existing(output)
+    refuse_existing(output)
     blocks = tuple(_blocks(text, len(adapters)) for text in in_blocks or ())
     given = [_numbers(text, len(adapters)) for text in weights or [",".join("1" * len(adapters))]]
-    candidates = [merging.Weights(one, blocks) for one in given]
+    candidates = [MergeWeights(everywhere, blocks) for everywhere in given]
     if len(candidates) > 1 and not search:
         raise typer.BadParameter("several --weights need --search TASKS --base MODEL to choose among them")
     chosen = candidates[0]
     if search:
-        from midalign.record import decimals
+        from midalign.record import format_score
 
         console = Console(stderr=True)
 
         def report(now: "run.Progress") -> None:
             if now.finished:
-                console.print(f"{now.model}  {now.finished}  {decimals(now.headline)}", highlight=False)
+                console.print(f"{now.model}  {now.finished}  {format_score(now.headline)}", highlight=False)
 
         folder = output.with_name(f"{output.name}.search")
         tasks = [name.strip() for name in search.split(",")]
-        ranking = merging.search(
+        ranking = search_weights(
             adapters,
             candidates,
             folder,
@@ -165,29 +169,29 @@ def merge(
             apply_chat_template=apply_chat_template,
             system_instruction=system_instruction,
         )
-        for one in ranking:
-            print(f"{100 * one.score:6.2f}  {one.weights}")
+        for candidate in ranking:
+            print(f"{100 * candidate.score:6.2f}  {candidate.weights}")
         chosen = ranking[0].weights
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / output.name if into_base else output
-        found = merging.merge(adapters, chosen, target, method=method, rank=rank, density=density)
+        merged = merge_adapters(adapters, chosen, target, method=method, rank=rank, density=density)
         if into_base:
-            merging.into_base(target, base, output)
+            merge_into_base(target, base, output)
     print(
-        f"{output}: {method} of {len(adapters)} adapters, weights {chosen}, rank {found.rank}, "
-        f"{found.modules} modules. Largest deviation from the exact weighted sum: {100 * found.error:.2g} %"
+        f"{output}: {method} of {len(adapters)} adapters, weights {chosen}, rank {merged.rank}, "
+        f"{merged.modules} modules. Largest deviation from the exact weighted sum: {100 * merged.error:.2g} %"
     )
 
 
 def _numbers(text: str, count: int) -> tuple[float, ...]:
     """Parse one weight per adapter."""
     try:
-        found = tuple(float(one) for one in text.split(","))
+        weights = tuple(float(number) for number in text.split(","))
     except ValueError:
-        found = ()
-    if len(found) != count:
+        weights = ()
+    if len(weights) != count:
         raise typer.BadParameter(f"{text!r} is not a weight for each of {count} adapters, such as 1,0.5")
-    return found
+    return weights
 
 
 def _blocks(text: str, count: int) -> tuple[range, tuple[float, ...]]:

@@ -41,7 +41,7 @@ def score(
 ) -> None:
     """Score outputs of another program, as `midalign eval` would."""
     from midalign.evaluate import score as scoring
-    from midalign.record import decimals
+    from midalign.record import format_score
 
     entry, path = scoring.score(task, outputs, split, output, comet, _report, think_end_token)
     ((task, result),) = entry.tasks.items()
@@ -52,7 +52,7 @@ def score(
         print(json.dumps({"task": task, "n": result.n, "metrics": metrics}))
         return
     for name, metric in metrics.items():
-        print(f"{name:24} {decimals(metric['value'], 4)} ± {decimals(metric['stderr'], 4)}")
+        print(f"{name:24} {format_score(metric['value'], 4)} ± {format_score(metric['stderr'], 4)}")
     print(path)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from midalign.cluster.client import ReportStanding
     from midalign.cluster.driver import SweepStanding
-    from midalign.leaderboard.compare import Estimate
+    from midalign.leaderboard.statistics import Estimate
     from midalign.sweep import Point, Result
     from midalign.train.recipe import Recipe
 

@@ -116,14 +116,14 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
     """Write scores into the adapters' cards, from every complete record of the same weights."""
     from midalign import record
     from midalign.adapter import digest
-    from midalign.leaderboard.load import verified
+    from midalign.leaderboard.load import load_verified_record
     from midalign.train import card
 
     records_by_digest: dict[str, list[record.Record]] = {}
     for path in sorted(results.glob(f"*{record.SUFFIX}"), key=lambda path: path.stem):
-        entry = record.read(path)
+        entry = record.read_record(path)
         if entry.adapter and entry.shard is None:
-            records_by_digest.setdefault(entry.adapter.digest, []).append(verified(path))
+            records_by_digest.setdefault(entry.adapter.digest, []).append(load_verified_record(path))
     for folder in adapters:
         card.write(folder, records_by_digest.get(digest(folder), []))
 

@@ -341,4 +341,4 @@ def _tokens(folders: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _has_record(name: str, results: Path) -> bool:
     """Return whether a record exists. The final evaluation replaces outdated records."""
-    return (results / f"{record.file_name(name)}{record.SUFFIX}").is_file()
+    return (results / f"{record.record_file_name(name)}{record.SUFFIX}").is_file()

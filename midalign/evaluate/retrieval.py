@@ -81,7 +81,7 @@ def measure(
     model: Any, tokenizer: Any, adapter: str | None, pairs: Mapping[str, Pairs], layer: int
 ) -> dict[str, float]:
     """Return a model's accuracy by language after `layer` blocks, with one of its adapters or none."""
-    from midalign.align.retrieval import accuracy
+    from midalign.align.retrieval import pair_accuracy
 
     switch(model, adapter)
     sentences = sorted({sentence for chosen in pairs.values() for sentence in chosen.english})
@@ -91,7 +91,9 @@ def measure(
         import torch
 
         (foreign,) = pooled(model, tokenizer, chosen.foreign, [layer])
-        result[language] = accuracy(foreign, torch.stack([english[s] for s in chosen.english]), centred=True)
+        result[language] = pair_accuracy(
+            foreign, torch.stack([english[s] for s in chosen.english]), centred=True
+        )
     return result
 
 

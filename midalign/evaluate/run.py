@@ -321,12 +321,12 @@ def _models(settings: Settings, base: str) -> list[Model]:
     """Return the base, then the adapters, each checked against the base before anything is loaded."""
     if settings.adapters_only and not settings.adapters:
         raise AdapterError("There is no adapter to score without its base: --adapter FOLDER")
-    models = [Model(record.file_name(_base_name(settings.base)), None, None, None)]
+    models = [Model(record.record_file_name(_base_name(settings.base)), None, None, None)]
     for folder in settings.adapters:
         adapters.check(folder, base)
         tokenizers.check(folder, base, chat=settings.apply_chat_template)
         manifest = adapters.read_manifest(folder)
-        name = record.file_name(manifest.name if manifest else folder.resolve().name)
+        name = record.record_file_name(manifest.name if manifest else folder.resolve().name)
         # Some file systems do not tell upper from lower case.
         clash = next((model for model in models if model.name.casefold() == name.casefold()), None)
         if clash:
@@ -410,18 +410,18 @@ def _check_overlap(
 
 def _lacks_overlap(settings: Settings, model: Model) -> bool:
     """Return whether the model's record has no overlap check, or one that left text unchecked."""
-    check = record.read(_record_path(settings, model)).overlap
+    check = record.read_record(_record_path(settings, model)).overlap
     return check is None or bool(check.unchecked)
 
 
 def _add_overlap(path: Path, check: OverlapCheck | None) -> None:
     """Put the overlap into a finished record, unless the record has a more complete check."""
     with locks.locked(path):
-        entry = record.read(path)
+        entry = record.read_record(path)
         before = entry.overlap
         if check is not None and (before is None or len(check.unchecked) < len(before.unchecked)):
             updated = entry.model_copy(update={"overlap": check})
-            record.write(updated, record.read_items(path), path.parent)
+            record.write_record(updated, record.read_items(path), path.parent)
 
 
 def _record_base(settings: Settings) -> record.Base:
@@ -466,7 +466,7 @@ def _is_finished(settings: Settings, model: Model, run: str, roles: record.Roles
     path = _record_path(settings, model)
     if settings.log_samples or not path.is_file():
         return False
-    entry = record.read(path)
+    entry = record.read_record(path)
     any_roles = model.folder is None and bool(settings.adapters)
     manifest = entry.adapter.manifest if entry.adapter else None
     said = (entry.packages, entry.base.note, manifest, any_roles or entry.roles)
@@ -917,7 +917,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
         data_digest=tasks.data_digest(metadata, settings.split),
         prompt_digest=shards.prompt_digest(prompts),
         repeated=len(repeated),
-        without_repeated=record.without_repeated(
+        without_repeated=record.scores_without_repeated(
             record.Items(np.array(doc_ids), counts, np.array(repeated)), tasks.metrics(metadata)
         ),
         max_gen_toks=_limit(task),
@@ -942,7 +942,7 @@ def _part(lm: Any, name: str, task: Any, results: Any, seconds: float, settings:
 
 def _defined(value: Any) -> float | None:
     """Return a score as a record has it; None for NaN, and for N/A, which our plug-in puts in its place."""
-    return record.defined(value) if isinstance(value, float) else None
+    return record.nan_to_none(value) if isinstance(value, float) else None
 
 
 def _parts(model: Model, store: Store, names: Sequence[str], measured: Sequence[str]) -> dict[str, Part]:
@@ -1036,7 +1036,7 @@ def _publish(
         )
         for name, part in parts.items()
     }
-    record.write(entry, items, settings.output)
+    record.write_record(entry, items, settings.output)
     if settings.log_samples:
         lines = (
             json.dumps({"task": name, **output.model_dump()}, ensure_ascii=False) + "\n"

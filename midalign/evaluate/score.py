@@ -91,14 +91,14 @@ def score(
         prompt_digest=None,
         comet=by_comet,
         repeated=len(repeated),
-        without_repeated=record.without_repeated(items, tasks.metrics(metadata)),
+        without_repeated=record.scores_without_repeated(items, tasks.metrics(metadata)),
         seconds=0.0,
         tokens=0,
     )
     digest = hashlib.sha256(outputs.read_bytes()).hexdigest()
     of_split = "" if split == "test" else f"-{split}"
     entry = record.Record(
-        name=record.file_name(f"{outputs.stem}-{task}{of_split}"),
+        name=record.record_file_name(f"{outputs.stem}-{task}{of_split}"),
         created=datetime.now(UTC),
         arm="external",
         seed=None,
@@ -116,15 +116,15 @@ def score(
         tokens=0,
     )
     with locks.locked(folder / f"{entry.name}{record.SUFFIX}"):
-        return entry, record.write(entry, {task: items}, folder)
+        return entry, record.write_record(entry, {task: items}, folder)
 
 
 def rates(counts: np.ndarray, metadata: Mapping[str, Any]) -> dict[str, record.Metric]:
     """Return a task's metrics of counts per item (items, columns), as lm-eval's aggregations give them."""
     return {
         name: record.Metric(
-            value=record.defined(float(metric(counts.sum(0)))),
-            stderr=record.defined(stderr(counts, metric)),
+            value=record.nan_to_none(float(metric(counts.sum(0)))),
+            stderr=record.nan_to_none(stderr(counts, metric)),
             n=len(counts),
         )
         for name, metric in family(metadata["family"]).metrics(metadata).items()

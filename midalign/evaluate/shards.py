@@ -57,12 +57,12 @@ def merge(folders: Sequence[Path], output: Path) -> list[Path]:
     paths = []
     for entry, items in merged.values():
         with locks.locked(output / f"{entry.name}{record.SUFFIX}"):
-            paths.append(record.write(entry, items, output))
+            paths.append(record.write_record(entry, items, output))
     return paths
 
 
 def _merged(name: str, files: Sequence[Path]) -> tuple[record.Record, dict[str, record.Items]]:
-    entries = {file: record.read(file) for file in files}
+    entries = {file: record.read_record(file) for file in files}
     files = _in_order(name, entries)
     first = entries[files[0]]
     parts: dict[str, list[tuple[record.TaskResult, record.Items]]] = defaultdict(list)
@@ -166,7 +166,9 @@ def _pooled(task: str, parts: Sequence[record.TaskResult], items: record.Items) 
             "metrics": rates(items.counts, metadata),
             "prompt_digest": prompt_digest(items.prompts or ()),
             "repeated": len(items.repeated),
-            "without_repeated": record.without_repeated(items, family(metadata["family"]).metrics(metadata)),
+            "without_repeated": record.scores_without_repeated(
+                items, family(metadata["family"]).metrics(metadata)
+            ),
             "cut_off": _sum([one.cut_off for one in parts]),
             "prompts_cut": _sum([one.prompts_cut for one in parts]),
             "comet": by_comet,

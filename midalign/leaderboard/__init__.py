@@ -1,1 +1,1 @@
-"""From records to tables and plots."""
+"""Tables and plots from records."""

@@ -1,4 +1,4 @@
-"""From a folder of records to a folder with README.md, leaderboard.json and plots."""
+"""Write a board, README.md, leaderboard.json and plots, from a folder of records."""
 
 import json
 import math
@@ -11,53 +11,56 @@ from typing import Any
 from midalign.errors import MidalignError
 from midalign.files import write_atomically
 from midalign.leaderboard import plots
-from midalign.leaderboard.compare import DRAWS, LEVEL, Model, compare, compare_by_comet, language_sets
-from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import resource_of, sections
-from midalign.leaderboard.tables import MARK, Part, page
+from midalign.leaderboard.comet_comparison import compare_by_comet
+from midalign.leaderboard.compare import ModelFigures, compare_models
+from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.section_figures import SectionFigures
+from midalign.leaderboard.sections import group_runs, language_sets, resource_of
+from midalign.leaderboard.statistics import DRAWS, LEVEL
+from midalign.leaderboard.tables import MARK, render_page
 
 DIGITS = 6
 
 
-def build(results: Path, output: Path) -> list[Part]:
+def build_board(results: Path, output: Path) -> list[SectionFigures]:
     """Write the board of `results/*.json` into `output` and return its sections.
 
-    The same records give the same bytes. Raises RecordError for records that do not hold or clash, and
-    MidalignError rather than replace a README.md that it did not write.
+    The same records give the same bytes. Raises RecordError for invalid or conflicting records, and
+    MidalignError if `output` has a README.md that this function did not write.
     """
     readme = output / "README.md"
     if readme.is_file() and not readme.read_text("utf-8", errors="replace").startswith(MARK):
         raise MidalignError(
-            f"{readme} was not written by midalign leaderboard build and is left alone; "
-            f"choose another folder with --output"
+            f"{readme} was not written by midalign leaderboard build, so it is kept. "
+            f"Choose another folder with --output"
         )
     parts = _parts(results)
-    pictures = {part.plot: plots.png(part) for part in parts}
+    pictures = {part.plot: plots.plot_section(part) for part in parts}
     (output / "plots").mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         write_atomically(output / name, picture)
     write_atomically(output / "leaderboard.json", _json(parts).encode())
-    write_atomically(readme, page(parts).encode())
+    write_atomically(readme, render_page(parts).encode())
     return parts
 
 
-def _parts(results: Path) -> list[Part]:
-    parts: list[Part] = []
-    for section in sections(load(results)):
+def _parts(results: Path) -> list[SectionFigures]:
+    parts: list[SectionFigures] = []
+    for section in group_runs(load_runs(results)):
         entry = section.first.record
         sample = f"{entry.sample.split}-{entry.sample.limit or 'full'}"
         regime = "" if section.regime == "free" else f"-{section.regime}"
-        # A base may be a path or a hub id; its last part says enough in a file name.
+        # A base may be a path or a hub id. Its last part suffices in a file name.
         slug = re.sub(
             r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}{regime}"
         )
         taken = sum(part.slug == slug or part.slug.startswith(f"{slug}-v") for part in parts)
         slug = f"{slug}-v{taken + 1}" if taken else slug
-        parts.append(Part(slug, section, *compare(section), compare_by_comet(section)))
+        parts.append(SectionFigures(slug, section, *compare_models(section), compare_by_comet(section)))
     return parts
 
 
-def _json(parts: Sequence[Part]) -> str:
+def _json(parts: Sequence[SectionFigures]) -> str:
     board = {
         "schema_version": 2,
         "unit": "shares between 0 and 1, differences and gaps in the same unit",
@@ -67,7 +70,7 @@ def _json(parts: Sequence[Part]) -> str:
     return json.dumps(_rounded(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _section(part: Part) -> dict[str, Any]:
+def _section(part: SectionFigures) -> dict[str, Any]:
     section, entry = part.section, part.section.first.record
     return {
         "group": section.group,
@@ -97,8 +100,8 @@ def _section(part: Part) -> dict[str, Any]:
     }
 
 
-def _model(model: Model) -> dict[str, Any]:
-    """Return a row's figures, without a training dtype that is not known: so boards of older records stay."""
+def _model(model: ModelFigures) -> dict[str, Any]:
+    """Return a row's figures. An unknown training dtype is omitted, as in boards of older records."""
     figures = asdict(model)
     if model.training_dtype is None:
         del figures["training_dtype"]

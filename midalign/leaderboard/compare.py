@@ -1,50 +1,40 @@
 """Scores of a section's models and paired differences between their arms, all from counts per item.
 
-Every figure is a share between 0 and 1, NaN where there is no case. A language's score is pooled (micro) over
-its items, a mean is over the languages that have a case (macro). Intervals are percentile bootstrap intervals
-(Efron and Tibshirani 1993, chapter 13) over items: one draw resamples the document ids, the same for all
-models, so that differences are paired (Koehn 2004), and the same for all languages with these ids, because
-parallel items are hard or easy together. The intervals say nothing about training seeds; the spread over
-seeds stands beside them.
+Every figure is a share between 0 and 1, or NaN without a case. A language's score is pooled (micro) over its
+items. A mean is over the languages that have a case (macro). Intervals are paired bootstrap intervals over
+items, see `midalign.leaderboard.statistics`. They do not cover the choice of the training seed. The spread
+over seeds is reported beside them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from midalign import record
-from midalign.languages import ROLES
-from midalign.leaderboard.load import Run
-from midalign.leaderboard.sections import Row, Section, resource_of
-from midalign.metrics.rates import quotient
+from midalign.leaderboard.sections import BoardRow, BoardSection, language_sets
+from midalign.leaderboard.statistics import (
+    Estimate,
+    Scores,
+    bootstrap,
+    estimate,
+    mean_defined,
+    mean_scores,
+    metric_shares,
+)
 
-DRAWS = 1000
-LEVEL = 0.95
-_CHUNK = 100  # draws at a time: bounds the weights to 100 x items x 8 bytes
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value, the bounds of its 95% interval and its standard error."""
-
-    value: float
-    low: float
-    high: float
-    stderr: float
-
-    @property
-    def holds_zero(self) -> bool:
-        """Whether 0 lies in the interval."""
-        return self.low <= 0 <= self.high
+_HEADLINE = 0
+"""Among a family's metrics."""
+_GAP_SETS = ("non-supervised", "aligned", "unseen")
+Measured = tuple[int, int, str, str | None]
+"""Layer, candidates, pooling and digest of the candidates. Accuracies compare if all are equal."""
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """Pair retrieval accuracy by language: before training (the section's base) and of this model.
+class RetrievalFigures:
+    """Pair retrieval accuracy per language, before training (the section's base) and of this model.
 
-    `before` is empty where the base was not measured alike. Means of the seeds that were measured alike.
+    Means over the seeds that were measured in the same way. `before` is empty if the base was not.
     """
 
     layer: int
@@ -56,8 +46,8 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A row: means over its seeds. Keys of `means`: see `language_sets`."""
+class ModelFigures:
+    """A row's figures: means over its seeds. The keys of `means` are those of `language_sets`."""
 
     label: str
     arm: str
@@ -66,27 +56,27 @@ class Model:
     engine: str
     dtype: str
     training_dtype: str | None
-    """None where it is not known."""
+    """None if not known."""
     devices: list[str]
     records: list[str]
     means: dict[str, dict[str, Estimate]]
     """Metric -> set of languages -> mean."""
     spread: dict[str, list[float]]
-    """Set of languages -> the headline's least and greatest seed."""
+    """Set of languages -> the headline's lowest and highest seed."""
     gap: dict[str, Estimate]
-    """Transfer gap: mean over supervised languages minus the set's; empty without supervised languages."""
-    retrieval: list[Retrieval]
-    """One entry per way of measuring (layer, candidates, pooling): seeds may be aligned at several layers."""
+    """Transfer gap: mean over supervised languages minus the set's. Empty without supervised languages."""
+    retrieval: list[RetrievalFigures]
+    """One entry per layer, candidates and pooling, since seeds may be aligned at different layers."""
     languages: dict[str, dict[str, Estimate]]
     """Language -> metric -> score."""
     without_repeated: dict[str, float]
-    """Language -> the headline over the items that stand in no training split, where that is known."""
+    """Language -> the headline over the items that occur in no training split, if known."""
     cut_off: int | None
-    """Outputs that reached the token limit, in all languages and seeds; None where a record does not know."""
+    """Outputs that reached the token limit, over all languages and seeds. None if a record lacks it."""
     overlap: list[str]
     """Overlaps of the model's training text and the test text, in words."""
     overlap_unchecked: list[str]
-    """Training text that was not compared with the test text, in words; empty in older records."""
+    """Training text that was not compared with the test text, in words. Empty in older records."""
 
 
 @dataclass(frozen=True)
@@ -97,50 +87,31 @@ class Difference:
     baseline: str
     seeds: list[int | None]
     paired_seeds: bool
-    """False when the two share no seed: then all seeds of both count."""
+    """False if the two share no seed. Then all seeds of both count."""
     same_engine: bool
     means: dict[str, dict[str, Estimate]]
     """Metric -> set of languages -> difference of the means."""
     by_seed: dict[str, list[float]]
-    """Set of languages -> the headline's difference for each of `seeds`; empty unless paired."""
+    """Set of languages -> the headline's difference per seed. Empty unless paired."""
     languages: dict[str, dict[str, Estimate]]
     baseline_gap: dict[str, Estimate]
     gap_closed: dict[str, Estimate | None]
-    """Set of languages -> (this - baseline) / baseline's gap; None unless the gap's interval lies above 0."""
+    """Set of languages -> (model - baseline) / baseline's gap. None unless its interval lies above 0."""
     gap_closed_languages: dict[str, Estimate | None]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Points and bootstrap draws of one row or of some of its seeds, averaged over them."""
-
-    points: np.ndarray
-    """(languages, metrics)."""
-    draws: np.ndarray
-    """(DRAWS, languages, metrics)."""
-
-
-def language_sets(section: Section) -> dict[str, list[str]]:
-    """The sets that means are taken over, none empty: all, roles, non-supervised, resource classes."""
-    codes = section.languages
-    sets = {"all": codes}
-    sets |= {role: [code for code in codes if section.role(code) == role] for role in ROLES}
-    sets["non-supervised"] = sets["aligned"] + sets["unseen"]
-    for resource in ("high", "mid", "low"):
-        sets[resource] = [code for code in codes if resource_of(code) == resource]
-    return {name: members for name, members in sets.items() if members}
-
-
-def compare(section: Section) -> tuple[list[Model], list[Difference]]:
-    """The section's rows, and each arm that has a baseline against it."""
+def compare_models(section: BoardSection) -> tuple[list[ModelFigures], list[Difference]]:
+    """Return the figures of the section's rows, and the difference of each arm from its baseline."""
     scores = bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
-    differences = [_difference(section, row, baseline, scores) for row, baseline in _arms(section)]
+    differences = [
+        _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
+    ]
     return models, differences
 
 
-def _arms(section: Section) -> list[tuple[Row, Row]]:
-    """Each arm that has a baseline, with it."""
+def arms_with_baseline(section: BoardSection) -> list[tuple[BoardRow, BoardRow]]:
+    """Return each arm that has a baseline, together with the baseline."""
     return [
         (row, baseline)
         for row in section.rows
@@ -148,10 +119,10 @@ def _arms(section: Section) -> list[tuple[Row, Row]]:
     ]
 
 
-def baseline_of(section: Section, row: Row) -> Row | None:
-    """Return the baseline of the row's recipe, if possible by the same engine and dtype.
+def baseline_of(section: BoardSection, row: BoardRow) -> BoardRow | None:
+    """Return the baseline of the row's recipe, preferably of the same engine and dtype.
 
-    A baseline that is known to be trained in another dtype is none.
+    A baseline that is known to be trained in another dtype does not count.
     """
     candidates = [
         other
@@ -160,91 +131,33 @@ def baseline_of(section: Section, row: Row) -> Row | None:
         and other.baseline == row.baseline
         and (other.training_dtype == row.training_dtype or None in (other.training_dtype, row.training_dtype))
     ]
-    # A known dtype first, then the engine.
+    # Prefer a known and equal dtype of training, then an equal engine.
     candidates.sort(
         key=lambda other: (other.training_dtype != row.training_dtype, other.engine != row.engine)
     )
     return next(iter(candidates), None)
 
 
-def bootstrap(section: Section) -> dict[str, Scores]:
-    """File name of a run -> its scores, all runs on the same draws."""
-    runs = [run for row in section.rows for run in row.runs]
-    codes = section.languages
-    draws = np.empty((len(runs), DRAWS, len(codes), len(section.metrics)))
-    for ids in sorted(set(section.first.ids.values())):
-        alike = [code for code in codes if section.first.ids[code] == ids]
-        # (items, runs x columns) a language: one matrix product serves all models.
-        stacked = {code: np.concatenate([run.counts[code] for run in runs], axis=1) for code in alike}
-        start = 0
-        for weights in _weights(len(stacked[alike[0]]), seed=int(ids[:8], 16)):
-            for code in alike:
-                pooled = (weights @ stacked[code].astype(np.float64)).reshape(len(weights), len(runs), -1)
-                values = _shares(section, pooled)
-                draws[:, start : start + len(weights), codes.index(code)] = values.swapaxes(0, 1)
-            start += len(weights)
-    points = np.array([[_shares(section, run.counts[code].sum(axis=0)) for code in codes] for run in runs])
-    return {run.file: Scores(points[index], draws[index]) for index, run in enumerate(runs)}
-
-
-def _weights(items: int, seed: int) -> Iterator[np.ndarray]:
-    """DRAWS rows in chunks of (_CHUNK, items): how often each item was drawn, with replacement."""
-    generator = np.random.default_rng(seed)
-    rows = np.arange(_CHUNK)[:, None] * items
-    for _ in range(DRAWS // _CHUNK):
-        drawn = generator.integers(items, size=(_CHUNK, items)) + rows
-        yield np.bincount(drawn.ravel(), minlength=_CHUNK * items).reshape(_CHUNK, items).astype(np.float64)
-
-
-def _shares(section: Section, pooled: np.ndarray) -> np.ndarray:
-    """All metrics of pooled counts (..., columns) as shares: (..., metrics)."""
-    units = [100 if name in section.scorer.PERCENT else 1 for name in section.metrics]
-    return np.stack([metric(pooled) for metric in section.metrics.values()], axis=-1) / units
-
-
-def mean_of(scores: Sequence[Scores]) -> Scores:
-    """Return the mean of several seeds."""
-    return Scores(mean_defined([s.points for s in scores], 0), mean_defined([s.draws for s in scores], 0))
-
-
-def mean_defined(values: ArrayLike, axis: int = -1) -> np.ndarray:
-    """Return the mean over an axis of what is not NaN; NaN where nothing is.
-
-    A share of no cases is NaN, and is no reason to leave out or lower the others.
-    """
-    values = np.asarray(values)
-    return quotient(np.nansum(values, axis=axis), (~np.isnan(values)).sum(axis=axis))
-
-
-def estimate(point: float, draws: np.ndarray) -> Estimate:
-    """Return a value with the interval and standard error of its bootstrap draws; all NaN if the value is.
-
-    Draws without a case are NaN and left out.
-    """
-    draws = draws[~np.isnan(draws)]
-    if np.isnan(point) or len(draws) < 2:
-        return Estimate(float(point), np.nan, np.nan, np.nan)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Estimate(float(point), float(low), float(high), float(draws.std(ddof=1)))
-
-
-def _indices(section: Section) -> dict[str, list[int]]:
+def _places(section: BoardSection) -> dict[str, list[int]]:
     codes = section.languages
     return {name: [codes.index(code) for code in members] for name, members in language_sets(section).items()}
 
 
-def _means(section: Section, scores: Scores, sets: Mapping[str, list[int]]) -> dict[str, dict[str, Estimate]]:
+def _means(
+    section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
+) -> dict[str, dict[str, Estimate]]:
     return {
         metric: {
-            name: estimate(float(mean_defined(scores.points[of, m])), mean_defined(scores.draws[:, of, m]))
-            for name, of in sets.items()
+            name: estimate(
+                float(mean_defined(scores.points[places, m])), mean_defined(scores.draws[:, places, m])
+            )
+            for name, places in sets.items()
         }
         for m, metric in enumerate(section.metrics)
     }
 
 
-def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estimate]]:
+def _by_language(section: BoardSection, scores: Scores) -> dict[str, dict[str, Estimate]]:
     return {
         code: {
             metric: estimate(scores.points[i, m], scores.draws[:, i, m])
@@ -254,42 +167,39 @@ def _by_language(section: Section, scores: Scores) -> dict[str, dict[str, Estima
     }
 
 
-_HEADLINE = 0
-"""Among a family's metrics."""
-
-
 def _gaps(
-    section: Section, scores: Scores, sets: Mapping[str, list[int]]
+    section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
 ) -> dict[str, tuple[float, np.ndarray]]:
-    """Set -> transfer gap of the headline and its draws; nothing without supervised languages, and nothing
-    where the scores of two languages cannot be compared."""
+    """Return the headline's transfer gap and its draws per set of languages.
+
+    Empty without supervised languages, and in families whose scores do not compare between languages.
+    """
     if "supervised" not in sets or not section.scorer.COMPARABLE:
         return {}
     points, draws = scores.points[:, _HEADLINE], scores.draws[:, :, _HEADLINE]
     supervised = sets["supervised"]
     return {
         name: (
-            float(mean_defined(points[supervised]) - mean_defined(points[of])),
-            mean_defined(draws[:, supervised]) - mean_defined(draws[:, of]),
+            float(mean_defined(points[supervised]) - mean_defined(points[places])),
+            mean_defined(draws[:, supervised]) - mean_defined(draws[:, places]),
         )
-        for name, of in sets.items()
+        for name, places in sets.items()
     }
 
 
-_GAP_SETS = ("non-supervised", "aligned", "unseen")
-
-
-def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
-    sets = _indices(section)
+def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -> ModelFigures:
+    sets = _places(section)
     seeds = [scores[run.file] for run in row.runs]
-    mean = mean_of(seeds)
-    gaps = _gaps(section, mean, {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")})
+    mean = mean_scores(seeds)
+    gap_sets = {name: sets[name] for name in sets if name in (*_GAP_SETS, "supervised")}
+    gaps = _gaps(section, mean, gap_sets)
     by_seed = {
-        name: [float(mean_defined(s.points[of, _HEADLINE])) for s in seeds] for name, of in sets.items()
+        name: [float(mean_defined(seed.points[places, _HEADLINE])) for seed in seeds]
+        for name, places in sets.items()
     }
     engine, dtype = row.engine
     recipe = row.runs[0].record.recipe
-    return Model(
+    return ModelFigures(
         label=row.label,
         arm=row.arm,
         recipe=recipe.name if recipe and row.arm != "base" else None,
@@ -311,91 +221,96 @@ def _model(section: Section, row: Row, scores: Mapping[str, Scores]) -> Model:
     )
 
 
-def _cut_off(section: Section, row: Row) -> int | None:
+def _cut_off(section: BoardSection, row: BoardRow) -> int | None:
     counts = [run.task(code).cut_off for run in row.runs for code in section.languages]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _without_repeated(section: Section, row: Row) -> dict[str, float]:
+def _without_repeated(section: BoardSection, row: BoardRow) -> dict[str, float]:
     known = [code for code in section.languages if all(code in run.unrepeated for run in row.runs)]
     return {
-        code: float(mean_defined([_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs]))
+        code: float(
+            mean_defined([metric_shares(section, run.unrepeated[code])[_HEADLINE] for run in row.runs])
+        )
         for code in known
     }
 
 
-def _overlap(row: Row) -> list[str]:
+def _overlap(row: BoardRow) -> list[str]:
     """Return the overlaps of training text and test text in words."""
-    return sorted({one.sentence for run in row.runs for one in run.record.known_overlaps})
+    return sorted({overlap.sentence for run in row.runs for overlap in run.record.known_overlaps})
 
 
-def _overlap_unchecked(row: Row) -> list[str]:
+def _overlap_unchecked(row: BoardRow) -> list[str]:
     """Return the training text that was not compared with the test text, in words."""
     checks = [run.record.overlap for run in row.runs]
     return sorted({text for check in checks if check is not None for text in check.unchecked})
 
 
-def _retrieval(section: Section, row: Row) -> list[Retrieval]:
-    """Return the retrieval of a row, one entry per way of measuring, lower layers first."""
+def _retrieval(section: BoardSection, row: BoardRow) -> list[RetrievalFigures]:
+    """Return a row's retrieval, one entry per `Measured`, lowest layer first."""
     alike: dict[Measured, list[record.Retrieval]] = {}
     for measured in (run.record.retrieval for run in row.runs):
         if measured:
             alike.setdefault(_measured(measured), []).append(measured)
     return [
-        Retrieval(
+        RetrievalFigures(
             *how,
-            before=_mean_accuracy([one.base_accuracy for one in alike[how]]) or _base_accuracy(section, how),
-            after=_mean_accuracy([one.accuracy for one in alike[how]]),
+            before=_mean_accuracy([seed.base_accuracy for seed in alike[how]])
+            or _base_accuracy(section, how),
+            after=_mean_accuracy([seed.accuracy for seed in alike[how]]),
         )
         for how in sorted(alike, key=lambda how: (*how[:3], how[3] or ""))
     ]
 
 
-Measured = tuple[int, int, str, str | None]
-"""Layer, candidates, pooling and the candidates' digest: accuracies compare where all are equal."""
+def _measured(retrieval: record.Retrieval) -> Measured:
+    return retrieval.layer, retrieval.candidates, retrieval.pooling, retrieval.candidates_digest
 
 
-def _measured(one: record.Retrieval) -> Measured:
-    return one.layer, one.candidates, one.pooling, one.candidates_digest
-
-
-def _base_accuracy(section: Section, how: Measured) -> dict[str, float]:
-    """Return the accuracy in the section's base record, empty where it was not measured alike."""
+def _base_accuracy(section: BoardSection, how: Measured) -> dict[str, float]:
+    """Return the accuracy in the section's base record, or nothing if it was measured differently."""
     for run in (run for row in section.rows if row.arm == "base" for run in row.runs):
         if run.record.retrieval and _measured(run.record.retrieval) == how:
             return _mean_accuracy([run.record.retrieval.accuracy])
     return {}
 
 
-def _mean_accuracy(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of the seeds for the languages that each of them has."""
-    codes = sorted(set.intersection(*(set(one) for one in measured)))
-    return {code: float(np.mean([one[code] for one in measured])) for code in codes}
+def _mean_accuracy(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over seeds, for the languages that all of them have."""
+    codes = sorted(set.intersection(*map(set, seeds)))
+    return {code: float(np.mean([accuracy[code] for accuracy in seeds])) for code in codes}
 
 
-def _by_seed(row: Row, scores: Mapping[str, Scores]) -> dict[int | None, Scores]:
+def _by_seed(row: BoardRow, scores: Mapping[str, Scores]) -> dict[int | None, Scores]:
     return {run.record.seed: scores[run.file] for run in row.runs}
 
 
-def _change(row: Row, baseline: Row, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
-    """An arm minus its baseline, and the latter, over the seeds that both have, all if they share none."""
+def seed_change(row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
+    """Return an arm's scores minus its baseline's, and the baseline's.
+
+    Both are means over the shared seeds, or over all seeds if there are none.
+    """
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    this = mean_of([by_seed[seed] for seed in shared or by_seed])
-    other = mean_of([against[seed] for seed in shared or against])
-    return Scores(this.points - other.points, this.draws - other.draws), other
+    arm = mean_scores([by_seed[seed] for seed in shared or by_seed])
+    reference = mean_scores([against[seed] for seed in shared or against])
+    return Scores(arm.points - reference.points, arm.draws - reference.draws), reference
 
 
-def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, Scores]) -> Difference:
+def _difference(
+    section: BoardSection, row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]
+) -> Difference:
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    change, other = _change(row, baseline, scores)
+    change, reference = seed_change(row, baseline, scores)
 
-    codes, sets = section.languages, _indices(section)
-    gap_sets = {name: of for name, of in sets.items() if name in (*_GAP_SETS, "supervised")}
+    # The baseline's gap of each set and of each language that is not supervised, and its closed share.
+    codes, sets = section.languages, _places(section)
+    gap_sets = {name: sets[name] for name in sets if name in (*_GAP_SETS, "supervised")}
     gap_sets |= {code: [i] for i, code in enumerate(codes) if section.role(code) != "supervised"}
-    gaps = _gaps(section, other, gap_sets)
+    gaps = _gaps(section, reference, gap_sets)
     closed = {
         name: _ratio(_headline(change, gap_sets[name]), gaps[name]) for name in gaps if name != "supervised"
     }
@@ -408,10 +323,10 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
         means=_means(section, change, sets),
         by_seed={
             name: [
-                float(mean_defined((by_seed[seed].points - against[seed].points)[of, _HEADLINE]))
+                float(mean_defined((by_seed[seed].points - against[seed].points)[places, _HEADLINE]))
                 for seed in shared
             ]
-            for name, of in sets.items()
+            for name, places in sets.items()
         },
         languages=_by_language(section, change),
         baseline_gap={name: estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
@@ -420,104 +335,19 @@ def _difference(section: Section, row: Row, baseline: Row, scores: Mapping[str, 
     )
 
 
-def _headline(scores: Scores, of: list[int]) -> tuple[float, np.ndarray]:
-    return float(mean_defined(scores.points[of, _HEADLINE])), mean_defined(scores.draws[:, of, _HEADLINE])
+def _headline(scores: Scores, places: list[int]) -> tuple[float, np.ndarray]:
+    """Return the mean headline of the languages at these places, and its draws."""
+    points, draws = scores.points[places, _HEADLINE], scores.draws[:, places, _HEADLINE]
+    return float(mean_defined(points)), mean_defined(draws)
 
 
 def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
-    """Gap closed; None where the gap's interval holds 0 (the ratio has no bounds) or lies below it."""
+    """Return the share of the gap that the change closes.
+
+    None if the gap's interval holds 0, where the ratio has no bounds, or lies below 0.
+    """
     if not estimate(*gap).low > 0:
         return None
-    # The interval leaves out draws in the tail, where a gap of 0 may still occur.
+    # The interval excludes draws in its tails, where a gap of 0 may still occur.
     draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
     return estimate(change[0] / gap[0], draws[np.isfinite(draws)])
-
-
-@dataclass(frozen=True)
-class CometDifference:
-    """An arm minus its baseline in COMET's score."""
-
-    model: str
-    baseline: str
-    means: dict[str, Estimate]
-    """Set of directions -> mean of the differences."""
-    languages: dict[str, Estimate]
-    """Direction -> difference."""
-
-
-@dataclass(frozen=True)
-class Comet:
-    """COMET's scores of a section, on the directions of which one COMET model has scored every record.
-
-    Two directions' scores are never compared: models have a score per direction and no mean.
-    """
-
-    name: str
-    digest: str
-    version: str
-    directions: list[str]
-    models: dict[str, dict[str, Estimate]]
-    """Label of a row -> direction -> score."""
-    differences: list[CometDifference]
-
-
-def compare_by_comet(section: Section) -> Comet | None:
-    """COMET's part of a section; None where no direction has scores of all records by one COMET model."""
-    runs = [run for row in section.rows for run in row.runs]
-    by_model: dict[tuple[str, str], list[str]] = {}
-    for code in section.languages:
-        scored_by = [run.task(code).comet for run in runs]
-        known = {(one.digest, one.version) for one in scored_by if one is not None}
-        if len(known) == 1 and None not in scored_by:
-            by_model.setdefault(known.pop(), []).append(code)
-    if not by_model:
-        return None
-    directions = max(by_model.values(), key=len)
-    scored = section.first.task(directions[0]).comet
-    assert scored is not None
-    points = np.array([[run.comet[code].mean() / 1e6 for code in directions] for run in runs])
-    draws = np.stack([_comet_draws(section, runs, code) for code in directions], axis=-1)
-    # One metric, so that means and differences are taken as those of the other metrics are.
-    scores = {run.file: Scores(points[i, :, None], draws[i, :, :, None]) for i, run in enumerate(runs)}
-    sets = {
-        name: [directions.index(code) for code in members if code in directions]
-        for name, members in language_sets(section).items()
-    }
-    differences = []
-    for row, baseline in _arms(section):
-        change, _ = _change(row, baseline, scores)
-        differences.append(
-            CometDifference(
-                model=row.label,
-                baseline=baseline.label,
-                means={
-                    name: estimate(change.points[of].mean(), change.draws[:, of, 0].mean(axis=1))
-                    for name, of in sets.items()
-                    if of
-                },
-                languages=_estimates(directions, change),
-            )
-        )
-    return Comet(
-        name=scored.name,
-        digest=scored.digest,
-        version=scored.version,
-        directions=directions,
-        models={
-            row.label: _estimates(directions, mean_of([scores[run.file] for run in row.runs]))
-            for row in section.rows
-        },
-        differences=differences,
-    )
-
-
-def _comet_draws(section: Section, runs: Sequence[Run], code: str) -> np.ndarray:
-    """(runs, DRAWS) means of a direction, on the draws of items that the other metrics have."""
-    scores = np.stack([run.comet[code] for run in runs], axis=1) / 1e6
-    seed = int(section.first.ids[code][:8], 16)
-    drawn = [weights @ scores for weights in _weights(len(scores), seed)]
-    return np.concatenate(drawn).T / len(scores)
-
-
-def _estimates(codes: Sequence[str], scores: Scores) -> dict[str, Estimate]:
-    return {code: estimate(scores.points[i, 0], scores.draws[:, i, 0]) for i, code in enumerate(codes)}

@@ -1,4 +1,4 @@
-"""Records from a folder, each verified against the counts per item that it came from."""
+"""Load records from a folder and verify each against its counts per item."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,14 @@ from midalign.languages import languages
 from midalign.metrics import FAMILIES, Scorer, scorer
 from midalign.record import Items, Record, TaskResult
 
-TOLERANCE = 1e-6  # a record's metrics are JSON numbers of the same counts
+TOLERANCE = 1e-6
+"""Largest difference of a record's metric from the metric of its counts."""
 _AGAIN = "Restore the record, or evaluate the model again with midalign eval"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One record's part on one task group; a record with two groups makes two runs."""
+    """The part of a record that belongs to one task group. A record with two groups makes two runs."""
 
     file: str
     record: Record
@@ -28,11 +29,11 @@ class Run:
     counts: dict[str, np.ndarray]
     """Language, direction or treebank -> (items, columns of the family) int32."""
     ids: dict[str, str]
-    """The same -> sha256 of its document ids, in order."""
+    """The same keys -> sha256 of the document ids, in order."""
     unrepeated: dict[str, np.ndarray]
-    """The same -> (columns,) pooled counts of the items that stand in no training split, where known."""
+    """The same keys -> (columns,) pooled counts of the items that occur in no training split, if known."""
     comet: dict[str, np.ndarray] = field(default_factory=dict)
-    """Direction -> (items,) COMET's scores in millionths, for those that have them."""
+    """Direction -> (items,) COMET's scores in millionths, if it has any."""
 
     @property
     def languages(self) -> list[str]:
@@ -40,11 +41,11 @@ class Run:
         return sorted(self.counts)
 
     def task(self, language: str) -> TaskResult:
-        """The record's entry of a language."""
+        """Return the record's entry of a language."""
         return self.record.tasks[self.task_name(language)]
 
     def task_name(self, language: str) -> str:
-        """The task of a language, as lm-eval spells it."""
+        """Return the task of a language, as lm-eval spells it."""
         return next(
             name
             for name, task in self.record.tasks.items()
@@ -52,14 +53,14 @@ class Run:
         )
 
 
-def load(folder: Path) -> list[Run]:
-    """All runs of the records `folder/*.json` and `folder/*/*.json`, in the order of their file names.
+def load_runs(folder: Path) -> list[Run]:
+    """Load the records `folder/*.json` and `folder/*/*.json`, in the order of their file names.
 
-    Raises RecordError for a folder without records, a record that does not validate, an items file that is
-    absent or altered, and figures of a record that do not follow from its items.
+    Raises RecordError for a folder without records, an invalid record, a missing or altered items file, and
+    figures of a record that do not follow from its items.
     """
     if not folder.is_dir():
-        raise RecordError(f"No folder {folder}; records are written by: midalign eval")
+        raise RecordError(f"No folder {folder}. Records are written by: midalign eval")
     files = sorted(
         file
         for pattern in ("*.json", "*/*.json")
@@ -67,21 +68,21 @@ def load(folder: Path) -> list[Run]:
         if not file.parent.name.startswith(".") or file.parent == folder
     )
     if not files:
-        raise RecordError(f"No record (*.json) in {folder}; records are written by midalign eval")
+        raise RecordError(f"No record (*.json) in {folder}. Records are written by midalign eval")
     return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
 
 
-def verified(file: Path) -> Record:
-    """Return a whole record; raises RecordError where `load` would."""
+def load_verified_record(file: Path) -> Record:
+    """Load one complete record. Raises RecordError as `load_runs` does."""
     *_, run = _runs(file, file.name)
     return run.record
 
 
 def _runs(file: Path, shown: str) -> Iterator[Run]:
-    entry = record.read(file)
+    entry = record.read_record(file)
     if entry.shard:
         raise RecordError(
-            f"{file} is shard {entry.shard.number} of {entry.shard.of}; put them together first: "
+            f"{file} is shard {entry.shard.number} of {entry.shard.of}. Join the shards first: "
             f"midalign leaderboard merge {file.parent} --output FOLDER"
         )
     items = record.read_items(file)
@@ -94,7 +95,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
         group, code = place
         if task.family not in FAMILIES:
             raise RecordError(
-                f"{file}: task {name} is of family {task.family!r}; this version knows {', '.join(FAMILIES)}"
+                f"{file}: task {name} is of family {task.family!r}. This version knows {', '.join(FAMILIES)}"
             )
         counts, ids, unrepeated = _counts(file, entry, items, name)
         comet = _comet(file, task, items, name)
@@ -109,14 +110,14 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
         if comet is not None:
             run.comet[code] = comet
     if not groups:
-        raise RecordError(f"{file}: the record holds no task; remove it or run its evaluation again")
+        raise RecordError(f"{file}: the record has no task. Remove it, or evaluate the model again")
     yield from groups.values()
 
 
 def _place(name: str, language: str) -> tuple[str, str] | None:
-    """A task's group, and its language, direction or treebank; None where its name does not end in it.
+    """Return a task's group, and its language, direction or treebank. None if its name does not end in it.
 
-    xSID's tasks end in the language as xSID spells it.
+    xSID's tasks end in xSID's own code of the language.
     """
     row = languages().get(language)
     ends = {language: language, **{name: name for name, code in treebanks().items() if code == language}}
@@ -130,38 +131,38 @@ def _place(name: str, language: str) -> tuple[str, str] | None:
 def _counts(
     file: Path, entry: Record, items: dict[str, Items], task: str
 ) -> tuple[np.ndarray, str, np.ndarray]:
-    """(items, columns) counts of a task by ascending document id, the digest of these ids, and the counts of
-    those that are not repeated."""
+    """Return counts of a task, the digest of its document ids, and the counts of items that do not repeat.
+
+    Both counts are (items, columns) of the family. The first are sorted by document id.
+    """
     columns = list(entry.tasks[task].counts)
-    wanted = scorer(entry.tasks[task].family).COLUMNS
-    missing = [column for column in wanted if column not in columns]
-    missing = sorted(set(missing) - scorer(entry.tasks[task].family).ADDED)
+    family = scorer(entry.tasks[task].family)
+    missing = sorted(set(family.COLUMNS) - set(columns) - family.ADDED)
     if missing:
         raise RecordError(
-            f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}; "
-            f"it was written by another version of midalign: evaluate the model again"
+            f"{file}: its counts lack {', '.join(missing)}, found {', '.join(columns)}. "
+            f"It was written by another version of midalign. Evaluate the model again"
         )
     order = np.argsort(items[task].doc_ids, kind="stable")
     ids = items[task].doc_ids[order]
     if (np.diff(ids) == 0).any():
-        raise RecordError(f"{file}: {task} counts a document twice; evaluate the model again")
-    counts = _chosen(items[task].counts[order], columns, wanted).astype(
-        np.int32
-    )  # read_items: no larger ones
+        raise RecordError(f"{file}: {task} counts a document twice. Evaluate the model again")
+    # The cast is safe: read_items allows no larger counts.
+    counts = _select_columns(items[task].counts[order], columns, family.COLUMNS).astype(np.int32)
     _check_relations(file, task, entry.tasks[task].family, ids, counts)
     digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
-    return counts, digest, _chosen(items[task].unrepeated, columns, wanted)
+    return counts, digest, _select_columns(items[task].unrepeated, columns, family.COLUMNS)
 
 
-def _chosen(counts: np.ndarray, columns: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """Return the wanted columns of (items, columns) counts, zeros where a record's version had no such."""
+def _select_columns(counts: np.ndarray, columns: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Return the wanted columns of (items, columns) counts, zeros for columns that the record lacks."""
     padded = np.pad(counts, ((0, 0), (0, 1)))
-    found: np.ndarray = padded[:, [columns.index(c) if c in columns else len(columns) for c in wanted]]
-    return found
+    selected: np.ndarray = padded[:, [columns.index(c) if c in columns else len(columns) for c in wanted]]
+    return selected
 
 
 def _check_relations(file: Path, task: str, family: str, ids: np.ndarray, counts: np.ndarray) -> None:
-    """Raise RecordError for the first item whose counts cannot be, by the family's AT_MOST."""
+    """Raise RecordError for the first item whose counts break the family's AT_MOST."""
     columns = scorer(family).COLUMNS
     by_name = {name: counts[:, i].astype(np.int64) for i, name in enumerate(columns)}
     if (by_name["n"] != 1).any():
@@ -194,90 +195,100 @@ def _check_languages(file: Path, entry: Record) -> None:
 
 
 def _comet(file: Path, task: TaskResult, items: dict[str, Items], name: str) -> np.ndarray | None:
-    """COMET's scores of a task by ascending document id; raises RecordError unless its mean follows."""
-    scores, said = items[name].comet, task.comet
-    if said is None and scores is None:
+    """Return COMET's scores of a task, sorted by document id.
+
+    Raises RecordError unless the record's mean follows from them.
+    """
+    scores, stated = items[name].comet, task.comet
+    if stated is None and scores is None:
         return None
-    if said is None or scores is None:
-        raise RecordError(f"{file}: {name} has COMET's scores in one of its two files; evaluate it again")
-    found = scores.mean() / 1e6
-    if len(scores) != said.n or len(scores) != task.n or abs(found - said.value) > TOLERANCE:
+    if stated is None or scores is None:
         raise RecordError(
-            f"{file}: {name} says COMET {said.value} of {said.n} items, its items give {found} of "
-            f"{len(scores)}; the record was altered: restore it, or evaluate the model again"
+            f"{file}: {name} has COMET's scores in one of its two files only. Evaluate it again"
+        )
+    mean = scores.mean() / 1e6
+    if len(scores) != stated.n or len(scores) != task.n or abs(mean - stated.value) > TOLERANCE:
+        raise RecordError(
+            f"{file}: {name} says COMET {stated.value} of {stated.n} items, its items give {mean} of "
+            f"{len(scores)}. The record was altered: restore it, or evaluate the model again"
         )
     ordered: np.ndarray = scores[np.argsort(items[name].doc_ids, kind="stable")]
     return ordered
 
 
 Formula = Callable[[str, np.ndarray], float | None]
-"""From a metric's name and pooled counts (columns,) to the value that a record states."""
+"""Maps a metric's name and pooled counts (columns,) to the value that a record states."""
 
 
 def _formula(schema_version: int, family: Scorer) -> Formula:
     """Return how records of a schema version compute their metrics.
 
-    Version 1 divided `off_target` by all items, and had 0 where there is no case.
+    Version 1 divided `off_target` by all items, and had 0 without a case.
     """
 
-    def now(metric: str, pooled: np.ndarray) -> float | None:
-        return record.defined(float(family.METRICS[metric](pooled)))
+    def current(metric: str, pooled: np.ndarray) -> float | None:
+        return record.nan_to_none(float(family.METRICS[metric](pooled)))
 
-    def before(metric: str, pooled: np.ndarray) -> float:
+    def version_1(metric: str, pooled: np.ndarray) -> float:
         if metric == "off_target":
             other, segments = (pooled[family.COLUMNS.index(name)] for name in ("off_target", "n"))
             return float(other / max(segments, 1))
-        return now(metric, pooled) or 0.0
+        return current(metric, pooled) or 0.0
 
-    return before if schema_version == 1 else now
+    return version_1 if schema_version == 1 else current
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    """Return whether two figures are equal, as far as JSON keeps them, or both undefined."""
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= TOLERANCE
+def _equal(figure: float | None, other: float | None) -> bool:
+    """Return whether two figures are equal within TOLERANCE, or both None."""
+    if figure is None or other is None:
+        return figure is other
+    return abs(figure - other) <= TOLERANCE
 
 
 def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray, value_of: Formula) -> None:
     """Raise RecordError unless n, pooled counts and metrics of a record follow from its items."""
     pooled, family = counts.sum(axis=0, dtype=np.int64), scorer(task.family)
-    found: dict[str, float | None] = {"n": len(counts)}
-    found.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
-    said: dict[str, float | None] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
+
+    # Collect every figure twice: as its items give it, and as the record states it.
+    computed: dict[str, float | None] = {"n": len(counts)}
+    computed.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
+    stated: dict[str, float | None] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
-        raise RecordError(f"{file}: {name} has no {family.HEADLINE}; evaluate the model again")
-    for metric, entry in task.metrics.items():  # may lack some of the family's: entities have no intent
+        raise RecordError(f"{file}: {name} has no {family.HEADLINE}. Evaluate the model again")
+    for (
+        metric,
+        entry,
+    ) in task.metrics.items():  # a task may lack metrics of its family: entities have no intent
         if metric not in family.METRICS:
             raise RecordError(f"{file}: {name} has an unknown metric {metric!r}. {_AGAIN}")
-        found[metric], said[metric] = value_of(metric, pooled), entry.value
-        found[f"n of {metric}"], said[f"n of {metric}"] = len(counts), entry.n
+        computed[metric], stated[metric] = value_of(metric, pooled), entry.value
+        computed[f"n of {metric}"], stated[f"n of {metric}"] = len(counts), entry.n
     for figure in ("cut_off", "prompts_cut"):
         if (getattr(task, figure) or 0) > task.n:
             raise RecordError(
                 f"{file}: {name} has {figure} {getattr(task, figure)} of {task.n} items. {_AGAIN}"
             )
-    for figure, value in found.items():
-        if not _same(value, said[figure]):
+    for figure, value in computed.items():
+        if not _equal(value, stated[figure]):
             raise RecordError(
-                f"{file}: {name} says {figure} {said[figure]}, its items give {value}; "
-                f"the record was altered: restore it, or evaluate the model again"
+                f"{file}: {name} says {figure} {stated[figure]}, its items give {value}. "
+                f"The record was altered: restore it, or evaluate the model again"
             )
 
 
 def _verify_repeated(
     file: Path, name: str, task: TaskResult, unrepeated: np.ndarray, value_of: Formula
 ) -> None:
-    """Raise RecordError unless what a record says without its repeated items follows from the others."""
+    """Raise RecordError unless a record's metrics without repeated items follow from the other items."""
     if task.repeated is None:
         return
     pooled, family = unrepeated.sum(axis=0, dtype=np.int64), scorer(task.family)
-    same = task.n - task.repeated == len(unrepeated) and all(
-        metric in family.METRICS and _same(value_of(metric, pooled), said)
-        for metric, said in task.without_repeated.items()
+    follows = task.n - task.repeated == len(unrepeated) and all(
+        metric in family.METRICS and _equal(value_of(metric, pooled), value)
+        for metric, value in task.without_repeated.items()
     )
-    if not same:
+    if not follows:
         raise RecordError(
             f"{file}: {name} says {task.repeated} repeated items and scores without them that its "
-            f"items do not give; the record was altered: restore it, or evaluate the model again"
+            f"items do not give. The record was altered: restore it, or evaluate the model again"
         )

@@ -1,43 +1,46 @@
-"""Per-language dumbbell plots: from the baseline to each other arm, and the difference with its interval."""
+"""Dumbbell plots per language: from the baseline to each other arm, and the difference with its interval."""
 
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import name_of, resource_of
-from midalign.leaderboard.tables import MINUS, Part, headline, items_span, sample_name
+from midalign.leaderboard.compare import Difference, ModelFigures
+from midalign.leaderboard.formatting import MINUS
+from midalign.leaderboard.section_figures import SectionFigures, headline_title, items_span, sample_name
+from midalign.leaderboard.sections import language_sets, language_title, resource_of
+from midalign.leaderboard.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours (2008), distinct for the common forms of colour blindness; shapes differ too,
-# one more of them, so that a seventh arm is told from the first.
+# Okabe and Ito's colours (2008) are distinct for the common forms of colour blindness. There is one shape
+# more, so that the seventh arm differs from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("o", "s", "D", "^", "v", "P", "X")
 GREY = "#767676"
-INCH = 0.21  # height of a language
+INCH = 0.21
+"""Height of a language."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of the plot: the mean of a role, or (`code`) one of its languages."""
+    """A line of the plot: the mean of a role, or one of its languages if `code` is set."""
 
     y: float
     role: str
     code: str | None
     metric: str
 
-    def of(self, figures: Model | Difference) -> Estimate:
-        """The line's figure of a model or difference."""
+    def of(self, figures: ModelFigures | Difference) -> Estimate:
+        """Return the line's figure of a model or difference."""
         if self.code:
             return figures.languages[self.code][self.metric]
         return figures.means[self.metric][self.role]
 
 
-def png(part: Part) -> bytes:
-    """The plot of a section; the same bytes for the same figures and matplotlib."""
+def plot_section(part: SectionFigures) -> bytes:
+    """Plot a section as a PNG. The same figures and matplotlib give the same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -45,7 +48,7 @@ def png(part: Part) -> bytes:
 
     lines = _lines(part)
     paired = bool(part.differences)
-    # Arms share a language's line side by side, so more arms need more room.
+    # Arms are drawn above each other in a language's line, so more arms need more height.
     height = 1.7 + INCH * (1 + 0.35 * max(0, len(part.differences) - 1)) * lines[-1].y
     with plt.style.context("default"), plt.rc_context({"font.size": 9}):
         figure, axes = plt.subplots(
@@ -76,8 +79,8 @@ def png(part: Part) -> bytes:
     return buffer.getvalue()
 
 
-def _lines(part: Part) -> list[_Line]:
-    """Role by role from the top: its mean, then its languages from the best score down."""
+def _lines(part: SectionFigures) -> list[_Line]:
+    """Return the lines from the top: per role its mean, then its languages from the best score down."""
     order = next((model for model in part.models if model.arm == "baseline"), part.models[0])
     lines, y = [], 0.0
     metric = part.section.scorer.HEADLINE
@@ -97,7 +100,9 @@ def _lines(part: Part) -> list[_Line]:
 def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
     axes.set_yticks([line.y for line in lines])
     names = [
-        f"{name_of(line.code)} ({line.code}), {resource_of(line.code)}" if line.code else f"{line.role}, mean"
+        f"{language_title(line.code)} ({line.code}), {resource_of(line.code)}"
+        if line.code
+        else f"{line.role}, mean"
         for line in lines
     ]
     for text, line in zip(axes.set_yticklabels(names), lines, strict=True):
@@ -117,8 +122,8 @@ def _finish(axes: "Axes", lines: list[_Line]) -> None:
             axes.axhspan(line.y - 0.5, line.y + 0.5, color="#f2f2f2", zorder=0)
 
 
-def _style(part: Part, model: Model) -> tuple[str, str, float]:
-    """Colour, shape and vertical shift of a model: base grey, baselines black, other arms in colour."""
+def _style(part: SectionFigures, model: ModelFigures) -> tuple[str, str, float]:
+    """Return colour, shape and vertical shift: base grey, baselines black, other arms in colour."""
     if model.arm == "base":
         return GREY, "|", 0.0
     if model.arm == "baseline":
@@ -129,7 +134,7 @@ def _style(part: Part, model: Model) -> tuple[str, str, float]:
     return COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)], 0.6 * ((i + 0.5) / len(arms) - 0.5)
 
 
-def _draw_scores(axes: "Axes", part: Part, lines: list[_Line]) -> None:
+def _draw_scores(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None:
     models = {model.label: model for model in part.models}
     for difference in part.differences:
         model, baseline = models[difference.model], models[difference.baseline]
@@ -158,12 +163,12 @@ def _draw_scores(axes: "Axes", part: Part, lines: list[_Line]) -> None:
             label=model.label,
             zorder=3,
         )
-    axes.set_xlabel(f"{headline(part)} (%)")
+    axes.set_xlabel(f"{headline_title(part)} (%)")
     axes.set_xlim(left=0)
     _finish(axes, lines)
 
 
-def _draw_differences(axes: "Axes", part: Part, lines: list[_Line]) -> None:
+def _draw_differences(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None:
     models = {model.label: model for model in part.models}
     for difference in part.differences:
         colour, shape, shift = _style(part, models[difference.model])

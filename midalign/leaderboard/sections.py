@@ -1,8 +1,8 @@
-"""Which records may stand in one table: sections of comparable runs, rows of seeds."""
+"""Group runs into sections that may share a table, and into rows of seeds."""
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,10 +13,11 @@ from midalign.languages import ROLES, ResourceClass, Role, role_of, same_languag
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
 from midalign.metrics import Scorer, scorer
+from midalign.metrics.description import MetricDescription
 
 
 @dataclass(frozen=True)
-class Row:
+class BoardRow:
     """The seeds of one recipe and arm, trained in one dtype and evaluated by one engine in one dtype."""
 
     label: str
@@ -26,7 +27,7 @@ class Row:
 
     @property
     def baseline(self) -> str | None:
-        """Digest of the baseline it is held against, None for the base and for adapters trained elsewhere."""
+        """Digest of the baseline to compare with. None for the base and for adapters trained elsewhere."""
         reference = self.runs[0].record.recipe
         return (reference.baseline or reference.digest) if reference else None
 
@@ -37,28 +38,28 @@ class Row:
 
     @property
     def training_dtype(self) -> str | None:
-        """Dtype of the training, None where it is not known."""
+        """Dtype of the training, None if not known."""
         return _training_dtype(self.runs[0])
 
 
 @dataclass(frozen=True)
-class Section:
+class BoardSection:
     """Runs on the same items, prompts, base and tokenizer, whose languages have the same roles."""
 
     group: str
     supervised: tuple[str, ...]
     aligned: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
     """Base first, then each recipe's baseline and its other arms."""
 
     @property
     def first(self) -> Run:
-        """Any of its runs, for what they have in common."""
+        """Any of its runs, to read what all have in common."""
         return self.rows[0].runs[0]
 
     @property
     def tokenizer(self) -> str | None:
-        """Digest of tokenizer, chat template and generation settings; None where no record says it."""
+        """Digest of tokenizer, chat template and generation settings. None if no record has it."""
         runs = (run for row in self.rows for run in row.runs)
         return next(filter(None, (run.record.base.tokenizer for run in runs)), None)
 
@@ -83,20 +84,20 @@ class Section:
         return scorer(self.family)
 
     @property
-    def metrics(self) -> dict[str, Callable[[Any], Any]]:
+    def metrics(self) -> dict[str, MetricDescription]:
         """The family's metrics that any of its tasks has, the headline first."""
         known = {name for code in self.languages for name in self.first.task(code).metrics}
         return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
 
     def role(self, code: str) -> Role:
-        """What a language was in these runs; what is neither supervised nor aligned is unseen.
+        """Return the role of a language in these runs. Neither supervised nor aligned means unseen.
 
-        A direction is what the least known of its sides was; English is known to all.
+        A direction has the role of its least known side except English.
         """
         return _role(code, self.supervised, self.aligned)
 
     def repeated(self, code: str) -> int | None:
-        """Items that stand word for word in the data set's training split; None where no record knows."""
+        """Return how many items occur verbatim in the data set's training split. None if no record knows."""
         tasks = [run.task(code) for row in self.rows for run in row.runs]
         return next((task.repeated for task in tasks if task.repeated is not None), None)
 
@@ -107,53 +108,70 @@ def _role(code: str, supervised: Collection[str], aligned: Collection[str]) -> R
 
 
 def _sides(code: str) -> list[str]:
-    """A language by itself, a treebank's language, the sides of a direction but English."""
+    """Return the languages of a code: itself, a treebank's, or the sides of a direction except English."""
     if code in treebanks():
         return [treebanks()[code]]
     return [side for side in code.split("-") if side != "en" or "-" not in code]
 
 
-def name_of(code: str) -> str:
-    """`German`, also of a treebank, or `English to German` of a direction."""
+def language_title(code: str) -> str:
+    """Return the name of a language or a treebank's language, or `English to German` for a direction."""
     sides = _sides(code) if code in treebanks() else code.split("-")
     return " to ".join(known(side).name for side in sides)
 
 
 def resource_of(code: str) -> ResourceClass:
-    """Resource class of a language; of a direction that of its side with the least resources."""
+    """Return the resource class of a language, or of a direction's side with the least resources."""
     classes: tuple[ResourceClass, ...] = ("high", "mid", "low")
     return max((known(side).resource for side in _sides(code)), key=classes.index)
 
 
-def sections(runs: Sequence[Run]) -> list[Section]:
-    """The runs in comparable sections, sorted; raises RecordError for two records of one thing."""
+def language_sets(section: BoardSection) -> dict[str, list[str]]:
+    """Return the sets that means are taken over, none empty: all, roles, non-supervised, resource classes."""
+    codes = section.languages
+    sets = {"all": codes}
+    sets |= {role: [code for code in codes if section.role(code) == role] for role in ROLES}
+    sets["non-supervised"] = sets["aligned"] + sets["unseen"]
+    for resource in ("high", "mid", "low"):
+        sets[resource] = [code for code in codes if resource_of(code) == resource]
+    return {name: members for name, members in sets.items() if members}
+
+
+def group_runs(runs: Sequence[Run]) -> list[BoardSection]:
+    """Return the runs in sections of comparable runs, sorted.
+
+    Raises RecordError for two records of the same model, seed, tasks and sample.
+    """
+    # 1. Split by conditions, then by what older records do not state: tokenizer and token limits.
     comparable = defaultdict(list)
     for run in runs:
         comparable[_conditions(run)].append(run)
-    found = []
     groups = [(conditions[0], comparable[conditions]) for conditions in sorted(comparable)]
-    parts = [(group, part) for group, alike in groups for part in _by_tokenizer(alike)]
-    for group, members in [(group, one) for group, part in parts for one in _by_limits(part)]:
+    by_tokenizer = [(group, part) for group, alike in groups for part in _by_tokenizer(alike)]
+    by_limits = [(group, part) for group, alike in by_tokenizer for part in _by_limits(alike)]
+    # 2. Split by the roles that trained models gave the languages.
+    sections = []
+    for group, members in by_limits:
         trained = defaultdict(list)
         for run in members:
             if run.record.arm != "base":
                 trained[_roles(run)].append(run)
         bases = [run for run in members if run.record.arm == "base"]
         for roles in sorted(trained) or sorted({_roles(run) for run in bases}):
-            own = [run for run in bases if _roles(run) == roles]
-            supervised, aligned = _trained_codes(trained[roles] or own)
-            # A base was trained on no role: where none was scored under these, any one does.
+            bases_of_roles = [run for run in bases if _roles(run) == roles]
+            supervised, aligned = _trained_codes(trained[roles] or bases_of_roles)
+            # A base was trained on no role. If none was scored under these, take any, one per engine.
             any_base = list({_engine(run): run for run in bases}.values())
-            rows = _rows([*(own or any_base), *trained[roles]])
-            found.append(Section(group, supervised, aligned, rows))
-    return found
+            rows = _rows([*(bases_of_roles or any_base), *trained[roles]])
+            sections.append(BoardSection(group, supervised, aligned, rows))
+    return sections
 
 
 def _by_tokenizer(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs by the tokenizer of their base, in the order of the digests.
+    """Split the runs by the tokenizer of their base, in the order of the digests.
 
-    Older records do not say it. They stay with the others where these have one tokenizer, and apart where
-    they have several.
+    Older records lack it. They stay with the others if these have one tokenizer, and apart if they have
+    several.
     """
     known = {run.record.base.tokenizer for run in runs if run.record.base.tokenizer}
     if len(known) < 2:
@@ -165,22 +183,22 @@ def _by_tokenizer(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _by_limits(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs by the token limits of their answers, in a fixed order.
+    """Split the runs by the token limits of their answers, in a fixed order.
 
-    Older records do not say them. They stay with the others where these have the same limits, and apart where
-    they differ.
+    Older records lack them. They stay with the others if these have the same limits, and apart if they
+    differ.
     """
     limits = [tuple(run.task(code).max_gen_toks for code in run.languages) for run in runs]
-    if len({each for each in limits if None not in each}) < 2:
+    if len({limit for limit in limits if None not in limit}) < 2:
         return [list(runs)]
     by_limit = defaultdict(list)
-    for run, each in zip(runs, limits, strict=True):
-        by_limit[str(each)].append(run)
+    for run, limit in zip(runs, limits, strict=True):
+        by_limit[str(limit)].append(run)
     return [by_limit[key] for key in sorted(by_limit)]
 
 
 def _conditions(run: Run) -> tuple[str, ...]:
-    """What must be equal for two scores to be comparable."""
+    """Return what must be equal for two scores to be comparable."""
     base, sample = run.record.base, run.record.sample
     tasks = []
     for language in run.languages:
@@ -200,9 +218,9 @@ def _conditions(run: Run) -> tuple[str, ...]:
 
 
 def _alike(run: Run) -> dict[str, Any]:
-    """Return what two records share of decoding that compare.
+    """Return the decoding settings that comparable records share.
 
-    Limits on answers are compared per task, since a record of several tasks names only one that they share.
+    Without token limits, which differ per task: a record of several tasks names only a common one.
     """
     decoding = _decoding(run)
     generation = {
@@ -212,14 +230,14 @@ def _alike(run: Run) -> dict[str, Any]:
 
 
 def _decoding(run: Run) -> dict[str, Any]:
-    """How outputs came about; records from before there were two regimes are free."""
+    """Return the decoding settings. Records without a regime are free."""
     return {"regime": "free", **run.record.decoding}
 
 
 def _roles(run: Run) -> tuple[tuple[str, ...], ...]:
-    """Return what must be equal for two runs to have the same roles, whatever the codes of a language.
+    """Return the supervised and aligned languages and the role of each evaluated language.
 
-    Languages that were trained on, supervised and aligned, and the role of each evaluated one.
+    Runs with an equal result have the same roles, even if they spell a language by different codes.
     """
     supervised, aligned = run.record.roles.supervised, run.record.roles.aligned
     trained = (tuple(sorted(set(map(same_language, codes)))) for codes in (supervised, aligned))
@@ -229,8 +247,8 @@ def _roles(run: Run) -> tuple[tuple[str, ...], ...]:
 def _trained_codes(runs: Sequence[Run]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return all codes of supervised and of aligned languages, sorted."""
     roles = [run.record.roles for run in runs]
-    supervised = {code for one in roles for code in one.supervised}
-    aligned = {code for one in roles for code in one.aligned}
+    supervised = {code for role in roles for code in role.supervised}
+    aligned = {code for role in roles for code in role.aligned}
     return tuple(sorted(supervised)), tuple(sorted(aligned))
 
 
@@ -243,24 +261,24 @@ def _training_dtype(run: Run) -> str | None:
     return adapter.manifest.dtype if adapter and adapter.manifest else None
 
 
-def _rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def _rows(runs: Sequence[Run]) -> tuple[BoardRow, ...]:
     by_key = defaultdict(list)
     for run in runs:
-        # One adapter under two names is one model twice.
+        # An adapter under two names is the same model.
         by_key[_key(run)._replace(name="")].append(run)
     keys = [_key(members[0]) for members in by_key.values()]
     order = {"base": 0, "baseline": 1}
     rows = []
     for key, members in zip(keys, by_key.values(), strict=True):
         seeds = sorted(members, key=lambda run: (run.record.seed is not None, run.record.seed or 0))
-        for one, other in pairwise(seeds):
-            if one.record.seed == other.record.seed:
+        for run, other in pairwise(seeds):
+            if run.record.seed == other.record.seed:
                 raise RecordError(
-                    f"{one.file} and {other.file} are two records of one model "
-                    f"(arm {key.arm}, seed {one.record.seed}, same base, tasks and sample); remove one"
+                    f"{run.file} and {other.file} are two records of one model "
+                    f"(arm {key.arm}, seed {run.record.seed}, same base, tasks and sample); remove one"
                 )
-        rows.append(Row(_label(key, keys), key.arm, tuple(seeds)))
-    # The base on top, a recipe's arms together with the baseline first.
+        rows.append(BoardRow(_label(key, keys), key.arm, tuple(seeds)))
+    # The base comes first, then each recipe's arms, starting with its baseline.
     return tuple(
         sorted(
             rows, key=lambda row: (row.arm != "base", row.baseline or "", order.get(row.arm, 2), row.label)
@@ -273,9 +291,9 @@ class _Key(NamedTuple):
 
     arm: str
     name: str
-    """Of the recipe, or of the record where no recipe is known."""
+    """The recipe's name, or the record's without a known recipe."""
     digest: str
-    """Of the recipe's arm, or of the adapter where no recipe is known."""
+    """The digest of the recipe's arm, or of the adapter without a known recipe."""
     engine: tuple[str, str]
     training_dtype: str | None = None
 
@@ -291,8 +309,10 @@ def _key(run: Run) -> _Key:
 
 
 def _label(key: _Key, keys: Sequence[_Key]) -> str:
-    """Return the shortest label that tells a row from the others: arm, then recipe, its digest, dtype of
-    training, engine and dtype."""
+    """Return the shortest label that distinguishes a row from the others.
+
+    It starts with the arm. Recipe, its digest, training dtype, engine and dtype follow as needed.
+    """
     rivals = [other for other in keys if other != key and other.arm == key.arm]
     parts = []
     if any(other.digest != key.digest for other in rivals):

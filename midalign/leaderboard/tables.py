@@ -1,73 +1,33 @@
-"""Figures as Markdown: a board of sections, each with its result in words, its rows, its languages."""
+"""The board as Markdown: per section its facts, rows, results in words, and languages."""
 
-import hashlib
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from midalign import bases, harness
-from midalign.errors import TaskError
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import DRAWS, Comet, Difference, Estimate, Model, language_sets
-from midalign.leaderboard.sections import Section, name_of, resource_of
+from midalign.leaderboard.comet_comparison import CometComparison, comet_sets
+from midalign.leaderboard.compare import ModelFigures
+from midalign.leaderboard.formatting import (
+    MINUS,
+    NONE,
+    format_bounds,
+    format_interval,
+    format_percent,
+    format_with_error,
+    markdown_table,
+)
+from midalign.leaderboard.result_sentences import describe_results
+from midalign.leaderboard.section_facts import section_facts
+from midalign.leaderboard.section_figures import (
+    SectionFigures,
+    headline_title,
+    items_name,
+    retrieval_layers,
+    section_title,
+)
+from midalign.leaderboard.sections import BoardSection, language_sets, language_title, resource_of
+from midalign.leaderboard.statistics import DRAWS
 
 MARK = "<!-- written by midalign leaderboard build -->"
-NONE = "–"
-MINUS = "−"
-
-METRIC_NAMES = {
-    "slot_f1": "slot F1",
-    "slot_f1_verbatim": "slot F1, verbatim",
-    "slot_f1_reference": "slot F1, published procedure",
-    "strict_f1": "strict span F1",
-    "loose_f1": "loose span F1",
-    "label_f1": "label F1",
-    "value_f1": "value F1",
-    "values_not_in_utterance": "values not in the utterance",
-    "exact_match": "exact match",
-    "well_formed": "well-formed outputs",
-    "chrf": "chrF++",
-    "bleu": "BLEU",
-    "off_target": "off-target outputs, of those whose language can be told",
-    "unidentified": "outputs whose language cannot be told",
-    "copied": "outputs that repeat the source",
-    "empty": "empty outputs",
-    "length_ratio": "length, of the reference's",
-    "span_f1": "span F1",
-    "span_f1_parsed": "span F1 of the outputs that parse",
-    "span_f1_seqeval": "span F1, by tags",
-    "parses": "outputs that parse",
-    "complies": "outputs that comply with the schema",
-    "values_in_source": "values that stand in the source",
-    "intent_accuracy": "intent accuracy",
-}
-
-_DIFFERENCE_METRICS = {
-    "slot": ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference"),
-    "slot_spans": ("slot_f1", "strict_f1", "loose_f1", "label_f1", "value_f1", "values_not_in_utterance"),
-    "translation": ("chrf", "bleu", "off_target", "copied", "length_ratio"),
-    "structured": (
-        "span_f1",
-        "span_f1_seqeval",
-        "span_f1_parsed",
-        "exact_match",
-        "intent_accuracy",
-        "complies",
-        "values_in_source",
-    ),
-}
-"""What the table of differences shows, by family, where the task has it."""
-
-_DETAILS = {
-    "slot": ("Labels, values and copying", ("label_f1", "value_f1", "values_not_in_utterance")),
-    "slot_spans": ("Spans, labels and copying", ("strict_f1", "loose_f1", "label_f1", "value_f1")),
-    "translation": ("Ways to fail", ("off_target", "unidentified", "copied", "empty")),
-    "structured": ("Form and copying", ("parses", "complies", "values_in_source")),
-}
-"""Title and metrics of the last table, by family."""
-
 _PREFACE = f"""\
 Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
 A dash is a figure without a case, such as the share of right values where a model predicted none; means leave
@@ -88,113 +48,35 @@ has several seeds, its figures are their mean, with the least and greatest seed 
 """
 
 
-@dataclass(frozen=True)
-class Part:
-    """A section with its figures and the name of its plot."""
-
-    slug: str
-    section: Section
-    models: list[Model]
-    differences: list[Difference]
-    comet: Comet | None = None
-
-    @property
-    def plot(self) -> str:
-        """The plot's path below the output folder."""
-        return f"plots/{self.slug}.png"
-
-
-def page(parts: Sequence[Part]) -> str:
-    """The whole README.md."""
+def render_page(parts: Sequence[SectionFigures]) -> str:
+    """Return the whole README.md."""
     return (
         "\n".join([MARK, "# Leaderboard", "", _PREFACE, *(_section(part) for part in parts)]).rstrip() + "\n"
     )
 
 
-def title(section: Section) -> str:
-    """Task group, base and sample."""
-    entry = section.first.record
-    return f"{section.group}, {entry.base.name}, {sample_name(section)}"
-
-
-def sample_name(section: Section) -> str:
-    """`full test split` or `sample of 100 of the test split (seed 0)`, and the regime unless it is free."""
-    sample = section.first.record.sample
-    regime = "" if section.regime == "free" else f", {section.regime} decoding"
-    if sample.limit is None:
-        return f"full {sample.split} split{regime}"
-    return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed}){regime}"
-
-
-def items_span(section: Section) -> str:
-    """Items a language: `300` or, where languages differ, `150–300`."""
-    return _span({section.first.task(code).n for code in section.languages})
-
-
-def _span(numbers: Collection[int]) -> str:
-    """Return the least and the greatest number, or the one that all are."""
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
-
-
-def items_name(section: Section) -> str:
-    """`items_span`, and whether they are a sample: `100 (sample)`."""
-    return items_span(section) + ("" if section.first.record.sample.limit is None else " (sample)")
-
-
-def percent(share: float) -> str:
-    """One decimal, no sign of minus zero."""
-    return _signed(share, plus="")
-
-
-def signed(share: float) -> str:
-    """One decimal with its sign."""
-    return _signed(share, plus="+")
-
-
-def _signed(share: float, plus: str) -> str:
-    if math.isnan(share):
-        return NONE
-    text = f"{abs(100 * share):.1f}"
-    if text == "0.0":
-        return text
-    return f"{MINUS if share < 0 else plus}{text}"
-
-
-def interval(estimate: Estimate) -> str:
-    """`+3.1 [1.2, 5.0]`, a dash where there is no case."""
-    if math.isnan(estimate.value):
-        return NONE
-    return f"{signed(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
-
-
-def seeded(model: Model, name: str) -> str:
-    """A mean of the headline, with least and greatest seed in parentheses where there are several."""
+def mean_with_seeds(model: ModelFigures, name: str) -> str:
+    """Return the headline's mean, with the lowest and highest seed in parentheses if there are several."""
     if name not in model.spread:
         return NONE
-    mean = percent(next(iter(model.means.values()))[name].value)
+    mean = format_percent(next(iter(model.means.values()))[name].value)
     if len(model.seeds) == 1 or mean == NONE:
         return mean
     low, high = model.spread[name]
-    return f"{mean} ({percent(low)}–{percent(high)})"
+    return f"{mean} ({format_percent(low)}–{format_percent(high)})"
 
 
-def retrieval_layers(models: Sequence[Model]) -> list[int]:
-    """Return the layers after which any model's retrieval was measured, lowest first."""
-    return sorted({measured.layer for model in models for measured in model.retrieval})
-
-
-def retrieval_columns(models: Sequence[Model]) -> dict[str, int]:
-    """Return layer by column of retrieval. Each layer has its own, since figures of two do not compare."""
+def retrieval_columns(models: Sequence[ModelFigures]) -> dict[str, int]:
+    """Return the layer of each retrieval column. Figures of two layers do not compare."""
     layers = retrieval_layers(models)
     return {"retrieval" if len(layers) == 1 else f"retrieval, layer {layer}": layer for layer in layers}
 
 
-def retrieval(section: Section, model: Model, layer: int) -> str:
-    """Return `29 → 64` over the aligned languages (all measured ones where none is aligned), in per cent.
+def retrieval_cell(section: BoardSection, model: ModelFigures, layer: int) -> str:
+    """Return retrieval before and after training in per cent, such as `29 → 64`.
 
-    Several figures where seeds were measured on several sets of candidates, a dash where the model was not
-    measured after this layer.
+    The mean is over the aligned languages, or over all measured ones if none is aligned. Seeds that were
+    measured on different candidates have a figure each. A dash if the model was not measured at this layer.
     """
     figures = []
     for measured in model.retrieval:
@@ -208,12 +90,12 @@ def retrieval(section: Section, model: Model, layer: int) -> str:
     return ", ".join(figures) or NONE
 
 
-def cut_off(section: Section, model: Model) -> str:
-    """Return the share of outputs that reached the token limit, a dash where it is not known."""
+def cut_off_cell(section: BoardSection, model: ModelFigures) -> str:
+    """Return the share of outputs that reached the token limit, or a dash if not known."""
     if model.cut_off is None:
         return NONE
     items = sum(section.first.task(code).n for code in section.languages)
-    return percent(model.cut_off / (items * len(model.seeds)))
+    return format_percent(model.cut_off / (items * len(model.seeds)))
 
 
 def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
@@ -221,94 +103,18 @@ def _whole(accuracy: dict[str, float], codes: Sequence[str]) -> str:
     return f"{100 * sum(known) / len(known):.0f}" if known else NONE
 
 
-def closed(part: Part, model: Model) -> str:
-    """The gap that the model closed on the aligned languages, with interval."""
+def closed_gap(part: SectionFigures, model: ModelFigures) -> str:
+    """Return the share of the gap that the model closed on the aligned languages, with its interval."""
     for difference in part.differences:
         if difference.model == model.label and (share := difference.gap_closed.get("aligned")):
-            return f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]"
+            return format_bounds(share)
     return NONE
 
 
-def sentences(part: Part) -> list[str]:
-    """The main results in words, Markdown: one line an arm that has a baseline."""
-    lines = []
-    for difference in part.differences:
-        means = difference.means[part.section.scorer.HEADLINE]
-        lines.append(
-            f"{difference.model} minus {difference.baseline}, {headline(part)}: "
-            f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
-        )
-    if part.comet:
-        sets = _comet_sets(part.section, part.comet)
-        lines += [
-            f"{one.model} minus {one.baseline}, COMET × 100: {_by_role(one.means, sets)}."
-            for one in part.comet.differences
-        ]
-    return lines
-
-
-def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -> str:
-    """`aligned languages (3): **+2.3 [1.4, 3.3]**; supervised ...`"""
-    return "; ".join(
-        f"{role} languages ({len(sets[role])}): "
-        + (f"**{interval(means[role])}**" if role == "aligned" else interval(means[role]))
-        for role in ("aligned", "supervised", "unseen")
-        if role in means
-    )
-
-
-def _comet_sets(section: Section, comet: Comet) -> dict[str, list[str]]:
-    """The sets of directions, of those that COMET has scored."""
-    return {
-        name: [code for code in members if code in comet.directions]
-        for name, members in language_sets(section).items()
-    }
-
-
-def headline(part: Part) -> str:
-    """Name of the family's headline."""
-    return METRIC_NAMES[part.section.scorer.HEADLINE]
-
-
-def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
-    aligned = means.get("aligned")
-    if aligned and not math.isnan(aligned.value):
-        if aligned.holds_zero:
-            yield "On aligned languages the interval holds 0: no difference is shown."
-        else:
-            yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
-    if "aligned" in difference.gap_closed:
-        gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
-        bounds = f"{percent(gap.value)} [{percent(gap.low)}, {percent(gap.high)}]"
-        if share:
-            yield (
-                f"Gap closed: {percent(share.value)}% [{percent(share.low)}, {percent(share.high)}] "
-                f"of the baseline's gap of {bounds}."
-            )
-        else:
-            reason = "holds 0" if gap.holds_zero else "lies below 0"
-            yield f"Gap closed is not reported: the interval of the baseline's gap, {bounds}, {reason}."
-    if not difference.paired_seeds:
-        yield "The two share no seed: all seeds of both count."
-    elif len(difference.seeds) > 1 and "aligned" in difference.by_seed:
-        each = ", ".join(
-            f"{seed}: {signed(value)}"
-            for seed, value in zip(difference.seeds, difference.by_seed["aligned"], strict=True)
-        )
-        yield f"Aligned languages by seed: {each}."
-    if not difference.same_engine:
-        yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
-
-
-def with_error(score: Estimate) -> str:
-    """`82.1 ± 0.4`, a dash where there is no case."""
-    return NONE if math.isnan(score.value) else f"{percent(score.value)} ± {percent(score.stderr)}"
-
-
-def _section(part: Part) -> str:
+def _section(part: SectionFigures) -> str:
     section = part.section
-    blocks = [f"## {title(section)}", _facts(part)]
-    words = sentences(part)
+    blocks = [f"## {section_title(section)}", section_facts(part)]
+    words = describe_results(part)
     lonely = [
         model.label
         for model in part.models
@@ -316,6 +122,8 @@ def _section(part: Part) -> str:
         and model.arm not in ("base", "baseline")
         and model.label not in {difference.model for difference in part.differences}
     ]
+
+    # The main table, its footnotes, and the results in words.
     blocks.append(_main_table(part))
     if _engines_differ(part):
         blocks.append(
@@ -335,11 +143,13 @@ def _section(part: Part) -> str:
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
+
+    # The detailed tables.
     if part.differences:
         blocks += ["### Differences from the baseline", _difference_table(part)]
-    blocks.append(f"![{headline(part)} by language: {title(section)}]({part.plot})")
-    blocks += [f"### {headline(part)} by language".replace("slot", "Slot"), _language_table(part)]
-    blocks += [f"### {_DETAILS[section.family][0]} by language", _details_table(part)]
+    blocks.append(f"![{headline_title(part)} by language: {section_title(section)}]({part.plot})")
+    blocks += [f"### {headline_title(part)} by language".replace("slot", "Slot"), _language_table(part)]
+    blocks += [f"### {section.scorer.DETAIL_TITLE} by language", _details_table(part)]
     if part.comet:
         blocks += ["### COMET by direction", _comet_table(part, part.comet)]
     elif any(task.comet for row in section.rows for run in row.runs for task in run.record.tasks.values()):
@@ -349,119 +159,30 @@ def _section(part: Part) -> str:
         )
     if any(section.repeated(code) for code in section.languages):
         blocks += [
-            f"### {headline(part)} without repeated items".replace("slot", "Slot"),
+            f"### {headline_title(part)} without repeated items".replace("slot", "Slot"),
             _repeated_table(part),
         ]
     blocks.append(_sources(part))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _facts(part: Part) -> str:
-    section, entry = part.section, part.section.first.record
-    lines = []
-    note = f" ({entry.base.note})" if entry.base.note else ""
-    digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
-    tokenizer = f", tokenizer `{section.tokenizer[:12]}`" if section.tokenizer else ""
-    lines.append(f"- Base: {entry.base.name}{note}{digest}{tokenizer}")
-    if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
-        lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
-    lines.append(f"- Items per language: {items_span(section)}; {sample_name(section)}")
-    tasks = [section.first.task(code) for code in section.languages]
-    versions = sorted({f"{task.version:g}" for task in tasks})
-    data = _digest(task.data_digest for task in tasks)
-    # None where outputs were made elsewhere: nobody here knows their prompts.
-    known = [task.prompt_digest for task in tasks if task.prompt_digest]
-    prompts = f"`{_digest(known)}`" if known else "unknown"
-    lines.append(
-        f"- Task version {', '.join(versions)}; digest of all data `{data}`, of all prompts {prompts}"
-    )
-    limits = {task.max_gen_toks for task in tasks if task.max_gen_toks is not None}
-    if limits:
-        lines.append(f"- Token limit of an answer: {_span(limits)}")
-    for role in ROLES:
-        codes = language_sets(section).get(role, [])
-        if codes:
-            lines.append(f"- {role.capitalize()} ({len(codes)}): {' '.join(codes)}")
-    lines += _signature_lines(section)
-    if superseded := _superseded(section):
-        lines.append(superseded)
-    recipes = sorted({model.recipe for model in part.models if model.recipe})
-    if recipes:
-        lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
-    lines += _training_dtypes(part.models)
-    ways = {(one.candidates, one.pooling): None for model in part.models for one in model.retrieval}
-    layers = ", ".join(map(str, retrieval_layers(part.models)))
-    lines += [
-        f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, {pooling}"
-        for candidates, pooling in ways
-    ]
-    return "\n".join(lines)
-
-
-def _training_dtypes(models: Sequence[Model]) -> list[str]:
-    """Return the line on dtypes of training, with the rows of each if there are several; none if unknown."""
-    labels: dict[str, list[str]] = {}
-    for model in models:
-        if model.training_dtype:
-            labels.setdefault(model.training_dtype, []).append(model.label)
-    if len(labels) < 2:
-        return [f"- Trained in {dtype}" for dtype in labels]
-    return ["- Trained in " + "; ".join(f"{dtype}: {', '.join(rows)}" for dtype, rows in labels.items())]
-
-
-def _signature_lines(section: Section) -> list[str]:
-    """Return a line per signature of sacreBLEU: with its directions, unless all of them have it."""
-    lines = []
-    for metric in (metric for metric in ("bleu", "chrf") if metric in section.scorer.METRICS):
-        codes: dict[str | None, list[str]] = {}
-        for code in section.languages:
-            codes.setdefault(section.first.task(code).signatures.get(metric), []).append(code)
-        for signature, signed in codes.items():
-            where = "" if len(codes) == 1 else f": {' '.join(signed)}"
-            missing = metric not in section.first.task(signed[0]).metrics
-            said = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
-            lines.append(f"- {METRIC_NAMES[metric]}: {said}{where}")
-    return lines
-
-
-def _superseded(section: Section) -> str | None:
-    """Return the line that marks records of an earlier task version, None where the version is today's."""
-    versions = set()
-    for code in section.languages:
-        with suppress(TaskError):  # a user's own data, or a task that is no more
-            name = section.first.task_name(code)
-            versions.add((section.first.task(code).version, float(harness.metadata(name)["version"])))
-    earlier = sorted({was for was, now in versions if was != now})
-    if not earlier:
-        return None
-    return (
-        f"- **Made before task version {max(now for _, now in versions):g}** and kept as recorded: scores do "
-        f"not compare with those of later records, and what these records lack is a dash"
-    )
-
-
-def _digest(digests: Iterable[str]) -> str:
-    """One short digest of several."""
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]
-
-
-def _engines_differ(part: Part) -> bool:
+def _engines_differ(part: SectionFigures) -> bool:
     return len({(model.engine, model.dtype) for model in part.models}) > 1
 
 
-def _engine(part: Part, model: Model) -> str:
+def _engine(part: SectionFigures, model: ModelFigures) -> str:
     mark = " ‡" if _engines_differ(part) else ""
-    # Outputs made elsewhere have neither dtype nor device.
+    # Outputs made elsewhere have no dtype and no device.
     known = ", ".join(filter(None, [f"{model.engine} {model.dtype}".strip(), "/".join(model.devices)]))
     return known + mark
 
 
-def marked(model: Model) -> str:
-    """A row's label, with § where the model was trained on text of a test set."""
+def marked_label(model: ModelFigures) -> str:
+    """Return a row's label, with § if the model was trained on text of a test set."""
     return f"{model.label} §" if model.overlap else model.label
 
 
-def _main_table(part: Part) -> str:
+def _main_table(part: SectionFigures) -> str:
     sets = [name for name in ("all", *ROLES, "high", "mid", "low") if name in language_sets(part.section)]
     gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
@@ -472,21 +193,21 @@ def _main_table(part: Part) -> str:
     for model in part.models:
         rows.append(
             [
-                marked(model),
+                marked_label(model),
                 "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
-                *(seeded(model, name) for name in sets),
-                *(percent(model.gap[name].value) for name in gaps),
-                closed(part, model),
-                *(retrieval(part.section, model, layer) for layer in columns.values()),
-                cut_off(part.section, model),
+                *(mean_with_seeds(model, name) for name in sets),
+                *(format_percent(model.gap[name].value) for name in gaps),
+                closed_gap(part, model),
+                *(retrieval_cell(part.section, model, layer) for layer in columns.values()),
+                cut_off_cell(part.section, model),
                 items_name(part.section),
                 _engine(part, model),
             ]
         )
-    return _markdown(header, rows, left=(0, len(header) - 1))
+    return markdown_table(header, rows, left=(0, len(header) - 1))
 
 
-def _difference_table(part: Part) -> str:
+def _difference_table(part: SectionFigures) -> str:
     sets = [
         name
         for name in ("aligned", "supervised", "unseen", "high", "mid", "low")
@@ -495,80 +216,80 @@ def _difference_table(part: Part) -> str:
     rows = [
         [
             f"{difference.model} {MINUS} {difference.baseline}",
-            METRIC_NAMES[metric],
-            *(interval(difference.means[metric][name]) for name in sets),
+            part.section.scorer.METRICS[metric].title,
+            *(format_interval(difference.means[metric][name]) for name in sets),
         ]
         for difference in part.differences
-        for metric in _DIFFERENCE_METRICS[part.section.family]
+        for metric in part.section.scorer.DIFFERENCE_METRICS
         if metric in part.section.metrics
     ]
-    return _markdown(["models", "metric", *sets], rows, left=(0, 1))
+    return markdown_table(["models", "metric", *sets], rows, left=(0, 1))
 
 
-def ordered(section: Section) -> list[str]:
-    """Languages by role, then by code."""
+def ordered_languages(section: BoardSection) -> list[str]:
+    """Return the languages by role, then by code."""
     return [code for role in ROLES for code in language_sets(section).get(role, [])]
 
 
-def _language_columns(section: Section, code: str) -> list[str]:
+def _language_columns(section: BoardSection, code: str) -> list[str]:
     return [
-        f"{name_of(code)} `{code}`",
+        f"{language_title(code)} `{code}`",
         section.role(code),
         resource_of(code),
         f"{section.first.task(code).n:,}",
     ]
 
 
-def _language_table(part: Part) -> str:
+def _language_table(part: SectionFigures) -> str:
     metric = part.section.scorer.HEADLINE
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     header += [f"{difference.model} {MINUS} {difference.baseline}" for difference in part.differences]
     rows = []
-    for code in ordered(part.section):
+    for code in ordered_languages(part.section):
         cells = _language_columns(part.section, code)
         for model in part.models:
             score = model.languages[code][metric]
-            cells.append(with_error(score))
-        cells += [interval(difference.languages[code][metric]) for difference in part.differences]
+            cells.append(format_with_error(score))
+        cells += [format_interval(difference.languages[code][metric]) for difference in part.differences]
         rows.append(cells)
-    return "± standard error over items.\n\n" + _markdown(header, rows, left=(0, 1, 2))
+    return "± standard error over items.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
 
 
-def _details_table(part: Part) -> str:
-    metrics = _DETAILS[part.section.family][1]
+def _details_table(part: SectionFigures) -> str:
+    metrics = part.section.scorer.DETAIL_METRICS
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     rows = [
         [
             *_language_columns(part.section, code),
             *(
-                " / ".join(percent(model.languages[code][metric].value) for metric in metrics)
+                " / ".join(format_percent(model.languages[code][metric].value) for metric in metrics)
                 for model in part.models
             ),
         ]
-        for code in ordered(part.section)
+        for code in ordered_languages(part.section)
     ]
-    names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
-    return f"Each cell: {names}, in per cent.\n\n" + _markdown(header, rows, left=(0, 1, 2))
+    names = " / ".join(part.section.scorer.METRICS[metric].title for metric in metrics)
+    return f"Each cell: {names}, in per cent.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
 
 
-def _comet_table(part: Part, comet: Comet) -> str:
-    """Scores and differences by direction; of scores there is no mean, of differences there is."""
-    section, sets = part.section, _comet_sets(part.section, comet)
+def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
+    """Return the table of COMET's scores and differences by direction. Only differences have a mean."""
+    section, sets = part.section, comet_sets(part.section, comet)
     header = ["language", "role", "class", "n", *comet.models]
-    header += [f"{one.model} {MINUS} {one.baseline}" for one in comet.differences]
+    header += [f"{change.model} {MINUS} {change.baseline}" for change in comet.differences]
     rows = [
         [
             *_language_columns(section, code),
-            *(with_error(of[code]) for of in comet.models.values()),
-            *(interval(one.languages[code]) for one in comet.differences),
+            *(format_with_error(of[code]) for of in comet.models.values()),
+            *(format_interval(change.languages[code]) for change in comet.differences),
         ]
-        for code in ordered(section)
+        for code in ordered_languages(section)
         if code in comet.directions
     ]
     if comet.differences:
         rows += [
             [f"mean of {len(sets[role])}", role, "", "", *(NONE for _ in comet.models)]
-            + [interval(one.means[role]) for one in comet.differences]
+            + [format_interval(change.means[role]) for change in comet.differences]
             for role in ROLES
             if sets.get(role)
         ]
@@ -576,34 +297,27 @@ def _comet_table(part: Part, comet: Comet) -> str:
     return (
         f"{comet.name} (digest `{comet.digest[:12]}`, unbabel-comet {comet.version}), times 100, ± standard "
         f"error over items, on {of}. Scores compare models on one direction, never two directions.\n\n"
-        + _markdown(header, rows, left=(0, 1, 2))
+        + markdown_table(header, rows, left=(0, 1, 2))
     )
 
 
-def _repeated_table(part: Part) -> str:
+def _repeated_table(part: SectionFigures) -> str:
     header = ["language", "role", "class", "n", "repeated", *(model.label for model in part.models)]
     metric, rows = part.section.scorer.HEADLINE, []
-    for code in (code for code in ordered(part.section) if part.section.repeated(code)):
+    for code in (code for code in ordered_languages(part.section) if part.section.repeated(code)):
         cells = [*_language_columns(part.section, code), f"{part.section.repeated(code):,}"]
         for model in part.models:
             without = model.without_repeated.get(code)
-            score = percent(model.languages[code][metric].value)
-            cells.append(NONE if without is None else f"{score} → {percent(without)}")
+            score = format_percent(model.languages[code][metric].value)
+            cells.append(NONE if without is None else f"{score} → {format_percent(without)}")
         rows.append(cells)
     return (
         "Repeated: items that occur verbatim in the training split of the same data set and language, "
         "whether or not a model was trained on it. Each cell: all items → without them.\n\n"
-        + _markdown(header, rows, left=(0, 1, 2))
+        + markdown_table(header, rows, left=(0, 1, 2))
     )
 
 
-def _sources(part: Part) -> str:
+def _sources(part: SectionFigures) -> str:
     names = ", ".join(f"`{Path(file).stem}`" for model in part.models for file in model.records)
     return f"From the records {names}."
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """A table whose columns are right-aligned but for those in `left`."""
-    marks = [":--" if i in left else "--:" for i in range(len(header))]
-    lines = [header, marks, *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,16 +1,14 @@
 """Pure functions on strings and counts. Each task family has a module that fulfils `Scorer`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
+
+from midalign.metrics.description import MetricDescription
 
 FAMILIES = ("slot", "slot_spans", "translation", "structured")
-
-NEUTRAL = frozenset({"length_ratio"})
-"""Metrics whose best value lies in between."""
 
 
 class Scorer(Protocol):
@@ -28,29 +26,26 @@ class Scorer(Protocol):
     """Columns that records of earlier versions lack. There their sum is 0, and no metric reads it."""
     HEADLINE: str
     """The first of METRICS."""
-    METRICS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]]
-    """Each takes pooled counts (..., columns) and returns scores (...), NaN if there is no case."""
-    LOWER_IS_BETTER: frozenset[str]
-    """Metrics that count errors."""
+    METRICS: Mapping[str, MetricDescription]
+    """The family's metrics by name, in the order of tables."""
+    DIFFERENCE_METRICS: tuple[str, ...]
+    """Metrics of the table of differences, if a task has them."""
+    DETAIL_METRICS: tuple[str, ...]
+    """Metrics of the last table per language."""
+    DETAIL_TITLE: str
+    """Title of the last table per language."""
     READABLE: str
     """The column that is 1 for a readable answer. Only a readable answer can say that there is nothing."""
-    PERCENT: frozenset[str]
-    """Metrics in per cent, by convention. The others are shares or ratios."""
     COMPARABLE: bool
     """Whether scores in two languages can be compared. Only then is there a transfer gap."""
-
-
-def higher_is_better(scored: Scorer, metric: str) -> bool | None:
-    """Return the direction of a metric, None if neither end is better (a ratio of lengths)."""
-    return None if metric in NEUTRAL else metric not in scored.LOWER_IS_BETTER
 
 
 def metric_directions() -> dict[str, bool | None]:
     """Return `higher_is_better` of every metric of every family."""
     return {
-        metric: higher_is_better(scored, metric)
+        name: metric.higher_is_better
         for scored in map(scorer, FAMILIES)
-        for metric in scored.METRICS
+        for name, metric in scored.METRICS.items()
     }
 
 
@@ -68,7 +63,7 @@ def item_value(scored: Scorer, metric: str, counts: Sequence[int]) -> float:
     value = float(scored.METRICS[metric](np.array(counts, np.int64)))
     if not np.isnan(value):
         return value
-    if metric in scored.LOWER_IS_BETTER:
+    if scored.METRICS[metric].higher_is_better is False:
         return 0.0
     return float(counts[scored.COLUMNS.index(scored.READABLE)])
 

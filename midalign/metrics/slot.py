@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from midalign.metrics.description import MetricDescription, index_metrics
 from midalign.metrics.folding import FULL_STOPS, fold, normalise
 from midalign.metrics.rates import quotient
 
@@ -266,26 +267,35 @@ def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
     return share
 
 
-METRICS: dict[str, Callable[[Counts], Rates]] = {
-    "slot_f1": _f1("slot_tp", "slot_pred", "slot_gold"),
-    "slot_f1_verbatim": _f1("verbatim_tp", "slot_pred", "slot_gold"),
-    "slot_f1_reference": _f1("ref_tp", "ref_pred", "ref_gold"),
-    "label_f1": _f1("label_tp", "slot_pred", "slot_gold"),
-    "value_f1": _f1("value_tp", "slot_pred", "slot_gold"),
-    "values_not_in_utterance": _share("values_outside", "slot_pred"),
-    "exact_match": _share("exact", "n"),
-    "well_formed": _share("well_formed", "n"),
-}
-"""Each takes pooled counts (..., columns) and returns rates (...) between 0 and 1, NaN without a case."""
+METRICS = index_metrics(
+    MetricDescription("slot_f1", "slot F1", _f1("slot_tp", "slot_pred", "slot_gold")),
+    MetricDescription("slot_f1_verbatim", "slot F1, verbatim", _f1("verbatim_tp", "slot_pred", "slot_gold")),
+    MetricDescription(
+        "slot_f1_reference", "slot F1, published procedure", _f1("ref_tp", "ref_pred", "ref_gold")
+    ),
+    MetricDescription("label_f1", "label F1", _f1("label_tp", "slot_pred", "slot_gold")),
+    MetricDescription("value_f1", "value F1", _f1("value_tp", "slot_pred", "slot_gold")),
+    MetricDescription(
+        "values_not_in_utterance",
+        "values not in the utterance",
+        _share("values_outside", "slot_pred"),
+        higher_is_better=False,
+    ),
+    MetricDescription("exact_match", "exact match", _share("exact", "n")),
+    MetricDescription("well_formed", "well-formed outputs", _share("well_formed", "n")),
+)
+"""All are rates between 0 and 1."""
 
-LOWER_IS_BETTER: frozenset[str] = frozenset({"values_not_in_utterance"})
-"""Metrics that count errors."""
+DIFFERENCE_METRICS = ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference")
+"""Metrics of the table of differences."""
+
+DETAIL_METRICS = ("label_f1", "value_f1", "values_not_in_utterance")
+"""Metrics of the last table per language."""
+
+DETAIL_TITLE = "Labels, values and copying"
 
 READABLE = "well_formed"
 """The column of answers that can be read, so that an empty one says that there is nothing."""
-
-PERCENT: frozenset[str] = frozenset()
-"""No metric is in per cent."""
 
 COMPARABLE = True
 """Scores of two languages count the same things."""

@@ -13,10 +13,12 @@ A pair without a place is a predicted span without a match.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from midalign.metrics import slot
+from midalign.metrics.description import MetricDescription, index_metrics
 from midalign.metrics.folding import FULL_STOPS, fold
 from midalign.metrics.slot import Counts, Pair, Rates, parse_slots
 
@@ -175,32 +177,35 @@ def _f1(true_of_predicted: str, true_of_gold: str) -> Callable[[Counts], Rates]:
 _AS_PAIRS = [COLUMNS.index(name) if name in COLUMNS else 0 for name in slot.COLUMNS]
 
 
-def _of_pairs(metric: str) -> Callable[[Counts], Rates]:
-    """Return a metric of midalign.metrics.slot, which expects its own order of columns."""
-    return lambda counts: slot.METRICS[metric](counts[..., _AS_PAIRS])
+def _of_pairs(name: str) -> MetricDescription:
+    """Return a metric of midalign.metrics.slot, computed from the columns of this family."""
+    metric = slot.METRICS[name]
+    return replace(metric, function=lambda counts: metric(counts[..., _AS_PAIRS]))
 
 
-METRICS: dict[str, Callable[[Counts], Rates]] = {
-    "slot_f1": _of_pairs("slot_f1"),
-    "slot_f1_verbatim": _of_pairs("slot_f1_verbatim"),
-    "strict_f1": _f1("strict_tp", "strict_tp"),
-    "loose_f1": _f1("loose_tp_pred", "loose_tp_gold"),
-    "label_f1": _of_pairs("label_f1"),
-    "value_f1": _of_pairs("value_f1"),
-    "values_not_in_utterance": _of_pairs("values_not_in_utterance"),
-    "exact_match": _of_pairs("exact_match"),
-    "well_formed": _of_pairs("well_formed"),
-}
-"""Each takes pooled counts (..., columns) and returns rates (...) between 0 and 1, NaN without a case."""
+METRICS = index_metrics(
+    _of_pairs("slot_f1"),
+    _of_pairs("slot_f1_verbatim"),
+    MetricDescription("strict_f1", "strict span F1", _f1("strict_tp", "strict_tp")),
+    MetricDescription("loose_f1", "loose span F1", _f1("loose_tp_pred", "loose_tp_gold")),
+    _of_pairs("label_f1"),
+    _of_pairs("value_f1"),
+    _of_pairs("values_not_in_utterance"),
+    _of_pairs("exact_match"),
+    _of_pairs("well_formed"),
+)
+"""All are rates between 0 and 1."""
 
-LOWER_IS_BETTER: frozenset[str] = frozenset({"values_not_in_utterance"})
-"""Metrics that count errors."""
+DIFFERENCE_METRICS = ("slot_f1", "strict_f1", "loose_f1", "label_f1", "value_f1", "values_not_in_utterance")
+"""Metrics of the table of differences."""
+
+DETAIL_METRICS = ("strict_f1", "loose_f1", "label_f1", "value_f1")
+"""Metrics of the last table per language."""
+
+DETAIL_TITLE = "Spans, labels and copying"
 
 READABLE = "well_formed"
 """The column of answers that can be read, so that an empty one says that there is nothing."""
-
-PERCENT: frozenset[str] = frozenset()
-"""No metric is in per cent."""
 
 COMPARABLE = True
 """Scores of two languages count the same things."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from midalign.metrics.description import MetricDescription, index_metrics
 from midalign.metrics.folding import fold, normalise
 from midalign.metrics.rates import quotient
 
@@ -286,26 +287,40 @@ def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
     return share
 
 
-METRICS: dict[str, Callable[[Counts], Rates]] = {
-    "span_f1": _f1("span_tp", "span_pred", "span_gold"),
-    "span_f1_parsed": _f1("span_tp", "span_pred", "parsed_gold"),
-    "span_f1_seqeval": _f1("located_tp", "span_pred", "span_gold"),
-    "parses": _share("parses", "n"),
-    "complies": _share("complies", "n"),
-    "values_in_source": _share("in_source", "span_pred"),
-    "exact_match": _share("exact", "n"),
-    "intent_accuracy": _share("intent", "calls"),
-}
-"""Each takes pooled counts (..., columns) and returns rates (...) between 0 and 1, NaN without a case."""
+METRICS = index_metrics(
+    MetricDescription("span_f1", "span F1", _f1("span_tp", "span_pred", "span_gold")),
+    MetricDescription(
+        "span_f1_parsed", "span F1 of the outputs that parse", _f1("span_tp", "span_pred", "parsed_gold")
+    ),
+    MetricDescription("span_f1_seqeval", "span F1, by tags", _f1("located_tp", "span_pred", "span_gold")),
+    MetricDescription("parses", "outputs that parse", _share("parses", "n")),
+    MetricDescription("complies", "outputs that comply with the schema", _share("complies", "n")),
+    MetricDescription(
+        "values_in_source", "values that stand in the source", _share("in_source", "span_pred")
+    ),
+    MetricDescription("exact_match", "exact match", _share("exact", "n")),
+    MetricDescription("intent_accuracy", "intent accuracy", _share("intent", "calls")),
+)
+"""All are rates between 0 and 1."""
 
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-"""Metrics that count errors."""
+DIFFERENCE_METRICS = (
+    "span_f1",
+    "span_f1_seqeval",
+    "span_f1_parsed",
+    "exact_match",
+    "intent_accuracy",
+    "complies",
+    "values_in_source",
+)
+"""Metrics of the table of differences, if a task has them."""
+
+DETAIL_METRICS = ("parses", "complies", "values_in_source")
+"""Metrics of the last table per language."""
+
+DETAIL_TITLE = "Form and copying"
 
 READABLE = "complies"
 """The column of answers that can be read, so that an empty one says that there is nothing."""
-
-PERCENT: frozenset[str] = frozenset()
-"""No metric is in per cent."""
 
 COMPARABLE = True
 """Scores of two languages count the same things."""

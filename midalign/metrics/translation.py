@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from midalign.metrics.description import MetricDescription, index_metrics
 from midalign.metrics.identify import Identified, Wanted, identify
 from midalign.metrics.rates import quotient
 
@@ -220,26 +221,45 @@ def off_target(counts: Counts) -> Scores:
     return quotient(other, segments - unsure)
 
 
-METRICS: dict[str, Callable[[Counts], Scores]] = {
-    "chrf": chrf,
-    "bleu": bleu,
-    "off_target": off_target,
-    "unidentified": _ratio("unidentified", "n"),
-    "copied": _ratio("copied", "n"),
-    "empty": _ratio("empty", "n"),
-    "length_ratio": _ratio("characters", "reference_characters"),
-}
-"""Each takes pooled counts (..., columns): both scores from 0 to 100, shares of segments (`off_target` of the
-judged ones), and the ratio of lengths in characters. NaN if there is no case."""
+METRICS = index_metrics(
+    MetricDescription("chrf", "chrF++", chrf, percent=True),
+    MetricDescription("bleu", "BLEU", bleu, percent=True),
+    MetricDescription(
+        "off_target",
+        "off-target outputs, of those whose language can be told",
+        off_target,
+        higher_is_better=False,
+    ),
+    MetricDescription(
+        "unidentified",
+        "outputs whose language cannot be told",
+        _ratio("unidentified", "n"),
+        higher_is_better=False,
+    ),
+    MetricDescription(
+        "copied", "outputs that repeat the source", _ratio("copied", "n"), higher_is_better=False
+    ),
+    MetricDescription("empty", "empty outputs", _ratio("empty", "n"), higher_is_better=False),
+    MetricDescription(
+        "length_ratio",
+        "length, of the reference's",
+        _ratio("characters", "reference_characters"),
+        higher_is_better=None,
+    ),
+)
+"""chrF++ and BLEU from 0 to 100, as in sacreBLEU. Shares of segments, `off_target` of the judged ones. The
+ratio of lengths is in characters."""
 
-LOWER_IS_BETTER = frozenset({"off_target", "unidentified", "copied", "empty"})
-"""Metrics that count errors."""
+DIFFERENCE_METRICS = ("chrf", "bleu", "off_target", "copied", "length_ratio")
+"""Metrics of the table of differences."""
+
+DETAIL_METRICS = ("off_target", "unidentified", "copied", "empty")
+"""Metrics of the last table per language."""
+
+DETAIL_TITLE = "Ways to fail"
 
 READABLE = "n"
 """Any text can be read as a translation."""
-
-PERCENT = frozenset({"chrf", "bleu"})
-"""Metrics in per cent, as in sacreBLEU."""
 
 COMPARABLE = False
 """n-grams of two target languages are different things."""

@@ -87,7 +87,9 @@ def _scores(scored: record.Record) -> list[str]:
         lines += [f"| task | role | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
         for task, result in tasks:
             scores = (result.metrics[name] for name in names)
-            values = (f"{record.decimals(one.value)} ± {record.decimals(one.stderr)}" for one in scores)
+            values = (
+                f"{record.format_score(one.value)} ± {record.format_score(one.stderr)}" for one in scores
+            )
             lines.append(f"| {task} | {scored.roles.of(result.language)} | {' | '.join(values)} |")
         lines.append("")
     return lines

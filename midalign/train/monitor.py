@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from midalign import harness, metrics, record
 from midalign.align.head import IGNORED
 from midalign.align.likelihood import bits_per_character, predicted_texts
-from midalign.align.retrieval import accuracy, translations
+from midalign.align.retrieval import pair_accuracy, translation_matrix
 from midalign.align.trunk import pooled_sentences
 from midalign.errors import RecipeError, nearest
 from midalign.files import write_atomically
@@ -72,8 +72,8 @@ def pair_retrieval(
     for side in ([pair.foreign for pair in pairs], [pair.english for pair in pairs]):
         ids = [tokens.sentence(sentence) for sentence in side]
         sides.append(pooled_sentences(model, ids, layers, tokens.tokenizer.pad_token_id, tokens.sink))
-    right = translations([(pair.foreign, pair.english) for pair in pairs])
-    return [accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
+    right = translation_matrix([(pair.foreign, pair.english) for pair in pairs])
+    return [pair_accuracy(foreign, english, right) for foreign, english in zip(*sides, strict=True)]
 
 
 def cosine(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> float | None:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from midalign import chat, harness
 from midalign.align.head import IGNORED
-from midalign.align.rows import common_prefix, lay_out, word_mask
+from midalign.align.rows import common_prefix_length, lay_out, word_mask
 from midalign.align.sentences import added_tokens, sink_tokens
 from midalign.data.pairs import read_pairs
 from midalign.errors import RecipeError
@@ -109,7 +109,7 @@ def answers(
         that should come next or IGNORED; `weights` (rows, width), fp32; `kinds` (rows,), places in KINDS.
     """
     samples = [sample for group in groups.values() for sample in group]
-    shared = [common_prefix([s.prompt for s in group]) if group else 0 for group in groups.values()]
+    shared = [common_prefix_length([s.prompt for s in group]) if group else 0 for group in groups.values()]
     rows = lay_out([[s.prompt + s.target for s in g] for g in groups.values()], shared, pad, width)
     labels = torch.full_like(rows.input_ids, IGNORED)
     counts = torch.zeros(labels.shape)

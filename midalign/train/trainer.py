@@ -23,7 +23,7 @@ from midalign.adapter import PLAIN_STARTS
 from midalign.align.head import IGNORED, frozen_head, label_losses
 from midalign.align.objective import token_deviation
 from midalign.align.packing import attention_windows, model_inputs
-from midalign.align.pooling import last_of_own, mean_of_own
+from midalign.align.pooling import last_by_owner, mean_by_owner
 from midalign.align.rows import MULTIPLE, PADDING
 from midalign.align.trunk import states_at_each
 from midalign.train.alignment import Alignment
@@ -178,9 +178,9 @@ class AlignmentTrainer(Trainer):
         words = rows["words"]
         kept = real if self.align.include_bos else words
         if self.align.pooling == "last":
-            pooled = [last_of_own(state, owner, sentences) for state in states]
+            pooled = [last_by_owner(state, owner, sentences) for state in states]
         else:
-            pooled = [mean_of_own(state, owner, kept, sentences) for state in states]
+            pooled = [mean_by_owner(state, owner, kept, sentences) for state in states]
         if reference is None:
             nothing = pooled[0].new_zeros(len(states))
             return torch.stack(pooled, 1), nothing, nothing

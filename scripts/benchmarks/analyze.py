@@ -26,7 +26,7 @@ SEPARATE = 8
 
 def main(base: str, languages: int, sentences: int) -> None:
     """Measure and print."""
-    every = states.parallel("ntrex", None, sentences)
+    every = states.parallel_sentences("ntrex", None, sentences)
     texts = dict(list(every.items())[:languages])
     dtype = fast_dtype()
     model, tokenizer = live.load(bases.resolve(base), {}, dtype)
@@ -35,19 +35,21 @@ def main(base: str, languages: int, sentences: int) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        store = states.embed(base, None, texts, Path(scratch), devices(), lambda *_: None)
+        store = states.embed_languages(base, None, texts, Path(scratch), devices(), lambda *_: None)
         embedded = time.perf_counter() - start
         start = time.perf_counter()
-        pairs.by_layer(store, layers, Path(scratch) / "pairs", devices(), lambda *_: None)
+        pairs.compare_layers(store, layers, Path(scratch) / "pairs", devices(), lambda *_: None)
         compared = time.perf_counter() - start
     ours = (embedded + compared) / count
 
     separate = []
     for one, other in random.Random(0).sample([(a, b) for a in texts for b in texts if a < b], SEPARATE):
         start = time.perf_counter()
-        both = [retrieval.pooled(model, tokenizer, texts[c], layers, states.rows()) for c in (one, other)]
+        both = [
+            retrieval.pooled(model, tokenizer, texts[c], layers, states.batch_rows()) for c in (one, other)
+        ]
         for layer in layers:
-            pairs.of_layer(torch.stack([side[layer] for side in both]))
+            pairs.measure_layer(torch.stack([side[layer] for side in both]))
         separate.append(time.perf_counter() - start)
     mean = sum(separate) / len(separate)
     print(

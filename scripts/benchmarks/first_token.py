@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from midalign import bases
-from midalign.align.retrieval import accuracy
+from midalign.align.retrieval import pair_accuracy
 from midalign.align.trunk import depth, states_at_each
 from midalign.data import mini
 from midalign.evaluate import live
@@ -91,7 +91,7 @@ def print_table(base: str) -> None:
                     code: torch.stack([mean_from(state[place], start) for state in own])
                     for code, own in states.items()
                 }
-                found = [accuracy(pooled[code], pooled["en"]) for code in codes if code != "en"]
+                found = [pair_accuracy(pooled[code], pooled["en"]) for code in codes if code != "en"]
                 retrieval.append(100 * sum(found) / len(found))
             print(
                 f"{way:26} {layer:5} {first.median() / usual:6.1f} {second.median() / usual:6.1f} "

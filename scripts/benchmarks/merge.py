@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from midalign import adapter
-from midalign.merge import Weights, merge
+from midalign.merge import merge_adapters
+from midalign.merge.weights import MergeWeights
 
 HIDDEN, WIDE, KEYS, BLOCKS, RANK = 4096, 14336, 1024, 32, 8
 SHAPES = {
@@ -54,7 +55,7 @@ def main() -> None:
         copied = time.perf_counter() - start
         for method in ("cat", "svd", "linear"):
             start = time.perf_counter()
-            found = merge(sources, Weights((1.0, 0.5)), folder / method, method=method)
+            found = merge_adapters(sources, MergeWeights((1.0, 0.5)), folder / method, method=method)
             seconds = time.perf_counter() - start
             print(
                 f"{method:6} {seconds:5.2f} s, {seconds / copied:5.1f} times copying both; "

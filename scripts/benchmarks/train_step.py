@@ -85,7 +85,7 @@ def reference(recipe: Recipe, way: Way) -> Iterator[None]:
 
     from midalign.align.head import IGNORED, label_losses
     from midalign.align.packing import attention_windows, model_inputs
-    from midalign.align.pooling import mean_of_own
+    from midalign.align.pooling import mean_by_owner
     from midalign.align.rows import PADDING, WIDTH, lay_out
     from midalign.align.trunk import states_at
     from midalign.train.build import build
@@ -121,7 +121,7 @@ def reference(recipe: Recipe, way: Way) -> Iterator[None]:
         shared = arm.tokens.added[0] if way.packed else 0
         rows = vars(lay_out([ids], [shared], pad, WIDTH if way.packed else None))
         states = states_at(model, model_inputs(rows, windows, torch.bfloat16), layer)
-        return states, mean_of_own(states, rows["owner"], rows["owner"] != PADDING, len(ids)).bfloat16()
+        return states, mean_by_owner(states, rows["owner"], rows["owner"] != PADDING, len(ids)).bfloat16()
 
     def pairs(update: int) -> Any:
         drawn = stream.aligned.draw(stream.seed, update)

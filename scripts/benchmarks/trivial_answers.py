@@ -39,8 +39,9 @@ def score(task: str, answer: Answer) -> float:
     splits: Any = own.dataset(**metadata)
     training, docs = list(splits["train"]), list(splits["test"])
     counts = np.array([own.counts(doc, answer(training, doc)) for doc in docs])
-    value = float(scored.METRICS[scored.HEADLINE](counts.sum(0)))
-    return value if scored.HEADLINE in scored.PERCENT else 100 * value
+    headline = scored.METRICS[scored.HEADLINE]
+    value = float(headline(counts.sum(0)))
+    return value if headline.percent else 100 * value
 
 
 def main() -> None:

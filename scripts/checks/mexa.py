@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from midalign import bases
-from midalign.align.measures import measures
+from midalign.align.measures import measure_retrieval
 from midalign.align.trunk import depth
 from midalign.analyze import states
 from midalign.data import ntrex
@@ -60,7 +60,7 @@ def random_states(seed: int) -> dict[str, torch.Tensor]:
 
 def base_states() -> dict[str, torch.Tensor]:
     """(layers, sentences, hidden) of NTREX's sentences in the bundled base, some of them said twice."""
-    texts = states.parallel("ntrex", LANGUAGES, SENTENCES)
+    texts = states.parallel_sentences("ntrex", LANGUAGES, SENTENCES)
     model, tokenizer = live.load(bases.resolve("mini"), {}, "float32")
     found = {}
     for code, sentences in texts.items():
@@ -89,8 +89,8 @@ def ours(given: dict[str, torch.Tensor]) -> dict[str, list[float]]:
     """The same, both ways of asking: English against all others at once, and each against English."""
     codes = list(given)
     layers = torch.stack(list(given.values()), dim=1)
-    found = [measures(layer[0], layer)["mexa"] for layer in layers]
-    back = [torch.cat([measures(own, layer[:1])["mexa"] for own in layer]) for layer in layers]
+    found = [measure_retrieval(layer[0], layer)["mexa"] for layer in layers]
+    back = [torch.cat([measure_retrieval(own, layer[:1])["mexa"] for own in layer]) for layer in layers]
     assert all(torch.equal(*both) for both in zip(found, back, strict=True))
     return {code: [float(scores[i]) for scores in found] for i, code in enumerate(codes)}
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from midalign.languages import ROLES
-from midalign.leaderboard.compare import Estimate, compare, language_sets
-from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import Row, Section, sections
+from midalign.leaderboard.compare import compare_models
+from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.sections import BoardRow, BoardSection, group_runs, language_sets
+from midalign.leaderboard.statistics import Estimate
 
 METRICS = ("slot_f1", "label_f1", "value_f1")
 COMPANIONS = Path(__file__).parents[2] / "leaderboard" / "results" / "companions"
@@ -21,7 +22,7 @@ COMPANIONS = Path(__file__).parents[2] / "leaderboard" / "results" / "companions
 
 def main(results: str = str(COMPANIONS), against: str = "baseline") -> None:
     """Print the table of every section."""
-    of_slots = [one for one in sections(load(Path(results))) if set(METRICS) <= set(one.metrics)]
+    of_slots = [one for one in group_runs(load_runs(Path(results))) if set(METRICS) <= set(one.metrics)]
     arms = {row.arm for section in of_slots for row in section.rows}
     if against not in arms:
         sys.exit(f"{results} has no arm {against}, only {', '.join(sorted(arms))}")
@@ -30,7 +31,7 @@ def main(results: str = str(COMPANIONS), against: str = "baseline") -> None:
     for section in of_slots:
         rows = tuple(replace(row, arm=names.get(row.arm, row.arm)) for row in section.rows)
         section = replace(section, rows=rows)
-        models, differences = compare(section)
+        models, differences = compare_models(section)
         print(f"{section.group}, {section.first.record.base.name}, {section.first.record.sample.split} split")
         print(f"{'':20}{'seeds':>7}  {'role':12}" + "".join(f"{name:>22}" for name in METRICS), end="")
         print(f"{'retrieval':>11}{'bits/char':>11}")
@@ -50,7 +51,7 @@ def shown(estimate: Estimate, difference: bool) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" if difference else f"{value:.1f}"
 
 
-def of_states(section: Section, row: Row, role: str) -> str:
+def of_states(section: BoardSection, row: BoardRow, role: str) -> str:
     """Retrieval in per cent and bits per character, means over languages and seeds."""
     codes = language_sets(section)[role]
     measured = [run.record.retrieval for run in row.runs if run.record.retrieval]

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from midalign.align.retrieval import accuracy
+from midalign.align.retrieval import pair_accuracy
 from midalign.align.trunk import pooled_sentences
 from midalign.families import structured
 
@@ -139,7 +139,7 @@ def measure_base(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int = 0) -
                 valid_json=valid_json_share(model, tokenizer, language),
                 retrieval=[]
                 if language == "en"
-                else [accuracy(a, b) for a, b in zip(states, english, strict=True)],
+                else [pair_accuracy(a, b) for a, b in zip(states, english, strict=True)],
             )
         )
     return figures

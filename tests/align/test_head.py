@@ -81,7 +81,7 @@ def test_analysis_rejects_a_base_with_several_streams_per_token(monkeypatch, tmp
     monkeypatch.setattr(live, "load", lambda *_: (model, None))
     texts = {"en": ["good morning"], "de": ["guten Morgen"]}
     with pytest.raises(BaseModelError, match=r"8 tokens have states of shape \(4, 1, 8, 32\)"):
-        states.embed("mini", None, texts, tmp_path, ["cpu"], lambda *_: None)
+        states.embed_languages("mini", None, texts, tmp_path, ["cpu"], lambda *_: None)
 
 
 @pytest.mark.exhaustive

@@ -10,8 +10,8 @@ from test_architectures import tiny
 from midalign.align import head, packing
 from midalign.align.head import frozen_head, label_losses
 from midalign.align.packing import attention_windows, block_mask, can_pack, model_inputs
-from midalign.align.pooling import last_of_own, mean_of_own
-from midalign.align.rows import PADDING, SHARED, common_prefix, lay_out
+from midalign.align.pooling import last_by_owner, mean_by_owner
+from midalign.align.rows import PADDING, SHARED, common_prefix_length, lay_out
 from midalign.align.trunk import states_at
 from midalign.train.stream import Sample, answers
 
@@ -93,11 +93,11 @@ def test_pooled_states_are_those_of_sentences_alone():
         states = states_at(model, inputs, 2)
         for number, sentence in enumerate(sentences):
             alone = states_at(model, {"input_ids": torch.tensor([sentence])}, 2)[0]
-            with_bos = mean_of_own(states, rows.owner, rows.owner != PADDING, 4)[number]
+            with_bos = mean_by_owner(states, rows.owner, rows.owner != PADDING, 4)[number]
             torch.testing.assert_close(with_bos, alone.mean(0), rtol=1e-4, atol=1e-6)
-            without = mean_of_own(states, rows.owner, rows.owner >= 0, 4)[number]
+            without = mean_by_owner(states, rows.owner, rows.owner >= 0, 4)[number]
             torch.testing.assert_close(without, alone[1:].mean(0), rtol=1e-4, atol=1e-6)
-            torch.testing.assert_close(last_of_own(states, rows.owner, 4)[number], alone[-1])
+            torch.testing.assert_close(last_by_owner(states, rows.owner, 4)[number], alone[-1])
 
 
 groups = st.lists(
@@ -141,6 +141,6 @@ def test_a_token_sees_its_own_past_and_no_other(samples, shared, window):
 
 
 def test_a_prompt_keeps_a_token_of_its_own():
-    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == 2
-    assert common_prefix([[1, 2], [1, 2]]) == 1
-    assert common_prefix([[1], [1, 2]]) == 0
+    assert common_prefix_length([[1, 2, 3], [1, 2, 4]]) == 2
+    assert common_prefix_length([[1, 2], [1, 2]]) == 1
+    assert common_prefix_length([[1], [1, 2]]) == 0

@@ -132,9 +132,9 @@ def test_cached_states_of_earlier_pooling_are_not_read(tmp_path, monkeypatch):
     computed = []
     monkeypatch.setattr(states, "share", lambda _, missing, *__: computed.append(missing))
     monkeypatch.setattr("midalign.device.has_bf16", lambda: False)
-    key = " ".join([*states.digests(bases.resolve("mini"), None), "float32"])
-    earlier = states.Store(tmp_path, key, texts)
+    key = " ".join([*states.model_digests(bases.resolve("mini"), None), "float32"])
+    earlier = states.StateStore(tmp_path, key, texts)
     for code in texts:
         earlier.write(code, torch.zeros(1, 1, 1))
-    states.embed("mini", None, texts, tmp_path, ["cpu"], lambda *_: None)
+    states.embed_languages("mini", None, texts, tmp_path, ["cpu"], lambda *_: None)
     assert computed == [["en", "de"]]

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from midalign.cli import analyze, sweep
 from midalign.cli import data as data_command
-from midalign.cli.leaderboard import table as board_table
+from midalign.cli.leaderboard import board_table as board_table
 from midalign.cli.table_printing import print_table
 from midalign.languages import languages
-from midalign.leaderboard.build import _parts, build
-from midalign.leaderboard.compare import Estimate
+from midalign.leaderboard.build import _parts, build_board
+from midalign.leaderboard.statistics import Estimate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from synthetic_records import share, write
@@ -62,7 +62,7 @@ def part(tmp_path_factory):
         *(folder, "other", "a-long-name-of-an-arm", shares(80)),
         **{"seed": 1, "recipe": "another-long-recipe", "engine": "vllm", "dtype": "bfloat16"},
     )
-    (one,) = build(folder, folder / "board")
+    (one,) = build_board(folder, folder / "board")
     return one
 
 

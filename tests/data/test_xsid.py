@@ -16,7 +16,7 @@ from midalign.data import xsid
 from midalign.errors import DataError, TaskError
 from midalign.families import slot_spans
 from midalign.languages import languages
-from midalign.leaderboard.load import load
+from midalign.leaderboard.load import load_runs
 from midalign.metrics.slot import target
 from midalign.metrics.slot_spans import METRICS
 
@@ -121,7 +121,7 @@ def test_a_kept_copy_is_scored_under_its_own_digest(midalign: Run, folder: Path,
     words = ("score", "--task", "midalign_slot_xsid_no", "--outputs", outputs, "--output", tmp_path / "out")
     done = midalign(*words)
     assert done.returncode == 0, done.stderr
-    (run,) = load(tmp_path / "out")
+    (run,) = load_runs(tmp_path / "out")
     assert (run.group, run.languages) == ("midalign_slot_xsid", ["nor"])
     result = run.task("nor")
     assert result.family == "slot_spans"

@@ -89,7 +89,7 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
     assert len(lines) == 2
     for line in lines:
         assert json.loads(line)["prompt"].startswith(f"<bos><user>{instruction}\n\nUtterance:")
-    assert record.read(path).decoding["system_turn"] == chat.MERGED
+    assert record.read_record(path).decoding["system_turn"] == chat.MERGED
 
 
 def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

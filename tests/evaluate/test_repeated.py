@@ -34,7 +34,7 @@ def test_a_sample_counts_its_own_repeated_items(
     )
     assert done.returncode == 0, done.stderr
     path = tmp_path / "tiny.json"
-    result, items = record.read(path).tasks[TASK], record.read_items(path)[TASK]
+    result, items = record.read_record(path).tasks[TASK], record.read_items(path)[TASK]
     test, train = (massive.items("km", split) for split in ("test", "train"))
     known = {item.utterance for item in train}
     expected = [i for i in sample(len(test), 40) if test[i].utterance in known]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from midalign.align.retrieval import accuracy
+from midalign.align.retrieval import pair_accuracy
 from midalign.evaluate import live, retrieval
 from midalign.evaluate.retrieval import Pairs
 
@@ -47,7 +47,7 @@ def test_accuracy_is_that_of_states_taken_one_by_one(base: Path, adapter: Path) 
                 rows.append(hidden[3][0, 1:].mean(0))
             return torch.stack(rows)
 
-        expected = accuracy(states(FOREIGN), states(ENGLISH), centred=True)
+        expected = pair_accuracy(states(FOREIGN), states(ENGLISH), centred=True)
         assert retrieval.measure(model, tokenizer, name, pairs, 3) == {"de": pytest.approx(expected)}
         (ours,) = retrieval.pooled(model, tokenizer, FOREIGN, [3], rows=2)
         assert torch.allclose(ours, states(FOREIGN), atol=1e-4)

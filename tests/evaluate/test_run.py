@@ -120,7 +120,7 @@ def test_one_record_a_model_with_all_that_it_came_from(
     assert not (finished / ".partial").exists()
     names = {path.name.removesuffix(".json") for path in finished.glob("*.json")}
     assert names == {"tiny", "adapter-a", "mini-aligned-seed7"}
-    records = {name: record.read(finished / f"{name}.json") for name in names}
+    records = {name: record.read_record(finished / f"{name}.json") for name in names}
     for entry in records.values():
         assert list(entry.tasks) == [EN, DE]
         assert entry.base.name == "tiny"
@@ -154,7 +154,10 @@ def test_figures_follow_from_the_outputs(finished: Path, base: Path) -> None:
     tasks = harness.load([EN, DE])
     tokenizer = AutoTokenizer.from_pretrained(base)
     for name in ("tiny", "adapter-a", "mini-aligned-seed7"):
-        entry, items = record.read(finished / f"{name}.json"), record.read_items(finished / f"{name}.json")
+        entry, items = (
+            record.read_record(finished / f"{name}.json"),
+            record.read_items(finished / f"{name}.json"),
+        )
         lines = [json.loads(line) for line in (finished / f"{name}.outputs.jsonl").read_text().splitlines()]
         for task in (EN, DE):
             kept = [line for line in lines if line["task"] == task]
@@ -213,7 +216,7 @@ def stop_after(parts: int, results: Path, how: int, *arguments: object) -> tuple
 
 def figures(path: Path) -> dict[str, Any]:
     """A record without what differs between two runs of the same command."""
-    entry = record.read(path).model_dump(mode="json", exclude={"created", "seconds"})
+    entry = record.read_record(path).model_dump(mode="json", exclude={"created", "seconds"})
     for task in entry["tasks"].values():
         del task["seconds"]
     return entry
@@ -247,12 +250,12 @@ def test_a_killed_evaluation_goes_on_where_it_was(base: Path, adapter: Path, tmp
     assert "midalign_mini_slot" not in done.stderr  # finished models are not asked again
     assert len(done.stdout.splitlines()) == 2
     assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == written
-    items = results / record.read(results / "tiny.json").items.file
+    items = results / record.read_record(results / "tiny.json").items.file
     items.unlink()
     midalign(*arguments, "--output", results)  # what a record counts by item belongs to it
     assert items.is_file()
     midalign(*arguments, "--note", "dequantised", "--output", results)
-    assert {record.read(path).base.note for path in results.glob("*.json")} == {"dequantised"}
+    assert {record.read_record(path).base.note for path in results.glob("*.json")} == {"dequantised"}
     refused = midalign(*arguments[:-1], 12, "--output", results, status=1)
     assert "tiny.json is a result under other conditions: limit 16, now 12" in refused.stderr
 
@@ -275,7 +278,7 @@ def test_two_evaluations_at_once_wait_for_each_other(base: Path, adapter: Path, 
         answered += err.count("midalign_mini_slot")
     assert answered == 2 * 2  # by one of them, and the other finds it done
     for name in ("tiny", "adapter-a"):
-        entry = record.read(tmp_path / f"{name}.json")
+        entry = record.read_record(tmp_path / f"{name}.json")
         assert entry.retrieval is not None
         assert list(record.read_items(tmp_path / f"{name}.json")) == [EN, DE]
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".zst"}
@@ -315,7 +318,7 @@ def test_the_two_regimes_have_records_of_their_own_and_share_no_results(
     constrained = midalign(*arguments, "--constrained")
     done = [line for line in constrained.stderr.splitlines() if "midalign_mini_slot" in line]
     assert len(done) == 6 - len(left)
-    records = {name: record.read(tmp_path / f"{name}.json") for name in ("tiny", "tiny-constrained")}
+    records = {name: record.read_record(tmp_path / f"{name}.json") for name in ("tiny", "tiny-constrained")}
     assert [entry.decoding["regime"] for entry in records.values()] == ["free", "constrained"]
     assert records["tiny"].base == records["tiny-constrained"].base
     lines = (tmp_path / "tiny-constrained.outputs.jsonl").read_text().splitlines()
@@ -383,7 +386,7 @@ def test_a_record_of_other_tasks_is_not_written_over(finished: Path, base: Path,
     assert f"tiny.json is a record of other tasks ({DE}" in done.stderr
     assert (tmp_path / "results" / "tiny.json").read_bytes() == before
     midalign(*command, f"{DE},{EN},midalign_mini_slot_fr")
-    assert len(record.read(tmp_path / "results" / "tiny.json").tasks) == 3
+    assert len(record.read_record(tmp_path / "results" / "tiny.json").tasks) == 3
 
 
 @pytest.fixture(scope="module")
@@ -488,7 +491,7 @@ def test_overlap_is_checked_at_every_evaluation(
             engine="hf",
             limit=1,
         )
-        return [record.read(path).overlap for path in run.evaluate(asked, answered.append)]
+        return [record.read_record(path).overlap for path in run.evaluate(asked, answered.append)]
 
     answered: list[run.Progress] = []
     of_base, clean = evaluate("validation", folder)
@@ -515,12 +518,12 @@ def test_overlap_is_checked_at_every_evaluation(
 
 def test_an_overlap_check_gives_way_to_a_more_complete_one_only(tmp_path: Path) -> None:
     known = Path(__file__).parents[2] / "leaderboard" / "results" / "mini-baseline-seed1.json"
-    entry, items = record.read(known), record.read_items(known)
+    entry, items = record.read_record(known), record.read_items(known)
     one, both = OverlapCheck(found=[], unchecked=["a"]), OverlapCheck(found=[], unchecked=["a", "b"])
-    path = record.write(entry.model_copy(update={"overlap": None, "items": None}), items, tmp_path)
+    path = record.write_record(entry.model_copy(update={"overlap": None, "items": None}), items, tmp_path)
     for check, expected in ((None, None), (both, both), (one, one), (both, one), (None, one)):
         run._add_overlap(path, check)
-        assert record.read(path).overlap == expected
+        assert record.read_record(path).overlap == expected
 
 
 @pytest.mark.slow
@@ -564,7 +567,7 @@ def test_a_superset_of_tasks_replaces_a_record(settings: run.Settings, tmp_path:
     shutil.copytree(settings.output, tmp_path / "results")
     both = replace(settings, tasks=(EN, DE), output=tmp_path / "results")
     for path in run.evaluate(both, lambda _: None):
-        assert list(record.read(path).tasks) == [EN, DE]
+        assert list(record.read_record(path).tasks) == [EN, DE]
 
 
 @pytest.mark.slow

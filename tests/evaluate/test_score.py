@@ -13,7 +13,7 @@ from midalign.data import mini
 from midalign.errors import DataError, RecordError, TaskError
 from midalign.evaluate.score import score
 from midalign.families import slot, translation
-from midalign.leaderboard.load import load
+from midalign.leaderboard.load import load_runs
 from midalign.metrics.slot import METRICS
 
 TASK = "midalign_mini_slot_fr"
@@ -37,7 +37,7 @@ def test_right_answers_have_the_best_scores(tmp_path: Path, targets: list[str]) 
     assert {metrics[name].value for name in ("slot_f1", "label_f1", "value_f1", "exact_match")} == {1.0}
     assert metrics["values_not_in_utterance"].value == 0.0
     assert path == tmp_path / "out" / f"api-{TASK}.json"
-    back = record.read(path)
+    back = record.read_record(path)
     assert (back.arm, back.engine.name, back.base.digest) == ("external", "external", None)
     assert back.tasks[TASK].data_digest == mini.digest("fr", "test")
     assert record.read_items(path)[TASK].counts.shape[0] == len(targets) == 300
@@ -70,7 +70,7 @@ def test_a_scored_translation_is_read_by_the_board(tmp_path: Path) -> None:
     task = "midalign_mini_mt_en-fr"
     docs = translation.dataset(**harness.metadata(task))["test"]
     _, path = score(task, write(tmp_path / "api.jsonl", [doc["target"] for doc in docs]), "test", tmp_path)
-    assert load(path.parent)[0].languages == ["en-fr"]
+    assert load_runs(path.parent)[0].languages == ["en-fr"]
 
 
 def test_other_splits(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from midalign.cli.eval import _shard
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.evaluate import live, run, shards
-from midalign.leaderboard.load import load
+from midalign.leaderboard.load import load_runs
 
 TASKS = ("midalign_mini_slot_de", "midalign_mini_slot_hi", "midalign_mini_mt_en-de")
 
@@ -71,7 +71,7 @@ def test_merged_shards_are_the_whole_record(folders: dict[str, Path], tmp_path: 
         found, wanted = (timeless(folder / name) for folder in (tmp_path, folders["whole"]))
         assert found == wanted
         assert found["retrieval"]
-    assert len(load(tmp_path)) == 2 * 2
+    assert len(load_runs(tmp_path)) == 2 * 2
 
 
 def timeless(path: Path) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_a_shard_has_its_part(folders: dict[str, Path]) -> None:
     for folder, number in (("one", 1), ("two", 2), ("one", 3)):
         (entry,) = (
             entry
-            for entry in map(record.read, sorted(folders[folder].glob(f"*shard-{number}-of-3.json")))
+            for entry in map(record.read_record, sorted(folders[folder].glob(f"*shard-{number}-of-3.json")))
             if entry.adapter is None
         )
         sizes.append(sum(task.n for task in entry.tasks.values()))
@@ -98,7 +98,7 @@ def test_a_shard_has_its_part(folders: dict[str, Path]) -> None:
 
 def test_a_board_wants_whole_records(folders: dict[str, Path]) -> None:
     with pytest.raises(RecordError, match=r"shard 1 of 3.*midalign leaderboard merge"):
-        load(folders["one"])
+        load_runs(folders["one"])
 
 
 def test_a_missing_shard_is_named(folders: dict[str, Path], tmp_path: Path) -> None:

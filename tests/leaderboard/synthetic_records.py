@@ -98,7 +98,7 @@ def write(
             n=n,
             counts=dict(zip(COLUMNS, pooled.tolist(), strict=True)),
             metrics={
-                metric: record.Metric(value=record.defined(float(rate(pooled))), stderr=0.01, n=n)
+                metric: record.Metric(value=record.nan_to_none(float(rate(pooled))), stderr=0.01, n=n)
                 for metric, rate in METRICS.items()
             },
             data_digest=sha(data + language),
@@ -106,7 +106,7 @@ def write(
             max_gen_toks=max_gen_toks,
             cut_off=cut_off,
             repeated=len(repeated.get(language, [])) if repeated is not None else None,
-            without_repeated=record.without_repeated(items[task], METRICS),
+            without_repeated=record.scores_without_repeated(items[task], METRICS),
             comet=record.Comet(
                 name=comet_model,
                 digest=sha(comet_model),
@@ -175,4 +175,4 @@ def write(
         tokens=100,
         overlap=overlap,
     )
-    return record.write(entry, items, folder)
+    return record.write_record(entry, items, folder)

@@ -15,7 +15,7 @@ from midalign.cli.leaderboard import app
 from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard import plots
-from midalign.leaderboard.build import build
+from midalign.leaderboard.build import build_board
 from midalign.train import card
 
 BASELINE = {"en": 80, "es": 60, "de": 30, "sw": 10, "fr": 40}
@@ -43,8 +43,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_same_records_give_the_same_bytes(results, tmp_path):
-    build(results, tmp_path / "one")
-    build(results, tmp_path / "two")
+    build_board(results, tmp_path / "one")
+    build_board(results, tmp_path / "two")
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert set(one) == {
         "README.md",
@@ -53,13 +53,13 @@ def test_the_same_records_give_the_same_bytes(results, tmp_path):
         "plots/midalign_mini_slot-other-test-50.png",
     }
     assert one == two
-    build(results, tmp_path / "one")
+    build_board(results, tmp_path / "one")
     assert files(tmp_path / "one") == one
 
 
 def test_records_of_another_folder_order_give_the_same_page(results, tmp_path):
     """Seeds and recipes are sorted by what they are, not by what their files are called."""
-    build(results, tmp_path / "one")
+    build_board(results, tmp_path / "one")
     renamed = tmp_path / "renamed"
     write(renamed, "z-other", "baseline", shares(BASELINE), seed=1, limit=50, base="org/other")
     write(
@@ -74,7 +74,7 @@ def test_records_of_another_folder_order_give_the_same_page(results, tmp_path):
     write(renamed, "y-baseline", "baseline", shares(BASELINE), seed=1, limit=100)
     base = shares(dict.fromkeys(BASELINE, 5))
     write(renamed, "x-base", "base", base, limit=100, retrieval=dict.fromkeys(BASELINE, 0.25))
-    build(renamed, tmp_path / "two")
+    build_board(renamed, tmp_path / "two")
 
     def page(folder):
         return re.sub("From the records .*", "", (folder / "README.md").read_text())
@@ -83,7 +83,7 @@ def test_records_of_another_folder_order_give_the_same_page(results, tmp_path):
 
 
 def test_the_page_says_the_result_in_words(results, tmp_path):
-    build(results, tmp_path)
+    build_board(results, tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert re.search(r"aligned minus baseline, slot F1: aligned languages \(2\): \*\*\+10\.0 \[", page)
     assert "supervised languages (2): −1.0 [" in page
@@ -99,7 +99,7 @@ def test_the_page_says_the_result_in_words(results, tmp_path):
 
 
 def test_the_json_has_the_figures_of_the_page(results, tmp_path):
-    build(results, tmp_path)
+    build_board(results, tmp_path)
     board = json.loads((tmp_path / "leaderboard.json").read_text())
     first, second = board["sections"]
     assert (first["base"]["name"], second["base"]["name"]) == ("mini", "org/other")
@@ -116,7 +116,7 @@ def test_a_gap_that_is_not_reported_says_why(tmp_path):
     near = {"en": 50, "es": 50, "de": 50, "sw": 50}
     write(tmp_path / "r", "b", "baseline", {code: wobbly(i) for i, code in enumerate(near)}, seed=1)
     write(tmp_path / "r", "a", "aligned", {code: wobbly(i + 9) for i, code in enumerate(near)}, seed=1)
-    build(tmp_path / "r", tmp_path)
+    build_board(tmp_path / "r", tmp_path)
     assert re.search(
         r"Gap closed is not reported: the interval of the baseline's gap, .*, holds 0\.",
         (tmp_path / "README.md").read_text(),
@@ -131,7 +131,7 @@ def wobbly(seed):
 def test_different_engines_in_a_section_are_marked(tmp_path):
     write(tmp_path / "r", "b", "baseline", shares(BASELINE), seed=1)
     write(tmp_path / "r", "a", "aligned", shares(ALIGNED), seed=1, engine="vllm", dtype="bfloat16")
-    build(tmp_path / "r", tmp_path)
+    build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "vllm bfloat16, cpu ‡" in page
     assert "hf float32, cpu ‡" in page
@@ -140,7 +140,7 @@ def test_different_engines_in_a_section_are_marked(tmp_path):
 
 def test_an_arm_without_baseline_is_named(tmp_path):
     write(tmp_path / "r", "a", "aligned", shares(ALIGNED), seed=1)
-    build(tmp_path / "r", tmp_path)
+    build_board(tmp_path / "r", tmp_path)
     assert (
         "No baseline of the same recipe and training dtype here: aligned."
         in (tmp_path / "README.md").read_text()
@@ -152,7 +152,7 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
     nobody = {"supervised": [], "aligned": [], "unseen": ["de"]}
     outside = {"engine": "external", "dtype": "", "device": "", "recipe": None, "roles": nobody}
     write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
-    build(tmp_path / "r", tmp_path)
+    build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "| external |  | 40.0 | 40.0 | 40.0 | – | – | 100 | external |" in page
     assert "No baseline" not in page
@@ -161,17 +161,17 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
 def test_somebody_elses_readme_is_left_alone(results, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     with pytest.raises(MidalignError, match=r"README\.md was not written by midalign.*--output"):
-        build(results, tmp_path)
+        build_board(results, tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My project\n"
     assert not (tmp_path / "leaderboard.json").exists()
 
 
 def test_a_bad_record_leaves_the_old_board(results, tmp_path):
-    build(results, tmp_path / "out")
+    build_board(results, tmp_path / "out")
     before = files(tmp_path / "out")
     (results / "broken.json").write_text("{")
     with pytest.raises(RecordError, match=r"broken\.json"):
-        build(results, tmp_path / "out")
+        build_board(results, tmp_path / "out")
     assert files(tmp_path / "out") == before
 
 
@@ -193,7 +193,7 @@ def test_scores_without_repeated_items_stand_beside_the_others(tmp_path):
     write(folder, "base", "base", shares(dict.fromkeys(BASELINE, 5)))  # knows of no repetition
     write(folder, "one", "baseline", shares(BASELINE), seed=1, repeated=repeated)
     write(folder, "two", "baseline", shares({**BASELINE, "en": 70}), seed=2, repeated=repeated)
-    build(folder, tmp_path / "board")
+    build_board(folder, tmp_path / "board")
     page = (tmp_path / "board" / "README.md").read_text()
     rows = page.partition("### Slot F1 without repeated items")[2].partition("From the records")[0]
     assert "| English `en` | supervised | high | 100 | 10 | – | 75.0 → 72.2 |" in rows
@@ -209,7 +209,7 @@ def test_scores_without_repeated_items_stand_beside_the_others(tmp_path):
 
 
 def test_without_repeated_items_there_is_no_such_table(results, tmp_path):
-    build(results, tmp_path / "board")
+    build_board(results, tmp_path / "board")
     page = (tmp_path / "board" / "README.md").read_text()
     assert "repeated" not in page
     assert "§" not in page
@@ -228,14 +228,14 @@ def test_the_board_says_what_a_record_found_and_could_not_check(tmp_path):
     )
     check = OverlapCheck(found=[one], unchecked=["q (sw) is not available"])
     write(tmp_path / "r", "a", "aligned", {"de": share(10, 4)}, seed=1, overlap=check)
-    build(tmp_path / "r", tmp_path)
+    build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "| aligned § |" in page
     assert "§ aligned was trained on text of a test set: p holds 42 of 300 texts of mini test, de." in page
     assert (
         "The training text of aligned was not compared with the test text: q (sw) is not available." in page
     )
-    text = "\n".join(card._scores(record.read(tmp_path / "r" / "a.json")))
+    text = "\n".join(card._scores(record.read_record(tmp_path / "r" / "a.json")))
     assert "Overlap with the training text: p holds 42 of 300 texts of mini test, de." in text
     assert "Overlap not checked: q (sw) is not available." in text
 
@@ -244,7 +244,9 @@ def test_an_incomplete_check_keeps_what_training_allowed(tmp_path):
     """The text that training compared is no longer available where the adapter is scored."""
     figures = {"training": "own", "test": "mini", "language": "de", "texts": 300, "exact": 40, "short": 0}
     allowed = [Overlap(**figures, split=split, near=0) for split in ("validation", "test")]
-    entry = record.read(write(tmp_path, "a", "aligned", {"de": share(10, 4)}, seed=1, training_dtype="x"))
+    entry = record.read_record(
+        write(tmp_path, "a", "aligned", {"de": share(10, 4)}, seed=1, training_dtype="x")
+    )
     manifest = entry.adapter.manifest.model_copy(update={"overlap": allowed})
     entry = entry.model_copy(update={"adapter": entry.adapter.model_copy(update={"manifest": manifest})})
     gone, whole = (OverlapCheck(found=[], unchecked=texts) for texts in (["own is not available"], []))
@@ -264,14 +266,14 @@ def test_a_dozen_arms_are_drawn_apart():
 def test_records_of_another_signature_have_another_table(tmp_path):
     for name, signature, arm in (("a", "tok:13a", "baseline"), ("b", "tok:flores200", "aligned")):
         write(tmp_path / "r", name, arm, {"de": share(10, 4)}, seed=1, signatures={"bleu": signature})
-    assert len(build(tmp_path / "r", tmp_path)) == 2
+    assert len(build_board(tmp_path / "r", tmp_path)) == 2
 
 
 def test_records_of_an_earlier_task_version_are_marked_in_one_line(tmp_path):
     version = harness.metadata("midalign_mini_slot_de")["version"]
     write(tmp_path / "r", "old", "baseline", {"de": share(10, 4)}, seed=1, version=version - 1)
     write(tmp_path / "r", "new", "aligned", {"de": share(10, 4)}, seed=1, version=version)
-    build(tmp_path / "r", tmp_path)
+    build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert page.count(f"**Made before task version {version}**") == 1
 
@@ -281,7 +283,7 @@ def test_the_page_shows_token_limits_and_how_many_outputs_reached_them(tmp_path)
     write(folder, "known", "baseline", shares(BASELINE), seed=1, max_gen_toks=96, cut_off=3)
     write(folder, "more", "baseline", shares(BASELINE), seed=2, max_gen_toks=96, cut_off=5)
     write(folder, "unknown", "aligned", shares(ALIGNED), seed=1, max_gen_toks=96)
-    build(folder, tmp_path)
+    build_board(folder, tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "- Token limit of an answer: 96\n" in page
     header = next(line for line in page.splitlines() if line.startswith("| model | seeds |"))

@@ -10,10 +10,11 @@ from synthetic_records import share, write
 
 from midalign import record
 from midalign.errors import RecordError
-from midalign.leaderboard.build import build
-from midalign.leaderboard.compare import compare, compare_by_comet
-from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import sections
+from midalign.leaderboard.build import build_board
+from midalign.leaderboard.comet_comparison import compare_by_comet
+from midalign.leaderboard.compare import compare_models
+from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.sections import group_runs
 
 N = 200
 CODES = ("en", "es", "de", "sw", "fr")
@@ -37,7 +38,7 @@ def arms(folder, *, base=None, baseline=None, aligned=None, **changed):
 
 
 def comet_of(folder):
-    (section,) = sections(load(folder))
+    (section,) = group_runs(load_runs(folder))
     return compare_by_comet(section)
 
 
@@ -108,7 +109,7 @@ def test_the_page_and_its_figures(tmp_path):
 
 
 def board(folder):
-    build(folder, folder / "board")
+    build_board(folder, folder / "board")
     return (folder / "board" / "README.md").read_text("utf-8")
 
 
@@ -134,11 +135,11 @@ def test_a_record_whose_comet_does_not_follow_from_its_items_is_refused(tmp_path
     task["comet"]["value"] += 0.01
     file.write_text(json.dumps(entry), "utf-8")
     with pytest.raises(RecordError, match=r"aligned.json: midalign_mini_slot_sw says COMET .* was altered"):
-        load(tmp_path)
+        load_runs(tmp_path)
     task["comet"] = None
     file.write_text(json.dumps(entry), "utf-8")
     with pytest.raises(RecordError, match="has COMET's scores in one of its two files"):
-        load(tmp_path)
+        load_runs(tmp_path)
 
 
 def test_a_record_keeps_scores_by_item(tmp_path):
@@ -153,5 +154,5 @@ def test_a_record_keeps_scores_by_item(tmp_path):
 def test_other_figures_are_untouched(tmp_path):
     arms(tmp_path / "with", base=scores(3, 0.0), baseline=scores(1, 0.0), aligned=scores(2, 0.0))
     arms(tmp_path / "without")
-    (one,), (other,) = (sections(load(tmp_path / name)) for name in ("with", "without"))
-    assert compare(one) == compare(other)
+    (one,), (other,) = (group_runs(load_runs(tmp_path / name)) for name in ("with", "without"))
+    assert compare_models(one) == compare_models(other)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from synthetic_records import counts, share, simulated, write
 
-from midalign.leaderboard import compare as compare_module
-from midalign.leaderboard.build import build
-from midalign.leaderboard.compare import DRAWS, bootstrap, compare
-from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import sections
-from midalign.leaderboard.tables import retrieval, retrieval_columns, with_error
+from midalign.leaderboard import statistics
+from midalign.leaderboard.build import build_board
+from midalign.leaderboard.compare import compare_models
+from midalign.leaderboard.formatting import format_with_error
+from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.sections import group_runs
+from midalign.leaderboard.statistics import DRAWS, bootstrap
+from midalign.leaderboard.tables import retrieval_cell, retrieval_columns
 from midalign.metrics.slot import COLUMNS, HEADLINE, METRICS
 
 # F1 in per cent over 100 items of one slot: supervised 80 and 60, aligned 30 and 10, unseen 40.
@@ -25,7 +27,7 @@ def shares(scores):
 
 
 def only_section(folder):
-    (section,) = sections(load(folder))
+    (section,) = group_runs(load_runs(folder))
     return section
 
 
@@ -42,7 +44,7 @@ def two_arms(tmp_path):
 
 
 def test_means_and_gaps_by_hand(two_arms):
-    model = by_label(compare(two_arms)[0])["baseline"]
+    model = by_label(compare_models(two_arms)[0])["baseline"]
     means = {name: estimate.value for name, estimate in model.means[HEADLINE].items()}
     assert means["supervised"] == pytest.approx(0.70)
     assert means["aligned"] == pytest.approx(0.20)
@@ -59,7 +61,7 @@ def test_means_and_gaps_by_hand(two_arms):
 
 
 def test_differences_and_gap_closed_by_hand(two_arms):
-    _, (difference,) = compare(two_arms)
+    _, (difference,) = compare_models(two_arms)
     assert (difference.model, difference.baseline) == ("aligned", "baseline")
     means = difference.means[HEADLINE]
     assert means["aligned"].value == pytest.approx(0.10)
@@ -76,7 +78,7 @@ def test_differences_and_gap_closed_by_hand(two_arms):
 def test_f1_is_pooled_in_a_language_not_averaged_over_items(tmp_path):
     # Items of 4/4 and 0/1 slots: pooled 2*4 / (5+5) = 0.8, a mean over items would say 0.5.
     write(tmp_path, "baseline", "baseline", {"en": counts([4, 0], [4, 1], [4, 1])}, seed=1)
-    (model,), _ = compare(only_section(tmp_path))
+    (model,), _ = compare_models(only_section(tmp_path))
     assert model.languages["en"][HEADLINE].value == pytest.approx(0.8)
 
 
@@ -84,7 +86,7 @@ def test_gap_closed_is_withheld_when_the_interval_of_the_gap_holds_zero(tmp_path
     near = {"en": 50, "es": 50, "de": 49, "sw": 49, "fr": 10}
     write(tmp_path, "baseline", "baseline", shares(near), seed=1, doc_ids=apart(near))
     write(tmp_path, "aligned", "aligned", shares({**near, "de": 60}), seed=1, doc_ids=apart(near))
-    _, (difference,) = compare(only_section(tmp_path))
+    _, (difference,) = compare_models(only_section(tmp_path))
     assert difference.baseline_gap["aligned"].value == pytest.approx(0.01)
     assert difference.baseline_gap["aligned"].holds_zero
     assert difference.gap_closed["aligned"] is None
@@ -100,7 +102,7 @@ def apart(scores):
 def test_a_gap_below_zero_is_not_closed(tmp_path):
     write(tmp_path, "baseline", "baseline", shares({"en": 20, "es": 20, "de": 80, "sw": 80}), seed=1)
     write(tmp_path, "aligned", "aligned", shares({"en": 20, "es": 20, "de": 90, "sw": 90}), seed=1)
-    _, (difference,) = compare(only_section(tmp_path))
+    _, (difference,) = compare_models(only_section(tmp_path))
     assert not difference.baseline_gap["aligned"].holds_zero
     assert difference.gap_closed["aligned"] is None
 
@@ -120,14 +122,14 @@ def test_draws_are_the_scores_of_resampled_items(tmp_path, monkeypatch):
     write(tmp_path, "baseline", "baseline", tables, seed=1)
     section = only_section(tmp_path)
     drawn = []
-    weights = compare_module._weights
+    weights = statistics.draw_weights
 
     def recorded(items, seed):
         for chunk in weights(items, seed):
             drawn.extend(chunk)
             yield chunk
 
-    monkeypatch.setattr(compare_module, "_weights", recorded)
+    monkeypatch.setattr(statistics, "draw_weights", recorded)
     scores = bootstrap(section)["baseline.json"]
     assert len(drawn) == DRAWS
     headline = list(METRICS).index(HEADLINE)
@@ -149,7 +151,7 @@ def test_paired_intervals_agree_with_a_bootstrap_in_plain_python(tmp_path):
         for seed in (1, 2):
             tables[arm, seed] = {code: simulated(rng, quality[arm][code], difficulty) for code in codes}
             write(tmp_path, f"{arm}{seed}", arm, tables[arm, seed], seed=seed)
-    _, (difference,) = compare(only_section(tmp_path))
+    _, (difference,) = compare_models(only_section(tmp_path))
 
     generator = random.Random(11)
     changes, closed = [], []
@@ -184,7 +186,7 @@ def test_equal_arms_are_covered(tmp_path):
         for arm in ("baseline", "aligned"):
             tables = {code: simulated(rng, 0.5, difficulty) for code in ("en", "de", "sw")}
             write(folder, arm, arm, tables, seed=1)
-        _, (difference,) = compare(only_section(folder))
+        _, (difference,) = compare_models(only_section(folder))
         held += difference.means[HEADLINE]["aligned"].holds_zero
     assert 88 <= held <= 100  # binomial(100, 0.95) lies in 88..100 but once in 400 times
 
@@ -193,7 +195,7 @@ def test_parallel_items_are_resampled_together(tmp_path):
     """Languages right on the same items vary together: their mean is no more certain than one of them."""
     table = share(100, 50)
     write(tmp_path, "together", "baseline", dict.fromkeys(BASELINE, table), seed=1)
-    together = compare(only_section(tmp_path))[0][0].means[HEADLINE]["all"].stderr
+    together = compare_models(only_section(tmp_path))[0][0].means[HEADLINE]["all"].stderr
     assert together == pytest.approx(0.05, abs=0.005)
 
 
@@ -205,7 +207,7 @@ def test_pairing_narrows_the_interval(tmp_path):
     tables = [{"en": share(100, 90), "de": counts(r, [1] * 100, [1] * 100)} for r in (right, better)]
     write(tmp_path, "baseline", "baseline", tables[0], seed=1)
     write(tmp_path, "aligned", "aligned", tables[1], seed=1)
-    models, (difference,) = compare(only_section(tmp_path))
+    models, (difference,) = compare_models(only_section(tmp_path))
     change = difference.means[HEADLINE]["aligned"]
     assert change.value == pytest.approx(0.03)
     # Three items of a hundred: sd sqrt(0.03 * 0.97 / 100); unpaired it would be 0.07.
@@ -217,7 +219,7 @@ def test_seeds_are_averaged_with_their_spread(tmp_path):
     for seed, right in ((1, 30), (2, 40), (3, 50)):
         write(tmp_path, f"b{seed}", "baseline", shares({**BASELINE, "de": right}), seed=seed)
         write(tmp_path, f"a{seed}", "aligned", shares({**BASELINE, "de": right + 2 * seed}), seed=seed)
-    models, (difference,) = compare(only_section(tmp_path))
+    models, (difference,) = compare_models(only_section(tmp_path))
     model = by_label(models)["baseline"]
     assert model.seeds == [1, 2, 3]
     assert model.means[HEADLINE]["aligned"].value == pytest.approx((0.40 + 0.10) / 2)
@@ -232,7 +234,7 @@ def test_only_shared_seeds_are_compared(tmp_path, lonely):
     write(tmp_path, "b1", "baseline", shares({**BASELINE, "de": 30}), seed=1)
     write(tmp_path, "a1", "aligned", shares({**BASELINE, "de": 34}), seed=1)
     write(tmp_path, "second", lonely, shares({**BASELINE, "de": 90}), seed=2)
-    _, (difference,) = compare(only_section(tmp_path))
+    _, (difference,) = compare_models(only_section(tmp_path))
     assert difference.seeds == [1]
     assert difference.paired_seeds
     assert difference.means[HEADLINE]["aligned"].value == pytest.approx(0.02)
@@ -243,7 +245,7 @@ def test_arms_are_compared_with_their_own_recipes_baseline(tmp_path):
         write(tmp_path, f"{recipe}-b", "baseline", shares({**BASELINE, "de": right}), seed=1, recipe=recipe)
         write(tmp_path, f"{recipe}-a", "aligned", shares({**BASELINE, "de": 60}), seed=1, recipe=recipe)
     write(tmp_path, "orphan", "aligned", shares(BASELINE), seed=1, recipe="three")
-    found = {d.model: d for d in compare(only_section(tmp_path))[1]}
+    found = {d.model: d for d in compare_models(only_section(tmp_path))[1]}
     assert found["aligned (one)"].means[HEADLINE]["aligned"].value == pytest.approx(0.15)
     assert found["aligned (two)"].means[HEADLINE]["aligned"].value == pytest.approx(0.05)
     assert "aligned (three)" not in found
@@ -252,7 +254,7 @@ def test_arms_are_compared_with_their_own_recipes_baseline(tmp_path):
 def test_another_engines_baseline_is_marked(tmp_path):
     write(tmp_path, "b", "baseline", shares(BASELINE), seed=1)
     write(tmp_path, "a", "aligned", shares(ALIGNED), seed=1, engine="vllm", dtype="bfloat16")
-    _, (difference,) = compare(only_section(tmp_path))
+    _, (difference,) = compare_models(only_section(tmp_path))
     assert not difference.same_engine
 
 
@@ -262,7 +264,7 @@ def test_an_arm_is_not_held_against_a_baseline_of_another_training_dtype(tmp_pat
     for seed, dtype in ((1, "float32"), (2, "float32")):
         own = shares({**BASELINE, "de": 60})
         write(tmp_path, f"a{seed}", "aligned", own, seed=seed, training_dtype=dtype)
-    models, (difference,) = compare(only_section(tmp_path))
+    models, (difference,) = compare_models(only_section(tmp_path))
     assert (difference.baseline, difference.seeds) == ("baseline (trained in float32)", [2])
     assert difference.means[HEADLINE]["aligned"].value == pytest.approx(0.15)
     assert {model.label: model.training_dtype for model in models}["aligned"] == "float32"
@@ -271,8 +273,8 @@ def test_an_arm_is_not_held_against_a_baseline_of_another_training_dtype(tmp_pat
 def test_the_only_baseline_has_another_training_dtype(tmp_path):
     write(tmp_path, "b1", "baseline", shares(BASELINE), seed=1, training_dtype="bfloat16")
     write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, training_dtype="float32")
-    assert compare(only_section(tmp_path))[1] == []
-    build(tmp_path, tmp_path / "board")
+    assert compare_models(only_section(tmp_path))[1] == []
+    build_board(tmp_path, tmp_path / "board")
     page = (tmp_path / "board" / "README.md").read_text()
     assert "- Trained in bfloat16: baseline; float32: aligned" in page
     assert "No baseline of the same recipe and training dtype here: aligned." in page
@@ -285,7 +287,7 @@ def test_retrieval_before_and_after(tmp_path):
     write(tmp_path, "base", "base", shares(BASELINE), retrieval=before)
     write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, retrieval=after)
     write(tmp_path, "a2", "aligned", shares(ALIGNED), seed=2, retrieval={**after, "de": 0.8})
-    models = by_label(compare(only_section(tmp_path))[0])
+    models = by_label(compare_models(only_section(tmp_path))[0])
     (aligned,), (base,) = models["aligned"].retrieval, models["base"].retrieval
     assert aligned.before == before
     assert aligned.after == pytest.approx({"de": 0.7, "sw": 0.4, "fr": 0.5})
@@ -296,7 +298,7 @@ def test_retrieval_of_the_base_in_the_adapters_own_record_comes_first(tmp_path):
     before, after = {"de": 0.2, "sw": 0.1}, {"de": 0.6, "sw": 0.4}
     write(tmp_path, "base", "base", shares(BASELINE), retrieval={"de": 0.3, "sw": 0.3})
     write(tmp_path, "a1", "aligned", shares(ALIGNED), seed=1, retrieval=after, base_retrieval=before)
-    (aligned,) = by_label(compare(only_section(tmp_path))[0])["aligned"].retrieval
+    (aligned,) = by_label(compare_models(only_section(tmp_path))[0])["aligned"].retrieval
     assert aligned.before == before
 
 
@@ -311,14 +313,14 @@ def test_layers_of_retrieval_are_apart(tmp_path):
             retrieval={"sw": accuracy},
             layer=layer,
         )
-    (model,), _ = compare(only_section(tmp_path))
+    (model,), _ = compare_models(only_section(tmp_path))
     assert [(one.layer, one.after) for one in model.retrieval] == [
         (3, {"sw": 0.6}),
         (8, {"sw": pytest.approx(0.8)}),
     ]
     assert retrieval_columns([model]) == {"retrieval, layer 3": 3, "retrieval, layer 8": 8}
     section = only_section(tmp_path)
-    assert [retrieval(section, model, layer) for layer in (3, 8, 9)] == ["60", "80", "–"]
+    assert [retrieval_cell(section, model, layer) for layer in (3, 8, 9)] == ["60", "80", "–"]
 
 
 def test_a_share_of_no_cases_is_undefined_and_left_out_of_means(tmp_path):
@@ -329,17 +331,17 @@ def test_a_share_of_no_cases_is_undefined_and_left_out_of_means(tmp_path):
     some[:, COLUMNS.index("values_outside")] = some[:, COLUMNS.index("slot_pred")]
     tables = {"en": some, "de": some, "sw": none, "fr": some}
     write(tmp_path, "b", "baseline", tables, seed=1)
-    (model,), _ = compare(only_section(tmp_path))
+    (model,), _ = compare_models(only_section(tmp_path))
     metric = "values_not_in_utterance"
     assert np.isnan(model.languages["sw"][metric].value)
     assert model.languages["de"][metric].value == 1
     assert model.means[metric]["all"].value == 1
-    assert with_error(model.languages["sw"][metric]) == "–"
+    assert format_with_error(model.languages["sw"][metric]) == "–"
 
 
 def test_without_roles_there_is_no_gap(tmp_path):
     nobody = {"supervised": [], "aligned": [], "unseen": list(BASELINE)}
     write(tmp_path, "base", "base", shares(BASELINE), roles=nobody)
-    (model,), differences = compare(only_section(tmp_path))
+    (model,), differences = compare_models(only_section(tmp_path))
     assert model.gap == {}
     assert differences == []

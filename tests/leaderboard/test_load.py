@@ -11,8 +11,8 @@ import zstandard
 from synthetic_records import counts, share, write
 
 from midalign.errors import RecordError
-from midalign.leaderboard.build import build
-from midalign.leaderboard.load import load
+from midalign.leaderboard.build import build_board
+from midalign.leaderboard.load import load_runs
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def edit(path: Path, change) -> None:
 
 
 def test_a_record_is_read_with_its_items(path):
-    (run,) = load(path.parent)
+    (run,) = load_runs(path.parent)
     assert run.group == "midalign_mini_slot"
     assert run.languages == ["de", "en"]
     assert run.counts["en"].shape[0] == 10
@@ -37,52 +37,52 @@ def test_a_record_is_read_with_its_items(path):
 def test_items_are_put_in_order_of_their_ids(tmp_path):
     table = share(4, 2)
     write(tmp_path, "a", "baseline", {"en": table}, seed=1, doc_ids={"en": [9, 1, 5, 3]})
-    (run,) = load(tmp_path)
+    (run,) = load_runs(tmp_path)
     assert (run.counts["en"] == table[[1, 3, 2, 0]]).all()
 
 
 def test_records_of_folders_in_the_folder(path):
     write(path.parent / "more", "one", "aligned", {"en": share(10, 7)}, seed=1)
     write(path.parent / ".partial", "one", "aligned", {"en": share(10, 1)}, seed=2)
-    assert [run.file for run in load(path.parent)] == [f"more/{path.name}", path.name]
+    assert [run.file for run in load_runs(path.parent)] == [f"more/{path.name}", path.name]
 
 
 def test_a_folder_without_records(tmp_path):
     with pytest.raises(RecordError, match=r"No record .* in .*midalign eval"):
-        load(tmp_path)
+        load_runs(tmp_path)
     with pytest.raises(RecordError, match=r"No folder .*absent"):
-        load(tmp_path / "absent")
+        load_runs(tmp_path / "absent")
 
 
 def test_another_schema_version_is_named_with_the_file(path):
     edit(path, lambda content: content.update(schema_version=3))
     with pytest.raises(RecordError, match=r"one\.json.*schema_version"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_what_is_not_json_is_named(path):
     path.write_text(path.read_text()[:-40])
     with pytest.raises(RecordError, match=r"one\.json"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_a_missing_field_is_named(path):
     edit(path, lambda content: content.pop("engine"))
     with pytest.raises(RecordError, match=r"one\.json.*engine"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_altered_items_are_found_by_digest(path):
     items = path.parent / "one.items.jsonl.zst"
     items.write_bytes(items.read_bytes()[:-1] + b"\0")
     with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst is not the file"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_missing_items_are_named(path):
     (path.parent / "one.items.jsonl.zst").unlink()
     with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst is missing"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_a_metric_that_does_not_follow_from_the_items(path):
@@ -93,25 +93,25 @@ def test_a_metric_that_does_not_follow_from_the_items(path):
     with pytest.raises(
         RecordError, match=r"one\.json: midalign_mini_slot_en says slot_f1 0\.9, its items give 0\.7"
     ):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_counts_that_do_not_follow_from_the_items(path):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_de"]["counts"].update(slot_tp=4))
     with pytest.raises(RecordError, match=r"midalign_mini_slot_de says slot_tp 4, its items give 3"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_a_document_that_is_counted_twice(tmp_path):
     write(tmp_path, "a", "baseline", {"en": share(3, 2)}, seed=1, doc_ids={"en": [1, 2, 2]})
     with pytest.raises(RecordError, match=r"a\.json: midalign_mini_slot_en counts a document twice"):
-        load(tmp_path)
+        load_runs(tmp_path)
 
 
 def test_a_family_that_this_version_does_not_know(path):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update(family="haiku"))
     with pytest.raises(RecordError, match=r"one\.json: task midalign_mini_slot_en is of family 'haiku'"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_repeated_items_are_left_out_of_the_other_score(tmp_path):
@@ -121,7 +121,7 @@ def test_repeated_items_are_left_out_of_the_other_score(tmp_path):
         doc_ids={"en": [9, 1, 5, 3], "de": [0, 1, 2, 3]},
         repeated={"en": [9]},
     )
-    (run,) = load(tmp_path)
+    (run,) = load_runs(tmp_path)
     # Of 9 and 1, which are right, 1 is left, beside two wrong ones.
     assert run.unrepeated["en"].tolist() == share(3, 1).sum(axis=0).tolist()
     assert run.unrepeated["de"].tolist() == share(4, 2).sum(axis=0).tolist()
@@ -136,7 +136,7 @@ def test_altered_scores_without_repeated_items_are_found(tmp_path, key, value):
     path = write(tmp_path, "a", "baseline", {"en": share(4, 2)}, seed=1, repeated={"en": [0]})
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update({key: value}))
     with pytest.raises(RecordError, match=r"a\.json: midalign_mini_slot_en says \d repeated items"):
-        load(tmp_path)
+        load_runs(tmp_path)
 
 
 def test_a_record_that_knows_of_no_repetition_is_read(path):
@@ -145,7 +145,7 @@ def test_a_record_that_knows_of_no_repetition_is_read(path):
             del task["repeated"], task["without_repeated"]
 
     edit(path, forget)
-    (run,) = load(path.parent)
+    (run,) = load_runs(path.parent)
     assert run.unrepeated == {}
 
 
@@ -167,7 +167,7 @@ def test_true_positives_above_gold_never_reach_the_board(tmp_path):
     with pytest.raises(
         RecordError, match=r"a\.json: midalign_mini_slot_en, document 0: label_tp 3, expected "
     ):
-        build(path.parent, tmp_path / "board")
+        build_board(path.parent, tmp_path / "board")
     assert not (tmp_path / "board").exists()
 
 
@@ -187,21 +187,21 @@ def test_an_item_whose_counts_cannot_be(tmp_path, column, value, message):
     table[1, COLUMNS.index(column)] = value
     write(tmp_path, "a", "baseline", {"en": table}, seed=1, doc_ids={"en": [7, 5, 6, 8]})
     with pytest.raises(RecordError, match=f"a\\.json: midalign_mini_slot_en, document 5: {message}"):
-        load(tmp_path)
+        load_runs(tmp_path)
 
 
 @pytest.mark.parametrize("value", [2.9, 1.0, True, "1", None, -1, 4294967298, 2**31])
 def test_a_count_is_a_whole_number_of_its_range(path, value):
     edit_items(path, lambda lines: lines[0]["counts"]["slot_gold"].__setitem__(3, value))
     with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst, line 1: counts\.slot_gold\.3: "):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 @pytest.mark.parametrize("value", [0.5, -1, 2**31])
 def test_a_document_has_a_whole_number(path, value):
     edit_items(path, lambda lines: lines[0]["doc_ids"].__setitem__(0, value))
     with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst, line 1: doc_ids\.0: "):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_document_has_a_whole_number(path, value):
 def test_one_sound_line_per_task(path, change, message):
     edit_items(path, change)
     with pytest.raises(RecordError, match=message):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_items_that_are_not_compressed(path):
@@ -229,7 +229,7 @@ def test_items_that_are_not_compressed(path):
     digest = hashlib.sha256(b"plain").hexdigest()
     edit(path, lambda content: content["items"].update(sha256=digest))
     with pytest.raises(RecordError, match=r"one\.items\.jsonl\.zst is not zstd-compressed text"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_all_languages_exist(tmp_path, change):
     path = write(tmp_path, "a", "baseline", {"en": share(4, 2)}, seed=1, retrieval={"de": 0.5})
     edit(path, change)
     with pytest.raises(RecordError, match=r"a\.json: unknown language 'xx'.*midalign data languages"):
-        load(tmp_path)
+        load_runs(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["n", "repeated", "cut_off", "prompts_cut"])
@@ -253,26 +253,26 @@ def test_all_languages_exist(tmp_path, change):
 def test_figures_of_a_task_are_whole_numbers(path, key, value):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update({key: value}))
     with pytest.raises(RecordError, match=rf"one\.json is not a record .*midalign_mini_slot_en\.{key}"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_more_outputs_cut_off_than_items(path):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"].update(cut_off=11))
     with pytest.raises(RecordError, match="cut_off 11 of 10 items"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_a_metric_that_the_family_does_not_have(path):
     metric = {"value": 2.5, "stderr": 0.1, "n": 10}
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"]["metrics"].update(accuracy=metric))
     with pytest.raises(RecordError, match="midalign_mini_slot_en has an unknown metric 'accuracy'"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_the_n_of_a_metric_is_the_task_s(path):
     edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"]["metrics"]["slot_f1"].update(n=900))
     with pytest.raises(RecordError, match="says n of slot_f1 900, its items give 10"):
-        load(path.parent)
+        load_runs(path.parent)
 
 
 def test_records_of_schema_version_1_load(tmp_path):
@@ -289,8 +289,8 @@ def test_records_of_schema_version_1_load(tmp_path):
                 metric["value"] = metric["value"] or 0.0
 
     edit(path, as_before)
-    (run,) = load(tmp_path)
+    (run,) = load_runs(tmp_path)
     assert run.record.tasks["midalign_mini_slot_de"].metrics["slot_f1"].value == 0
     edit(path, lambda content: content.update(schema_version=2))
     with pytest.raises(RecordError, match=r"slot_f1 0\.0, its items give None"):
-        load(tmp_path)
+        load_runs(tmp_path)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from midalign.leaderboard.build import build
+from midalign.leaderboard.build import build_board
 
 BOARD = Path(__file__).parents[2] / "leaderboard"
 
 
 @pytest.mark.slow
 def test_the_board_is_not_stale(tmp_path: Path) -> None:
-    build(BOARD / "results", tmp_path)
+    build_board(BOARD / "results", tmp_path)
     for name in ("README.md", "leaderboard.json"):
         stale = f"run: midalign leaderboard build --results {BOARD / 'results'} --output {BOARD}"
         assert (tmp_path / name).read_text() == (BOARD / name).read_text(), stale

@@ -4,11 +4,11 @@ import pytest
 from synthetic_records import ROLES, sha, share, write
 
 from midalign.errors import RecordError
-from midalign.leaderboard.build import build
-from midalign.leaderboard.compare import compare
-from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import sections
-from midalign.leaderboard.tables import title
+from midalign.leaderboard.build import build_board
+from midalign.leaderboard.compare import compare_models
+from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.section_figures import section_title
+from midalign.leaderboard.sections import group_runs
 
 SCORES = {"en": share(10, 9), "es": share(10, 8), "de": share(10, 4), "sw": share(10, 2), "fr": share(10, 5)}
 
@@ -22,7 +22,7 @@ def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
     for seed in (3, 1, 2):
         write(tmp_path, f"z{5 - seed}", "baseline", SCORES, seed=seed)
         write(tmp_path, f"a{seed}", "aligned", SCORES, seed=seed)
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert labels(section) == ["base", "baseline", "aligned"]
     assert [run.record.seed for run in section.rows[1].runs] == [1, 2, 3]
     assert [section.role(code) for code in section.languages] == [
@@ -52,7 +52,7 @@ def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
 def test_what_differs_in_its_conditions_stands_apart(tmp_path, other):
     write(tmp_path, "one", "baseline", SCORES, seed=1, max_gen_toks=128)
     write(tmp_path, "two", "aligned", SCORES, seed=1, **{"max_gen_toks": 128, **other})
-    assert [labels(section) for section in sections(load(tmp_path))] in (
+    assert [labels(section) for section in group_runs(load_runs(tmp_path))] in (
         [["baseline"], ["aligned"]],
         [["aligned"], ["baseline"]],
     )
@@ -62,9 +62,9 @@ def test_records_without_a_token_limit_stay_with_those_of_one_limit(tmp_path):
     """Older records do not have it. Where limits differ, they belong to neither."""
     write(tmp_path, "old", "baseline", SCORES, seed=1)
     write(tmp_path, "new", "aligned", SCORES, seed=1, max_gen_toks=128)
-    assert [labels(section) for section in sections(load(tmp_path))] == [["baseline", "aligned"]]
+    assert [labels(section) for section in group_runs(load_runs(tmp_path))] == [["baseline", "aligned"]]
     write(tmp_path, "longer", "merged", SCORES, seed=1, max_gen_toks=256)
-    assert sorted(map(labels, sections(load(tmp_path)))) == [["aligned"], ["baseline"], ["merged"]]
+    assert sorted(map(labels, group_runs(load_runs(tmp_path)))) == [["aligned"], ["baseline"], ["merged"]]
 
 
 def test_a_record_of_more_tasks_stands_beside_one_of_the_same_task_alone(tmp_path):
@@ -73,7 +73,7 @@ def test_a_record_of_more_tasks_stands_beside_one_of_the_same_task_alone(tmp_pat
     write(tmp_path, "one", "baseline", SCORES, seed=1, decoding=alone)
     write(tmp_path, "two", "aligned", SCORES, seed=1, decoding={"generation": {"do_sample": False}})
     write(tmp_path, "sampled", "aligned", SCORES, seed=1, decoding={"generation": {"do_sample": True}})
-    assert sorted(map(labels, sections(load(tmp_path)))) == [["aligned"], ["baseline", "aligned"]]
+    assert sorted(map(labels, group_runs(load_runs(tmp_path)))) == [["aligned"], ["baseline", "aligned"]]
 
 
 def test_the_two_regimes_never_stand_together(tmp_path):
@@ -82,7 +82,7 @@ def test_the_two_regimes_never_stand_together(tmp_path):
     write(tmp_path, "free", "aligned", SCORES, seed=1, decoding={"regime": "free"})
     for arm in ("baseline", "aligned"):
         write(tmp_path, f"{arm}-constrained", arm, SCORES, seed=1, decoding={"regime": "constrained"})
-    found = {section.regime: section for section in sections(load(tmp_path))}
+    found = {section.regime: section for section in group_runs(load_runs(tmp_path))}
     assert {regime: labels(section) for regime, section in found.items()} == {
         "free": ["baseline", "aligned"],
         "constrained": ["baseline", "aligned"],
@@ -91,9 +91,12 @@ def test_the_two_regimes_never_stand_together(tmp_path):
         "baseline-constrained.json",
         "aligned-constrained.json",
     }
-    assert title(found["free"]) == "midalign_mini_slot, mini, full test split"
-    assert title(found["constrained"]) == "midalign_mini_slot, mini, full test split, constrained decoding"
-    build(tmp_path, tmp_path / "board")
+    assert section_title(found["free"]) == "midalign_mini_slot, mini, full test split"
+    assert (
+        section_title(found["constrained"])
+        == "midalign_mini_slot, mini, full test split, constrained decoding"
+    )
+    build_board(tmp_path, tmp_path / "board")
     assert {path.name for path in (tmp_path / "board" / "plots").iterdir()} == {
         "midalign_mini_slot-mini-test-full.png",
         "midalign_mini_slot-mini-test-full-constrained.png",
@@ -103,14 +106,14 @@ def test_the_two_regimes_never_stand_together(tmp_path):
 def test_records_of_other_languages_stand_apart(tmp_path):
     write(tmp_path, "one", "baseline", SCORES, seed=1)
     write(tmp_path, "two", "aligned", {"en": SCORES["en"]}, seed=1)
-    assert len(sections(load(tmp_path))) == 2
+    assert len(group_runs(load_runs(tmp_path))) == 2
 
 
 def test_two_records_of_one_model_are_refused_with_both_names(tmp_path):
     write(tmp_path, "one", "baseline", SCORES, seed=1)
     write(tmp_path, "two", "baseline", SCORES, seed=1)
     with pytest.raises(RecordError, match=r"one\.json and two\.json are two records of one model"):
-        sections(load(tmp_path))
+        group_runs(load_runs(tmp_path))
 
 
 def test_recipes_with_the_same_arms_are_told_apart_by_label(tmp_path):
@@ -118,7 +121,7 @@ def test_recipes_with_the_same_arms_are_told_apart_by_label(tmp_path):
         write(tmp_path, f"{recipe}-1", "baseline", SCORES, seed=1, recipe=recipe)
         write(tmp_path, f"{recipe}-2", "aligned", SCORES, seed=1, recipe=recipe)
     write(tmp_path, "changed", "aligned", SCORES, seed=1, recipe="long", recipe_digest="other")
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     found = labels(section)
     assert {"baseline (short)", "baseline (long)", "aligned (short)"} <= set(found)
     assert sum(label.startswith("aligned (long ") for label in found) == 2
@@ -131,10 +134,10 @@ def test_arms_stand_beside_the_baseline_of_their_recipe(tmp_path):
         write(tmp_path, f"{arm}-before", arm, SCORES, seed=1)
         own = f"mini {arm}"
         write(tmp_path, arm, arm, SCORES, seed=1, recipe_digest=own, recipe_baseline="mini baseline")
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     together = [["baseline", "aligned", "deep"]] * 2
     assert [row.arm for row in section.rows] == [arm for arms in together for arm in arms]
-    _, differences = compare(section)
+    _, differences = compare_models(section)
     assert {(one.model, one.baseline) for one in differences} == {
         (f"{arm} (mini {sha(own)[:7]})", f"baseline (mini {sha(baseline)[:7]})")
         for arm in ("aligned", "deep")
@@ -145,7 +148,7 @@ def test_arms_stand_beside_the_baseline_of_their_recipe(tmp_path):
 def test_engines_and_dtypes_are_rows_of_their_own(tmp_path):
     write(tmp_path, "one", "baseline", SCORES, seed=1)
     write(tmp_path, "two", "baseline", SCORES, seed=1, engine="vllm", dtype="bfloat16")
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert labels(section) == ["baseline (hf float32)", "baseline (vllm bfloat16)"]
 
 
@@ -153,7 +156,7 @@ def test_seeds_trained_in_other_dtypes_are_not_averaged(tmp_path):
     """What `dtype: auto` gives on machines with and without bf16, beside a record of before."""
     for seed, dtype in ((1, "bfloat16"), (2, "bfloat16"), (3, "float32"), (4, None)):
         write(tmp_path, f"b{seed}", "baseline", SCORES, seed=seed, training_dtype=dtype)
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert [(row.label, [run.record.seed for run in row.runs]) for row in section.rows] == [
         ("baseline (trained in bfloat16)", [1, 2]),
         ("baseline (trained in float32)", [3]),
@@ -165,15 +168,15 @@ def test_bases_with_other_tokenizers_share_no_table(tmp_path):
     """Chat templates show in the prompts' digests, token ids and the ends of answers do not."""
     write(tmp_path, "before", "baseline", SCORES, seed=1)
     write(tmp_path, "a", "baseline", SCORES, seed=2, tokenizer="a")
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert section.tokenizer == sha("a")
     assert [run.record.seed for run in section.rows[0].runs] == [1, 2]
     write(tmp_path, "b", "baseline", SCORES, seed=3, tokenizer="b")
     write(tmp_path, "b2", "baseline", SCORES, seed=4, tokenizer="b")
-    found = {section.tokenizer: section for section in sections(load(tmp_path))}
+    found = {section.tokenizer: section for section in group_runs(load_runs(tmp_path))}
     seeds = {key: [run.record.seed for run in one.rows[0].runs] for key, one in found.items()}
     assert seeds == {None: [1], sha("a"): [2], sha("b"): [3, 4]}
-    build(tmp_path, tmp_path / "board")
+    build_board(tmp_path, tmp_path / "board")
     page = (tmp_path / "board" / "README.md").read_text()
     assert [page.count(f", tokenizer `{sha(name)[:12]}`") for name in "ab"] == [1, 1]
     assert len(list((tmp_path / "board" / "plots").iterdir())) == 3
@@ -184,14 +187,14 @@ def test_the_base_stands_with_every_recipe_on_it(tmp_path):
     write(tmp_path, "base", "base", SCORES)
     write(tmp_path, "one", "baseline", SCORES, seed=1)
     write(tmp_path, "two", "baseline", SCORES, seed=1, recipe="small", roles=other)
-    found = sections(load(tmp_path))
+    found = group_runs(load_runs(tmp_path))
     assert [labels(section) for section in found] == [["base", "baseline"]] * 2
 
 
 def test_adapters_trained_elsewhere_keep_their_names(tmp_path):
     write(tmp_path, "theirs", "adapter", SCORES, recipe=None)
     write(tmp_path, "ours", "adapter", SCORES, recipe=None)
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert labels(section) == ["adapter (ours)", "adapter (theirs)"]
 
 
@@ -205,7 +208,7 @@ def test_codes_of_one_language_are_one_role(tmp_path):
     write(tmp_path, "base", "base", CHINESE, roles=other)
     write(tmp_path, "baseline", "baseline", CHINESE, seed=1, roles=one)
     write(tmp_path, "aligned", "aligned", CHINESE, seed=1, roles=other)
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert labels(section) == ["base", "baseline", "aligned"]
     assert (section.supervised, section.aligned) == (("en",), ("zh", "zh_cn"))
     assert [section.role(code) for code in ("en", "zh", "de")] == ["supervised", "aligned", "unseen"]
@@ -216,7 +219,7 @@ def test_codes_of_one_language_with_different_roles_stand_apart(tmp_path):
     scores = {"zh_cn": share(10, 4), "zh_tw": share(10, 5)}
     write(tmp_path, "one", "one", scores, seed=1, roles=roles_of(["zh_cn"], ["zh_tw"]))
     write(tmp_path, "two", "two", scores, seed=1, roles=roles_of(["zh_tw"], ["zh_cn"]))
-    assert sorted(map(labels, sections(load(tmp_path)))) == [["one"], ["two"]]
+    assert sorted(map(labels, group_runs(load_runs(tmp_path)))) == [["one"], ["two"]]
 
 
 def roles_of(supervised, aligned):

@@ -8,9 +8,9 @@ import pytest
 
 from midalign import record
 from midalign.families import structured
-from midalign.leaderboard.build import build
-from midalign.leaderboard.load import load
-from midalign.leaderboard.sections import name_of, resource_of, sections
+from midalign.leaderboard.build import build_board
+from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.sections import group_runs, language_title, resource_of
 from midalign.metrics.structured import COLUMNS, METRICS
 
 UNER = {"en_ewt": "en", "en_pud": "en", "zh_gsd": "zh", "sr_set": "sr_latn"}
@@ -66,28 +66,28 @@ def write(folder: Path, group: str, source: str, tasks: dict[str, str]) -> None:
         seconds=1,
         tokens=1,
     )
-    record.write(entry, items, folder)
+    record.write_record(entry, items, folder)
 
 
 def test_treebanks_of_one_language_stand_side_by_side_with_its_role(tmp_path: Path) -> None:
     write(tmp_path, "midalign_json_uner", "uner", UNER)
-    (section,) = sections(load(tmp_path))
+    (section,) = group_runs(load_runs(tmp_path))
     assert section.group == "midalign_json_uner"
     assert section.languages == sorted(UNER)
     roles = {code: section.role(code) for code in section.languages}
     assert roles == {"en_ewt": "aligned", "en_pud": "aligned", "zh_gsd": "supervised", "sr_set": "unseen"}
     assert section.first.task("en_pud").counts["span_tp"] == 4
-    assert (name_of("sr_set"), resource_of("zh_gsd")) == ("Serbian (Latin)", "high")
-    assert name_of("en-de") == "English to German"
+    assert (language_title("sr_set"), resource_of("zh_gsd")) == ("Serbian (Latin)", "high")
+    assert language_title("en-de") == "English to German"
 
 
 def test_a_board_shows_the_metrics_that_its_tasks_have(tmp_path: Path) -> None:
     write(tmp_path / "results", "midalign_json_uner", "uner", UNER)
     write(tmp_path / "results", "midalign_json_call", "massive", CALLS)
-    call, entity = sections(load(tmp_path / "results"))
+    call, entity = group_runs(load_runs(tmp_path / "results"))
     assert set(METRICS) - set(call.metrics) == {"span_f1_seqeval"}
     assert set(METRICS) - set(entity.metrics) == {"intent_accuracy"}
-    build(tmp_path / "results", tmp_path / "board")
+    build_board(tmp_path / "results", tmp_path / "board")
     page = (tmp_path / "board" / "README.md").read_text("utf-8")
     assert "| English `en_ewt` | aligned | high | 10 | 30.0 ±" in page
     assert "| German `de` |" in page
@@ -105,4 +105,4 @@ def test_a_record_without_its_headline_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "midalign_json_call.json"
     path.write_text(path.read_text("utf-8").replace('"span_f1":', '"span_f9":'), "utf-8")
     with pytest.raises(RecordError, match="midalign_json_call_en has no span_f1"):
-        load(tmp_path)
+        load_runs(tmp_path)

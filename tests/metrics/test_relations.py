@@ -53,7 +53,7 @@ def test_metrics_of_allowed_counts_are_in_their_range(
     counts = np.random.default_rng(seed).integers(0, largest + 1, (items, len(scored.COLUMNS)))
     pooled = allowed(family, counts).sum(0)
     for name, metric in scored.METRICS.items():
-        largest_value = LARGEST.get(name, 100 if name in scored.PERCENT else 1)
+        largest_value = LARGEST.get(name, 100 if metric.percent else 1)
         value = float(metric(pooled))
         assert np.isnan(value) or 0 <= value <= largest_value + 1e-9, name
 

@@ -187,7 +187,7 @@ def test_the_card_takes_no_impossible_scores(trained, tmp_path):
 
 
 def test_families_in_one_record_have_tables_of_their_own(trained, tmp_path):
-    entry = record.read(scored(tmp_path, "mini-aligned-seed1", 3, adapter.digest(trained)))
+    entry = record.read_record(scored(tmp_path, "mini-aligned-seed1", 3, adapter.digest(trained)))
     slots = entry.tasks["midalign_mini_slot_de"]
     metrics = {"chrf": record.Metric(value=41.25, stderr=0.5, n=10)}
     directions = {

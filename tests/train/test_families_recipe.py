@@ -38,7 +38,7 @@ def test_from_recipe_to_board(tmp_path: Path) -> None:
     """Of translation the directions, their roles, no transfer gap; of JSON its layers of metrics."""
     done = run("midalign.cli.train", *SMALL, f"output={tmp_path}")
     assert done.returncode == 0, done.stderr
-    entry = record.read(tmp_path / "results" / "mini-aligned-seed1.json")
+    entry = record.read_record(tmp_path / "results" / "mini-aligned-seed1.json")
     directions = ("en-es", "es-en", "en-de", "de-en", "en-fr", "fr-en")
     of_family = {f"midalign_mini_json_{code}" for code in ("es", "de", "fr")}
     of_family |= {f"midalign_mini_mt_{direction}" for direction in directions}

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from typer.testing import CliRunner
 
 from midalign import bases, metrics, record
-from midalign.align.retrieval import accuracy
+from midalign.align.retrieval import pair_accuracy
 from midalign.cli import train as train_command
 from midalign.cli.app import app
 from midalign.data import mini
@@ -282,7 +282,7 @@ def test_every_metric_has_one_direction_whatever_its_family():
     directions = {}
     for family in map(metrics.scorer, metrics.FAMILIES):
         for metric in family.METRICS:
-            direction = metrics.higher_is_better(family, metric)
+            direction = family.METRICS[metric].higher_is_better
             assert directions.setdefault(metric, direction) == direction
     assert metrics.metric_directions() == directions
     assert {metric for metric, higher in directions.items() if higher is False} == set(FAULTS)
@@ -518,7 +518,7 @@ def test_retrieval_is_that_of_sentences_alone_cut_to_the_recipes_length():
     foreign, english = (
         torch.stack([alone(getattr(pair, side)) for pair in pairs]) for side in ("foreign", "english")
     )
-    expected = accuracy(foreign, english)
+    expected = pair_accuracy(foreign, english)
     assert 0 < expected < 1
     assert pair_retrieval(model, Tokens(tokenizer, 6), pairs, [1, 3])[1] == pytest.approx(
         expected, abs=1 / 140

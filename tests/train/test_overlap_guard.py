@@ -67,7 +67,7 @@ def test_what_is_allowed_is_told_to_the_end(stolen: str, tmp_path: Path) -> None
     (english,) = (one for one in manifests["aligned"].overlap if one.language == "en")
     assert (english.test, english.split, english.exact, english.texts) == ("mini", "test", 300, 300)
     assert english.examples == ()
-    written = record.read(tmp_path / "run" / "results" / "mini-aligned-seed1.json")
+    written = record.read_record(tmp_path / "run" / "results" / "mini-aligned-seed1.json")
     assert written.adapter.manifest.overlap == manifests["aligned"].overlap
     assert [text.source for text in written.adapter.manifest.trained_on] == [
         "midalign_mini_mt",
@@ -75,7 +75,7 @@ def test_what_is_allowed_is_told_to_the_end(stolen: str, tmp_path: Path) -> None
     ]
     assert written.overlap.unchecked == []
     assert {(one.test, one.split, one.language) for one in written.overlap.found} >= {("mini", "test", "en")}
-    clean = record.read(tmp_path / "run" / "results" / "mini-baseline-seed1.json")
+    clean = record.read_record(tmp_path / "run" / "results" / "mini-baseline-seed1.json")
     assert (clean.overlap.found, clean.overlap.unchecked) == ([], [])
     assert {task.repeated for task in written.tasks.values()} == {0}
 

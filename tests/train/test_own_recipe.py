@@ -48,7 +48,7 @@ def test_from_recipe_to_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     done = midalign("train", "mine.yaml")
     assert done.returncode == 0, done.stderr
     results = tmp_path / "runs" / "mine" / "results"
-    entry = record.read(results / "mine-aligned-seed1.json")
+    entry = record.read_record(results / "mine-aligned-seed1.json")
     (es, de) = entry.tasks
     assert es.startswith("own_slot_my_")
     assert de == f"{es.removesuffix('_es')}_de"

@@ -181,7 +181,7 @@ def test_points_of_a_sweep_are_told_apart_or_rejected(points: list[dict[str, Any
         trained[point.label] = json.dumps([task_side, align and align.model_dump(mode="json")])
     assert len(trained) == len(found)
     assert len(set(trained.values())) == len(found)
-    files = {record.file_name(f"{one.recipe.name}-{one.arm}").casefold() for one in found}
+    files = {record.record_file_name(f"{one.recipe.name}-{one.arm}").casefold() for one in found}
     assert len(files) == len(found)
     assert len({(one.recipe.digest(one.arm)) for one in found}) == len(found)
     for point in found:  # held against a baseline of the same task side

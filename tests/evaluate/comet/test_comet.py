@@ -61,7 +61,7 @@ def test_scores_are_comets_own(
     command = ("score", "--task", EN_HI, "--outputs", outputs, "--output", tmp_path, "--json", "--comet")
     printed = json.loads(midalign(*command, comet_model).stdout)["metrics"]["comet"]
     path = tmp_path / f"outputs-{EN_HI}.json"
-    (task,), (items,) = record.read(path).tasks.values(), record.read_items(path).values()
+    (task,), (items,) = record.read_record(path).tasks.values(), record.read_items(path).values()
     own = np.array(predict(comet_model, expected(outputs)))
     assert own.std() > 0.01, "a model that tells segments apart"
     assert np.abs(items.comet / 1e6 - own).max() < 2e-6
@@ -73,7 +73,7 @@ def test_scores_are_comets_own(
     file = comet_model / "checkpoints" / "model.ckpt"
     again = json.loads(midalign(*command, file).stdout)["metrics"]["comet"]
     assert again == printed
-    assert record.read(path).tasks[EN_HI].comet == task.comet
+    assert record.read_record(path).tasks[EN_HI].comet == task.comet
 
 
 def test_a_killed_process_goes_on_from_what_it_had(
@@ -137,7 +137,7 @@ def test_evaluation_of_a_base_and_an_adapter(
     assert [path.stem for path in paths] == ["tiny", "adapter"]
     segments, found = [], []
     for path in paths:
-        entry, items = record.read(path), record.read_items(path)
+        entry, items = record.read_record(path), record.read_items(path)
         answers = {(line["task"], line["doc_id"]): line["output"] for line in logged(path)}
         for task in tasks:
             gold = mini.read(task.removeprefix("midalign_mini_mt_"), "test")

@@ -1,0 +1,63 @@
+"""Numbers, intervals and tables as Markdown."""
+
+import math
+from collections.abc import Collection, Sequence
+
+from midalign.leaderboard.statistics import Estimate
+
+NONE = "–"
+MINUS = "−"
+
+
+def format_span(numbers: Collection[int]) -> str:
+    """Return the lowest and the highest number, such as `150–300`, or a single number if all are equal."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def format_percent(share: float) -> str:
+    """Return a share in per cent with one decimal. Zero has no sign."""
+    return _signed(share, plus="")
+
+
+def format_signed(share: float) -> str:
+    """Return a share in per cent with one decimal and its sign."""
+    return _signed(share, plus="+")
+
+
+def _signed(share: float, plus: str) -> str:
+    if math.isnan(share):
+        return NONE
+    text = f"{abs(100 * share):.1f}"
+    if text == "0.0":
+        return text
+    return f"{MINUS if share < 0 else plus}{text}"
+
+
+def format_interval(estimate: Estimate) -> str:
+    """Return a difference and its interval, such as `+3.1 [1.2, 5.0]`, or a dash without a case."""
+    if math.isnan(estimate.value):
+        return NONE
+    return (
+        f"{format_signed(estimate.value)} [{format_percent(estimate.low)}, {format_percent(estimate.high)}]"
+    )
+
+
+def format_bounds(estimate: Estimate) -> str:
+    """Return a share and its interval without signs, such as `46.3 [30.1, 60.2]`."""
+    low, high = format_percent(estimate.low), format_percent(estimate.high)
+    return f"{format_percent(estimate.value)} [{low}, {high}]"
+
+
+def format_with_error(score: Estimate) -> str:
+    """Return a score and its standard error, such as `82.1 ± 0.4`, or a dash without a case."""
+    return (
+        NONE if math.isnan(score.value) else f"{format_percent(score.value)} ± {format_percent(score.stderr)}"
+    )
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Return a table. Columns are right-aligned except those in `left`."""
+    marks = [":--" if i in left else "--:" for i in range(len(header))]
+    lines = [header, marks, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

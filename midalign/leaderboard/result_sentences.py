@@ -1,0 +1,68 @@
+"""The main results of a section in words."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from midalign.leaderboard.comet_comparison import comet_sets
+from midalign.leaderboard.compare import Difference
+from midalign.leaderboard.formatting import format_bounds, format_interval, format_percent, format_signed
+from midalign.leaderboard.section_figures import SectionFigures, headline_title
+from midalign.leaderboard.sections import language_sets
+from midalign.leaderboard.statistics import Estimate
+
+
+def describe_results(part: SectionFigures) -> list[str]:
+    """Return the main results in words, as Markdown: one line per arm that has a baseline."""
+    lines = []
+    for difference in part.differences:
+        means = difference.means[part.section.scorer.HEADLINE]
+        lines.append(
+            f"{difference.model} minus {difference.baseline}, {headline_title(part)}: "
+            f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
+        )
+    if part.comet:
+        sets = comet_sets(part.section, part.comet)
+        lines += [
+            f"{change.model} minus {change.baseline}, COMET × 100: {_by_role(change.means, sets)}."
+            for change in part.comet.differences
+        ]
+    return lines
+
+
+def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -> str:
+    """Return the differences by role, such as `aligned languages (3): **+2.3 [1.4, 3.3]**; ...`."""
+    return "; ".join(
+        f"{role} languages ({len(sets[role])}): "
+        + (f"**{format_interval(means[role])}**" if role == "aligned" else format_interval(means[role]))
+        for role in ("aligned", "supervised", "unseen")
+        if role in means
+    )
+
+
+def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
+    """Yield the sentences that interpret a difference: its sign, the gap closed, its seeds and engines."""
+    aligned = means.get("aligned")
+    if aligned and not math.isnan(aligned.value):
+        if aligned.holds_zero:
+            yield "On aligned languages the interval holds 0: no difference is shown."
+        else:
+            yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
+    if "aligned" in difference.gap_closed:
+        gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
+        bounds = format_bounds(gap)
+        if share:
+            value, low, high = map(format_percent, (share.value, share.low, share.high))
+            yield f"Gap closed: {value}% [{low}, {high}] of the baseline's gap of {bounds}."
+        else:
+            reason = "holds 0" if gap.holds_zero else "lies below 0"
+            yield f"Gap closed is not reported: the interval of the baseline's gap, {bounds}, {reason}."
+    if not difference.paired_seeds:
+        yield "The two share no seed: all seeds of both count."
+    elif len(difference.seeds) > 1 and "aligned" in difference.by_seed:
+        each = ", ".join(
+            f"{seed}: {format_signed(value)}"
+            for seed, value in zip(difference.seeds, difference.by_seed["aligned"], strict=True)
+        )
+        yield f"Aligned languages by seed: {each}."
+    if not difference.same_engine:
+        yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
