@@ -149,7 +149,7 @@ def documents() -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]
                 "slot_spans xsid",
                 code,
                 lambda code=code: [
-                    slot_spans.document(item, "xsid", code) for item in xsid.items(code, "test")
+                    slot_spans.tagged_document(item, "xsid", code) for item in xsid.items(code, "test")
                 ],
             )
     for treebank, code in uner.treebanks().items():

@@ -276,7 +276,7 @@ def test_any_slots_are_read_back_or_refused(spans: list[tuple[str, str]], rest: 
         (one,) = own.parse_rows("slot", json.dumps(row), "test")
     except MidalignError:
         return
-    assert isinstance(one, own.Utterance)
+    assert isinstance(one, own.SlotRow)
     slot = family("slot")
     document = slot.slot_document(one.item, "own_slot_test_0", "de")  # type: ignore[attr-defined]
     counts = slot.counts(document, one.answer)

@@ -284,7 +284,7 @@ def test_the_release_is_read_whole_and_right_answers_are_right(published: None) 
             assert sum(len(item.spans) for item in found) == len(re.findall(r"\tB-\S+$", file, re.MULTILINE))
             items += len(found)
             values += sum(len(item.slots) for item in found)
-            docs = [slot_spans.document(item, "xsid", code) for item in found]
+            docs = [slot_spans.tagged_document(item, "xsid", code) for item in found]
             pooled = [
                 sum(column) for column in zip(*(slot_spans.counts(d, d["target"]) for d in docs), strict=True)
             ]
