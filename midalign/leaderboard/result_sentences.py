@@ -65,4 +65,4 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
         )
         yield f"Aligned languages by seed: {each}."
     if not difference.same_engine:
-        yield "The two were evaluated by different engines or dtypes, which may differ by themselves."
+        yield "The two were evaluated by different engines or dtypes, which alone may cause a difference."

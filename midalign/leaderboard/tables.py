@@ -127,7 +127,8 @@ def _section(part: SectionFigures) -> str:
     blocks.append(_main_table(part))
     if _engines_differ(part):
         blocks.append(
-            "‡ The rows come from different engines or dtypes: differences between them are not the model's."
+            "‡ The rows come from different engines or dtypes, so differences between them "
+            "may not come from the model."
         )
     blocks += [
         f"§ {model.label} was trained on text of a test set: {'; '.join(model.overlap)}."
