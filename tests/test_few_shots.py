@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from midalign import harness
+from midalign.data import mini
 from midalign.errors import TaskError
 from midalign.evaluate import run
-from midalign.families import slot
 
 ROWS = {
     "slot": ({"language": "de", "utterance": "{}", "slots": []}, "Utterance: {}\n"),
@@ -51,7 +51,7 @@ def test_an_item_that_was_trained_on_does_not_see_itself(
 
 def test_examples_out_of_the_evaluated_split_are_other_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with xSID, FLORES and EWT under --split validation."""
-    monkeypatch.setattr(slot, "SHOTS_FROM", {"mini": "validation"})
+    monkeypatch.setattr(mini, "SHOT_SPLIT", "validation")
     name = "midalign_mini_slot_en"
     tasks = harness.load([name])
     settings = run.Settings(

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from midalign.data import pairs
+from midalign.data import pairs, tatoeba
 from midalign.errors import RecipeError
 from midalign.train import recipe
 
@@ -105,7 +105,7 @@ def test_pairs_that_are_chosen_otherwise_have_another_digest(monkeypatch):
     trained = recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned")
     assert pairs.pairs_identity("tatoeba", ["zh_cn"]) != "tatoeba"
     assert pairs.pairs_identity("mini", ["zh"]) == "mini"
-    monkeypatch.setattr(pairs, "SELECTIONS", {})
+    monkeypatch.setattr(tatoeba, "SELECTION", 1)
     assert recipe.load("mini", ["align.pairs=tatoeba"]).digest("aligned") != trained
 
 
