@@ -1,8 +1,8 @@
 """Sphinx extension: write the reference pages that follow from the code.
 
 Before a build reads its sources, the extension writes `generated/commands.md` from the command line,
-`generated/recipe-keys.md` from the recipe's models, `generated/record.md` from the record's JSON Schema, and
-a page per task family from its README.
+`generated/recipe-keys.md` from the recipe's models, `generated/record.md` from the record's JSON Schema,
+`generated/data-sets.md` from the registry of data sets, and a page per task family from its README.
 """
 
 import ast
@@ -56,6 +56,7 @@ def _write_pages(app: Sphinx) -> None:
         "commands.md": commands_page,
         "recipe-keys.md": recipe_page,
         "record.md": record_page,
+        "data-sets.md": data_sets_page,
         **{f"{name}.md": partial(family_page, name) for name in FAMILIES},
     }
     for name, render in pages.items():
@@ -309,6 +310,31 @@ def family_page(name: str) -> str:
     """Return the README of a task family, with links to the pages of the others."""
     text = (ROOT / "tasks" / "midalign" / name / "README.md").read_text("utf-8")
     return re.sub(r"\]\(\.\./(\w+)/README\.md", r"](\1.md", text)
+
+
+# --- Data sets
+
+
+def data_sets_page() -> str:
+    """Return the page of the data sets, from their modules."""
+    from midalign.data import DownloadedData
+    from midalign.data.registry import DATA_SETS, data_set
+    from midalign.languages import languages_of
+
+    rows = []
+    for name in DATA_SETS:
+        data = data_set(name)
+        about = (data.__doc__ or "").partition("\n")[0].rstrip(".")
+        stored = f"{len(data.FILES.digests):,} files" if isinstance(data, DownloadedData) else "bundled"
+        citation = re.sub(r"https://\S+", r"<\g<0>>", data.CITATION)
+        rows.append((code(name), about, f"{len(languages_of(name))}", stored, data.LICENCE, citation))
+    return (
+        "# Data sets\n\n"
+        "Generated from the registry of data sets, `midalign/data/registry.py`. Files are downloaded at "
+        "first use and verified by digest. `midalign data list` shows which ones are in the cache, and "
+        "`midalign data add NAME PATH` adds a local copy.\n\n"
+        + table(("name", "content", "languages", "stored", "licence", "citation"), rows)
+    )
 
 
 # --- Record

@@ -138,10 +138,10 @@ def _check_base() -> Iterator[Finding]:
 
 def _check_data() -> Iterator[Finding]:
     from midalign.data import cache, mini
-    from midalign.data.registry import states
+    from midalign.data.registry import cache_states
 
     yield Finding("mini benchmark", f"{len(mini.items('en', 'test'))} test items per language, bundled")
-    all_states = states()
+    all_states = cache_states()
     missing = [state for state in all_states if not state.complete]
     complete = len(all_states) - len(missing)
     yield Finding(
@@ -151,7 +151,7 @@ def _check_data() -> Iterator[Finding]:
         "Downloaded at first use. From a local copy:\nmidalign data add NAME PATH" if missing else "",
         essential=False,
     )
-    folder = cache.folder()
+    folder = cache.cache_folder()
     parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     yield Finding(
         "cache",

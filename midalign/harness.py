@@ -51,7 +51,7 @@ OWN_TEMPLATES = {
 def _own(name: str) -> dict[str, Any]:
     """Return what a file would contain for a group or task of a user's own data."""
     group, language = own.split_name(name)
-    source = own.Source(group)
+    source = own.OwnData(group)
     if not language:
         return {"group": group, "task": [f"{group}_{code}" for code in source.languages]}
     splits = source.splits(language)
@@ -91,7 +91,7 @@ def _own_task(name: str) -> dict[str, Any]:
 
 def group_name(name: str) -> str:
     """Return the name itself, or for `family:PATH` the group of the user's own data."""
-    return own.add(name) if own.is_spec(name) else name
+    return own.add_file(name) if own.is_spec(name) else name
 
 
 def is_stock(name: str) -> bool:
@@ -132,7 +132,7 @@ def _has_split(name: str, split: str | None) -> bool:
     if split is None or not own.is_own(name):
         return True
     group, language = own.split_name(name)
-    return split in own.Source(group).splits(language)
+    return split in own.OwnData(group).splits(language)
 
 
 def metadata(name: str) -> dict[str, Any]:

@@ -1,20 +1,20 @@
-"""The one table of languages: every code mapping in the project is read from `languages.tsv`.
+"""The table of languages: every code mapping in the project is read from `languages.tsv`.
 
-Columns: `code` (our task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924), `direction`,
-`branch` (of the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate of Linguistic
-Diversity", by the authors' list lang2tax.txt; a regional or script variant has its language's), the code of
-the language in each data set that has it, `comet` (yes where the encoder of COMET's models knows the
-language) and the code of the language identifier.
+Columns: `code` (midalign's task suffix, as MASSIVE spells its locales), `name`, `script` (ISO 15924),
+`direction`, `branch` (of the language family), `joshi` (class 0-5 of Joshi et al. 2020, "The State and Fate
+of Linguistic Diversity", by the authors' list lang2tax.txt; regional and script variants have their
+language's class), the code of the language in each data set, `comet` (yes if the encoder of COMET's models
+knows the language) and the code of the language identifier.
 
-Codes are ISO 639-1 where that names one row, else ISO 639-3 (`kmr` and `ckb`, not `ku`), with a variant's
-region or script behind `_`. Rows are sorted by code.
+Codes are ISO 639-1 if that names one row only, otherwise ISO 639-3 (`kmr` and `ckb`, not `ku`), with a
+variant's region or script after `_`. Rows are sorted by code.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from midalign.errors import TaskError, nearest
 
@@ -26,13 +26,11 @@ RESOURCE_SOURCE = (
     "Joshi et al. 2020, The State and Fate of Linguistic Diversity and Inclusion in the NLP World "
     "(https://aclanthology.org/2020.acl-main.560), the authors' list lang2tax.txt"
 )
-SETS = ("massive", "xsid", "uner", "ntrex", "flores", "wmt23", "tatoeba", "alma", "mini")
-"""The columns of data sets."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """One row of `languages.tsv`; an empty data set code means that the set does not have the language."""
+    """One row of `languages.tsv`."""
 
     code: str
     name: str
@@ -40,28 +38,20 @@ class Language:
     direction: Literal["ltr", "rtl"]
     branch: str
     joshi: int | None
-    """None where the authors' list has no such language."""
-    massive: str
-    tatoeba: str
-    ntrex: str
-    flores: str
-    """FLORES-200's code."""
-    wmt23: str
-    uner: str
-    """Treebanks of Universal NER v1, separated by blanks: what stands before `-ud-test.iob2`."""
-    xsid: str
-    alma: str
-    mini: str
+    """None if the authors' list lacks the language."""
     comet: bool
     """Whether it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
     identifier: str
-    """py3langid's code; empty where it has another language's at best."""
+    """py3langid's code, empty if py3langid does not know the language."""
+    codes: Mapping[str, str]
+    """The language's code in each data set, empty if the set lacks it. In `uner`, the names of the language's
+    treebanks, separated by blanks."""
 
     @property
     def resource(self) -> ResourceClass:
         """Resource class: Joshi classes 4 and 5 are high, 3 is mid, 0 to 2 are low.
 
-        Languages without a class are low: nearly all that the list leaves out are dialects or small.
+        Languages without a class are low: nearly all languages missing in the list are dialects or small.
         """
         if self.joshi is None:
             return "low"
@@ -73,23 +63,29 @@ def languages() -> dict[str, Language]:
     """Return all languages by code, in the order of the table."""
     header, *lines = (files("midalign") / "languages.tsv").read_text("utf-8").splitlines()
     columns = header.split("\t")
+    known = {field.name for field in fields(Language)}
     table = {}
     for line in lines:
         row = dict(zip(columns, line.split("\t"), strict=True))
-        typed = {"joshi": int(row["joshi"]) if row["joshi"] else None, "comet": row["comet"] == "yes"}
-        table[row["code"]] = Language(**{**row, **typed})  # type: ignore[arg-type]
+        typed: dict[str, Any] = {name: value for name, value in row.items() if name in known}
+        typed["joshi"] = int(row["joshi"]) if row["joshi"] else None
+        typed["comet"] = row["comet"] == "yes"
+        typed["codes"] = {name: code for name, code in row.items() if name not in known}
+        table[row["code"]] = Language(**typed)
     return table
 
 
+def languages_of(data_set: str) -> list[str]:
+    """Return the codes of the languages that a data set has, in the order of the table."""
+    return [code for code, row in languages().items() if row.codes[data_set]]
+
+
 DIALECTS = {"de_ba": "bar", "de_muc": "bar", "de_st": "bar"}
-"""Languages (ISO 639-3) of the codes that are xSID's and name another language's: Bavarian is not German."""
+"""ISO 639-3 codes of xSID's dialects that start with another language's code: Bavarian is not German."""
 
 
 def same_language(code: str) -> str:
-    """Return what the codes of one language have in common: `zh` of `zh_cn`, `zh_tw` and `zh`.
-
-    A region and a script, which stand behind `_`, do not make another language.
-    """
+    """Return the code without region and script: `zh` for `zh_cn`, `zh_tw` and `zh`."""
     return DIALECTS.get(code) or code.partition("_")[0]
 
 
@@ -99,17 +95,17 @@ def matches(code: str, codes: Collection[str]) -> bool:
 
 
 def counterpart(code: str, codes: Collection[str]) -> str | None:
-    """Return the code itself if it is among `codes`, else the first of its language, None without any."""
+    """Return the code itself if it is among `codes`, else the first code of its language, else None."""
     if code in codes:
         return code
     return next((other for other in sorted(codes) if same_language(other) == same_language(code)), None)
 
 
 def role_of(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
-    """Return the part that a language had in training.
+    """Return the role that a language had in training.
 
-    The code itself decides where it was trained on, else another code of its language: data sets call Chinese
-    `zh` or `zh_cn`.
+    If the code itself was not trained on, another code of its language decides: data sets call Chinese `zh`
+    or `zh_cn`.
     """
     if code in supervised:
         return "supervised"
@@ -124,11 +120,11 @@ def language(code: str) -> Language:
     """Return the language of `code`. Raises TaskError with the nearest codes."""
     try:
         return languages()[code]
-    except KeyError:
+    except KeyError as error:
         raise TaskError(
             f"No language {code!r} in midalign.{nearest(code, languages())} "
             f"All codes: midalign data languages"
-        ) from None
+        ) from error
 
 
 def in_table_order(codes: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the task YAMLs are: beside the package in a checkout, inside it in a wheel."""
+"""Find the task files: next to the package in a checkout, inside it in a wheel."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ def tasks_dir() -> Path:
         if folder.is_dir():
             return folder
     raise MidalignError(
-        f"No task files beside {package}; reinstall midalign: pip install --force-reinstall midalign"
+        f"No task files next to {package}. Reinstall midalign: pip install --force-reinstall midalign"
     )

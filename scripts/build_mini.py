@@ -4,9 +4,9 @@
     python scripts/build_mini.py --check          write nothing; fail when a committed file differs
     python scripts/build_mini.py --lang fr --sample 30     print 30 sentences of one language to proofread
 
-Which items there are is decided by inventory.yaml alone, through hashes rather than a random generator, so
-adding or correcting a language never moves another one's items, and no Python version changes them. How a
-language file is written stands at the head of inventory.yaml.
+Only inventory.yaml determines the items, by hashes instead of a random generator. So adding or correcting a
+language never changes the items of another, nor does another Python version. The head of inventory.yaml says
+how a language file is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MARKED = re.compile(r"([^\[\]]*)\[([^\[\]]+)\]([^\[\]]*)")
 
 
 class GrammarError(Exception):
-    """Everything that is wrong with the grammar, one line each."""
+    """All errors of the grammar, one per line."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Inventory:
-    """inventory.yaml, read."""
+    """The content of inventory.yaml."""
 
     seed: str
     sizes: dict[str, dict[str, int]]
@@ -67,7 +67,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Item:
-    """One request before it is put into words; `values` are `pool.concept`, in the order of the slots."""
+    """One request before it is worded. `values` are `pool.concept`, in the order of the slots."""
 
     template: Template
     values: tuple[str, ...]
@@ -77,7 +77,7 @@ class Item:
 
 @dataclass
 class Language:
-    """One language file, read and checked."""
+    """The checked content of one language file."""
 
     code: str
     joiner: str
@@ -88,13 +88,13 @@ class Language:
 
 
 def label(slot: str) -> str:
-    """`item_2` is a second value for the label `item`."""
+    """Return a slot's label: `item_2` is a second value for the label `item`."""
     return re.sub(r"_\d+$", "", slot)
 
 
 def load(path: Path) -> Any:
-    """A YAML file of text only: a bare yes, no or 10 stays what was written."""
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # the same, faster, where libyaml was there
+    """Load a YAML file with text only: a bare yes, no or 10 stays text."""
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # the faster one needs libyaml
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except yaml.YAMLError as error:
@@ -114,7 +114,7 @@ def read_inventory(path: Path) -> Inventory:
 
 
 def combinations(template: Template, inventory: Inventory) -> Iterator[tuple[str, ...]]:
-    """Every choice of values for a template; one concept never fills two of its slots."""
+    """Return all choices of values for a template in which no concept fills two slots."""
     choices = [
         [f"{pool}.{concept}" for pool in template.pools[slot] for concept in inventory.pools[pool]]
         for slot in template.slots
@@ -123,7 +123,7 @@ def combinations(template: Template, inventory: Inventory) -> Iterator[tuple[str
 
 
 def quotas(capacity: dict[str, int], total: int) -> dict[str, int]:
-    """Share `total` evenly, where no template may give more than half of its combinations."""
+    """Divide `total` evenly, with at most half of a template's combinations each."""
     quota = dict.fromkeys(capacity, 0)
     while total:
         open_ones = [name for name in capacity if quota[name] < (capacity[name] + 1) // 2]
@@ -178,7 +178,7 @@ def plan(inventory: Inventory) -> dict[str, list[Item]]:
 
 
 def pieces(form: str) -> tuple[str, str, str]:
-    """A form as what stands before its value, the value, and what stands after it."""
+    """Return a form in three parts: the text before its value, the value, and the text after it."""
     if "[" not in form and "]" not in form:
         return "", form, ""
     match = MARKED.fullmatch(form)
@@ -216,7 +216,7 @@ def read_values(raw: dict[str, Any], inventory: Inventory, language: Language, e
 def check_sentence(
     text: str, template: Template, language: Language, used: set[tuple[str, str]]
 ) -> list[str]:
-    """What is wrong with one sentence of a template; the forms that it takes are added to `used`."""
+    """Return the errors of one sentence of a template, and add the forms that it uses to `used`."""
     errors, spans = [], []
     for slot, mark, form in PLACEHOLDER.findall(text):
         if slot not in template.slots:
@@ -241,13 +241,13 @@ def check_sentence(
 
 
 def same_keys(what: str, wanted: Collection[str], found: Collection[str], errors: list[str]) -> None:
-    """Note what is missing from one part of a language file and what does not belong there."""
+    """Add an error for each missing and each unknown key of one part of a language file."""
     errors.extend(f"{what}: {key} is missing" for key in wanted if key not in found)
     errors.extend(f"{what}: {key} is not in inventory.yaml" for key in found if key not in wanted)
 
 
 def read_language(path: Path, inventory: Inventory) -> Language:
-    """Read one language file and report everything that is wrong with it at once."""
+    """Read one language file. Raises GrammarError with all errors at once."""
     raw = load(path)
     reference = load(path.with_name("en.yaml"))["templates"]
     errors: list[str] = []
@@ -284,7 +284,7 @@ def read_language(path: Path, inventory: Inventory) -> Language:
 
 
 def capitalised(parts: list[tuple[str, str | None]], code: str) -> list[tuple[str, str | None]]:
-    """The sentence with its first letter a capital, be it inside a value or before it."""
+    """Return the sentence with its first letter, inside or outside a value, as a capital."""
     for at, (text, slot) in enumerate(parts):
         match = re.search(r"[^\W_]", text)
         if match:
@@ -296,7 +296,7 @@ def capitalised(parts: list[tuple[str, str | None]], code: str) -> list[tuple[st
 
 
 def render(item: Item, language: Language, seed: str) -> str:
-    """The annotated sentence of an item: `[slot : value]` where a value stands."""
+    """Return the sentence of an item with its values annotated as `[slot : value]`."""
     texts = language.templates[item.template.id]
     # The same for every language, so that items are translations of each other.
     digest = hashlib.sha256("|".join((seed, "text", item.template.id, *item.values)).encode()).digest()
@@ -317,12 +317,12 @@ def render(item: Item, language: Language, seed: str) -> str:
 
 
 def plain(annotated: str) -> str:
-    """The sentence without its annotation."""
+    """Return the sentence without its annotation."""
     return re.sub(r"\[\w+ : ([^\]]+)\]", r"\1", annotated)
 
 
 def build(language: Language, splits: dict[str, list[Item]], seed: str) -> dict[str, str]:
-    """The text of each split's file."""
+    """Return the text of each split's file."""
     files: dict[str, str] = {}
     seen: dict[str, str] = {}
     errors: list[str] = []
@@ -344,7 +344,7 @@ def build(language: Language, splits: dict[str, list[Item]], seed: str) -> dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description="Build the mini benchmark from scripts/mini/.")
     parser.add_argument("--check", action="store_true", help="write nothing, fail when a file differs")
     parser.add_argument("--lang", action="append", help="only this language (may be repeated)")

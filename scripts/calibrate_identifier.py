@@ -22,7 +22,7 @@ EVERY = 4
 LEAST = 0.01
 """Share of a language's texts from which on a label counts as the language."""
 ENGLISH = "en"
-"""A label that no other language gets: to answer in English is the most frequent fault."""
+"""A label that no other language gets, because answers in English are the most frequent error."""
 
 
 def directions() -> Iterator[tuple[str, str]]:
@@ -46,7 +46,7 @@ def labels(code: str, references: list[str]) -> list[str]:
 
 
 def two_thirds(text: str) -> str:
-    """Return the beginning of a text, as a model leaves it that stops too early."""
+    """Return the beginning of a text, like the answer of a model that stops too early."""
     words = text.split()
     if len(words) > 3:
         return " ".join(words[: round(2 * len(words) / 3)])

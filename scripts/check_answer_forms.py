@@ -26,13 +26,13 @@ from midalign.languages import languages
 from midalign.metrics import scorer
 
 Form = Callable[[str, str], str]
-"""From a value and its language to the value as another writer has it."""
+"""Function of a value and its language that returns the value as another writer would write it."""
 
 UNSPACED = ("ja", "zh", "zh_cn", "zh_tw", "th", "km", "my", "lo")
 """Languages written without blanks between words."""
 
 UNNEEDED = re.compile(r"(?<![0-9A-Za-zÀ-ɏ.,·])\s+|\s+(?![0-9A-Za-zÀ-ɏ.·])")
-"""Blanks but those between words and numbers in Latin script, as in "new york", which nobody drops."""
+"""Blanks except those between words and numbers in Latin script, as in "new york", which no writer drops."""
 
 FULL_WIDTH = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "!\"'(),-./:?"}
 ASCII = str.maketrans("‘’“”«»„–—‐‑。、，．：！？（）؟،۔〜", '\'\'"""""----.,,.:!?()?,.~')
@@ -88,7 +88,7 @@ FORMS: dict[str, Form] = {
     "stop": lambda text, language: text,
     "no stop": lambda text, language: text.rstrip(".。।۔።։။។") or text,
 }
-"""By the heads of the table. A `stop` stands behind the answer, and not behind every value."""
+"""Forms by the heading of the table. A `stop` ends the answer, not every value."""
 
 
 def slot_answer(doc: Mapping[str, Any], form: str) -> str:
@@ -114,40 +114,42 @@ def json_answer(doc: Mapping[str, Any], form: str) -> str:
 def documents() -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]:
     """Yield the data set, the language or treebank, and a reader of its test documents."""
     for code, row in languages().items():
-        if row.massive:
+        if row.codes["massive"]:
             yield (
                 "slot massive",
                 code,
                 lambda code=code: [
-                    slot.document(item, "massive", code) for item in massive.items(code, "test")
+                    slot.slot_document(item, "massive", code) for item in massive.items(code, "test")
                 ],
             )
             yield (
                 "structured massive",
                 code,
                 lambda code=code: [
-                    structured.utterance(item, "massive", code) for item in massive.items(code, "test")
+                    structured.call_document(item, "massive", code) for item in massive.items(code, "test")
                 ],
             )
-        if row.mini:
+        if row.codes["mini"]:
             yield (
                 "slot mini",
                 code,
-                lambda code=code: [slot.document(item, "mini", code) for item in mini.items(code, "test")],
+                lambda code=code: [
+                    slot.slot_document(item, "mini", code) for item in mini.items(code, "test")
+                ],
             )
             yield (
                 "structured mini",
                 code,
                 lambda code=code: [
-                    structured.utterance(item, "mini", code) for item in mini.items(code, "test")
+                    structured.call_document(item, "mini", code) for item in mini.items(code, "test")
                 ],
             )
-        if row.xsid:
+        if row.codes["xsid"]:
             yield (
                 "slot_spans xsid",
                 code,
                 lambda code=code: [
-                    slot_spans.document(item, "xsid", code) for item in xsid.items(code, "test")
+                    slot_spans.tagged_document(item, "xsid", code) for item in xsid.items(code, "test")
                 ],
             )
     for treebank, code in uner.treebanks().items():
@@ -155,7 +157,8 @@ def documents() -> Iterator[tuple[str, str, Callable[[], list[dict[str, Any]]]]]
             "structured uner",
             treebank,
             lambda treebank=treebank, code=code: [
-                structured.text(sentence, code) for sentence in uner.sentences(treebank, "test")
+                structured.entities_document(sentence, "uner", code)
+                for sentence in uner.sentences(treebank, "test")
             ],
         )
 
@@ -169,7 +172,7 @@ def score(name: str, docs: list[dict[str, Any]], form: str) -> float:
 
 
 def main() -> None:
-    """Print the table, and what is not 1.000."""
+    """Print the table, and every score that is not 1.000."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1, help="score every n-th item only")
     every, missing = parser.parse_args().every, dict[str, list[str]]()

@@ -50,16 +50,16 @@ class Fit:
 
 @dataclass(frozen=True)
 class Base:
-    """What of a base decides its limits."""
+    """The properties of a base that determine its limits."""
 
     name: str
     tokenizer: Any
     context: int | None
-    """Tokens, None where the configuration does not say."""
+    """Tokens, None if the configuration lacks it."""
 
 
 def read_base(name: str) -> Base:
-    """Return a base by name or folder; its weights are not needed."""
+    """Return a base by name or folder, without its weights."""
     folder = bases.resolve(name)
     return Base(Path(folder).name, tokenizers.load_tokenizer(folder), context_tokens(folder))
 

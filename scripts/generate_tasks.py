@@ -1,11 +1,11 @@
-"""Write the task files under tasks/ from one template a family and midalign/languages.tsv.
+"""Write the task files under tasks/ from one template per family and midalign/languages.tsv.
 
 usage: python scripts/generate_tasks.py [--check]      --check: change nothing, fail when a file is stale
 """
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,62 +14,53 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from midalign.data import flores, massive, mini, ntrex, uner, wmt23  # noqa: E402
+from midalign.data import EntityData, TranslationData  # noqa: E402
+from midalign.data.registry import data_set  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
-from midalign.languages import languages  # noqa: E402
+from midalign.languages import languages, languages_of  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_bytes.tsv"
-"""Written by measure_targets.py."""
+"""Longest answers, written by measure_targets.py."""
 UNMEASURED = {"midalign_slot_xsid": "midalign_slot", "midalign_mt_flores": "midalign_mt_ntrex"}
-"""Groups whose data is not at hand as a whole, and the group whose answers are as long."""
+"""Groups whose data is not available as a whole, and a group with answers of the same length."""
 HEADER = "# Written by scripts/generate_tasks.py: change it there.\n"
 
 
 @dataclass(frozen=True)
 class Group:
-    """One lm-eval group: a task for every language, direction or treebank of its source."""
+    """One lm-eval group: a task per language, direction or treebank of its data set."""
 
     name: str
     family: str
     source: str
     version: int
     prompt: str
-    languages: Callable[[], list[str]]
 
     @property
     def folder(self) -> Path:
-        """Where its files lie; slot filling scored as spans is slot filling."""
+        """Folder of its files. Slot filling scored as spans is slot filling."""
         return FOLDER / self.family.removesuffix("_spans") / self.name.removeprefix("midalign_")
 
+    def languages(self) -> list[str]:
+        """Return the languages, directions or treebanks of its tasks, in the data set's order."""
+        data = data_set(self.source)
+        if self.family == "translation" and isinstance(data, TranslationData):
+            return data.directions()
+        return list(data.treebanks()) if isinstance(data, EntityData) else languages_of(self.source)
+
     def task(self, language: str) -> str:
-        """A task's name: xSID's are by its own codes, the others by ours."""
-        suffix = languages()[language].xsid.replace("-", "_") if self.source == "xsid" else language
+        """Return a task's name. xSID's tasks have its own codes, the others midalign's."""
+        suffix = languages()[language].codes["xsid"].replace("-", "_") if self.source == "xsid" else language
         return f"{self.name}_{suffix}"
-
-
-def of_column(column: str) -> Callable[[], list[str]]:
-    """The languages that a data set has, in the table's order."""
-    return lambda: [code for code, row in languages().items() if getattr(row, column)]
-
-
-def mini_directions() -> list[str]:
-    """To and from English."""
-    codes = [code for code in of_column("mini")() if code != "en"]
-    return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
-
-
-def treebanks() -> list[str]:
-    """All of Universal NER's, in the table's order."""
-    return list(uner.treebanks())
 
 
 def longest_bytes(group: Group, language: str) -> int:
     """Return the UTF-8 bytes of the longest gold answer.
 
-    Languages of UNMEASURED groups have those of the same target language in the other group, else the most
-    of its languages.
+    For a language of an UNMEASURED group, return the length for the same language in the other group, or the
+    largest of that group if it lacks the language.
     """
     if group.name not in UNMEASURED:
         return _measured()[group.name][language]
@@ -91,10 +82,15 @@ def _measured() -> dict[str, dict[str, int]]:
 def max_gen_toks(group: Group, language: str) -> int:
     """Return the limit of an answer in tokens: a blank and the longest gold answer in bytes, 128 to 1,024.
 
-    `midalign eval` replaces it by what the base's own tokenizer needs. 1,024 leave a base of 2,048 tokens as
-    many for the prompt.
+    `midalign eval` replaces it by the number that the base's tokenizer needs. 1,024 leave the same number for
+    the prompt if the base has a context of 2,048 tokens.
     """
-    return min(max(-(-(longest_bytes(group, language) + 1) // 64) * 64, 128), 1024)
+    return min(max(round_up(longest_bytes(group, language) + 1, 64), 128), 1024)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below a number."""
+    return (number + multiple - 1) // multiple * multiple
 
 
 INSTRUCTED = r"""description: "Write the slots of the utterance as slot: value, separated by ; and in order \
@@ -127,28 +123,31 @@ target_delimiter: " "
 """
 
 GROUPS = (
-    Group("midalign_slot", "slot", "massive", 2, INSTRUCTED, of_column("massive")),
-    Group("midalign_slot_bare", "slot", "massive", 2, BARE, of_column("massive")),
-    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED, of_column("xsid")),
-    Group("midalign_mini_slot", "slot", "mini", 2, INSTRUCTED, of_column("mini")),
-    Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE, wmt23.directions),
-    Group("midalign_mt_ntrex", "translation", "ntrex", 2, TRANSLATE, ntrex.directions),
-    Group("midalign_mt_flores", "translation", "flores", 2, TRANSLATE, flores.directions),
-    Group("midalign_mini_mt", "translation", "mini", 2, TRANSLATE, mini_directions),
-    Group("midalign_json_uner", "structured", "uner", 2, ENTITIES, treebanks),
-    Group("midalign_json_call", "structured", "massive", 2, CALL, of_column("massive")),
-    Group("midalign_mini_json", "structured", "mini", 2, CALL, of_column("mini")),
+    Group("midalign_slot", "slot", "massive", 2, INSTRUCTED),
+    Group("midalign_slot_bare", "slot", "massive", 2, BARE),
+    Group("midalign_slot_xsid", "slot_spans", "xsid", 2, INSTRUCTED),
+    Group("midalign_mini_slot", "slot", "mini", 2, INSTRUCTED),
+    Group("midalign_mt_wmt23", "translation", "wmt23", 2, TRANSLATE),
+    Group("midalign_mt_ntrex", "translation", "ntrex", 2, TRANSLATE),
+    Group("midalign_mt_flores", "translation", "flores", 2, TRANSLATE),
+    Group("midalign_mini_mt", "translation", "mini", 2, TRANSLATE),
+    Group("midalign_json_uner", "structured", "uner", 2, ENTITIES),
+    Group("midalign_json_call", "structured", "massive", 2, CALL),
+    Group("midalign_mini_json", "structured", "mini", 2, CALL),
 )
 
 
 @cache
 def alike(group: Group) -> bool:
-    """Whether one limit serves all tasks, so that it stands in what they share; lm-eval merges no deeper."""
+    """Return whether all tasks have the same limit, which then is in the shared file.
+
+    lm-eval does not merge `generation_kwargs` of the two files.
+    """
     return len({max_gen_toks(group, language) for language in group.languages()}) == 1
 
 
 def generation(group: Group, language: str) -> str:
-    """Greedy, one line, up to the task's limit."""
+    """Return the decoding options: greedy, one line, up to the task's limit."""
     return (
         'generation_kwargs:\n  until: ["\\n"]\n  do_sample: false\n  temperature: 0.0\n'
         f"  max_gen_toks: {max_gen_toks(group, language)}\n"
@@ -156,7 +155,7 @@ def generation(group: Group, language: str) -> str:
 
 
 def shared(group: Group) -> str:
-    """What the tasks of a group have in common; the name keeps lm-eval from indexing it."""
+    """Return the file that the tasks of a group include. It has no `.yaml`, so lm-eval does not index it."""
     module = f"midalign.families.{group.family}"
     scored = scorer(group.family)
     metrics = "".join(
@@ -169,7 +168,7 @@ def shared(group: Group) -> str:
     return (
         HEADER + f"custom_dataset: !function {module}.dataset\n"
         "training_split: train\nvalidation_split: validation\ntest_split: test\n"
-        # The split that is evaluated, so that lm-eval tells the sampler for which document it draws.
+        # The evaluated split, so that lm-eval tells the sampler which document it draws for.
         "fewshot_split: test\n"
         "fewshot_config:\n  process_docs: !function midalign.families.shots.pool\n"
         "  sampler: !function midalign.few_shots.OtherTexts\n"
@@ -181,31 +180,33 @@ def shared(group: Group) -> str:
 
 
 def leaf(group: Group, language: str) -> str:
-    """The task of one language, direction or treebank."""
+    """Return the file of one task."""
     return (
         f"{HEADER}include: _{group.name}\ntask: {group.task(language)}\n"
         f"{absent_splits(group, language)}"
         f"{generation(group, language) if not alike(group) else ''}"
         f"metadata:\n  version: {group.version}\n  family: {group.family}\n  source: {group.source}\n"
-        + (treebank(language) if group.source == "uner" else f"  language: {language}\n")
+        + part_metadata(group, language)
     )
 
 
 def absent_splits(group: Group, language: str) -> str:
-    """The splits that a treebank or direction lacks, so that nobody asks for them."""
+    """Return lines for the splits that a treebank or direction lacks."""
     keys = {"train": "training_split", "validation": "validation_split"}
-    if group.source == "uner":
-        present = uner.splits(language)
+    if isinstance(data := data_set(group.source), EntityData):
+        present = data.splits(language)
     elif group.family == "translation":
-        present = translation.splits(group.source, language)
+        present = translation.direction_splits(group.source, language)
     else:
         return ""
     return "".join(f"{key}: null\n" for split, key in keys.items() if split not in present)
 
 
-def treebank(name: str) -> str:
-    """A treebank's metadata: its language decides the task's role."""
-    return f"  language: {uner.treebanks()[name]}\n  treebank: {name}\n"
+def part_metadata(group: Group, part: str) -> str:
+    """Return the language of a task, which decides its role, and its treebank if it has one."""
+    if isinstance(data := data_set(group.source), EntityData):
+        return f"  language: {data.treebanks()[part]}\n  treebank: {part}\n"
+    return f"  language: {part}\n"
 
 
 def is_within_english(task: str) -> bool:
@@ -214,7 +215,7 @@ def is_within_english(task: str) -> bool:
 
 
 def whole(group: Group) -> str:
-    """The group: a macro mean over languages, or none where their scores cannot be compared."""
+    """Return the file of a group: with a macro mean over languages if their scores can be compared."""
     members = [language for language in group.languages() if not is_within_english(language)]
     tasks = "".join(f"  - {group.task(language)}\n" for language in members)
     metrics = "".join(
@@ -226,13 +227,13 @@ def whole(group: Group) -> str:
 
 
 def several(name: str, groups: Sequence[str]) -> str:
-    """A group of groups."""
+    """Return the file of a group of groups."""
     members = "".join(f"  - {group}\n" for group in groups)
     return f"{HEADER}group: {name}\ntask:\n{members}metadata:\n  version: 1\n"
 
 
 def span_list(label: str, labels: Sequence[str], text: str) -> dict[str, Any]:
-    """The schema of a list of spans, which are objects with a label of a closed set and a text."""
+    """Return the schema of a list of spans: objects with a label of a closed set and a text."""
     span = {
         "type": "object",
         "properties": {
@@ -246,7 +247,7 @@ def span_list(label: str, labels: Sequence[str], text: str) -> dict[str, Any]:
 
 
 def call_schema(intents: Sequence[str], slots: Sequence[str]) -> dict[str, Any]:
-    """The schema of a function call."""
+    """Return the schema of a function call."""
     return answer_schema(
         "An utterance as a function call, its arguments in order of appearance.",
         {
@@ -257,7 +258,7 @@ def call_schema(intents: Sequence[str], slots: Sequence[str]) -> dict[str, Any]:
 
 
 def answer_schema(description: str, properties: dict[str, Any]) -> dict[str, Any]:
-    """A schema of draft 2020-12 for an object with just these properties."""
+    """Return a schema of draft 2020-12 for an object with exactly these properties."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "description": description,
@@ -269,17 +270,20 @@ def answer_schema(description: str, properties: dict[str, Any]) -> dict[str, Any
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """The schema of the answers, by source of the structured tasks."""
-    entity = span_list("type", uner.TYPES, "text")
-    return {
-        "uner": answer_schema("The entities of a text in order of appearance.", {"entities": entity}),
-        "massive": call_schema(massive.labels("intent"), massive.labels("slot")),
-        "mini": call_schema(mini.labels("intent"), mini.labels("slot")),
-    }
+    """Return the schema of the answers by data set of the structured tasks."""
+    found = {}
+    for source in dict.fromkeys(group.source for group in GROUPS if group.family == "structured"):
+        data = data_set(source)
+        if isinstance(data, EntityData):
+            entities = {"entities": span_list("type", data.TYPES, "text")}
+            found[source] = answer_schema("The entities of a text in order of appearance.", entities)
+        else:
+            found[source] = call_schema(data.labels("intent"), data.labels("slot"))
+    return found
 
 
 def files() -> dict[Path, str]:
-    """Every file by path."""
+    """Return the content of every file by path."""
     found = {}
     for group in GROUPS:
         found[group.folder / f"_{group.name}"] = shared(group)
@@ -298,7 +302,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write what differs and remove what is no longer generated, or say that it would be."""
+    """Write new and changed files and remove obsolete ones. With --check, exit with an error instead."""
     expected = files()
     present = {path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".md"}
     stale = [

@@ -8,15 +8,16 @@ Needs the data sets in midalign's cache (midalign data list). xSID and FLORES-20
 
 from generate_tasks import GROUPS, TABLE, UNMEASURED, Group
 
-from midalign.data import uner
+from midalign.data import EntityData
+from midalign.data.registry import data_set
 from midalign.families import family
 
 
 def targets(group: Group, language: str) -> list[str]:
     """Return the gold answers of a language, direction or treebank."""
     metadata = {"source": group.source, "language": language}
-    if group.source == "uner":
-        metadata |= {"language": uner.treebanks()[language], "treebank": language}
+    if isinstance(data := data_set(group.source), EntityData):
+        metadata |= {"language": data.treebanks()[language], "treebank": language}
     return list(family(group.family).dataset(**metadata)["test"]["target"])
 
 
@@ -26,7 +27,7 @@ def longest_target(group: Group, language: str) -> int:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure the answers of all groups and write the table."""
     lines = ["group\ttask\tbytes\n"]
     for group in GROUPS:
         if group.name not in UNMEASURED:

@@ -64,7 +64,7 @@ def compile_comet(upgrade: bool) -> None:
 
 
 def compile_platform(name: str, upgrade: bool) -> None:
-    """Write constraints/<name>.txt, beside and then in place."""
+    """Write constraints/<name>.txt atomically."""
     uv_platform, pins, header = PLATFORMS[name]
     output = FOLDER / f"{name}.txt"
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
@@ -86,7 +86,7 @@ def compile_platform(name: str, upgrade: bool) -> None:
 
 
 def write(output: Path, header: str, result: Path) -> None:
-    """Put uv's result into its place, beside and then in place."""
+    """Write uv's result atomically."""
     text = f"# {header}\n# Written by scripts/pin.py.\n{result.read_text('utf-8')}"
     beside = output.with_suffix(".new")
     beside.write_text(text, "utf-8")

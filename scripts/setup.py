@@ -24,7 +24,7 @@ UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
 
 
 def this_platform() -> str:
-    """The name of the constraints file for this machine."""
+    """Return the name of the constraints file for this machine."""
     if platform.system() == "Darwin":
         return "macos"
     if platform.system() != "Linux":
@@ -34,7 +34,7 @@ def this_platform() -> str:
 
 
 def requirements(name: str, dev: bool) -> list[str]:
-    """What pip is asked for besides torch: the checkout itself, vLLM where there is one, the tools."""
+    """Return what pip installs besides torch: the checkout, vLLM if the platform has it, and the tools."""
     import tomllib
 
     wanted = ["--editable", str(ROOT)]
@@ -48,19 +48,19 @@ def requirements(name: str, dev: bool) -> list[str]:
 
 
 def pinned(constraints: Path, package: str) -> str:
-    """The line of `package` in a constraints file."""
+    """Return the line of `package` in a constraints file."""
     lines = constraints.read_text("utf-8").splitlines()
     return next(line for line in lines if line.startswith(f"{package}=="))
 
 
 def pip(*arguments: str) -> bool:
-    """Whether pip succeeded; what it has to say goes to the terminal."""
+    """Run pip, with its output on the terminal. Returns whether it succeeded."""
     command = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments]
     return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode == 0
 
 
 def create_venv() -> None:
-    """A virtual environment of the running Python, unless a working one is there."""
+    """Create a virtual environment of the running Python, unless a working one exists."""
     python = VENV / "bin" / "python"
     if (
         python.exists()
@@ -72,7 +72,7 @@ def create_venv() -> None:
 
 
 def install_torch(constraints: Path) -> None:
-    """The pinned torch alone: its dependencies come with the rest, from where pip is configured to look."""
+    """Install the pinned torch without its dependencies, which follow with the rest from pip's own index."""
     torch = pinned(constraints, "torch")
     if pip("install", "-qq", "--no-deps", torch):
         return
@@ -84,7 +84,7 @@ def install_torch(constraints: Path) -> None:
 
 
 def install(name: str, dev: bool) -> None:
-    """Everything into .venv, from the constraints of platform `name`."""
+    """Install everything into .venv, with the constraints of platform `name`."""
     constraints = ROOT / "constraints" / f"{name}.txt"
     began = time.monotonic()
     print(f"Setting up .venv for {name}: some minutes and {'5' if dev else '2'} GB, once", flush=True)
@@ -92,14 +92,14 @@ def install(name: str, dev: bool) -> None:
     install_torch(constraints)
     print("  midalign and what it needs" + (", vLLM, tools for tests and docs" if dev else ""), flush=True)
     if not pip("install", "-qq", "--constraint", str(constraints), *requirements(name, dev)):
-        sys.exit("Set-up failed, pip says why above; the same command goes on from here")
+        sys.exit("Set-up failed. See pip's error above. Rerun the same command to resume")
     if name == "cpu-linux" and not pip("uninstall", "-qq", "--yes", *UNLOADABLE):
         sys.exit(f"Could not remove {', '.join(UNLOADABLE)} from .venv")
     print(f"  done in {time.monotonic() - began:.0f} s", flush=True)
 
 
 def digest(name: str) -> str:
-    """Of everything that decides what .venv holds."""
+    """Return the digest of everything that determines the content of .venv."""
     parts = [str(ROOT).encode(), sys.version.encode()]
     for file in ("scripts/setup.py", "pyproject.toml", "hatch_build.py", f"constraints/{name}.txt"):
         parts.append((ROOT / file).read_bytes())
@@ -112,7 +112,7 @@ def main() -> None:
         sys.exit(f"midalign needs Python 3.11 or newer, this is {found}: make PYTHON=python3.12 ...")
     dev = "--dev" in sys.argv[1:]
     name = this_platform()
-    # Beside .venv, since creating that clears it.
+    # Next to .venv, because creating .venv clears it.
     with (ROOT / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = VENV / "midalign-setup"

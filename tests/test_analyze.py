@@ -386,7 +386,7 @@ def test_sentences_of_ntrex_are_those_published(ntrex_cache, shared_data):
     assert places == sorted(places)
     assert len(set(places)) == 40
     assert len(states.parallel_sentences("ntrex", None, 20)) == 1 + sum(
-        bool(row.ntrex) for row in languages().values()
+        bool(row.codes["ntrex"]) for row in languages().values()
     )
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from midalign import cluster, record
+from midalign import record
+from midalign.cluster import client, driver
+from midalign.cluster.node import inspect_node
 from midalign.errors import ClusterError
 from midalign.train.recipe import load_recipe
 
@@ -180,7 +182,7 @@ def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
             assert lost not in {path.parent for path in kept}
             _, said = process.communicate(timeout=1800)
         assert process.returncode == 0, said
-    assert "is lost; what ran there is done again" in said
+    assert "is lost. Its tasks will be repeated on other nodes" in said
     assert len(manifests(remote)) == 4
     assert kept.items() <= manifests(remote).items()
 
@@ -226,8 +228,8 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
             kill([pid for one in nodes.list_all_nodes() for pid in processes(one)])
             _, said = process.communicate(timeout=300)
             assert process.returncode == 1
-            assert f"midalign: The Ray cluster at {nodes.address} went away. What is finished stays" in said
-            assert "give the same command again" in said
+            assert f"midalign: The Ray cluster at {nodes.address} went away. Finished work is kept" in said
+            assert "rerun the same command to resume" in said
             assert "Traceback" not in said
 
 
@@ -238,7 +240,7 @@ def test_files_of_a_recipe_are_found_from_other_folders(tmp_path, monkeypatch):
     arms = 'arms={baseline: null, aligned: {}, other: {pairs: "pairs/{language}.tsv"}, far: {pairs: tatoeba}}'
     given = load_recipe("mini", ["align.pairs=pairs/{language}.tsv", "aligned=[de]", arms, "output=out"])
     known = {arm: given.digest(arm) for arm in given.arms}
-    sent = cluster._absolute(given)
+    sent = client._absolute(given)
     monkeypatch.chdir("/")
     assert {arm: sent.digest(arm) for arm in sent.arms} == known
     assert sent.output == tmp_path / "out"
@@ -268,14 +270,14 @@ def test_a_node_that_sees_or_has_something_else_is_named(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "token").touch()
     tokens = [tmp_path / "shared" / "token", tmp_path / "alone" / "token"]
-    missing, packages = cluster._look(tokens, [tmp_path / "base"])
-    nodes = cluster._Sweep(None, [], [], tmp_path)
+    missing, packages = inspect_node(tokens, [tmp_path / "base"])
+    nodes = driver.ClusterSweep(None, [], [], tmp_path)
     with pytest.raises(ClusterError, match=r"Node one does not see \S+/alone, \S+/base\. .* output=FOLDER"):
-        nodes._fits("one", missing, packages)
-    nodes._fits("one", [], packages)
-    nodes._fits("two", [], packages)
+        nodes._require_fit("one", missing, packages)
+    nodes._require_fit("one", [], packages)
+    nodes._require_fit("two", [], packages)
     with pytest.raises(ClusterError, match=r"Node three has torch 1\.0, not \d.* would not compare"):
-        nodes._fits("three", [], packages | {"torch": "1.0"})
+        nodes._require_fit("three", [], packages | {"torch": "1.0"})
 
 
 def refused(command: list[str]) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from midalign import harness
+from midalign.data import mini
 from midalign.errors import TaskError
 from midalign.evaluate.plan import configure_tasks
 from midalign.evaluate.settings import EvalSettings
-from midalign.families import slot
 
 ROWS = {
     "slot": ({"language": "de", "utterance": "{}", "slots": []}, "Utterance: {}\n"),
@@ -46,13 +46,13 @@ def test_an_item_that_was_trained_on_does_not_see_itself(
     # Items that stand in no pool see the same examples, so that engines compute them once.
     usual = harness.prompt(task, new, num_fewshot=3)
     assert all(text in usual for text in train)
-    with pytest.raises(TaskError, match="has 2 few-shot examples that are not its own text; 3 are wanted"):
+    with pytest.raises(TaskError, match="has 2 few-shot examples that differ from its own text, not 3"):
         harness.prompt(task, known, num_fewshot=3)
 
 
 def test_examples_out_of_the_evaluated_split_are_other_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with xSID, FLORES and EWT under --split validation."""
-    monkeypatch.setattr(slot, "SHOTS_FROM", {"mini": "validation"})
+    monkeypatch.setattr(mini, "SHOT_SPLIT", "validation")
     name = "midalign_mini_slot_en"
     tasks = harness.load_tasks([name])
     settings = EvalSettings(

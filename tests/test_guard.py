@@ -13,7 +13,7 @@ import pytest
 
 from midalign import guard, harness, record
 from midalign.data import alma, massive, mini, ntrex, tatoeba, wmt23
-from midalign.data.overlap import Overlap, OverlapCheck, Text, overlaps, texts_digest
+from midalign.data.overlap import Overlap, OverlapCheck, SplitText, find_overlaps, texts_digest
 from midalign.errors import DataError, TaskError
 from midalign.evaluate.external_outputs import score_outputs
 from midalign.families import slot
@@ -100,7 +100,7 @@ def test_text_that_changed_or_is_gone_is_unchecked(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_text_has_its_languages_and_sentences() -> None:
-    texts = [Text("b", "train", "en", ["x", "y"]), Text("a", "train", "de", ["z"])]
+    texts = [SplitText("b", "train", "en", ["x", "y"]), SplitText("a", "train", "de", ["z"])]
     assert texts_digest(texts) == hashlib.sha256(b"de\tz\nen\tx\nen\ty\n").hexdigest()
     assert texts_digest(texts[::-1]) == texts_digest(texts)
 
@@ -156,12 +156,14 @@ def test_the_command_on_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_alma_holds_ntrex_and_nothing_of_wmt23(real: None) -> None:
-    found = overlaps(guard.training("alma"), guard.scored(["midalign_mt_ntrex", "midalign_mt_wmt23"], "test"))
+    found = find_overlaps(
+        guard.training("alma"), guard.scored(["midalign_mt_ntrex", "midalign_mt_wmt23"], "test")
+    )
     assert {one.test for one in found if one.found} == {"ntrex"}
     (english,) = (one for one in found if one.test == "ntrex" and one.language == "en")
     assert (english.exact, english.texts, english.found) == (1997, 1997, 1997)
     for code in ("cs", "de", "ru", "zh"):  # it stands in the file of each language
-        (own,) = overlaps(
+        (own,) = find_overlaps(
             [text for text in guard.supervised([f"midalign_mt_wmt23_en-{code}"]) if text.language == "en"],
             [text for text in guard.scored(["midalign_mt_ntrex_en-de"], "test") if text.language == "en"],
         )
@@ -177,7 +179,7 @@ def test_repetition_within_massive(real: None) -> None:
     assert sum(counts.values()) == 8974
     some = {"en": 21, "es": 136, "ru": 208, "zh_cn": 223, "km": 429}
     assert {code: counts[code] for code in some} == some
-    assert overlaps(learned, scored) == []
+    assert find_overlaps(learned, scored) == []
     for code in some:
         items = guard.repeated_items(f"midalign_slot_{code}", "test")
         assert len(items) == some[code]
@@ -192,7 +194,7 @@ def test_what_the_recipes_align_on_holds_no_test_text(real: None) -> None:
     """Coincidences are there ("where is the nearest gas station") and are too short to count."""
     scored = guard.scored(["midalign_slot", "midalign_mt_wmt23", "midalign_mini_slot"], "test")
     learned = [text for name in ("tatoeba", "massive", "mini") for text in guard.training(name)]
-    found = overlaps(learned, scored)
+    found = find_overlaps(learned, scored)
     assert sum(one.short for one in found) > 100
     assert [one.sentence for one in found if one.found] == []
 

@@ -54,7 +54,7 @@ sk sl so sq sr su sv sw ta te th tl tr ug uk ur uz vi xh yi zh
 
 def codes(column: str) -> Counter[str]:
     """The codes in a data set's column."""
-    return Counter(code for row in ROWS for code in getattr(row, column).split())
+    return Counter(code for row in ROWS for code in row.codes[column].split())
 
 
 def published(data: str, pattern: str) -> set[str]:
@@ -73,7 +73,7 @@ def test_rows_are_sorted_and_names_tell_them_apart() -> None:
 
 
 def test_every_row_is_of_some_set_and_no_code_stands_twice() -> None:
-    assert not [row.code for row in ROWS if not any(getattr(row, column) for column in SETS)]
+    assert not [row.code for row in ROWS if not any(row.codes[column] for column in SETS)]
     for column in SETS:
         assert set(codes(column).values()) == {1}, column
 
@@ -114,8 +114,10 @@ def test_scripts() -> None:
     assert [row.code for row in ROWS if (row.direction == "rtl") != (row.script in RTL)] == []
     assert {row.direction for row in ROWS} == {"ltr", "rtl"}
     # ISO 15924 has Hang for Korean letters and Kore for Korean text; MASSIVE's rows have the latter.
-    of_flores = {row.code: row.flores[4:].replace("Hang", "Kore") for row in ROWS if row.flores}
-    assert of_flores == {row.code: row.script for row in ROWS if row.flores}
+    of_flores = {
+        row.code: row.codes["flores"][4:].replace("Hang", "Kore") for row in ROWS if row.codes["flores"]
+    }
+    assert of_flores == {row.code: row.script for row in ROWS if row.codes["flores"]}
 
 
 def test_the_identifier_knows_its_codes() -> None:

@@ -20,7 +20,7 @@ from midalign.align.measures import (
 from midalign.analyze.devices import DoneCallback, share_among_devices
 from midalign.analyze.states import StateStore
 from midalign.errors import DataError
-from midalign.record import write_atomically
+from midalign.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,6 +13,7 @@ from midalign import record
 from midalign.analyze.pairs import MEASURES, Matrices
 from midalign.analyze.states import PIVOT, POOLING, sentences_digest
 from midalign.errors import DataError, RecordError
+from midalign.files import write_atomically
 from midalign.languages import counterpart
 from midalign.languages import language as known
 from midalign.leaderboard.load import Run
@@ -374,5 +375,5 @@ def write_analysis(folder: Path, table: Any, plots: dict[str, bytes]) -> list[Pa
     if CHANGES not in plots:
         (folder / CHANGES).unlink(missing_ok=True)
     for name, content in {**contents, **plots}.items():
-        record.write_atomically(folder / name, content)
+        write_atomically(folder / name, content)
     return [folder / name for name in (*contents, *plots)]

@@ -14,6 +14,7 @@ from midalign import bases
 from midalign.analyze.devices import DoneCallback, share_among_devices
 from midalign.data.text import read_lines
 from midalign.errors import BaseModelError, DataError
+from midalign.files import write_atomically
 from midalign.languages import language as known
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ class StateStore:
     def write(self, code: str, states: "Tensor") -> None:
         """Write the states of a language atomically: (layers, sentences, hidden) fp32."""
         from safetensors.torch import save
-
-        from midalign.record import write_atomically
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path(code), save({"states": states}))

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from midalign.cli.help import add_command, new_app
+from midalign.data.registry import DOWNLOADED
 
 if TYPE_CHECKING:
     from midalign.languages import Language
 
 WIDTH = 110
+"""Columns of the table of languages."""
 
 app = new_app(
     "List, add and check data sets and languages.",
@@ -20,17 +22,18 @@ app = new_app(
 
 @add_command(app, "add", examples="midalign data add massive amazon-massive-dataset-1.1.tar.gz")
 def add(
-    name: Annotated[str, typer.Argument(help="massive, tatoeba, ntrex, wmt23, alma, xsid, flores or uner.")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(DOWNLOADED[:-1])} or {DOWNLOADED[-1]}.")],
     path: Annotated[Path, typer.Argument(help="File, folder or archive, as published.")],
 ) -> None:
     """Add a data set from a local copy, verified by digest."""
-    from midalign.data.registry import DATASETS
+    from midalign.data.registry import downloaded_data
     from midalign.errors import DataError, nearest
 
-    if name not in DATASETS:
-        raise DataError(f"No data set {name!r}.{nearest(name, DATASETS)} Expected {', '.join(DATASETS)}")
-    added, missing = DATASETS[name].add(path)
-    print(f"{name}: added {_shown(added)} to {DATASETS[name].FILES.path('x').parent}")
+    if name not in DOWNLOADED:
+        raise DataError(f"No data set {name!r}.{nearest(name, DOWNLOADED)} Expected {', '.join(DOWNLOADED)}")
+    data = downloaded_data(name)
+    added, missing = data.add(path)
+    print(f"{name}: added {_shown(added)} to {data.FILES.path('x').parent}")
     if missing:
         print(f"still missing: {_shown(missing)}")
 
@@ -39,13 +42,14 @@ def add(
 def list_() -> None:
     """List the data sets, their licences, and how to get them."""
     from midalign.data import cache
-    from midalign.data.registry import states
+    from midalign.data.registry import BUNDLED, cache_states, data_set
 
-    print(f"{'mini':9} {'bundled':18} Apache-2.0")
-    for state in states():
+    print(f"{BUNDLED:9} {'bundled':18} {data_set(BUNDLED).LICENCE}")
+    states = cache_states()
+    for state in states:
         print(f"{state.name:9} {f'{state.present} of {state.files} files':18} {state.licence}")
-    print(f"\nFolder: {cache.folder()}")
-    if any(not state.complete for state in states()):
+    print(f"\nFolder: {cache.cache_folder()}")
+    if any(not state.complete for state in states):
         print("Missing files are downloaded at first use. From a local copy:\n  midalign data add NAME PATH")
 
 
@@ -71,8 +75,9 @@ def languages_(
     rows = [row for code, row in languages().items() if code in wanted]
     if as_json:
         source = {"resource_source": RESOURCE_SOURCE}
-        found = [{**asdict(row), "resource": row.resource, **source} for row in rows]
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        columns = [{**asdict(row), **row.codes, "resource": row.resource, **source} for row in rows]
+        flat = [{name: value for name, value in row.items() if name != "codes"} for row in columns]
+        print(json.dumps(flat, ensure_ascii=False, indent=1))
         return
     _print_languages(rows)
 
@@ -83,7 +88,8 @@ def _print_languages(rows: "list[Language]") -> None:
     from rich.table import Table
 
     from midalign.cli.table_printing import print_table
-    from midalign.languages import RESOURCE_SOURCE, SETS
+    from midalign.data.registry import DATA_SETS
+    from midalign.languages import RESOURCE_SOURCE
 
     console = Console(highlight=False, markup=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
@@ -98,7 +104,7 @@ def _print_languages(rows: "list[Language]") -> None:
             f"{row.script} {row.direction}",
             row.branch,
             f"{row.resource} {'-' if row.joshi is None else row.joshi}",
-            " ".join(name for name in SETS if getattr(row, name)),
+            " ".join(name for name in DATA_SETS if row.codes[name]),
             "yes" if row.comet else "",
             row.identifier,
         )
@@ -130,23 +136,23 @@ def overlap(
     import json
 
     from midalign import guard
-    from midalign.data.overlap import overlaps
+    from midalign.data.overlap import find_overlaps
 
     learned = [text for name in training for text in guard.training(name)]
     scored = guard.scored(test, split)
-    found = overlaps(learned, scored)
+    found = find_overlaps(learned, scored)
     repeated = guard.repetitions(learned, scored)
     if as_json:
-        own = [
+        within = [
             {"test": text.dataset, "split": text.split, "language": text.language, "tasks": text.tasks}
             | {"texts": len(text.sentences), "repeated": count}
             for text, count in repeated
         ]
-        both = {"overlap": [{**one.model_dump(), "found": one.found} for one in found], "repeated": own}
+        both = {"overlap": [{**one.model_dump(), "found": one.found} for one in found], "repeated": within}
         print(json.dumps(both, ensure_ascii=False, indent=1))
         return
     counted = [one for one in found if one.found]
-    print(guard.described(counted) or "No overlap.")
+    print(guard.describe_overlaps(counted) or "No overlap.")
     if len(found) > len(counted):
         short = sum(one.short for one in found if not one.found)
         print(f"{short:,} more texts are equal and too short to count (--json shows where).")

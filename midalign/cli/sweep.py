@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from midalign.cluster import Report, Standing
+    from midalign.cluster.client import ReportStanding
+    from midalign.cluster.driver import SweepStanding
     from midalign.leaderboard.statistics import Estimate
     from midalign.sweep.point_results import PointResult
     from midalign.sweep.points import Point
@@ -70,10 +71,10 @@ def sweep(
         for alike in groups:
             _run_here(alike, points, folder, console)
     else:
-        from midalign import cluster
+        from midalign.cluster.client import sweep_on_cluster
 
         with _tasks_bar(console) as report:
-            cluster.sweep(ray, groups, points, folder, report)
+            sweep_on_cluster(ray, groups, points, folder, report)
     results = read_results(points, folder / "results")
     screen = Console(highlight=False, markup=False)
     for group in dict.fromkeys(result.group for result in results):
@@ -97,7 +98,7 @@ def _run_here(alike: "Sequence[Recipe]", points: "Sequence[Point]", folder: Path
 
 
 @contextmanager
-def _tasks_bar(console: "Console") -> "Iterator[Report]":
+def _tasks_bar(console: "Console") -> "Iterator[ReportStanding]":
     """Show a bar over the tasks of a cluster, and a line per finished task."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -105,7 +106,7 @@ def _tasks_bar(console: "Console") -> "Iterator[Report]":
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("connecting", total=None)
 
-        def report(now: "Standing") -> None:
+        def report(now: "SweepStanding") -> None:
             counts = f"{now.done} of {now.total} done, {now.running} running, {now.failed} failed"
             bars.update(bar, completed=now.done, total=now.total or None, description=counts)
             for line in now.news:

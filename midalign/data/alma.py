@@ -1,6 +1,6 @@
-"""ALMA's human-written pairs with English (Xu et al. 2024): WMT's earlier test sets and FLORES-200.
+"""ALMA's human-written pairs with English: WMT's earlier test sets and FLORES-200.
 
-They hold all of NTREX's English and FLORES-200's dev and devtest: no training data where those are scored.
+They contain NTREX's English and FLORES-200's dev and devtest, so do not train on them if those are scored.
 """
 
 import json
@@ -8,31 +8,28 @@ from pathlib import Path
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.data.segments import Segment, segments, sides
+from midalign.data.segments import TranslatedSegment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 
 LICENCE = "MIT (repository); texts from WMT and FLORES-200"
+CITATION = "Xu et al. 2024, https://arxiv.org/abs/2309.11674"
+LEARNED_SPLIT = SHOT_SPLIT = "train"
 FILES = FileSet("alma")
 _URL = "https://raw.githubusercontent.com/fe1ixxu/ALMA/master/human_written_data"
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
-    """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+    """Store the files found in a file, folder or archive. Returns (added, missing) file names."""
     return _source("cs").add(path)
-
-
-def languages() -> list[str]:
-    """Return the languages with pairs, sorted."""
-    return sorted({file.split(".")[1].removesuffix("-en") for file in FILES.digests})
 
 
 def directions() -> list[str]:
     """Return the directions to and from English, sorted."""
-    return sorted(direction for code in languages() for direction in (f"en-{code}", f"{code}-en"))
+    return with_english({file.split(".")[1].removesuffix("-en") for file in FILES.digests})
 
 
 def splits(direction: str) -> list[str]:
-    """Return the splits of a direction: none if it does not exist, no validation for Icelandic."""
+    """Return the splits of a direction. Unknown directions have none, Icelandic has no validation split."""
     if direction not in directions():
         return []
     return ["train", "validation"] if f"valid.{_foreign(direction)}-en.json" in FILES.digests else ["train"]
@@ -43,7 +40,7 @@ def present(direction: str, split: str) -> bool:
     return all(FILES.path(file).is_file() for file in _files(direction, split))
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads them at first use.
 
     Icelandic has no validation split. Raises TaskError for an unknown direction or split, and DataError if
@@ -60,7 +57,7 @@ def read(direction: str, split: str) -> list[Segment]:
     before, after = sides(direction)
     if len(sides_of[before]) != len(sides_of[after]):
         raise DataError(
-            f"{files} have {len(sides_of[before])} and {len(sides_of[after])} lines; expected as many"
+            f"{files} have {len(sides_of[before])} and {len(sides_of[after])} lines; expected equal numbers"
         )
     return segments(f"alma-{foreign}-{split}", sides_of[before], sides_of[after])
 
@@ -71,7 +68,7 @@ def digest(direction: str, split: str) -> str:
 
 
 def _files(direction: str, split: str) -> tuple[str, ...]:
-    """Return the foreign and the English file, or the only file of a validation split."""
+    """Return the foreign and the English file. A validation split has one file."""
     if direction not in directions():
         raise TaskError(unknown_name("ALMA", "direction", direction, directions()))
     pair = f"{_foreign(direction)}-en"
@@ -88,5 +85,5 @@ def _foreign(direction: str) -> str:
     return next(code for code in sides(direction) if code != "en")
 
 
-def _source(language: str) -> lines.Source:
-    return lines.Source(FILES, f"{_URL}/{language}en/{{file}}")
+def _source(language: str) -> lines.LineFiles:
+    return lines.LineFiles(FILES, f"{_URL}/{language}en/{{file}}")

@@ -1,4 +1,4 @@
-"""Members of a file, a folder or an archive, one after the other; nothing is unpacked to disk."""
+"""Read the members of a file, folder or archive one by one, without unpacking them to disk."""
 
 import gzip
 import lzma
@@ -16,10 +16,10 @@ Wanted = Callable[[str], bool]
 
 
 def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name, content) of files whose name `wanted` accepts, without folders and `.xz` or `.gz`.
+    """Yield (file name, content) of the files whose name `wanted` accepts.
 
-    Archives in a folder are searched too. Raises DataError if `path` does not exist, is damaged or cannot be
-    read.
+    Names come without folders and without `.xz` or `.gz`. Archives in a folder are searched too. Raises
+    DataError if `path` does not exist, is damaged or cannot be read.
     """
     try:
         if not path.exists():
@@ -32,13 +32,13 @@ def members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         zlib.error,
         EOFError,
         gzip.BadGzipFile,
-        RuntimeError,  # zipfile's for a password or a compression that it does not know
+        RuntimeError,  # raised by zipfile for a password or an unknown compression
     ) as error:
         raise DataError(
-            f"{path} is damaged or cut short ({error}). Get it from its publisher again"
-        ) from None
+            f"{path} is damaged or truncated ({error}). Get it from its publisher again"
+        ) from error
     except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read ({error.strerror})") from None
+        raise DataError(f"{error.filename or path} cannot be read ({error.strerror})") from error
 
 
 def _members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:

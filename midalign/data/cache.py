@@ -1,4 +1,4 @@
-"""The disk: where data sets live, how they get there whole, and how one is told that they did not."""
+"""Download, verify and cache data sets."""
 
 import errno
 import hashlib
@@ -9,9 +9,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -20,16 +19,17 @@ from pathlib import Path
 import filelock
 
 from midalign.errors import DataError
+from midalign.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 BLOCK = 1 << 18
 PROGRESS = 5.0
-"""Seconds between two lines that say how far a download is."""
+"""Seconds between two progress lines of a download."""
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return $MIDALIGN_CACHE, or `midalign` in the user's cache folder."""
     chosen = os.environ.get("MIDALIGN_CACHE")
     if chosen:
@@ -37,37 +37,32 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "midalign"
 
 
-def offline() -> bool:
-    """Return whether one of Hugging Face's offline switches is set, which midalign obeys too."""
+def is_offline() -> bool:
+    """Return whether one of Hugging Face's offline switches is set. They hold for midalign too."""
     switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
     return any(switch.upper() in ("1", "TRUE", "YES", "ON") for switch in switches)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write beside, then rename: whoever reads sees the old file or the whole new one."""
-    # Not tempfile: its files are their owner's alone, and a cache may be a group's.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with _named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+def write_to_cache(path: Path, content: bytes) -> None:
+    """Write a file of the cache atomically, creating its folder.
+
+    Raises OSError if the disk is full, otherwise DataError.
+    """
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold a lock that one process of the machine has at a time, for a download to `path`."""
+    """Hold the machine-wide lock for a download to `path`. Logs a warning if another process has it."""
     held = filelock.FileLock(f"{path}.lock")
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             held.acquire(timeout=1)
         except filelock.Timeout:
-            log.warning("Waiting for another process that fetches %s", path.name)
+            log.warning("Waiting for another process that downloads %s", path.name)
             held.acquire()
     try:
         yield
@@ -77,24 +72,24 @@ def lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Give errors of writing `path` its name; all but a full disk become a DataError with the remedy."""
+    """Add the file's name to errors of writing it. All but a full disk become a DataError with the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, error.strerror, str(path)) from None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise DataError(
             f"{path} cannot be written ({error.strerror}). Choose another folder for the cache: "
             f"export MIDALIGN_CACHE=FOLDER"
-        ) from None
+        ) from error
 
 
 @dataclass(frozen=True)
 class FileSet:
     """Files with known line counts and sha256.
 
-    They are in `<name>_digests.tsv` next to this module, where an unknown sha256 is empty. If a set allows,
-    other copies than the published ones are kept too, each verified against its own digest.
+    `<name>_digests.tsv` next to this module lists them. An unknown sha256 is empty there. `put` accepts the
+    published files only. `keep` accepts any copy, which is then verified against its own digest.
     """
 
     name: str
@@ -106,12 +101,12 @@ class FileSet:
         table = (row.split("\t") for row in rows)
         return {file: (int(lines), sha256) for file, lines, sha256 in table}
 
-    def digest(self, several: Iterable[str]) -> str:
+    def digest(self, names: Iterable[str]) -> str:
         """Return the sha256 of the digests of some files."""
-        return hashlib.sha256("".join(self.expected(file)[1] for file in several).encode()).hexdigest()
+        return hashlib.sha256("".join(self.expected(file)[1] for file in names).encode()).hexdigest()
 
     def expected(self, file: str) -> tuple[int, str]:
-        """Return (lines, sha256) that `read` requires: noted when a copy was added, or published."""
+        """Return the (lines, sha256) that `read` requires: of the added copy, else of the published file."""
         try:
             lines, sha256 = self._note(file).read_text("utf-8").split()
         except FileNotFoundError:
@@ -120,13 +115,13 @@ class FileSet:
 
     def path(self, file: str) -> Path:
         """Return where a file of the set is stored."""
-        return folder() / self.name / file
+        return cache_folder() / self.name / file
 
     def put(self, file: str, content: bytes, source: str) -> None:
-        """Verify and store a file; raises DataError that names `source` where it is not the published one."""
+        """Verify and store a file. Raises DataError, naming `source`, if it is not the published one."""
         self._verify(file, content, self.digests[file], source, "Get the file from its publisher again")
         self._note(file).unlink(missing_ok=True)
-        write(self.path(file), content)
+        write_to_cache(self.path(file), content)
 
     def published(self, file: str, content: bytes) -> bool:
         """Return whether the content is that of the published file."""
@@ -135,8 +130,8 @@ class FileSet:
     def keep(self, file: str, content: bytes, source: str) -> None:
         """Store a copy that need not be the published one.
 
-        Any other copy causes a warning, and is verified against its own digest from then on. Records get that
-        digest, so that scores on two copies can be distinguished.
+        Any other copy causes a warning and is verified against its own digest from then on. Records get that
+        digest, so that scores on different copies can be distinguished.
         """
         if self.published(file, content):
             return self.put(file, content, source)
@@ -144,12 +139,12 @@ class FileSet:
         lines, sha256 = content.count(b"\n"), hashlib.sha256(content).hexdigest()
         if known and known[1]:
             log.warning(
-                "%s: %s has %d lines, sha256 %s...; the published one has %d, sha256 %s.... It is kept, and "
-                "scores on it are not comparable with published ones",
+                "%s: %s has %d lines, sha256 %s...; the published one has %d, sha256 %s.... The copy is "
+                "kept. Scores on it are not comparable with published ones",
                 *(source, file, lines, sha256[:16], known[0], known[1][:16]),
             )
-        write(self._note(file), f"{lines} {sha256}\n".encode())
-        write(self.path(file), content)
+        write_to_cache(self._note(file), f"{lines} {sha256}\n".encode())
+        write_to_cache(self.path(file), content)
 
     def read(self, file: str) -> str:
         """Return the text of a stored file. Raises DataError if it was altered or truncated."""
@@ -157,79 +152,79 @@ class FileSet:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror})") from None
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
         remedy = f"Remove it (rm {path}) and add the data set again: {self.remedy}"
         self._verify(file, content, self.expected(file), str(path), remedy)
         return content.decode("utf-8")
 
-    def fetch(self, url: str, there: Callable[[], bool], store: Callable[[Path], object]) -> None:
-        """Download `url` and hand the file to `store`, unless `there` says that nothing is missing.
+    def fetch(self, url: str, is_complete: Callable[[], bool], store: Callable[[Path], object]) -> None:
+        """Download `url` and pass the file to `store`, unless `is_complete()`.
 
-        One process does it, the others wait. The download is removed once it is stored, or refused; where the
-        disk fills up or someone presses Ctrl-C, it is kept for the next time.
+        One process downloads, the others wait. The download is removed once `store` has accepted or rejected
+        it. After a full disk or Ctrl-C it is kept for the next attempt.
         """
-        arrived = folder() / "downloads" / url.rpartition("/")[2]
-        with lock(arrived):
-            if there():
+        archive = cache_folder() / "downloads" / url.rpartition("/")[2]
+        with lock(archive):
+            if is_complete():
                 return
             try:
-                if not arrived.is_file():
-                    download(url, arrived)
+                if not archive.is_file():
+                    download(url, archive)
             except DataError as error:
-                raise DataError(f"{self.name}: {error}. With a copy at hand: {self.remedy}") from None
+                raise DataError(f"{self.name}: {error}. From a local copy: {self.remedy}") from error
             try:
-                store(arrived)
+                store(archive)
             except DataError as error:
-                arrived.unlink()
-                raise DataError(f"{self.name}: what {url} sent is not kept: {error}") from None
-            arrived.unlink()
+                archive.unlink()
+                raise DataError(f"{self.name}: the download from {url} was rejected: {error}") from error
+            archive.unlink()
 
     @property
     def remedy(self) -> str:
-        """What to type where the set is missing."""
+        """The command that adds a local copy."""
         return f"midalign data add {self.name} PATH"
 
     def _note(self, file: str) -> Path:
-        """Return the file that notes the lines and sha256 of a copy that differs from the published one."""
+        """Return the file with the lines and sha256 of a copy that differs from the published file."""
         path = self.path(file)
         return path.with_name(f"{path.name}.kept")
 
     def _verify(self, file: str, content: bytes, expected: tuple[int, str], source: str, remedy: str) -> None:
         lines, sha256 = expected
-        found = hashlib.sha256(content).hexdigest()
-        if found != sha256:
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != sha256:
             count = content.count(b"\n")
             raise DataError(
-                f"{source}: {file} has {count:,} lines, sha256 {found[:16]}...; "
+                f"{source}: {file} has {count:,} lines, sha256 {actual[:16]}...; "
                 f"expected {lines:,} lines, sha256 {sha256[:16]}.... {remedy}"
             )
 
 
 def download(url: str, path: Path) -> None:
-    """Fetch `url` to `path`, going on from what an earlier attempt has left beside it.
+    """Download `url` to `path`, resuming an earlier attempt.
 
-    Call it under `lock(path)`. Raises DataError when the network is switched off, or when the whole file does
-    not arrive.
+    Call it under `lock(path)`. Raises DataError if downloads are switched off, or if the file cannot be
+    downloaded completely.
     """
-    if offline():
+    if is_offline():
         raise DataError(
-            f"{path.name} is not here and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids its download"
+            f"{path.name} is missing, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE forbids downloading it"
         )
-    # A warning is seen where logging was not set up: nobody is to wait without knowing for what.
+    # Warnings are shown even if logging is not set up, so that users see why the program is waiting.
     log.warning("Downloading %s", url)
     partial = path.with_name(f"{path.name}.part")
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:
-            log.warning("%s: %s; trying again", url, problem)
+            log.warning("%s: %s. Trying again", url, problem)
             time.sleep(min(2**attempt / 4, 5))
         try:
             _continue(url, partial)
         except urllib.error.HTTPError as error:
             problem = f"the server answers {error.code} {error.reason}"
-            if error.code == 416:  # the part is no beginning of what the server has now
+            if error.code == 416:  # range not satisfiable: the file on the server has changed
                 partial.unlink(missing_ok=True)
-            elif error.code < 500 and error.code not in (408, 429):  # too slow, too many: both pass
+            elif error.code < 500 and error.code not in (408, 429):  # time-out, too many requests
                 break
         except (
             urllib.error.URLError,
@@ -243,36 +238,37 @@ def download(url: str, path: Path) -> None:
             os.replace(partial, path)
             return
     raise DataError(
-        f"{url} could not be fetched: {problem}. What arrived is kept, the same command goes on from there"
+        f"{url} could not be downloaded: {problem}. The received part is kept. "
+        "Rerun the same command to resume"
     )
 
 
 def _continue(url: str, partial: Path) -> None:
-    """Append to `partial` what it lacks; raises IncompleteRead where the connection ends early."""
+    """Append the missing bytes to `partial`. Raises IncompleteRead if the connection ends early."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
-            return  # an earlier process was stopped after the last byte
+            return  # an earlier process ended after the last byte
         raise
     with response:
-        if response.status != 206:  # the whole file comes, whatever was asked for
+        if response.status != 206:  # the server ignores ranges and sends the whole file
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with _named(partial):
             file = partial.open("ab" if start else "wb")
-        told = time.monotonic()
+        logged = time.monotonic()
         with file:
             while block := response.read(BLOCK):
                 with _named(partial):
                     file.write(block)
-                    file.flush()  # a full disk shows here and not at close
+                    file.flush()  # so that a full disk fails here and not at close
                 start += len(block)
-                if time.monotonic() - told > PROGRESS:
-                    told = time.monotonic()
+                if time.monotonic() - logged > PROGRESS:
+                    logged = time.monotonic()
                     of = f" of {total / 1e6:.1f}" if total else ""
                     log.warning("%s: %.1f%s MB", partial.stem, start / 1e6, of)
     if total is not None and start < total:

@@ -1,4 +1,4 @@
-"""FLORES-200: Wikimedia sentences in 204 languages (NLLB Team 2022), CC BY-SA 4.0."""
+"""FLORES-200: Wikimedia sentences in 204 languages."""
 
 import hashlib
 import logging
@@ -6,40 +6,47 @@ from pathlib import Path
 
 from midalign.data import cache
 from midalign.data.archive import members
-from midalign.data.segments import Segment, segments, sides
+from midalign.data.segments import TranslatedSegment, segments, sides, with_english
 from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
-from midalign.languages import languages
+from midalign.languages import languages_of
 
 log = logging.getLogger(__name__)
 
 LICENCE = "CC BY-SA 4.0"
+CITATION = "NLLB Team 2022, https://arxiv.org/abs/2207.04672"
+LEARNED_SPLIT: str | None = None
+SHOT_SPLIT = "validation"
 URL = "https://dl.fbaipublicfiles.com/nllb/flores200_dataset.tar.gz"
 SHA256 = "b8b0b76783024b85797e5cc75064eb83fc5288b41e9654dabc7be6ae944011f6"
-"""Of the archive at URL, 25,585,843 bytes, as several projects have published it."""
+"""Digest of the archive at URL (25,585,843 bytes), as several projects have published it."""
 SPLITS = {"validation": "dev", "test": "devtest"}
 FILES = cache.FileSet("flores")
-"""`<code>.dev` and `<code>.devtest`: line counts, and the few sha256 that two others have published alike."""
+"""`<code>.dev` and `<code>.devtest` with line counts, and the few sha256 that two projects have published."""
 
 
 def directions() -> list[str]:
     """Return the directions to and from English, sorted."""
-    codes = [code for code, row in languages().items() if row.flores and code != "en"]
-    return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
+    return with_english(languages_of("flores"))
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def splits(direction: str) -> list[str]:
+    """Return the splits, which all directions have."""
+    return list(SPLITS)
+
+
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads the archive at first use.
 
     Raises TaskError for an unknown direction or split, and DataError if files are missing, altered or of
     different lengths.
     """
     files = _files(direction, split)
-    _here(files)
+    _ensure_present(files)
     source, target = (FILES.read(file).removesuffix("\n").split("\n") for file in files)
     if len(source) != len(target):
         raise DataError(
-            f"{files[0]} has {len(source)} lines and {files[1]} {len(target)}; expected as many. "
+            f"{files[0]} has {len(source)} lines and {files[1]} {len(target)}; expected equal numbers. "
             f"Add the whole set again: {FILES.remedy}"
         )
     return segments(f"flores-{SPLITS[split]}", source, target)
@@ -48,29 +55,31 @@ def read(direction: str, split: str) -> list[Segment]:
 def digest(direction: str, split: str) -> str:
     """Return the sha256 of both files' digests."""
     files = _files(direction, split)
-    _here(files)
+    _ensure_present(files)
     return FILES.digest(files)
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
     """Store the `<code>.dev` and `<code>.devtest` files found in a file, folder or archive.
 
-    Returns (added, still missing) file names. Anything but the official archive is checked: UTF-8, the same
-    number of lines in each file of a split, and no empty line. Byte order marks and carriage returns are
-    dropped. Raises DataError with file and line.
+    Returns (added, missing) file names. Byte order marks and carriage returns are dropped. Unless it is the
+    official archive, all files of a split must have the same number of lines, none of them empty, in UTF-8.
+    Raises DataError with file and line otherwise.
     """
     official = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
-    found = {
+    contents = {
         name: content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
         for name, content in members(path, lambda name: name in FILES.digests)
     }
-    if not found:
-        raise DataError(f"{path} holds no file of flores; expected some like eng_Latn.dev, eng_Latn.devtest")
+    if not contents:
+        raise DataError(
+            f"{path} holds no file of flores; expected files such as eng_Latn.dev and eng_Latn.devtest"
+        )
     if not official:
-        _check(found, path)
-    for name, content in found.items():
+        _check(contents, path)
+    for name, content in contents.items():
         FILES.keep(name, content, str(path))
-    return list(found), [name for name in FILES.digests if not FILES.path(name).is_file()]
+    return list(contents), [name for name in FILES.digests if not FILES.path(name).is_file()]
 
 
 def _add_official(archive: Path) -> None:
@@ -80,17 +89,17 @@ def _add_official(archive: Path) -> None:
     add(archive)
 
 
-def _check(found: dict[str, bytes], path: Path) -> None:
+def _check(contents: dict[str, bytes], path: Path) -> None:
     """Raise DataError for files whose lines cannot be parallel.
 
-    Warns if the release has other numbers of lines.
+    Logs a warning if the numbers of lines are not those of the release.
     """
     first: dict[str, tuple[str, int]] = {}
-    for name, content in found.items():
+    for name, content in contents.items():
         try:
             lines = content.decode("utf-8").removesuffix("\n").split("\n")
         except UnicodeError as error:
-            raise DataError(f"{path}, {name}: not UTF-8 ({error})") from None
+            raise DataError(f"{path}, {name}: not UTF-8 ({error})") from error
         empty = next((number for number, line in enumerate(lines, start=1) if not line.strip()), None)
         if empty is not None:
             raise DataError(f"{path}, {name}, line {empty}: empty; expected a sentence")
@@ -98,21 +107,21 @@ def _check(found: dict[str, bytes], path: Path) -> None:
         other, expected = first.setdefault(split, (name, len(lines)))
         if len(lines) != expected:
             raise DataError(
-                f"{path}: {other} has {expected} lines and {name} {len(lines)}; expected as many, since line "
-                "n of one translates line n of the other"
+                f"{path}: {other} has {expected} lines and {name} {len(lines)}; expected equal numbers, "
+                "since line n of one file translates line n of the other"
             )
     for split, (name, lines_of_all) in first.items():
         official, _ = FILES.digests[name]
         if lines_of_all != official:
             log.warning(
-                "%s: %d lines in each .%s file, where FLORES-200 has %d. They are kept, and scores on them "
+                "%s: %d lines in each .%s file, where FLORES-200 has %d. The files are kept. Scores on them "
                 "are not comparable with published ones",
                 *(path, lines_of_all, split, official),
             )
 
 
-def _here(files: tuple[str, str]) -> None:
-    """Download and store the whole set where a file is missing."""
+def _ensure_present(files: tuple[str, str]) -> None:
+    """Download and store the whole data set if a file is missing."""
     if not all(FILES.path(file).is_file() for file in files):
         FILES.fetch(URL, lambda: all(FILES.path(file).is_file() for file in FILES.digests), _add_official)
 
@@ -123,5 +132,5 @@ def _files(direction: str, split: str) -> tuple[str, str]:
         raise TaskError(unknown_name("FLORES-200", "direction", direction, directions()))
     if split not in SPLITS:
         raise TaskError(f"FLORES-200 has no split {split!r}; expected validation or test")
-    source, target = (f"{known(code).flores}.{SPLITS[split]}" for code in sides(direction))
+    source, target = (f"{known(code).codes['flores']}.{SPLITS[split]}" for code in sides(direction))
     return source, target

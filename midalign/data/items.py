@@ -1,4 +1,4 @@
-"""The item that slot data sets share."""
+"""The item type of slot data sets."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Item:
 
 @dataclass(frozen=True)
 class TaggedItem(Item):
-    """An utterance that its publisher has split into words."""
+    """An utterance that the publisher has split into words."""
 
     words: tuple[str, ...]
     spans: tuple[tuple[str, int, int], ...]

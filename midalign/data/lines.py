@@ -1,4 +1,4 @@
-"""Data sets of plain text files in which line n of one translates line n of the other."""
+"""Data sets of plain text files, in which line n of one file often translates line n of another."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from midalign.data import cache
 from midalign.data.archive import members
 from midalign.errors import DataError
-from midalign.languages import language as known
 
 
 @dataclass(frozen=True)
-class Source:
-    """Files with known digests, each at a URL of its own."""
+class LineFiles:
+    """Files with known digests that each have a URL."""
 
     files: cache.FileSet
     url: str
+    """URL of a file, with `{file}` for its name."""
 
     def read(self, file: str) -> list[str]:
         """Return the lines of a file. Downloads it at first use."""
@@ -28,37 +28,24 @@ class Source:
         self.files.fetch(
             url,
             self.files.path(file).is_file,
-            lambda arrived: self.files.put(file, arrived.read_bytes(), str(arrived)),
+            lambda download: self.files.put(file, download.read_bytes(), str(download)),
         )
 
     def add(self, path: Path) -> tuple[list[str], list[str]]:
-        """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+        """Store the files found in a file, folder or archive. Returns (added, missing) file names."""
         added = []
         for name, content in members(path, lambda name: name in self.files.digests):
             self.files.put(name, content, str(path))
             added.append(name)
         if not added:
             example = next(iter(self.files.digests))
-            raise DataError(f"{path} holds no file of {self.files.name}; expected some like {example}")
+            raise DataError(f"{path} holds no file of {self.files.name}; expected files such as {example}")
         return added, [name for name in self.files.digests if not self.files.path(name).is_file()]
 
 
-def parallel(source: Source, language: str, foreign: str | None, english: str) -> list[tuple[str, str]]:
-    """Return (foreign, English) line by line. Raises DataError if the set lacks the language."""
-    if foreign is None or foreign not in source.files.digests:
-        raise DataError(f"{source.files.name} has no pairs of {language!r}. Expected {_others(language)}")
+def line_pairs(source: LineFiles, foreign: str, english: str) -> list[tuple[str, str]]:
+    """Return (foreign, English) line by line. Raises DataError if the files differ in length."""
     left, right = source.read(foreign), source.read(english)
     if len(left) != len(right):
-        raise DataError(f"{foreign} has {len(left)} lines and {english} {len(right)}; expected as many")
+        raise DataError(f"{foreign} has {len(left)} lines and {english} {len(right)}; expected equal numbers")
     return [(a.strip(), b.strip()) for a, b in zip(left, right, strict=True)]
-
-
-def _others(language: str) -> str:
-    """Name the sources of pairs of a language with English."""
-    row = known(language)
-    have = [name for name in ("tatoeba", "ntrex", "massive", "mini") if getattr(row, name)]
-    return (
-        f"{', '.join(have)}, or a file of lines foreign TAB English"
-        if have
-        else "a file of lines foreign TAB English"
-    )

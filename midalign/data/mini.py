@@ -1,4 +1,7 @@
-"""The bundled mini benchmark: TSV files in the package, written by scripts/build_mini.py."""
+"""The bundled mini benchmark: utterances with slots, parallel in ten languages.
+
+scripts/build_mini.py writes its TSV files.
+"""
 
 import hashlib
 from functools import cache
@@ -8,11 +11,20 @@ from typing import Literal
 
 from midalign.data import annotation
 from midalign.data.items import Item
-from midalign.data.segments import Segment, sides
+from midalign.data.segments import TranslatedSegment, sides, with_english
 from midalign.errors import DataError, unknown_name
-from midalign.languages import languages
+from midalign.languages import languages_of
 
-FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+LICENCE = "Apache-2.0"
+CITATION = "midalign, CITATION.cff in its repository"
+LEARNED_SPLIT = SHOT_SPLIT = "train"
+PARALLEL = True
+SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+
+
+def splits(part: str) -> list[str]:
+    """Return the splits, which all languages and directions have."""
+    return list(SPLITS)
 
 
 def items(language: str, split: str) -> list[Item]:
@@ -25,13 +37,21 @@ def items(language: str, split: str) -> list[Item]:
     ]
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def directions() -> list[str]:
+    """Return the directions to and from English, sorted."""
+    return with_english(languages_of("mini"))
+
+
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the utterances of a direction such as en-de, parallel by id, in file order.
 
     Raises like `items`.
     """
-    before, after = (items(code, split) for code in sides(direction))
-    return [Segment(one.id, one.utterance, other.utterance) for one, other in zip(before, after, strict=True)]
+    sources, targets = (items(code, split) for code in sides(direction))
+    return [
+        TranslatedSegment(source.id, source.utterance, target.utterance)
+        for source, target in zip(sources, targets, strict=True)
+    ]
 
 
 def digest(language: str, split: str) -> str:
@@ -45,15 +65,14 @@ def digest(language: str, split: str) -> str:
 @cache
 def labels(kind: Literal["intent", "slot"]) -> list[str]:
     """Return all intents or slots, sorted. They are the same in every language."""
-    every = [item for split in FILES for item in items("en", split)]
-    slots = {slot for item in every for slot, _ in item.slots}
-    return sorted({item.intent for item in every} if kind == "intent" else slots)
+    all_items = [item for split in SPLITS for item in items("en", split)]
+    slots = {slot for item in all_items for slot, _ in item.slots}
+    return sorted({item.intent for item in all_items} if kind == "intent" else slots)
 
 
 def _file(language: str, split: str) -> Traversable:
-    known = [code for code, row in languages().items() if row.mini]
-    if language not in known:
-        raise DataError(unknown_name("The mini benchmark", "language", language, known))
-    if split not in FILES:
-        raise DataError(f"No split {split!r}; expected one of {', '.join(FILES)}")
-    return files("midalign") / "data" / "mini" / language / FILES[split]
+    if language not in languages_of("mini"):
+        raise DataError(unknown_name("The mini benchmark", "language", language, languages_of("mini")))
+    if split not in SPLITS:
+        raise DataError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
+    return files("midalign") / "data" / "mini" / language / SPLITS[split]

@@ -1,15 +1,19 @@
-"""NTREX-128: 1,997 English news sentences in 128 languages (Federmann et al. 2022), CC BY-SA 4.0."""
+"""NTREX-128: 1,997 English news sentences in 128 languages."""
 
 from midalign.data import lines
 from midalign.data.cache import FileSet
-from midalign.data.segments import Segment, segments, sides
-from midalign.errors import TaskError, unknown_name
+from midalign.data.segments import TranslatedSegment, segments, sides, with_english
+from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import language as known
-from midalign.languages import languages
+from midalign.languages import languages_of
 
 LICENCE = "CC BY-SA 4.0"
+CITATION = "Federmann et al. 2022, https://aclanthology.org/2022.sumeval-1.4"
+LEARNED_SPLIT = "test"
+SHOT_SPLIT = "train"
+SELECTION = 1
 FILES = FileSet("ntrex")
-SOURCE = lines.Source(
+SOURCE = lines.LineFiles(
     FILES, "https://raw.githubusercontent.com/MicrosoftTranslator/NTREX/main/NTREX-128/{file}"
 )
 ENGLISH = "newstest2019-src.eng.txt"
@@ -18,16 +22,22 @@ add = SOURCE.add
 
 def pairs(language: str) -> list[tuple[str, str]]:
     """Return (foreign, English) pairs in file order. Raises DataError if the set lacks the language."""
-    return lines.parallel(SOURCE, language, _reference(language) if known(language).ntrex else None, ENGLISH)
+    if language not in languages_of("ntrex"):
+        raise DataError(f"ntrex has no pairs of {language!r}")
+    return lines.line_pairs(SOURCE, _reference(language), ENGLISH)
 
 
 def directions() -> list[str]:
     """Return the directions to and from English for each reference, sorted."""
-    codes = [code for code, row in languages().items() if row.ntrex]
-    return sorted(direction for code in codes for direction in (f"en-{code}", f"{code}-en"))
+    return with_english(languages_of("ntrex"))
 
 
-def read(direction: str, split: str) -> list[Segment]:
+def splits(direction: str) -> list[str]:
+    """Return the only split, which all directions have."""
+    return ["test"]
+
+
+def read(direction: str, split: str) -> list[TranslatedSegment]:
     """Return the segments of a direction in file order. Downloads them at first use.
 
     Raises TaskError for an unknown direction or split, and DataError if files are missing or altered.
@@ -52,4 +62,4 @@ def _files(direction: str, split: str) -> tuple[str, str]:
 
 
 def _reference(language: str) -> str:
-    return f"newstest2019-ref.{known(language).ntrex}.txt"
+    return f"newstest2019-ref.{known(language).codes['ntrex']}.txt"

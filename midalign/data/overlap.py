@@ -1,29 +1,29 @@
-"""Overlap of training text with text to be scored: the same text, or nearly.
+"""Find test texts that the training text contains, exactly or nearly.
 
-Texts are compared in NFKC, case-folded, letters (with their marks) and digits alone. Languages are not looked
-at: a copy under another code is a copy. A second key also folds spelling. It drops accents, Hebrew points,
-Arabic vowels, hamza above letters, nuktas, and letters that are apostrophes (Uzbek oʻ). It makes letters
-equal that keyboards and writers exchange (Persian ی and ک, Arabic ي and ك; ı and i), digits of all scripts,
-and sequences that are drawn alike. Lengths count the characters of the folded text, a wide one (Chinese,
-Japanese, Korean) as two. Of the texts of a test split,
+Texts are compared in NFKC and case-folded, by their letters (with marks) and digits only. Language codes are
+ignored: a copy under another code is a copy. A second key also folds spelling. It drops accents, Hebrew
+points, Arabic vowels, hamza above letters, nuktas, and letters that are apostrophes (Uzbek oʻ). It unifies
+letters that keyboards and writers confuse (Persian ی and ک, Arabic ي and ك; ı and i), the digits of all
+scripts, and sequences that look alike. Lengths count the characters of the folded text, wide ones (Chinese,
+Japanese, Korean) twice. A text of a test split is
 
-- *exact* ones equal a training text;
-- *folded* ones are not exact and equal a training text after folding;
-- *short* ones are exact or folded and shorter than SHORT, about seven words of English: two people write
-  "where is the nearest gas station" without having copied. They count where they are more than COMMON of the
-  split's texts;
-- *near* ones are neither, have a length of at least NEAR, and at least CONTAINED of their shingles, all
-  stretches of length SHINGLE of the folded text, stand in the training text, in whichever of its sentences:
-  broken-up and merged ones are found too. The share is that of Chowdhery et al. 2022 (PaLM, section 8) for
-  8-grams of words.
+- *exact* if it equals a training text;
+- *folded* if it is not exact and equals a training text after folding;
+- *short* if it is exact or folded and shorter than SHORT, about seven words of English: two people can write
+  "where is the nearest gas station" independently. Short texts count as overlap only if they are more than
+  COMMON of the split's texts;
+- *near* if it is neither exact nor folded, has a length of at least NEAR, and at least CONTAINED of its
+  shingles (all substrings of length SHINGLE of the folded text) occur in the training text. They may come
+  from different sentences, so that split and merged sentences are found too. The share is that of Chowdhery
+  et al. 2022 (PaLM, section 8) for 8-grams of words.
 
-Traditional and simplified Chinese, and two scripts of one language, stay apart.
+Traditional and simplified Chinese, and two scripts of one language, stay different.
 
-Shingles are not sampled, and are compared by 64-bit hashes: a shingle is taken for one of n others with
-probability n / 2^64, 6e-13 for ten million, and a near text needs at least 24 of them. What is found falsely
-is found by the rule, not by the hashes. SHINGLE, SHORT and the width were set after a look at MASSIVE,
-Tatoeba, NTREX, WMT23, ALMA and mini (SHORT lies above their longest coincidence, 30 letters): that hardly
-anything is found falsely among these, as scripts/benchmarks/overlap.py shows, says little of other data.
+Shingles are not sampled. They are compared by 64-bit hashes: a shingle is mistaken for one of n others with
+probability n / 2^64 (6e-13 for ten million), and a near text needs at least 24 of them. So false positives
+come from the rule, not from the hashes. SHINGLE, SHORT and the width were chosen on MASSIVE, Tatoeba, NTREX,
+WMT23, ALMA and mini (SHORT is above their longest coincidence, 30 letters). scripts/benchmarks/overlap.py
+shows that there are hardly any false positives among these data sets, which says little about other data.
 """
 
 import hashlib
@@ -46,6 +46,9 @@ COMMON = 0.05
 EXAMPLES = 3
 THREADS = 2
 
+_BASE = np.uint64(0xD6E8FEB86659FD93)
+"""Base of the polynomial hashes. It is odd: powers of an even number would vanish modulo 2^64."""
+
 OPTIONAL_MARKS = re.compile(
     "["
     "\u0300-\u036f\u0483-\u0487\u1ab0-\u1aff\u1dc0-\u1dff\ufe20-\ufe2f"  # Latin, Greek, Cyrillic
@@ -54,7 +57,7 @@ OPTIONAL_MARKS = re.compile(
     "\u02b9-\u02c1\u02c6-\u02d1\u02ec\u02ee\ua78c"  # letters that are apostrophes or accents
     "]"
 )
-"""Marks and modifier letters that writers leave out, or for which they type an apostrophe."""
+"""Marks and modifier letters that writers omit or replace with an apostrophe."""
 
 NUKTA = 7
 """Combining class of the dot that makes letters of loan words in scripts of India."""
@@ -67,42 +70,42 @@ ALIKE_LETTERS = {
     **{"ı": "i", "đ": "d", "ł": "l", "ø": "o"},
     "ँ": "ं",
 }
-"""Letters that keyboards and writers exchange."""
+"""Letters that keyboards and writers confuse."""
 
 
 @dataclass(frozen=True)
-class Text:
+class SplitText:
     """The sentences of one language in a split of a data set, in the order of its items."""
 
     dataset: str
-    """The publisher's: `alma` for what a task of WMT23 trains on; the path of a user's own file."""
+    """Name of the data set (`alma` for the training split of WMT23's tasks), or the path of a user's file."""
     split: str
     language: str
     sentences: Sequence[str]
     tasks: tuple[str, ...] = ()
-    """Tasks that score or train on it, where that was asked."""
+    """Tasks that score or train on the text, if collected."""
 
 
-class Section(BaseModel):
-    """A part of what was found: unknown keys are refused."""
+class OverlapModel(BaseModel):
+    """A part of a result. Unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Example(Section):
+class Example(OverlapModel):
     """One test text that overlaps."""
 
     item: int
     """Position in the test split."""
     text: str
     training: str
-    """The equal training text, or the one that holds most of its shingles."""
+    """The equal training text, or the training sentence with most of the shingles."""
     contained: float
-    """Share of its shingles that stand in the training text; 1 for equal texts."""
+    """Share of the shingles that occur in the training text, 1 for equal texts."""
 
 
-class Overlap(Section):
-    """How much of a test text stands in a training data set."""
+class Overlap(OverlapModel):
+    """How much of a test text a training data set contains."""
 
     training: str
     """Data set."""
@@ -113,23 +116,23 @@ class Overlap(Section):
     texts: int
     exact: int
     folded: int = 0
-    """Equal after folding only. 0 in older manifests, where texts were not folded."""
+    """Equal after folding only. 0 in older manifests, when texts were not folded."""
     short: int
-    """Of the exact and the folded ones."""
+    """Number of short texts among the exact and folded ones."""
     near: int
-    """Of the others."""
+    """Number of near texts among the others."""
     tasks: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
-    """Up to EXAMPLES: an exact one, then the near ones that are least contained."""
+    """Up to EXAMPLES: at least one equal text if there is any, then the least contained near ones."""
 
     @property
     def texts_found(self) -> int:
-        """Texts that are found in the training text, short ones included."""
+        """Number of exact, folded and near texts, short ones included."""
         return self.exact + self.folded + self.near
 
     @property
     def found(self) -> int:
-        """Texts that count as overlap."""
+        """Number of texts that count as overlap."""
         common = self.short <= COMMON * self.texts
         return self.texts_found - (self.short if common else 0)
 
@@ -142,16 +145,16 @@ class Overlap(Section):
         )
 
     def figures(self) -> "Overlap":
-        """Return the overlap without texts, which a record must not hold, and without the tasks' names."""
+        """Return the overlap without texts, which records must not contain, and without the tasks' names."""
         return self.model_copy(update={"tasks": (), "examples": ()})
 
 
-class OverlapCheck(Section):
+class OverlapCheck(OverlapModel):
     """Overlap of the text a model was trained on with the text it is scored on."""
 
     found: list[Overlap]
     unchecked: list[str]
-    """Training text that could not be compared, in words. Empty if all of it was."""
+    """Training text that could not be compared, with the reason. Empty if everything was compared."""
 
 
 @dataclass(frozen=True)
@@ -159,24 +162,24 @@ class Fingerprints:
     """Hashes of n sentences."""
 
     whole: np.ndarray
-    """(n,) uint64, of the whole sentence."""
+    """(n,) uint64, hashes of the normalised sentences."""
     lengths: np.ndarray
-    """(n,) int64, of the folded sentence, 0 for one without letters and digits."""
+    """(n,) int64, lengths of the folded sentences, 0 without letters and digits."""
     folded: np.ndarray
-    """(n,) uint64, of the whole folded sentence."""
+    """(n,) uint64, hashes of the folded sentences."""
     shingles: np.ndarray
-    """(m,) uint64, of all stretches of length SHINGLE of the folded sentences, one after the other."""
+    """(m,) uint64, hashes of the shingles of all folded sentences, in order."""
     owners: np.ndarray
-    """(m,) int64, the sentence of each."""
+    """(m,) int64, the sentence of each shingle."""
 
 
 class Lookup:
-    """From hashes to the first of n sentences that has each."""
+    """Map from hashes to the first of n sentences with each hash."""
 
     def __init__(self, hashes: np.ndarray, owners: np.ndarray) -> None:
         self.hashes, first = np.unique(hashes, return_index=True)
         self.owners = owners[first].astype(np.int32)
-        # Nearly all that is asked for is unknown: a table of low bits says so without a search.
+        # Most queried hashes are unknown: a table of low bits rules them out without a search.
         self.low = np.uint64((1 << max(16, (8 * len(self.hashes)).bit_length())) - 1)
         self.seen = np.zeros(int(self.low) + 1, bool)
         self.seen[self.hashes & self.low] = True
@@ -184,7 +187,7 @@ class Lookup:
     def __call__(self, hashes: np.ndarray) -> np.ndarray:
         """Return (m,) the sentence of each hash, -1 if there is none."""
         maybe = np.flatnonzero(self.seen[hashes & self.low])
-        # In ascending order, a search goes through memory from one end to the other.
+        # In ascending order, the search accesses memory sequentially.
         maybe = maybe[np.argsort(hashes[maybe])]
         places = np.searchsorted(self.hashes, hashes[maybe])
         places[places == len(self.hashes)] = 0
@@ -194,10 +197,10 @@ class Lookup:
         return found
 
 
-class Known:
-    """The text of one training split, to be looked up."""
+class TrainingIndex:
+    """Lookups of the text of one training split."""
 
-    def __init__(self, training: Sequence[Text]) -> None:
+    def __init__(self, training: Sequence[SplitText]) -> None:
         self.dataset, self.split = training[0].dataset, training[0].split
         self.sentences = [sentence for text in training for sentence in text.sentences]
         prints = fingerprints(self.sentences)
@@ -206,31 +209,32 @@ class Known:
         self.holding = Lookup(prints.shingles, prints.owners)
 
 
-def overlaps(training: Sequence[Text], test: Sequence[Text]) -> list[Overlap]:
+def find_overlaps(training: Sequence[SplitText], test: Sequence[SplitText]) -> list[Overlap]:
     """Return the overlap of each test text with each training split, if there is any, short texts included.
 
-    Splits of one data set are not compared with each other, which `repeated` does. A split is compared with
-    itself. Takes about 30 bytes of memory per distinct shingle of the training text.
+    Different splits of one data set are not compared with each other: `repeated` does that. A split is
+    compared with itself. Takes about 30 bytes of memory per distinct shingle of the training text.
     """
-    by_split: dict[tuple[str, str], list[Text]] = {}
+    by_split: dict[tuple[str, str], list[SplitText]] = {}
     for text in training:
         by_split.setdefault((text.dataset, text.split), []).append(text)
 
-    def against_all(text: Text) -> list[Overlap]:
+    def against_all(text: SplitText) -> list[Overlap]:
         prints = fingerprints(text.sentences)
-        others = (one for one in known if one.dataset != text.dataset or one.split == text.split)
-        return [_overlap(one, text, prints) for one in others]
+        compared = (index for index in indices if index.dataset != text.dataset or index.split == text.split)
+        return [_overlap(index, text, prints) for index in compared]
 
-    with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the interpreter for most of it
-        known = list(pool.map(Known, by_split.values()))
-        found = [one for several in pool.map(against_all, test) for one in several]
-    return [one for one in found if one.texts_found]
+    with ThreadPoolExecutor(THREADS) as pool:  # numpy releases the GIL for most of the work
+        indices = list(pool.map(TrainingIndex, by_split.values()))
+        overlaps = [overlap for of_text in pool.map(against_all, test) for overlap in of_text]
+    return [overlap for overlap in overlaps if overlap.texts_found]
 
 
-def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
+def _overlap(known: TrainingIndex, text: SplitText, prints: Fingerprints) -> Overlap:
+    # Classify the sentences, as the module's docstring defines it.
     has_letters = prints.lengths > 0
     exact = (known.equal(prints.whole) >= 0) & has_letters
-    equal = known.equal_folded(prints.folded)  # exact ones are equal when folded, too
+    equal = known.equal_folded(prints.folded)  # exact texts included
     folded = (equal >= 0) & has_letters & ~exact
     holding = known.holding(prints.shingles)
     total = np.bincount(prints.owners, minlength=len(prints.lengths))
@@ -251,9 +255,9 @@ def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
             contained=round(float(contained[item]), 3),
         )
 
+    # Examples: the longest equal texts, least likely a coincidence, and the most doubtful near ones.
     near_items = np.flatnonzero(near)
     doubtful = near_items[np.argsort(contained[near_items], kind="stable")]
-    # The longest first: that one was not written twice by chance.
     equal_items = np.flatnonzero(exact | folded)
     longest = equal_items[np.argsort(-prints.lengths[equal_items], kind="stable")]
     shown = [*longest[: max(1, EXAMPLES - len(doubtful))], *doubtful][:EXAMPLES]
@@ -272,26 +276,28 @@ def _overlap(known: Known, text: Text, prints: Fingerprints) -> Overlap:
     )
 
 
-def repeated(text: Text, training: Sequence[Text]) -> list[int]:
+def repeated(text: SplitText, training: Sequence[SplitText]) -> list[int]:
     """Return positions of the test texts that occur verbatim in the training text of their language."""
-    known = {s for one in training if one.language == text.language for s in one.sentences}
-    return [item for item, sentence in enumerate(text.sentences) if sentence in known]
+    learned = {s for other in training if other.language == text.language for s in other.sentences}
+    return [item for item, sentence in enumerate(text.sentences) if sentence in learned]
 
 
-def texts_digest(texts: Sequence[Text]) -> str:
+def texts_digest(texts: Sequence[SplitText]) -> str:
     """Return the sha256 over lines "<language> TAB <sentence>", sorted by data set, split and language."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for text in sorted(texts, key=lambda text: (text.dataset, text.split, text.language)):
-        found.update("".join(f"{text.language}\t{sentence}\n" for sentence in text.sentences).encode())
-    return found.hexdigest()
+        digest.update("".join(f"{text.language}\t{sentence}\n" for sentence in text.sentences).encode())
+    return digest.hexdigest()
 
 
 def fingerprints(sentences: Sequence[str]) -> Fingerprints:
-    """Return the hashes of normalised sentences, of folded ones and of the shingles of these."""
+    """Return the hashes of normalised sentences, of folded sentences and of their shingles."""
+    # All sentences are processed as one text, separated by line feeds.
     joined = "".join(sentence.replace("\n", " ") + "\n" for sentence in sentences)
     normalised = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", joined).casefold())
     whole = _whole(*_units(normalised))
     units, ends = _units(fold_orthography(normalised))
+    # The shingles of a sentence start at each of its first length - SHINGLE + 1 places.
     starts, lengths = _segments(ends)
     counts = np.maximum(lengths - SHINGLE + 1, 0)
     owners = np.repeat(np.arange(len(lengths)), counts)
@@ -301,7 +307,7 @@ def fingerprints(sentences: Sequence[str]) -> Fingerprints:
 
 
 def fold_orthography(text: str) -> str:
-    """Return a text without differences of spelling that leave it the same text; see the module.
+    """Return a text with its spelling folded, as described above.
 
     Args:
         text: normalised and case-folded text of any languages.
@@ -325,7 +331,7 @@ def _folded_letter(letter: str) -> str:
 
 
 def _units(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the letters and digits of lines as code points, wide ones twice, and the line feeds' places."""
+    """Return the code points of letters and digits, wide ones twice, and the places of line feeds."""
     widths = np.zeros(0x110000, np.uint8)
     for character in set(text):
         widths[ord(character)] = _width(character)
@@ -345,7 +351,7 @@ def _whole(units: np.ndarray, ends: np.ndarray) -> np.ndarray:
     starts, lengths = _segments(ends)
     places = np.arange(len(units)) - np.repeat(starts, lengths + 1)
     powers = _BASE ** np.arange(lengths.max(initial=0) + 1, dtype=np.uint64)
-    # The separator belongs to its sentence here, so that no segment is empty.
+    # The line feed belongs to its sentence here, so that no segment is empty.
     hashes: np.ndarray = np.add.reduceat(_mixed(units) * powers[places], starts)
     return hashes
 
@@ -358,9 +364,6 @@ def _width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-_BASE = np.uint64(0xD6E8FEB86659FD93)  # odd, or the hashes of long stretches would forget how they begin
-
-
 def _mixed(units: np.ndarray) -> np.ndarray:
     """Return 64 well-mixed bits per code point: the finaliser of SplitMix64 (Steele et al. 2014)."""
     bits = units.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -371,14 +374,11 @@ def _mixed(units: np.ndarray) -> np.ndarray:
 
 
 def _windows(mixed: np.ndarray) -> np.ndarray:
-    """Return polynomial hashes, modulo 2^64, of SHINGLE numbers from each place on.
-
-    Fewer numbers have none.
-    """
+    """Return the polynomial hashes, modulo 2^64, of SHINGLE numbers from each place on."""
     if len(mixed) < SHINGLE:
         return np.zeros(0, np.uint64)
     size, hashes = 1, mixed
-    while size < SHINGLE:  # a power of two: a stretch is two of half its length
+    while size < SHINGLE:  # a power of two: each step joins two neighbours of half the length
         hashes = hashes[:-size] * _BASE ** np.uint64(size) + hashes[size:]
         size *= 2
     return hashes

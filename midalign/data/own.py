@@ -1,7 +1,7 @@
-"""A user's own data: JSON lines, checked and kept in the cache under a name that their content gives.
+"""Users' own data: JSON lines, checked and stored in the cache.
 
-`slot:PATH`, `translation:PATH` and `structured:PATH` stand for a group with a task for each language. The
-group is named `own_<family>_<file>_<first eight digits of the sha256>`, so a name never means other data.
+`slot:PATH`, `translation:PATH` and `structured:PATH` stand for a group with a task per language. The group is
+named `own_<family>_<file>_<first eight digits of the sha256>`, so the same name always means the same data.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from midalign.data import annotation
-from midalign.data.cache import folder, write
+from midalign.data.cache import cache_folder, write_to_cache
 from midalign.data.items import Item
-from midalign.data.segments import Segment, sides
+from midalign.data.segments import TranslatedSegment, sides
 from midalign.data.text import read_text
 from midalign.errors import DataError, TaskError
 from midalign.languages import language as known_language
@@ -28,7 +28,7 @@ from midalign.metrics.structured import entities
 Split = Literal["train", "validation", "test"]
 
 PREFIX = "own_"
-"""How names of groups and tasks out of users' files begin."""
+"""Prefix of the names of groups and tasks from users' files."""
 
 
 def _line(text: str) -> str:
@@ -54,35 +54,35 @@ Label = Annotated[str, AfterValidator(_label)]
 Value = Annotated[Line, AfterValidator(_value)]
 
 
-class Part(BaseModel):
-    """A part of a row: unknown keys are refused, since a key that is misspelt would be left out else."""
+class StrictModel(BaseModel):
+    """A part of a row. Unknown keys are rejected. Otherwise a typo would be silently ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Row(Part):
-    """What rows of all families have."""
+class OwnRow(StrictModel):
+    """The fields that rows of all families have."""
 
     language: str
-    """A code of `midalign data languages`; of translation a direction such as en-de."""
+    """A code of `midalign data languages`, or a direction such as en-de for translation."""
     split: Split = "test"
     id: str = ""
-    """Its line's number where it has none."""
+    """By default the number of the line."""
 
     @property
     def answer(self) -> str:
-        """A text as long as the right answer."""
+        """The right answer, as tasks expect it."""
         raise NotImplementedError
 
 
-class Slot(Part):
+class Slot(StrictModel):
     """One slot."""
 
     slot: Label
     value: Value
 
 
-class Utterance(Row):
+class SlotRow(OwnRow):
     """A row of slot filling: the slots in order of appearance."""
 
     utterance: Line
@@ -91,29 +91,30 @@ class Utterance(Row):
     @property
     def answer(self) -> str:
         """The right answer."""
-        return target([(one.slot, one.value) for one in self.slots])
+        return target([(slot.slot, slot.value) for slot in self.slots])
 
     @property
     def item(self) -> Item:
-        """As data sets of slots have it; raises ValueError where a value does not stand in the utterance."""
+        """The row as an item. Raises ValueError unless the values occur in the utterance in this order."""
+        # Each value is searched after the one before it, and written as `[slot : value]`.
         pieces, end = [], 0
-        for one in self.slots:
-            start = self.utterance.find(one.value, end)
+        for slot in self.slots:
+            start = self.utterance.find(slot.value, end)
             if start < 0:
                 raise ValueError(
-                    f"{one.slot}: {one.value!r} does not stand in the utterance, or not behind the slot "
-                    f"before it; expected slots in order of appearance"
+                    f"{slot.slot}: {slot.value!r} does not occur in the utterance after the slot before it; "
+                    f"expected slots in order of appearance"
                 )
-            pieces += [self.utterance[end:start].strip(), f"[{one.slot} : {one.value}]"]
-            end = start + len(one.value)
+            pieces += [self.utterance[end:start].strip(), f"[{slot.slot} : {slot.value}]"]
+            end = start + len(slot.value)
         annotated = " ".join(piece for piece in (*pieces, self.utterance[end:].strip()) if piece)
-        slots = tuple((one.slot, one.value) for one in self.slots)
+        slots = tuple((slot.slot, slot.value) for slot in self.slots)
         if annotation.slots(annotated) != slots:
-            raise ValueError("the utterance itself has brackets that read as [slot : value]")
+            raise ValueError("the utterance contains brackets that read as [slot : value]")
         return Item(self.id, "", self.utterance, annotated, slots)
 
 
-class Translation(Row):
+class TranslationRow(OwnRow):
     """A row of translation."""
 
     source: Line
@@ -125,19 +126,19 @@ class Translation(Row):
         return self.target
 
     @property
-    def segment(self) -> Segment:
-        """As data sets of translation have it."""
-        return Segment(self.id, self.source, self.target)
+    def segment(self) -> TranslatedSegment:
+        """The row as a segment."""
+        return TranslatedSegment(self.id, self.source, self.target)
 
 
-class Entity(Part):
+class Entity(StrictModel):
     """One entity."""
 
     type: Label
     text: Line
 
 
-class Text(Row):
+class EntityRow(OwnRow):
     """A row of JSON-structured generation: the entities in order of appearance."""
 
     text: Line
@@ -146,23 +147,22 @@ class Text(Row):
     @property
     def answer(self) -> str:
         """The right answer."""
-        return entities([(one.type, one.text) for one in self.entities])
+        return entities([(entity.type, entity.text) for entity in self.entities])
 
 
-ROWS: dict[str, type[Row]] = {"slot": Utterance, "translation": Translation, "structured": Text}
-"""What a line of a family's file holds."""
-
+ROWS: dict[str, type[OwnRow]] = {"slot": SlotRow, "translation": TranslationRow, "structured": EntityRow}
+"""The model of a line of a file, by family."""
 
 EXAMPLES = {
     "slot": '{"language": "de", "utterance": "um neun", "slots": [{"slot": "time", "value": "neun"}]}',
     "translation": '{"language": "en-de", "source": "good morning", "target": "guten Morgen"}',
     "structured": '{"language": "de", "text": "Ada in Ulm", "entities": [{"type": "PER", "text": "Ada"}]}',
 }
-"""A line of each, with what it must have; `split` and `id` may stand there too."""
+"""A line with the required keys, by family. `split` and `id` are optional."""
 
 
 def is_spec(name: str) -> bool:
-    """Return whether this is `family:PATH`."""
+    """Return whether a name has the form `family:PATH`."""
     return name.partition(":")[0] in ROWS and ":" in name
 
 
@@ -171,27 +171,27 @@ def is_own(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def add(spec: str) -> str:
-    """Check the file of `family:PATH` and keep it; returns the name of its group.
+def add_file(spec: str) -> str:
+    """Check and store the file of `family:PATH`. Returns the name of its group.
 
-    Raises DataError with file and line for a file that cannot be read or a row that is not one.
+    Raises DataError with file and line for a file that cannot be read or an invalid row.
     """
     family, _, path = spec.partition(":")
     content = read_text(Path(path).expanduser())
-    rows = parse(family, content, path)
+    rows = parse_rows(family, content, path)
     if not rows:
-        raise DataError(f"{path} has no rows; expected one JSON object a line")
+        raise DataError(f"{path} has no rows; expected one JSON object per line")
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     stem = re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower()).strip("-")[:40] or "data"
     name = f"{PREFIX}{family}_{stem}_{digest}"
     if not _file(name).is_file():
-        write(_file(name), content.encode())
+        write_to_cache(_file(name), content.encode())
     return name
 
 
-def parse(family: str, content: str, path: str) -> list[Row]:
+def parse_rows(family: str, content: str, path: str) -> list[OwnRow]:
     """Return the rows of a file's text, each with an id. Raises DataError with file and line."""
-    rows: list[Row] = []
+    rows: list[OwnRow] = []
     seen: dict[tuple[str, str, str], int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
@@ -202,29 +202,29 @@ def parse(family: str, content: str, path: str) -> list[Row]:
             row = row.model_copy(update={"id": row.id or str(number)})
             _check(family, row)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}") from None
+            raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}") from error
         except ValidationError as error:
-            raise DataError(f"{where}: {_explain(family, error)}") from None
+            raise DataError(f"{where}: {_explain(family, error)}") from error
         except (ValueError, TaskError) as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{where}: {error}") from error
         first = seen.setdefault((row.language, row.split, row.id), number)
         if first != number:
-            raise DataError(f"{where}: id {row.id!r} is that of line {first} too; expected each once a split")
+            raise DataError(f"{where}: duplicate id {row.id!r}, which line {first} of this split has too")
         rows.append(row)
     return rows
 
 
-def _check(family: str, row: Row) -> None:
+def _check(family: str, row: OwnRow) -> None:
     """Raise ValueError or TaskError for a row that is well-formed but wrong."""
     codes = sides(row.language) if family == "translation" else [row.language]
     for code in codes:
         known_language(code)
-    if isinstance(row, Utterance):
+    if isinstance(row, SlotRow):
         _ = row.item
-    if isinstance(row, Text):
+    if isinstance(row, EntityRow):
         for entity in row.entities:
             if entity.text not in row.text:
-                raise ValueError(f"{entity.type}: {entity.text!r} does not stand in the text")
+                raise ValueError(f"{entity.type}: {entity.text!r} does not occur in the text")
 
 
 def _explain(family: str, error: ValidationError) -> str:
@@ -232,8 +232,8 @@ def _explain(family: str, error: ValidationError) -> str:
     where = ".".join(map(str, problem["loc"]))
     forms = {
         "missing": f"{where} is missing",
-        "extra_forbidden": f"found the key {where}",
-        "model_type": f"{where or 'the line'} is no object",
+        "extra_forbidden": f"unknown key {where}",
+        "model_type": f"{where or 'the line'} is not an object",
     }
     if problem["type"] in forms:
         return f"{forms[problem['type']]}; expected {EXAMPLES[family]}"
@@ -241,13 +241,13 @@ def _explain(family: str, error: ValidationError) -> str:
 
 
 def _file(name: str) -> Path:
-    return folder() / "own" / f"{name}.jsonl"
+    return cache_folder() / "own" / f"{name}.jsonl"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return (group, language) of a task's name.
+    """Return (group, language) of the name of a task or group. The language of a group is empty.
 
-    The language of a group is empty. Raises TaskError otherwise.
+    Raises TaskError for any other name.
     """
     parts = name.split("_", 4)
     if len(parts) < 4 or parts[1] not in ROWS:
@@ -256,14 +256,17 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The file of a group, with what families ask a data set for."""
+class OwnData:
+    """A user's file as a data set: it has the methods of SlotData or TranslationData."""
 
     name: str
 
+    SHOT_SPLIT = "train"
+    PARALLEL = False
+
     @property
     def family(self) -> str:
-        """Of ROWS."""
+        """One of ROWS."""
         return self.name.split("_")[1]
 
     @property
@@ -278,29 +281,29 @@ class Source:
 
     def rows(self, language: str, split: str) -> Sequence[Any]:
         """Return the rows of a split in the order of the file. Raises TaskError if there are none."""
-        found = [row for row in _rows(self.name) if (row.language, row.split) == (language, split)]
-        if not found:
+        rows = [row for row in _rows(self.name) if (row.language, row.split) == (language, split)]
+        if not rows:
             raise TaskError(
                 f"{self.name} has no rows in {language} for {split}, only for "
-                f"{', '.join(self.splits(language)) or 'other languages'}. A row's split is test where it "
-                f'names none; for others: "split": "train"'
+                f"{', '.join(self.splits(language)) or 'other languages'}. Rows without a split belong to "
+                f'test. For another: "split": "train"'
             )
-        return found
+        return rows
 
     def items(self, language: str, split: str) -> list[Item]:
         """Return utterances with their slots. Raises like `rows`."""
         return [row.item for row in self.rows(language, split)]
 
-    def read(self, direction: str, split: str) -> list[Segment]:
+    def read(self, direction: str, split: str) -> list[TranslatedSegment]:
         """Return sources with their translations. Raises like `rows`."""
         return [row.segment for row in self.rows(direction, split)]
 
     def labels(self, kind: Literal["slot", "type"]) -> list[str]:
         """Return all slots or entity types in the file, sorted."""
         if kind == "slot":
-            slots = (slot for row in _rows(self.name) if isinstance(row, Utterance) for slot in row.slots)
+            slots = (slot for row in _rows(self.name) if isinstance(row, SlotRow) for slot in row.slots)
             return sorted({slot.slot for slot in slots})
-        texts = (row for row in _rows(self.name) if isinstance(row, Text))
+        texts = (row for row in _rows(self.name) if isinstance(row, EntityRow))
         return sorted({entity.type for row in texts for entity in row.entities})
 
     def digest(self, language: str, split: str) -> str:
@@ -314,13 +317,13 @@ class Source:
 
 
 @cache
-def _rows(name: str) -> list[Row]:
+def _rows(name: str) -> list[OwnRow]:
     path = _file(name)
     if not path.is_file():
         raise TaskError(
-            f"{name} is not in the cache {path.parent}; name its file once more: {name.split('_')[1]}:PATH"
+            f"{name} is not in the cache {path.parent}. Give the path of its file: {name.split('_')[1]}:PATH"
         )
     content = read_text(path)
     if hashlib.sha256(content.encode()).hexdigest()[:8] != name.split("_")[3]:
-        raise DataError(f"{path} was altered; remove it, and name the file that it was made from once more")
-    return parse(name.split("_")[1], content, str(path))
+        raise DataError(f"{path} was altered. Remove it, and give the path of the original file again")
+    return parse_rows(name.split("_")[1], content, str(path))

@@ -1,23 +1,60 @@
-"""The data sets, and whether they are here."""
+"""The list of data sets, and what each of them offers."""
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import cast
 
-from midalign.data import alma, flores, massive, ntrex, tatoeba, uner, wmt23, xsid
+from midalign.data import DataSet, DownloadedData, PairData, SlotData, TranslationData
 
-DATASETS = {
-    "massive": massive,
-    "tatoeba": tatoeba,
-    "ntrex": ntrex,
-    "wmt23": wmt23,
-    "alma": alma,
-    "xsid": xsid,
-    "flores": flores,
-    "uner": uner,
-}
+DATA_SETS = ("mini", "massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner")
+"""Names of the modules, which are also columns of `languages.tsv`."""
+
+BUNDLED = "mini"
+"""The data set in the package."""
+
+DOWNLOADED = tuple(name for name in DATA_SETS if name != BUNDLED)
+
+
+def data_set(name: str) -> DataSet:
+    """Return the module of one of DATA_SETS."""
+    return cast(DataSet, import_module(f"midalign.data.{name}"))
+
+
+def downloaded_data(name: str) -> DownloadedData:
+    """Return the module of one of DOWNLOADED."""
+    return cast(DownloadedData, data_set(name))
+
+
+def slot_data(name: str) -> SlotData:
+    """Return a data set of utterances, or a user's file of them."""
+    from midalign.data import own
+
+    return cast(SlotData, own.OwnData(name) if own.is_own(name) else data_set(name))
+
+
+def translation_data(name: str) -> TranslationData:
+    """Return a data set of segments, or a user's file of them."""
+    from midalign.data import own
+
+    return cast(TranslationData, own.OwnData(name) if own.is_own(name) else data_set(name))
+
+
+@cache
+def pair_sources() -> tuple[str, ...]:
+    """Return the names of the data sets of sentence pairs."""
+    return tuple(name for name in DATA_SETS if isinstance(data_set(name), PairData))
+
+
+@cache
+def parallel_sources() -> tuple[str, ...]:
+    """Return the names of the data sets whose items translate each other by id."""
+    modules = {name: data_set(name) for name in DATA_SETS}
+    return tuple(name for name, data in modules.items() if isinstance(data, SlotData) and data.PARALLEL)
 
 
 @dataclass(frozen=True)
-class State:
+class CacheState:
     """How much of a data set is in the cache."""
 
     name: str
@@ -27,15 +64,15 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Whether every file is there."""
+        """Whether no file is missing."""
         return self.present == self.files
 
 
-def states() -> list[State]:
-    """Return the state of every data set that is not in the package."""
-    found = []
-    for name, module in DATASETS.items():
-        files = module.FILES
-        present = sum(files.path(file).is_file() for file in files.digests)
-        found.append(State(name, module.LICENCE, present, len(files.digests)))
-    return found
+def cache_states() -> list[CacheState]:
+    """Return the state of every data set in DOWNLOADED."""
+    states = []
+    for name in DOWNLOADED:
+        data = downloaded_data(name)
+        present = sum(data.FILES.path(file).is_file() for file in data.FILES.digests)
+        states.append(CacheState(name, data.LICENCE, present, len(data.FILES.digests)))
+    return states

@@ -1,13 +1,14 @@
-"""What translation data sets share: a segment, and the languages of a direction."""
+"""Segments and directions of translation data sets."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from midalign.errors import TaskError
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One source text with its translation; `id` is the same for a text in all directions of a set."""
+class TranslatedSegment:
+    """One source text with its translation. `id` is the same for a text in all directions of a data set."""
 
     id: str
     source: str
@@ -15,16 +16,22 @@ class Segment:
 
 
 def sides(direction: str) -> tuple[str, str]:
-    """Return the codes of source and target of `en-de`. Raises TaskError for anything else."""
+    """Return the codes of source and target of a direction such as en-de. Raises TaskError otherwise."""
     source, dash, target = direction.partition("-")
     if not dash or not source or not target or "-" in target:
-        raise TaskError(f"{direction!r} is no direction; expected two codes such as en-de")
+        raise TaskError(f"{direction!r} is not a direction; expected two codes such as en-de")
     return source, target
 
 
-def segments(prefix: str, source: list[str], target: list[str]) -> list[Segment]:
+def with_english(languages: Iterable[str]) -> list[str]:
+    """Return the directions from and to English of some languages, sorted."""
+    foreign = [code for code in languages if code != "en"]
+    return sorted(direction for code in foreign for direction in (f"en-{code}", f"{code}-en"))
+
+
+def segments(prefix: str, source: list[str], target: list[str]) -> list[TranslatedSegment]:
     """Join line n of one list with line n of the other, with the id `<prefix>-<n>`."""
     return [
-        Segment(f"{prefix}-{number}", before.strip(), after.strip())
+        TranslatedSegment(f"{prefix}-{number}", before.strip(), after.strip())
         for number, (before, after) in enumerate(zip(source, target, strict=True))
     ]

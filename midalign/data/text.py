@@ -1,4 +1,4 @@
-"""Text files that users bring."""
+"""Read users' text files."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from midalign.errors import DataError
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of `read_text`, at least one. Raises DataError like it."""
-    # Not splitlines: it also breaks at characters that sentences of some languages hold, such as U+2028.
+    """Return the lines of a file, at least one. Raises DataError like `read_text`."""
+    # Not splitlines, which also breaks at characters within sentences of some languages, such as U+2028.
     return read_text(path).removesuffix("\n").split("\n")
 
 
@@ -19,11 +19,11 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        line, found = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
         raise DataError(
-            f"{path}, line {line}: not UTF-8 (found byte {found:#x}); save the file as UTF-8"
-        ) from None
+            f"{path}, line {line}: not UTF-8 (found byte {byte:#x}); save the file as UTF-8"
+        ) from error

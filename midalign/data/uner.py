@@ -1,9 +1,9 @@
-"""Universal NER: sentences of 17 treebanks with persons, organisations and places (Mayhew et al. 2024).
+"""Universal NER: sentences of 17 treebanks with persons, organisations and places.
 
-Sixteen treebanks are those of release 1 but its Norwegian (NDT) and Ugnayan sets, of which no copy was at
-hand. Maghrebi Arabic French (Arabizi) was published after release 1.
-The publisher's own experiments have three types. Croatian and Serbian also mark OTH, and early English files
-have bare `B-O`: both are read as outside.
+Sixteen treebanks are those of release 1 without its Norwegian (NDT) and Ugnayan sets, which were not
+available. Maghrebi Arabic French (Arabizi) was published after release 1. As in the publisher's experiments,
+there are three types. Croatian and Serbian also mark OTH, and early English files have a bare `B-O`: both are
+read as outside.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from midalign.errors import DataError, TaskError, unknown_name
 from midalign.languages import languages
 
 LICENCE = "CC BY-SA 4.0 (all PUD sets but Swedish: 3.0)"
+CITATION = "Mayhew et al. 2024, https://arxiv.org/abs/2311.09122"
+LEARNED_SPLIT: str | None = None
 FILES = FileSet("uner")
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 TYPES = ("LOC", "ORG", "PER")
@@ -49,13 +51,13 @@ UNOPENED = {
     "sr_set-ud-dev.iob2": (1805, 4152),
     "sr_set-ud-train.iob2": (12126, 17489),
 }
-"""Lines of the published files that continue an entity which was not begun. There the tag is read as B-, as
-conlleval does and seqeval by default; anywhere else it is an error."""
+"""Lines of the published files that continue an entity without a beginning. There the tag is read as B-, as
+conlleval and, by default, seqeval do. Anywhere else it is an error."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: its text as published, where its tokens stand, and its entities."""
+    """One sentence: its text as published, the places of its tokens, and its entities."""
 
     id: str
     text: str
@@ -66,7 +68,7 @@ class Sentence:
 
     @property
     def entities(self) -> list[tuple[str, str]]:
-        """(type, text) of the spans, as they stand in the text."""
+        """(type, text) of the spans, as written in the text."""
         places = ((type, self.tokens[first][0], self.tokens[end - 1][1]) for type, first, end in self.spans)
         return [(type, self.text[start:stop]) for type, start, stop in places]
 
@@ -74,7 +76,7 @@ class Sentence:
 @cache
 def treebanks() -> dict[str, str]:
     """Return the language code of each treebank, in the order of the table of languages."""
-    return {name: code for code, row in languages().items() for name in row.uner.split()}
+    return {name: code for code, row in languages().items() for name in row.codes["uner"].split()}
 
 
 def splits(treebank: str) -> list[str]:
@@ -82,8 +84,18 @@ def splits(treebank: str) -> list[str]:
     return [split for split, theirs in SPLITS.items() if f"{treebank}-ud-{theirs}.iob2" in FILES.digests]
 
 
+def shots_from(language: str) -> tuple[str, str]:
+    """Return the treebank and split that few-shot examples of a language are drawn from.
+
+    That is the training split of one of the language's treebanks. If none has one, it is the validation split
+    of the English EWT.
+    """
+    names = (name for name, code in treebanks().items() if code == language)
+    return next(((name, "train") for name in names if "train" in splits(name)), ("en_ewt", "validation"))
+
+
 def add(path: Path) -> tuple[list[str], list[str]]:
-    """Store the files found in a file, folder or archive; returns (added, still missing) file names."""
+    """Store the files found in a file, folder or archive. Returns (added, missing) file names."""
     return _source("en_ewt").add(path)
 
 
@@ -94,7 +106,7 @@ def sentences(treebank: str, split: str) -> list[Sentence]:
     malformed.
     """
     file = _file(treebank, split)
-    return parse(_source(treebank).read(file), str(FILES.path(file)), UNOPENED.get(file, ()))
+    return parse_iob2(_source(treebank).read(file), str(FILES.path(file)), UNOPENED.get(file, ()))
 
 
 def digest(treebank: str, split: str) -> str:
@@ -110,11 +122,11 @@ def _file(treebank: str, split: str) -> str:
     return f"{treebank}-ud-{SPLITS[split]}.iob2"
 
 
-def _source(treebank: str) -> lines.Source:
-    return lines.Source(FILES, _URL.format(folder=_FOLDERS[treebank]))
+def _source(treebank: str) -> lines.LineFiles:
+    return lines.LineFiles(FILES, _URL.format(folder=_FOLDERS[treebank]))
 
 
-def parse(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[Sentence]:
+def parse_iob2(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[Sentence]:
     """Read IOB2 with five columns: number, token, tag, the tag before adjudication, annotator.
 
     Args:
@@ -122,10 +134,10 @@ def parse(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[
         source: its name, for errors.
         unopened: numbers of lines at which an I- tag may begin an entity.
 
-    Raises DataError with file and line for too few columns, a tag that is no IOB2, an I- tag that continues
-    nothing, a sentence without `# sent_id` or `# text`, and a sentence id that stands there twice.
+    Raises DataError with file and line for too few columns, a tag that is not IOB2, an I- tag that continues
+    nothing, a sentence without `# sent_id` or `# text`, and a duplicate sentence id.
     """
-    found: dict[str, Sentence] = {}
+    sentences: dict[str, Sentence] = {}
     comments: dict[str, str] = {}
     tokens: list[tuple[str, str]] = []
     for number, row in enumerate([*rows, ""], start=1):
@@ -143,11 +155,11 @@ def parse(rows: list[str], source: str, unopened: tuple[int, ...] = ()) -> list[
             id = comments.get("sent_id", "")
             if not id or "text" not in comments:
                 raise DataError(f"{where}: the sentence above has no '# sent_id =' or no '# text ='")
-            if id in found:
-                raise DataError(f"{where}: sentence {id!r} stands there twice; expected it once")
-            found[id] = _sentence(id, comments["text"], tokens, where)
+            if id in sentences:
+                raise DataError(f"{where}: duplicate sentence id {id!r}")
+            sentences[id] = _sentence(id, comments["text"], tokens, where)
             comments, tokens = {}, []
-    return list(found.values())
+    return list(sentences.values())
 
 
 def _tag(tag: str, before: str, where: str, may_begin: bool) -> str:
@@ -159,7 +171,7 @@ def _tag(tag: str, before: str, where: str, may_begin: bool) -> str:
         raise DataError(f"{where}: found the tag {tag!r}, expected O or B- or I- with {', '.join(TYPES)}")
     if position == "I" and before[2:] != type:
         if not may_begin:
-            raise DataError(f"{where}: {tag} continues nothing, it follows {before}; expected B-{type}")
+            raise DataError(f"{where}: {tag} after {before} continues nothing; expected B-{type}")
         return f"B-{type}"
     return tag
 
@@ -175,23 +187,23 @@ def _sentence(id: str, text: str, tokens: list[tuple[str, str]], where: str) -> 
             spans[-1] = (type, first, index + 1)
     sentence = Sentence(id, text, places, tuple(spans))
     if not all(value.strip() for _, value in sentence.entities):
-        raise DataError(f"{where}: an entity of sentence {id!r} does not stand in its text")
+        raise DataError(f"{where}: an entity of sentence {id!r} does not occur in its text")
     return sentence
 
 
 def _places(text: str, tokens: list[str]) -> tuple[tuple[int, int], ...]:
-    """Return the first character and end of each token in the text, separated by white space.
+    """Return the first character and end of each token in the text.
 
-    Some tokens of Arabizi do not line up: a word's ending repeats its article ("el", "elnehd"), or the token
-    is not in the text. Such a token is searched for from the previous token on, and has an empty place if not
-    found.
+    Some tokens of Arabizi do not line up with the text: a word's ending repeats its article ("el", "elnehd"),
+    or the token is missing in the text. Such a token is searched from the previous token on. If it is not
+    found, its place is empty.
     """
-    found: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     begin = end = 0
     for token in tokens:
         start = end + len(text[end:]) - len(text[end:].lstrip())
         if not text.startswith(token, start):
             start = text.find(token, begin)
         begin, end = (start, start + len(token)) if start >= 0 else (end, end)
-        found.append((begin, end))
-    return tuple(found)
+        places.append((begin, end))
+    return tuple(places)

@@ -1,7 +1,7 @@
-"""xSID 0.7: utterances to an assistant in 19 languages and dialects (van der Goot et al. 2021), CC BY-SA 4.0.
+"""xSID 0.7: utterances to an assistant in 19 languages and dialects.
 
-The publisher corrects the set now and then, so a copy that differs from the release is taken, with a warning
-and under its own digest.
+The publisher corrects the set from time to time, so a copy that differs from the release is accepted, with a
+warning and under its own digest.
 """
 
 import re
@@ -13,18 +13,22 @@ from midalign.data import cache, lines
 from midalign.data.archive import members
 from midalign.data.items import TaggedItem
 from midalign.errors import DataError, TaskError, unknown_name
-from midalign.languages import languages
+from midalign.languages import languages, languages_of
 
 LICENCE = "CC BY-SA 4.0"
+CITATION = "van der Goot et al. 2021, https://arxiv.org/abs/2105.07316"
+LEARNED_SPLIT: str | None = None
+SHOT_SPLIT = "validation"  # most languages have no training split
+PARALLEL = False
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 FILES = cache.FileSet("xsid")
-"""What stands at commit 761d926 of github.com/mainlp/xsid."""
-SOURCE = lines.Source(
+"""The files at commit 761d926 of github.com/mainlp/xsid."""
+SOURCE = lines.LineFiles(
     FILES,
     "https://raw.githubusercontent.com/mainlp/xsid/761d926c3f2e9f6bea13192d2f39cec1d04d9777/data/xSID-0.7/{file}",
 )
 TRAIN = "en.train.conll"
-"""The one training file, optional. It is not downloaded, since its digest is not known here."""
+"""The only training file, optional. It is not downloaded, because there is no digest to verify it."""
 
 LABELS = [
     "album",
@@ -70,21 +74,26 @@ TAG = re.compile(r"O|([BI])-(\S+)")
 
 
 def items(language: str, split: str) -> list[TaggedItem]:
-    """Return the items of a language and split in file order, downloaded at first use.
+    """Return the items of a language and split in file order. Downloads them at first use.
 
-    Ids are the language and the position. The set's own ids are not unique in Lithuanian and missing in
-    English, and a position is another sentence in some languages: `de_ba` has 148 of 500 items where their
-    English is, `ja` half of them. So no two languages have an id in common, and none is resampled with
-    another. A ";" is written "," (one Norwegian title has one): answers separate slots by it.
+    Ids consist of language and position. The publisher's ids are not unique in Lithuanian and missing in
+    English. Positions do not match across languages: `de_ba` has 148 of 500 items at the position of their
+    English original, `ja` half of them. So no two languages share ids, and none is resampled with another. A
+    ";" (in one Norwegian title) becomes ",", because answers separate slots by ";".
 
-    Raises TaskError for an unknown language or split, DataError where the data is missing or altered.
+    Raises TaskError for an unknown language or split, and DataError if the data is missing or altered.
     """
     file = _file(language, split)
     path = FILES.path(file)
     if not path.is_file() and file != TRAIN:
         SOURCE.fetch(file)
-    parsed = parse(FILES.read(file), str(path), unique=False)
+    parsed = parse_conll(FILES.read(file), str(path), unique=False)
     return [replace(item, id=f"{language}-{item.id}") for item in parsed]
+
+
+def splits(language: str) -> list[str]:
+    """Return the splits of a language. Only English has a training split."""
+    return [split for split in SPLITS if split != "train" or language == "en"]
 
 
 def labels(kind: Literal["slot"]) -> list[str]:
@@ -93,47 +102,51 @@ def labels(kind: Literal["slot"]) -> list[str]:
 
 
 def digest(language: str, split: str) -> str:
-    """Return the sha256 of a split, as published or else of the copy that was added."""
+    """Return the sha256 of a split: of the added copy if there is one, else of the published file."""
     return FILES.expected(_file(language, split))[1]
 
 
 def add(path: Path) -> tuple[list[str], list[str]]:
     """Store the `<language>.<split>.conll` files of a file, folder or archive; returns (added, missing).
 
-    Byte order marks and carriage returns are dropped. Where a name stands there more than once, as in the
+    Byte order marks and carriage returns are dropped. Of several files with the same name, as in the
     publisher's repository with all its versions, the published one is taken. Raises DataError with file and
-    line for what is malformed, and where no file is found.
+    line for malformed content, and if there are no files.
     """
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for name, content in members(path, lambda name: name in FILES.digests or name == TRAIN):
         content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
-        if name not in found or FILES.published(name, content):
-            found[name] = content
-    if not found:
-        raise DataError(f"{path} holds no file of xSID; expected some of en.valid.conll, en.test.conll, ...")
-    for name, content in found.items():
+        if name not in contents or FILES.published(name, content):
+            contents[name] = content
+    if not contents:
+        raise DataError(f"{path} holds no file of xSID; expected files such as en.valid.conll")
+    for name, content in contents.items():
         try:
             text = content.decode("utf-8")
         except UnicodeError as error:
-            raise DataError(f"{path}, {name}: not UTF-8 ({error})") from None
-        if name != TRAIN:  # read when it is trained on
-            parse(text, f"{path}, {name}", unique=not FILES.published(name, content))
-    for name, content in found.items():
+            raise DataError(f"{path}, {name}: not UTF-8 ({error})") from error
+        if name != TRAIN:  # checked when it is read
+            parse_conll(text, f"{path}, {name}", unique=not FILES.published(name, content))
+    for name, content in contents.items():
         FILES.keep(name, content, str(path))
-    return list(found), [name for name in FILES.digests if not FILES.path(name).is_file()]
+    return list(contents), [name for name in FILES.digests if not FILES.path(name).is_file()]
 
 
-def parse(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
+def parse_conll(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
     """Return the items of a file.
 
     A file has comments such as `# text = ...` or `# text: ...`, then rows of index, word, intent and BIO tag.
-    An empty line separates items. The utterance is the comment `text` if that spells the words (blanks
-    apart), else the words with blanks between them: in one item of the release it does not. `unique` rejects
-    duplicate ids.
+    An empty line separates items. The utterance is the comment `text` if it spells the words (ignoring
+    blanks). Otherwise, which concerns one item of the release, it is the words joined by blanks.
+
+    Args:
+        text: the content of the file.
+        source: its name, for errors.
+        unique: whether to reject duplicate ids.
 
     Raises DataError with `source` and line.
     """
-    found: list[TaggedItem] = []
+    items: list[TaggedItem] = []
     seen: dict[str, int] = {}
     comments: dict[str, str] = {}
     rows: list[tuple[str, str, str]] = []
@@ -150,16 +163,15 @@ def parse(text: str, source: str, *, unique: bool) -> list[TaggedItem]:
             id = comments.get("id")
             if unique and id is not None and seen.setdefault(id, number) != number:
                 raise DataError(
-                    f"{where}: the item before it has the id {id}, as the one before line {seen[id]}; "
-                    "expected each id once"
+                    f"{where}: duplicate id {id} of the item above; the item above line {seen[id]} has it too"
                 )
-            found.append(_item(str(len(found) + 1), comments, rows))
+            items.append(_item(str(len(items) + 1), comments, rows))
             comments, rows = {}, []
         elif comments:
             raise DataError(f"{where}: an item without words")
-    if not found:
+    if not items:
         raise DataError(f"{source} holds no item")
-    return found
+    return items
 
 
 def _row(line: str, before: list[tuple[str, str, str]], where: str) -> tuple[str, str, str]:
@@ -231,12 +243,11 @@ def _annotated(words: list[str], spans: list[tuple[str, int, int]]) -> str:
 
 
 def _file(language: str, split: str) -> str:
-    known = {code: row.xsid for code, row in languages().items() if row.xsid}
-    if language not in known:
-        raise TaskError(unknown_name("xSID", "language", language, known))
+    if language not in languages_of("xsid"):
+        raise TaskError(unknown_name("xSID", "language", language, languages_of("xsid")))
     if split not in SPLITS:
         raise TaskError(f"No split {split!r}; expected one of {', '.join(SPLITS)}")
-    file = f"{known[language]}.{SPLITS[split]}.conll"
+    file = f"{languages()[language].codes['xsid']}.{SPLITS[split]}.conll"
     if split == "train" and file != TRAIN:
         raise TaskError(f"xSID has no training split of {language!r}, only one of English ({TRAIN})")
     if split == "train" and not FILES.path(file).is_file():

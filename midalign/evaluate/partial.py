@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from midalign.record import TaskResult, write_atomically
+from midalign.files import write_atomically
+from midalign.record import TaskResult
 
 FOLDER = ".partial"
 

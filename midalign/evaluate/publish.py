@@ -11,12 +11,13 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import guard, locks, record
 from midalign.adapter import TrainingText
-from midalign.data.overlap import OverlapCheck, Text
+from midalign.data.overlap import OverlapCheck, SplitText
 from midalign.evaluate import shards
 from midalign.evaluate.outcome import describe_base, describe_decoding, describe_engine, describe_sample
 from midalign.evaluate.partial import TaskPart
 from midalign.evaluate.plan import EvalPlan
 from midalign.evaluate.settings import EvaluatedModel, Split, record_name
+from midalign.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def publish_record(
             for task, part in parts.items()
             for output in part.outputs or []
         )
-        record.write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
+        write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
 
 
 def check_training_overlap(
@@ -84,7 +85,7 @@ def check_training_overlap(
     Warns of overlap, and of training text that is named but cannot be compared.
     """
     base_manifest = adapters.read_manifest(adapters.base_folder(base))
-    scored: list[Text] | None = None
+    scored: list[SplitText] | None = None
     by_sources: dict[tuple[TrainingText, ...] | None, OverlapCheck] = {}
     checks: dict[str, OverlapCheck | None] = {}
     for model in models:
@@ -105,7 +106,9 @@ def check_training_overlap(
         check = checks[model.name] = by_sources[sources]
         if check.found:
             log.warning(
-                "%s was trained on text of this evaluation:\n%s", model.name, guard.described(check.found)
+                "%s was trained on text of this evaluation:\n%s",
+                model.name,
+                guard.describe_overlaps(check.found),
             )
         if check.unchecked and sources is not None:
             log.warning("The overlap of %s was not checked: %s", model.name, "; ".join(check.unchecked))

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from midalign import adapter as adapters
 from midalign import harness, record
+from midalign.data.registry import parallel_sources, slot_data
 from midalign.evaluate.live import switch
 from midalign.evaluate.settings import EvaluatedModel
 from midalign.languages import in_table_order
 
 if TYPE_CHECKING:
-    from midalign.data.items import Item
     from midalign.evaluate.plan import EvalPlan
 
 CANDIDATES = 100
 PIVOT = "en"
-SOURCES = ("massive", "mini")
-"""Data sets whose items are parallel by id."""
 POOLING = "mean without BOS, centred, cosine, both directions"
 OTHER_POOLING = "mean without {}, centred, cosine, both directions"
 """Pooling for tokenizers that add something else than BOS. Older records pooled all tokens there, so their
@@ -46,16 +44,17 @@ def held_out_pairs(
     foreign = [language for language in languages if language != PIVOT]
     if not foreign:
         return {}
+    items = slot_data(source).items
     # 1. English, in one seeded order for all languages.
-    english = {item.id: item.utterance for item in _items(source, PIVOT, split)}
-    english_known = {item.utterance for item in _items(source, PIVOT, "train")}
+    english = {item.id: item.utterance for item in items(PIVOT, split)}
+    english_known = {item.utterance for item in items(PIVOT, "train")}
     order = sorted(english)
     random.Random(seed).shuffle(order)
     # 2. Per language the first items whose two utterances are new.
     pairs = {}
     for language in foreign:
-        utterances = {item.id: item.utterance for item in _items(source, language, split)}
-        seen = {item.utterance for item in _items(source, language, "train")}
+        utterances = {item.id: item.utterance for item in items(language, split)}
+        seen = {item.utterance for item in items(language, "train")}
         seen_english = set(english_known)
         ids: list[str] = []
         for item in order:
@@ -67,13 +66,6 @@ def held_out_pairs(
                 break
         pairs[language] = Pairs(tuple(ids), tuple(utterances[i] for i in ids), tuple(english[i] for i in ids))
     return pairs
-
-
-def _items(source: str, language: str, split: str) -> "list[Item]":
-    from midalign.data import massive, mini
-
-    items: list[Item] = {"massive": massive, "mini": mini}[source].items(language, split)
-    return items
 
 
 def candidates_digest(pairs: Mapping[str, Pairs]) -> str:
@@ -174,7 +166,7 @@ def source_and_languages(names: Sequence[str]) -> tuple[str, list[str]]:
     if not names:
         return "", []
     source = str(harness.metadata(names[0])["source"])
-    if source not in SOURCES:
+    if source not in parallel_sources():
         return source, []
     of_source = (name for name in names if harness.metadata(name)["source"] == source)
     languages = {code for name in of_source for code in harness.task_languages(name)} - {PIVOT}

@@ -1,21 +1,24 @@
-"""Task families: data set, prompt's fields, target and score of one document."""
+"""Task families: the data set, the prompt's fields, the target and the score of one document."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    from midalign.data.overlap import Text
+    from midalign.data.overlap import SplitText
 
 
 class Family(Protocol):
-    """What a family's module has; its metrics are in midalign.metrics under the same name."""
+    """What a family's module has. Its metrics are in midalign.metrics under the same name."""
 
     def dataset(self, **metadata: Any) -> Any:
         """Return the splits of a task, by name, for lm-eval's `custom_dataset`."""
 
     def counts(self, doc: Mapping[str, Any], output: str) -> list[int]:
         """Return the family's COLUMNS of a document's output."""
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> Mapping[str, Any]:
+        """Return a document's value of each metric, for lm-eval."""
 
     def metrics(self, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the family's METRICS that a task has, the headline first."""
@@ -38,7 +41,7 @@ class Family(Protocol):
     def origin(self, metadata: Mapping[str, Any], split: str) -> str:
         """Return the name of the data set that a split of a task comes from."""
 
-    def texts(self, metadata: Mapping[str, Any], split: str) -> "list[Text]":
+    def texts(self, metadata: Mapping[str, Any], split: str) -> "list[SplitText]":
         """Return the sentences of a split, one text per language.
 
         Raises TaskError if the data set lacks it.

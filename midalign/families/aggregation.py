@@ -1,4 +1,4 @@
-"""From a family's counts to what lm-eval prints: a metric, and its standard error behind ±."""
+"""Turn a family's counts into the metrics and standard errors that lm-eval prints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from midalign.metrics import bootstrap, item_value, scorer
 
 
 class ItemScore(float):
-    """One item's value of a metric, which carries the item's counts to the aggregation and to the record.
+    """One item's value of a metric, with the item's counts for the aggregation and the record.
 
     In lm-eval's samples it is a plain number.
     """
@@ -17,7 +17,7 @@ class ItemScore(float):
     counts: Sequence[int]
 
     def __new__(cls, value: float, counts: Sequence[int] = ()) -> "ItemScore":
-        """Make the value; pickle restores `counts` afterwards."""
+        """Create the value. Pickle restores `counts` afterwards."""
         score = super().__new__(cls, value)
         score.counts = counts
         return score
@@ -36,7 +36,7 @@ def rate(metric: Callable[..., Any]) -> Aggregation:
 
 
 def error(metric: Callable[..., Any]) -> Aggregation:
-    """Return the aggregation that gives the bootstrap standard error of `rate(metric)`."""
+    """Return an aggregation: the bootstrap standard error of `rate(metric)`."""
 
     def resampled(items: Sequence[ItemScore]) -> float:
         return bootstrap.stderr(_counts(items), metric)
@@ -49,21 +49,28 @@ def _counts(items: Sequence[ItemScore]) -> np.ndarray:
 
 
 def item_scores(family: str, counts: list[int], metrics: Mapping[str, Any]) -> dict[str, ItemScore]:
-    """Return an item's value of each metric, and under `<metric>_stderr` the standard error of one item: 0.
+    """Return an item's value of each metric, and 0 under `<metric>_stderr`.
 
-    lm-eval has no other way to a standard error of its own: it prints what is aggregated under that name
-    behind ±, if the name comes after its metric.
+    This is the only way to a custom standard error in lm-eval: it prints the aggregate of that name after ±,
+    if the name comes after its metric.
     """
-    scored, found = scorer(family), dict[str, ItemScore]()
+    family_scorer, scores = scorer(family), dict[str, ItemScore]()
     for metric in metrics:
-        found[metric] = ItemScore(item_value(scored, metric, counts), counts)
-        found[f"{metric}_stderr"] = ItemScore(0.0, counts)
-    return found
+        scores[metric] = ItemScore(item_value(family_scorer, metric, counts), counts)
+        scores[f"{metric}_stderr"] = ItemScore(0.0, counts)
+    return scores
 
 
-def by_name(metrics: Mapping[str, Callable[..., Any]]) -> dict[str, Aggregation]:
-    """Return both aggregations of each metric, by the names that lm-eval looks up in a family's module."""
-    found: dict[str, Aggregation] = {}
+def aggregations_by_name(metrics: Mapping[str, Callable[..., Any]]) -> Callable[[str], Aggregation]:
+    """Return a `__getattr__` for a family's module, where lm-eval looks up two aggregations per metric."""
+    aggregations: dict[str, Aggregation] = {}
     for name, metric in metrics.items():
-        found[name], found[f"{name}_stderr"] = rate(metric), error(metric)
-    return found
+        aggregations[name], aggregations[f"{name}_stderr"] = rate(metric), error(metric)
+
+    def aggregation(name: str) -> Aggregation:
+        try:
+            return aggregations[name]
+        except KeyError:
+            raise AttributeError(f"no attribute or metric {name!r}") from None
+
+    return aggregation

@@ -2,79 +2,41 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from midalign.data import own
-from midalign.data.overlap import Text
+from midalign.data.overlap import SplitText
+from midalign.data.registry import slot_data
 from midalign.families import slot_grammar
-from midalign.families.aggregation import ItemScore, by_name, item_scores
-from midalign.families.shots import with_pool
-from midalign.metrics.slot import METRICS, count, target
+from midalign.families.aggregation import ItemScore, aggregations_by_name, item_scores
+from midalign.families.shots import TaskSplits, draw_shots
+from midalign.metrics.slot import METRICS, count_slots, target
 
 if TYPE_CHECKING:
-    import datasets
-
     from midalign.data.items import Item
 
-SHOTS = 64
-"""Size of the few-shot pool. lm-eval copies the pool when it loads a task, and compares each document with
-all of it when it draws: all 11,514 training documents of a language would cost more than the rest."""
 
-SHOTS_FROM = {"xsid": "validation"}
-"""The split that few-shot examples come from, where it is not the training split: xSID has none in most
-languages."""
-
-
-class Splits(dict[str, "datasets.Dataset"]):
-    """Splits of one language, each read when it is first asked for: train, validation, test, and shots."""
-
-    def __init__(self, source: str, language: str, document: Callable[..., dict[str, Any]]) -> None:
-        self.source, self.language, self.document = source, language, document
-
-    def __missing__(self, split: str) -> "datasets.Dataset":
-        import datasets
-
-        items = self._shots() if split == "shots" else self._items(split)
-        documents = datasets.Dataset.from_list(
-            [self.document(item, self.source, self.language) for item in items]
-        )
-        self[split] = with_pool(documents, partial(self.__getitem__, "shots"))
-        return self[split]
-
-    def _items(self, split: str) -> "list[Item]":
-        found: list[Item] = _source(self.source).items(self.language, split)
-        return found
-
-    def _shots(self) -> "list[Item]":
-        """Return items of SHOTS_FROM in a seeded order, because file order begins with alarms only.
-
-        The shots of MASSIVE and the mini benchmark are translations of each other, those of xSID are not.
-        """
-        if own.is_own(self.source) and "train" not in own.Source(self.source).splits(self.language):
-            return []
-        items = self._items(SHOTS_FROM.get(self.source, "train"))
-        return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
-
-
-def _source(name: str) -> Any:
-    """Return the data set's module, or a user's file."""
-    from midalign.data import massive, mini, xsid
-
-    if own.is_own(name):
-        return own.Source(name)
-    return {"massive": massive, "mini": mini, "xsid": xsid}[name]
-
-
-def dataset(*, source: str, language: str, **_: Any) -> Splits:
+def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
-    return Splits(source, language, document)
+    return TaskSplits(
+        lambda split: [slot_document(item, source, language) for item in split_items(source, language, split)]
+    )
 
 
-def document(item: "Item", source: str, language: str) -> dict[str, Any]:
+def split_items(source: str, language: str, split: str) -> "Sequence[Item]":
+    """Return the items of a split, or the few-shot pool for the split `shots`.
+
+    The pools of MASSIVE and the mini benchmark are translations of each other, those of xSID are not.
+    """
+    data = slot_data(source)
+    if split != "shots":
+        return data.items(language, split)
+    if data.SHOT_SPLIT not in data.splits(language):
+        return []
+    return draw_shots(data.items(language, data.SHOT_SPLIT))
+
+
+def slot_document(item: "Item", source: str, language: str) -> dict[str, Any]:
     """Return one document, with everything that a prompt or a score needs."""
     return {
         "id": item.id,
@@ -93,14 +55,14 @@ def spaced(annotated: str) -> str:
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
-    """Return metrics.slot.COLUMNS of an output's first line. Engines stop there, other programs may not."""
+    """Return metrics.slot.COLUMNS of an output's first line. Engines stop there, other programs may go on."""
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     line = output.strip().partition("\n")[0]
-    return count(gold, line, doc["utterance"], doc["annotated"], doc["language"])
+    return count_slots(gold, line, doc["utterance"], doc["annotated"], doc["language"])
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the document's value of every metric."""
+    """Return the document's value of every metric, which lm-eval logs and aggregates."""
     return item_scores("slot", counts(doc, results[0]), METRICS)
 
 
@@ -111,11 +73,13 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Return the grammar of a document's answers: slots of its data set, values from its utterance."""
-    return slot_grammar.grammar(doc["utterance"], _source(metadata["source"]).labels("slot"), doc["language"])
+    return slot_grammar.build_slot_grammar(
+        doc["utterance"], slot_data(metadata["source"]).labels("slot"), doc["language"]
+    )
 
 
 def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return nothing: the task version says how these metrics are computed."""
+    """Return an empty dict: the task version says how these metrics are computed."""
     return {}
 
 
@@ -126,7 +90,7 @@ def input_field(metadata: Mapping[str, Any]) -> str:
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
-    return str(_source(metadata["source"]).digest(metadata["language"], split))
+    return slot_data(metadata["source"]).digest(metadata["language"], split)
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
@@ -134,11 +98,12 @@ def origin(metadata: Mapping[str, Any], split: str) -> str:
     return str(metadata["source"])
 
 
-def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     """Return the utterances of a split."""
     source, language = metadata["source"], metadata["language"]
-    utterances = [item.utterance for item in _source(source).items(language, split)]
-    return [Text(source, split, language, utterances)]
+    utterances = [item.utterance for item in slot_data(source).items(language, split)]
+    return [SplitText(source, split, language, utterances)]
 
 
-globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module
+if not TYPE_CHECKING:  # with it, type checkers would accept any attribute
+    __getattr__ = aggregations_by_name(METRICS)

@@ -1,10 +1,13 @@
-"""The language of slot filling's answers as a grammar: values can only be stretches of the utterance.
+"""The grammar of slot filling's answers: values can only be substrings of the utterance.
 
-A value begins and ends at any character (code point), and not only where a word does: many scripts write no
-blanks, and gold values end within words where suffixes follow them ("Ankara'da"). It does not begin or end in
-white space, does not hold what separates slots or ends the answer (";", a line break), and does not split
-what midalign.metrics.folding reads as one character (a letter and its accent): so every value stands in the
-utterance as midalign.metrics.slot looks it up.
+A value can begin and end at any character (code point), not only at word boundaries: many scripts have no
+blanks between words, and gold values end within words if a suffix follows ("Ankara'da"). But a value
+
+- does not begin or end with white space,
+- does not contain what separates slots or ends the answer (";", a line break),
+- does not split what midalign.metrics.folding reads as one character (a letter and its accent).
+
+So midalign.metrics.slot finds every value in the utterance.
 """
 
 from collections.abc import Sequence
@@ -13,16 +16,17 @@ from midalign.metrics.folding import fold_letters
 
 SEPARATORS = ";\n"
 WINDOW = 8
-"""Characters on each side of a place that are looked at for what belongs together: a syllable of Hangul has
-three, a letter seldom more than four marks."""
+"""Number of characters on each side of a place that may form one character with their neighbours: a syllable
+of Hangul has three, a letter rarely more than four marks."""
 
 
-def grammar(utterance: str, slots: Sequence[str], language: str) -> str:
+def build_slot_grammar(utterance: str, slots: Sequence[str], language: str) -> str:
     """Return the grammar of `None` or `slot: value; slot: value` in xgrammar's EBNF.
 
     Its size is linear in the utterance, with one rule per character: that character and, if there are more,
     the rule of the next. A value is any of the rules at whose character a value may begin.
     """
+    # From the last character to the first, so that a rule knows whether the next character has one.
     rules: list[str] = []
     starts: list[str] = []
     following = ""
@@ -52,7 +56,7 @@ def grammar(utterance: str, slots: Sequence[str], language: str) -> str:
 
 
 def separable(text: str, place: int, language: str) -> bool:
-    """Return whether folding leaves the text before a place and that from there on side by side."""
+    """Return whether a text can be split at a place without changing how it is folded."""
     before, after = text[max(place - WINDOW, 0) : place], text[place : place + WINDOW]
     if before.isascii() and after.isascii():
         return True
@@ -64,8 +68,5 @@ def separable(text: str, place: int, language: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Return a string literal of the EBNF.
-
-    Unprintable characters and the two special ones are written as numbers.
-    """
+    """Return a string literal of the EBNF. Unprintable characters, quotes and backslashes are escaped."""
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'

@@ -1,13 +1,14 @@
-"""Slot filling on data with tagged words, for lm-eval: as midalign.families.slot, and scored as spans."""
+"""Slot filling on data with tagged words, for lm-eval: midalign.families.slot, scored as spans too."""
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from midalign.families import slot
-from midalign.families.aggregation import ItemScore, by_name, item_scores
+from midalign.families.aggregation import ItemScore, aggregations_by_name, item_scores
+from midalign.families.shots import TaskSplits
 from midalign.families.slot import constraint, data_digest, origin, signatures, texts
-from midalign.metrics.slot_spans import METRICS, count
+from midalign.metrics.slot_spans import METRICS, count_spans
 
 if TYPE_CHECKING:
     from midalign.data.items import TaggedItem
@@ -17,24 +18,29 @@ __all__ = [
     "counts",
     "data_digest",
     "dataset",
-    "document",
     "metrics",
     "origin",
     "process_results",
     "signatures",
+    "tagged_document",
     "texts",
 ]
 
 
-def dataset(*, source: str, language: str, **_: Any) -> slot.Splits:
+def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
-    return slot.Splits(source, language, document)
+
+    def read(split: str) -> list[dict[str, Any]]:
+        items = cast("Sequence[TaggedItem]", slot.split_items(source, language, split))
+        return [tagged_document(item, source, language) for item in items]
+
+    return TaskSplits(read)
 
 
-def document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
+def tagged_document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
     """Return one document: that of midalign.families.slot, with the words and their spans."""
     return {
-        **slot.document(item, source, language),
+        **slot.slot_document(item, source, language),
         "words": json.dumps(item.words, ensure_ascii=False),
         "spans": json.dumps(item.spans),
     }
@@ -43,12 +49,12 @@ def document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """Return metrics.slot_spans.COLUMNS of an output's first line.
 
-    Engines stop there, other programs may not.
+    Engines stop there, other programs may go on.
     """
     gold = [(label, value) for label, value in json.loads(doc["slots"])]
     spans = [(label, start, end) for label, start, end in json.loads(doc["spans"])]
     line = output.strip().partition("\n")[0]
-    return count(gold, line, doc["utterance"], json.loads(doc["words"]), spans, doc["language"])
+    return count_spans(gold, line, doc["utterance"], json.loads(doc["words"]), spans, doc["language"])
 
 
 def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,8 +63,9 @@ def metrics(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the document's value of every metric."""
+    """Return the document's value of every metric, which lm-eval logs and aggregates."""
     return item_scores("slot_spans", counts(doc, results[0]), METRICS)
 
 
-globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module
+if not TYPE_CHECKING:  # with it, type checkers would accept any attribute
+    __getattr__ = aggregations_by_name(METRICS)

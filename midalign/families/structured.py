@@ -3,100 +3,56 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from midalign.data import own
-from midalign.data.overlap import Text
+from midalign.data import EntityData, own
+from midalign.data.overlap import SplitText
+from midalign.data.registry import data_set, slot_data
 from midalign.errors import DataError, first_line
-from midalign.families.aggregation import ItemScore, by_name, item_scores
-from midalign.families.shots import with_pool
-from midalign.metrics.structured import METRICS, Tagged, call, count, entities
+from midalign.families.aggregation import ItemScore, aggregations_by_name, item_scores
+from midalign.families.shots import TaskSplits, draw_shots
+from midalign.families.slot import split_items
+from midalign.metrics.structured import METRICS, Tagged, call, count_structured, entities
 from midalign.tasks import tasks_dir
 
 if TYPE_CHECKING:
-    import datasets
-
     from midalign.data.items import Item
     from midalign.data.uner import Sentence
 
-One = TypeVar("One")
 
-SHOTS = 64
-"""Size of the few-shot pool, as in slot filling."""
-
-
-class Splits(dict[str, "datasets.Dataset"]):
-    """Splits of one task, each read when it is first asked for: train, validation, test, and shots."""
-
-    def __init__(self, read: Callable[[str], list[dict[str, Any]]]) -> None:
-        self.read = read
-
-    def __missing__(self, split: str) -> "datasets.Dataset":
-        import datasets
-
-        documents = datasets.Dataset.from_list(self.read(split))
-        self[split] = with_pool(documents, partial(self.__getitem__, "shots"))
-        return self[split]
+def dataset(**metadata: Any) -> TaskSplits:
+    """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
+    return TaskSplits(partial(_documents, metadata))
 
 
-def dataset(*, source: str, language: str, treebank: str = "", **_: Any) -> Splits:
-    """Return the splits of a task for lm-eval's `custom_dataset`. `source` is "uner", "massive" or "mini"."""
-    if source == "uner":
-        return Splits(lambda split: _texts(language, treebank, split))
+def _documents(metadata: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
+    source, language = metadata["source"], metadata["language"]
     if own.is_own(source):
-        return Splits(lambda split: _own_texts(source, language, split))
-    return Splits(lambda split: _utterances(source, language, split))
+        return _own_documents(own.OwnData(source), language, split)
+    data = data_set(source)
+    if isinstance(data, EntityData):
+        if split == "shots":
+            sentences = draw_shots(data.sentences(*data.shots_from(language)))
+        else:
+            sentences = data.sentences(metadata["treebank"], split)
+        return [entities_document(sentence, source, language) for sentence in sentences]
+    items = split_items(source, language, split)
+    return [call_document(item, source, language) for item in items]
 
 
-def _utterances(source: str, language: str, split: str) -> list[dict[str, Any]]:
-    items = _module(source).items(language, "train" if split == "shots" else split)
-    return [utterance(item, source, language) for item in _shots(split, items)]
-
-
-def _texts(language: str, treebank: str, split: str) -> list[dict[str, Any]]:
-    from midalign.data import uner
-
-    where = shots_from(language) if split == "shots" else (treebank, split)
-    return [text(sentence, language) for sentence in _shots(split, uner.sentences(*where))]
-
-
-def _own_texts(source: str, language: str, split: str) -> list[dict[str, Any]]:
-    theirs = own.Source(source)
-    if split == "shots" and "train" not in theirs.splits(language):
-        return []
-    rows = theirs.rows(language, "train" if split == "shots" else split)
+def _own_documents(source: own.OwnData, language: str, split: str) -> list[dict[str, Any]]:
+    if split != "shots":
+        rows = source.rows(language, split)
+    else:
+        rows = draw_shots(source.rows(language, "train")) if "train" in source.splits(language) else []
     return [
-        {"id": row.id, "dataset": source, "language": language, "text": row.text, "target": row.answer}
-        for row in _shots(split, list(rows))
+        {"id": row.id, "dataset": source.name, "language": language, "text": row.text, "target": row.answer}
+        for row in rows
     ]
 
 
-def shots_from(language: str) -> tuple[str, str]:
-    """Return (treebank, split) of the few-shot examples for a language of UNER.
-
-    It is the language's training split, or the validation split of the English EWT if no treebank of the
-    language has one.
-    """
-    from midalign.data import uner
-
-    own = (name for name, code in uner.treebanks().items() if code == language)
-    return next(((name, "train") for name in own if "train" in uner.splits(name)), ("en_ewt", "validation"))
-
-
-def _shots(split: str, items: list[One]) -> list[One]:
-    """Return some items in a seeded order, as in slot filling.
-
-    In file order they would begin with one intent or document.
-    """
-    if split != "shots":
-        return items
-    return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:SHOTS]]
-
-
-def utterance(item: "Item", source: str, language: str) -> dict[str, Any]:
-    """Return one utterance to be called, with everything that a prompt or a score needs."""
+def call_document(item: "Item", source: str, language: str) -> dict[str, Any]:
+    """Return the document of an utterance to be written as a call."""
     return {
         "id": item.id,
         "dataset": source,
@@ -107,11 +63,11 @@ def utterance(item: "Item", source: str, language: str) -> dict[str, Any]:
     }
 
 
-def text(sentence: "Sentence", language: str) -> dict[str, Any]:
-    """Return one text with entities, with everything that a prompt or a score needs."""
+def entities_document(sentence: "Sentence", source: str, language: str) -> dict[str, Any]:
+    """Return the document of a text with entities."""
     return {
         "id": sentence.id,
-        "dataset": "uner",
+        "dataset": source,
         "language": language,
         "text": sentence.text,
         "tokens": json.dumps(sentence.tokens),
@@ -120,16 +76,7 @@ def text(sentence: "Sentence", language: str) -> dict[str, Any]:
     }
 
 
-def _module(name: str) -> Any:
-    """Return the module of a data set of utterances, or a user's file."""
-    from midalign.data import massive, mini
-
-    if own.is_own(name):
-        return own.Source(name)
-    return {"massive": massive, "mini": mini}[name]
-
-
-def schema(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def answer_schema(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a task's answers. Raises DataError if it does not compile."""
     return _schema(metadata["source"])
 
@@ -139,17 +86,17 @@ def _schema(source: str) -> dict[str, Any]:
     import jsonschema
 
     if own.is_own(source):
-        return _own_schema(own.Source(source).labels("type"))
+        return _own_schema(own.OwnData(source).labels("type"))
     path = tasks_dir() / "structured" / f"{source}.schema.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        jsonschema.Draft202012Validator.check_schema(found)
+        schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        jsonschema.Draft202012Validator.check_schema(schema)
     except (OSError, ValueError, jsonschema.SchemaError) as error:
         raise DataError(
-            f"{path} is no JSON Schema ({first_line(error)}); expected one of draft 2020-12. "
-            f"In a checkout: python scripts/generate_tasks.py, else reinstall midalign"
-        ) from None
-    return found
+            f"{path} is not a JSON Schema of draft 2020-12 ({first_line(error)}). In a checkout run "
+            f"python scripts/generate_tasks.py, otherwise reinstall midalign"
+        ) from error
+    return schema
 
 
 def _own_schema(types: Sequence[str]) -> dict[str, Any]:
@@ -163,8 +110,8 @@ def _own_schema(types: Sequence[str]) -> dict[str, Any]:
 
 
 def instruction(source: str) -> str:
-    """Return the text that prompts for a user's own entities begin with."""
-    types = own.Source(source).labels("type") or ["..."]
+    """Return the beginning of prompts for a user's own entities."""
+    types = own.OwnData(source).labels("type") or ["..."]
     example = json.dumps({"entities": [{"type": types[0], "text": "..."}]})
     return (
         f"Write the entities that the text names ({', '.join(types)}) as JSON, in order of appearance, "
@@ -182,43 +129,50 @@ def _complies(source: str) -> Callable[[Any], bool]:
 
 def constraint(doc: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of a document's answers."""
-    return schema(metadata)
+    return answer_schema(metadata)
 
 
 def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of a task.
 
-    UNER's entities have places and no intent, calls have an intent and no places, and a user's entities have
-    neither.
+    Entities of treebanks have places and no intent, calls have an intent and no places, and a user's entities
+    have neither.
     """
-    lacks = {"uner": ("intent_accuracy",), "massive": ("span_f1_seqeval",), "mini": ("span_f1_seqeval",)}
-    absent = lacks.get(metadata["source"], ("intent_accuracy", "span_f1_seqeval"))
+    return _metrics(metadata["source"])
+
+
+@cache
+def _metrics(source: str) -> dict[str, Any]:
+    if own.is_own(source):
+        absent = {"intent_accuracy", "span_f1_seqeval"}
+    else:
+        absent = {"intent_accuracy" if isinstance(data_set(source), EntityData) else "span_f1_seqeval"}
     return {metric: rate for metric, rate in METRICS.items() if metric not in absent}
 
 
 def counts(doc: Mapping[str, Any], output: str) -> list[int]:
     """Return metrics.structured.COLUMNS of an output's first line.
 
-    Engines stop there, other programs may not.
+    Engines stop there, other programs may go on.
     """
     line = output.strip().partition("\n")[0]
     complies = _complies(doc["dataset"])
     if "utterance" in doc:
-        return count(doc["target"], line, doc["utterance"], complies, doc["language"])
+        return count_structured(doc["target"], line, doc["utterance"], complies, doc["language"])
     if "spans" not in doc:
-        return count(doc["target"], line, doc["text"], complies, doc["language"])
+        return count_structured(doc["target"], line, doc["text"], complies, doc["language"])
     spans = [(type, first, end) for type, first, end in json.loads(doc["spans"])]
     tagged = Tagged(json.loads(doc["tokens"]), spans)
-    return count(doc["target"], line, doc["text"], complies, doc["language"], tagged)
+    return count_structured(doc["target"], line, doc["text"], complies, doc["language"], tagged)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, ItemScore]:
-    """Return what lm-eval logs and aggregates: the document's value of each of the task's metrics."""
+    """Return the document's value of each of the task's metrics, which lm-eval logs and aggregates."""
     return item_scores("structured", counts(doc, results[0]), metrics({"source": doc["dataset"]}))
 
 
 def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return nothing: the task version says how these metrics are computed."""
+    """Return an empty dict: the task version says how these metrics are computed."""
     return {}
 
 
@@ -229,11 +183,8 @@ def input_field(metadata: Mapping[str, Any]) -> str:
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
-    if metadata["source"] == "uner":
-        from midalign.data import uner
-
-        return uner.digest(metadata["treebank"], split)
-    return str(_module(metadata["source"]).digest(metadata["language"], split))
+    part = metadata.get("treebank") or metadata["language"]
+    return slot_data(metadata["source"]).digest(part, split)
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:
@@ -241,18 +192,17 @@ def origin(metadata: Mapping[str, Any], split: str) -> str:
     return str(metadata["source"])
 
 
-def texts(metadata: Mapping[str, Any], split: str) -> list[Text]:
+def texts(metadata: Mapping[str, Any], split: str) -> list[SplitText]:
     """Return the utterances or texts of a split. Raises TaskError if a treebank lacks it."""
     source, language = metadata["source"], metadata["language"]
-    if source == "uner":
-        from midalign.data import uner
-
-        found = [sentence.text for sentence in uner.sentences(metadata["treebank"], split)]
-    elif own.is_own(source):
-        found = [row.text for row in own.Source(source).rows(language, split)]
+    if own.is_own(source):
+        sentences = [row.text for row in own.OwnData(source).rows(language, split)]
+    elif isinstance(data := data_set(source), EntityData):
+        sentences = [sentence.text for sentence in data.sentences(metadata["treebank"], split)]
     else:
-        found = [item.utterance for item in _module(source).items(language, split)]
-    return [Text(source, split, language, found)]
+        sentences = [item.utterance for item in slot_data(source).items(language, split)]
+    return [SplitText(source, split, language, sentences)]
 
 
-globals().update(by_name(METRICS))  # lm-eval finds an aggregation by its name in this module
+if not TYPE_CHECKING:  # with it, type checkers would accept any attribute
+    __getattr__ = aggregations_by_name(METRICS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from midalign.errors import MidalignError
+from midalign.files import write_atomically
 from midalign.leaderboard import plots
 from midalign.leaderboard.comet_comparison import compare_by_comet
 from midalign.leaderboard.compare import ModelFigures, compare_models
@@ -17,7 +18,6 @@ from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL
 from midalign.leaderboard.tables import MARK, render_page
-from midalign.record import write_atomically
 
 DIGITS = 6
 

@@ -121,8 +121,8 @@ def _place(name: str, language: str) -> tuple[str, str] | None:
     """
     row = languages().get(language)
     ends = {language: language, **{name: name for name, code in treebanks().items() if code == language}}
-    if row and row.xsid:
-        ends[row.xsid.replace("-", "_")] = language
+    if row and row.codes["xsid"]:
+        ends[row.codes["xsid"].replace("-", "_")] = language
     return next(
         ((name.removesuffix(f"_{end}"), key) for end, key in ends.items() if name.endswith(f"_{end}")), None
     )

@@ -1,4 +1,4 @@
-"""Pure functions on strings and counts: one module a task family, all of the shape of `Scorer`."""
+"""Pure functions on strings and counts. Each task family has a module that fulfils `Scorer`."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -12,15 +12,18 @@ FAMILIES = ("slot", "slot_spans", "translation", "structured")
 
 
 class Scorer(Protocol):
-    """What a family's module has: integer counts per item, and metrics of their sums."""
+    """What a family's module has: integer counts per item, and metrics of their sums.
+
+    A function of its own, such as `count_slots`, makes the counts.
+    """
 
     COLUMNS: tuple[str, ...]
     """The counts of an item, the first of them `n`, which is 1."""
     AT_MOST: tuple[tuple[str, ...], ...]
-    """Relations that hold for each item: the columns before the last one add up to at most the last one. With
-    them every metric that is a share or a per cent lies between 0 and its largest value."""
+    """Relations that hold for each item: the columns before the last one add up to at most the last one. They
+    keep every metric that is a share or a percentage between 0 and its largest value."""
     ADDED: frozenset[str]
-    """Columns that records of earlier versions lack; their sum is taken for 0, and no metric reads it."""
+    """Columns that records of earlier versions lack. There their sum is 0, and no metric reads it."""
     HEADLINE: str
     """The first of METRICS."""
     METRICS: Mapping[str, MetricDescription]
@@ -32,9 +35,9 @@ class Scorer(Protocol):
     DETAIL_TITLE: str
     """Title of the last table per language."""
     READABLE: str
-    """The column that is 1 for an answer that can be read: it says nothing where it has nothing."""
+    """The column that is 1 for a readable answer. Only a readable answer can say that there is nothing."""
     COMPARABLE: bool
-    """Whether scores in two languages can be compared, so that there is a transfer gap."""
+    """Whether scores in two languages can be compared. Only then is there a transfer gap."""
 
 
 def metric_directions() -> dict[str, bool | None]:
@@ -49,8 +52,8 @@ def metric_directions() -> dict[str, bool | None]:
 def item_value(scored: Scorer, metric: str, counts: Sequence[int]) -> float:
     """Return one item's value of a metric.
 
-    An item without a case, such as values of an answer that has none, has the best value if the answer could
-    be read: a right "None" scores 1. Pooled scores leave such items out.
+    If the metric has no case, such as the values of an empty answer, a readable answer gets the best value: a
+    right "None" scores 1. Pooled scores skip such items.
 
     Args:
         scored: the family's scorer.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 100
-"""Draws whose weights exist at one time: 100 x 3,000 items are 2.4 MB."""
+"""Number of draws whose weights are in memory at one time: for 3,000 items they take 2.4 MB."""
 
 
 def stderr(
@@ -21,11 +21,13 @@ def stderr(
 ) -> float:
     """Return a metric's standard error: its standard deviation over resampled test sets.
 
-    Test sets without a case, for which the metric is NaN, are left out. NaN where no more than one is left.
+    Test sets without a case, for which the metric is NaN, are skipped. NaN if fewer than two remain.
 
     Args:
         counts: (items, columns), at least one item.
-        metric: takes pooled counts (..., columns) and gives rates (...).
+        metric: takes pooled counts (..., columns) and returns rates (...).
+        draws: number of resampled test sets.
+        seed: of the draws.
     """
     counts = np.ascontiguousarray(counts, np.int64)
     pooled = _resampled(counts.tobytes(), counts.shape[1], draws, seed)
@@ -48,7 +50,7 @@ def resample(counts: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.int
     for start in range(0, draws, CHUNK):
         size = min(CHUNK, draws - start)
         weights = np.empty((size, items))
-        for row in weights:  # how often each item was drawn; np's multinomial takes ten times as long
+        for row in weights:  # how often each item was drawn; numpy's multinomial takes ten times as long
             row[:] = np.bincount(random.integers(items, size=items), minlength=items)
         pooled.append(weights @ exact)
     return np.rint(np.concatenate(pooled)).astype(np.int64)

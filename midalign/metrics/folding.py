@@ -1,6 +1,6 @@
-"""Fold texts so that answers that a reader takes for the same one are equal.
+"""Fold texts, so that answers are equal if a reader takes them for the same.
 
-The ground is Unicode's compatibility caseless match (The Unicode Standard, section 3.13, D146): NFKD and full
+The basis is Unicode's compatibility caseless match (The Unicode Standard, section 3.13, D146): NFKD and full
 case folding, here composed again. It makes capitals, full-width and presentation forms, and a letter and its
 accent equal in any encoding. On top of it:
 
@@ -8,23 +8,23 @@ accent equal in any encoding. On top of it:
   dropped;
 - sequences that are drawn alike are one: Malayalam and Bengali letters without a vowel, Thai and Lao vowels
   typed in parts or in another order, Khmer's two subscript letters;
-- a dot above i or j is not seen, so İ and i are equal in every language;
+- a dot above i or j is ignored, so İ and i are equal in every language;
 - quotation marks, apostrophes, hyphens and dashes, commas, full stops and semicolons have one form each;
-- capitals follow the language's own rules where Unicode's default does not: I, ı, İ and i are one letter in
-  languages with both, Greek capitals have no accents, Armenian's ligature և has the capitals ԵՎ;
-- blanks beside a letter of a script that writes none between words do not count.
+- capitals follow the language's own rules if they differ from Unicode's default: I, ı, İ and i are one letter
+  in languages with both, Greek capitals have no accents, Armenian's ligature և has the capitals ԵՎ;
+- blanks next to a letter of a script without blanks between words are dropped.
 
-Digits of different scripts, and letters that only look alike, stay apart.
+Digits of different scripts, and letters that only look alike, stay different.
 """
 
 import re
 import unicodedata
 
 DOTLESS_I = ("az", "crh", "tr")
-"""Languages in Latin script in which I is the capital of ı, and İ that of i."""
+"""Languages in Latin script in which I is the capital of ı, and İ the capital of i."""
 
 INVISIBLE = frozenset("\u034f\u17b4\u17b5" + "".join(map(chr, range(0xFE00, 0xFE10))))
-"""Marks that are not drawn: the grapheme joiner, Khmer's inherent vowels, variation selectors."""
+"""Invisible marks: the grapheme joiner, Khmer's inherent vowels, variation selectors."""
 
 ALIKE = str.maketrans(
     {
@@ -57,7 +57,7 @@ DRAWN_ALIKE = tuple(
         (r"\u0d4d+", "\u0d4d"),  # a chillu with a virama of its own, as in ൻ്റ
         (r"\u0e40\u0e40", "\u0e41"),  # Thai ae, typed as two e
         (r"\u0ec0\u0ec0", "\u0ec1"),
-        # The tone of Thai and Lao am, before or behind its ring.
+        # The tone of Thai and Lao am, before or after its ring.
         (r"\u0e4d([\u0e48-\u0e4b])\u0e32", "\\1\u0e4d\u0e32"),
         (r"\u0ecd([\u0ec8-\u0ecb])\u0eb2", "\\1\u0ecd\u0eb2"),
         (r"\u17d2\u178a", "\u17d2\u178f"),  # Khmer's subscript da and ta
@@ -67,14 +67,14 @@ DRAWN_ALIKE = tuple(
 _UNSPACED = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _UNSPACED += "\u0e01-\u0e5b\u0e81-\u0edf\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9fe\u1780-\u17e9"
 BESIDE_UNSPACED = re.compile(rf"(?<=[{_UNSPACED}])\s+|\s+(?=[{_UNSPACED}])")
-"""Blanks beside Han, kana, Thai, Lao, Burmese or Khmer, which part phrases at most, or nothing."""
+"""Blanks next to Han, kana, Thai, Lao, Burmese or Khmer, which separate phrases at most."""
 
 FULL_STOPS = ".。．｡۔।።။។։"
 """Full stops of all scripts of the data sets."""
 
 
 def fold(text: str, language: str) -> str:
-    """Return a text as values are looked up in it; see the module.
+    """Return a text folded as described above, to look values up in it.
 
     Args:
         text: any text.
@@ -85,20 +85,20 @@ def fold(text: str, language: str) -> str:
 
 
 def normalise(value: str, language: str) -> str:
-    """Return a value as values are compared: folded, and without a full stop behind it.
+    """Return a value folded and without a final full stop, to compare it with other values.
 
-    A value of full stops alone keeps them.
+    A value that consists of full stops keeps them.
     """
     folded = fold(value, language)
     return folded.rstrip(f"{FULL_STOPS} ") or folded
 
 
 def fold_letters(text: str, language: str) -> str:
-    """Return a text folded but for its blanks."""
+    """Return a text folded except for its blanks."""
     if text.isascii():
         return text.casefold().replace("`", "'")
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFD", text).casefold())
-    # NFKD finds capitals in symbols, such as the ones of ™, so they are folded after it as well.
+    # NFKD turns symbols such as ™ into capitals, so case is folded again after it.
     visible = "".join(character for character in decomposed.casefold() if not _invisible(character))
     folded = _capitals(unicodedata.normalize("NFKD", visible.translate(ALIKE)), language)
     for pattern, replacement in DRAWN_ALIKE:
@@ -111,7 +111,7 @@ def _invisible(character: str) -> bool:
 
 
 def _capitals(folded: str, language: str) -> str:
-    """Make equal what has the same capitals in a language, but not by Unicode's default."""
+    """Map letters to one form if they have the same capital in the language, but not by Unicode's default."""
     if language in DOTLESS_I:
         return folded.replace("ı", "i")
     if language == "el":

@@ -1,9 +1,9 @@
-"""Identification of whether a text is in a given language, by script and by py3langid.
+"""Identify whether a text is in a given language, by script and by py3langid.
 
 py3langid is naive Bayes over byte n-grams for 140 languages, with its model in the wheel. It confuses close
-relatives (Malay and Indonesian, Xhosa and Zulu) and lacks many languages. So an output is not asked for one
-label: any label that the identifier gives to the language's own reference translations counts as the
-language. `labels.tsv` has these labels; scripts/calibrate_identifier.py writes it.
+relatives (Malay and Indonesian, Xhosa and Zulu) and lacks many languages. So not one label is expected of an
+output: any label that the identifier gives to the language's own reference translations counts as the
+language. These labels are in `labels.tsv`, which scripts/calibrate_identifier.py writes.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 from midalign.metrics.script import in_script
 
 CONFIDENCE = 0.5
-"""Below it the identifier is not believed."""
+"""Probability below which the identifier's label is ignored."""
 
 
 class Identified(Enum):
@@ -28,28 +28,28 @@ class Identified(Enum):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The language that a text should be in."""
+    """What identifies the language that a text should be in."""
 
     script: str
-    """ISO 15924; empty where no text is judged."""
+    """ISO 15924, empty if no text can be judged."""
     labels: frozenset[str]
-    """The identifier's labels that count as the language; empty where the script alone is judged."""
+    """The identifier's labels that count as the language, empty if only the script is judged."""
 
 
 NOTHING = Wanted("", frozenset())
-"""For a language about which nothing can be told."""
+"""For a language that cannot be identified."""
 
 
 def wanted(code: str, script: str, identifier: str) -> Wanted:
-    """Return what is known of a language.
+    """Return what identifies a language.
 
-    A language without calibrated labels has the identifier's own label. Without that one too, its script is
-    judged alone, unless this is the Latin script, in which English would look right.
+    Without calibrated labels, it is the identifier's own label for the language. Without that label, only the
+    script is judged, unless it is the Latin script, in which English would pass.
 
     Args:
         code: code of `languages.tsv`.
         script: ISO 15924.
-        identifier: the identifier's label of the language; empty where it has none.
+        identifier: the identifier's label of the language, empty if it has none.
     """
     labels = calibrated().get(code) or frozenset(filter(None, [identifier]))
     return Wanted(script, labels) if labels or script != "Latn" else NOTHING
@@ -57,7 +57,7 @@ def wanted(code: str, script: str, identifier: str) -> Wanted:
 
 @cache
 def calibrated() -> dict[str, frozenset[str]]:
-    """Return the labels of the languages' own references, by code."""
+    """Return the labels that the identifier gives to the languages' references, by code."""
     _, *lines = (files("midalign.metrics") / "labels.tsv").read_text("utf-8").splitlines()
     return {code: frozenset(labels.split()) for code, labels in (line.split("\t") for line in lines)}
 
@@ -83,8 +83,8 @@ def label_of(text: str) -> tuple[str, float]:
 def identify(text: str, language: Wanted) -> Identified:
     """Return whether `text` is in a language.
 
-    A text in another script is in another language. Else the most likely label decides: another language's
-    is believed where its probability is at least CONFIDENCE.
+    A text in another script is in another language. Otherwise the most likely label decides. The label of
+    another language counts if its probability is at least CONFIDENCE.
     """
     written = in_script(text, language.script) if language.script else None
     if written is None:

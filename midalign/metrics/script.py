@@ -1,4 +1,4 @@
-"""Which script a text is written in, by the names of its letters and, for Chinese, by two character sets."""
+"""Recognise the script of a text, by the names of its letters and, for Chinese, by two character sets."""
 
 import unicodedata
 from functools import lru_cache
@@ -38,9 +38,8 @@ LETTERS = {
 """First words of the Unicode names of a script's letters, by ISO 15924 code."""
 
 CHARACTER_SETS = {"Hans": ("gb2312", "big5"), "Hant": ("big5", "gb2312")}
-"""The national character set of each Chinese script, and the other's: a character in one set alone tells the
-scripts apart."""
-
+"""The national character set of each Chinese script, and that of the other. A character that only one of them
+has tells the scripts apart."""
 
 LEAST = 0.2
 """Share of a text's letters that a script needs. It is low: a name in Latin letters can be longer than
@@ -48,10 +47,10 @@ the Chinese sentence around it has characters."""
 
 
 def in_script(text: str, script: str) -> bool | None:
-    """Return whether `text` is written in `script` (ISO 15924); None for a text without letters.
+    """Return whether `text` is written in `script` (ISO 15924), None for a text without letters.
 
-    Simplified and Traditional Chinese share most characters. A text is in the other one if more of its
-    characters are in the other's character set alone than in its own alone.
+    Simplified and Traditional Chinese share most characters. A text is in the other script if more of its
+    characters are only in the other's character set than only in its own.
     """
     letters = [letter for letter in text if letter.isalpha()]
     if not letters:

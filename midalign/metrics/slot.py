@@ -1,15 +1,15 @@
-"""Slot filling, scored per item as integer counts; every metric is a function of pooled counts.
+"""Slot filling, scored per item as integer counts. Every metric is a function of pooled counts.
 
 An output is `slot: value; slot: value`, or `None`. Two scorers read it:
 
 - the headline `slot_f1` compares typed values as a multiset: labels exactly, values after
-  midalign.metrics.folding. Whatever is predicted without a gold match is a false positive, whether its value
-  stands in the utterance or not. `slot_f1_verbatim` is the same with values character by character, of
+  midalign.metrics.folding. Every predicted pair without a gold match is a false positive, whether its value
+  occurs in the utterance or not. `slot_f1_verbatim` compares values character by character, and only those of
   outputs that are written exactly in the format;
 - `slot_f1_reference` is the procedure that Liu and Niehues (2025) published, for comparison with their
-  numbers, quirks included: predicted values are looked up in the utterance and dropped where they do not
-  occur, every occurrence is tagged, later slots overwrite earlier ones, and runs of equal tags are scored as
-  seqeval does.
+  numbers, quirks included: predicted values are looked up in the utterance and dropped if they do not occur,
+  every occurrence is tagged, later slots overwrite earlier ones, and runs of equal tags are scored as by
+  seqeval.
 """
 
 import re
@@ -40,9 +40,9 @@ COLUMNS = (
     "verbatim_tp",
 )
 """The counts of an item. `n` is 1; true positives, predicted and gold of both scorers; true positives of
-labels and of values apart (predicted and gold are those of the pairs); predicted values that do not stand in
-the utterance; whether all pairs are right; whether the output keeps to the format; true positives without any
-folding, none where the output does not keep to the format."""
+labels and of values separately (predicted and gold are those of the pairs); predicted values that do not
+occur in the utterance; whether all pairs are right; whether the output has the right format; true positives
+without any folding, 0 if the output does not have the right format."""
 
 ADDED = frozenset({"verbatim_tp"})
 """Columns that records of earlier versions lack."""
@@ -66,18 +66,18 @@ AT_MOST = (
 HEADLINE = "slot_f1"
 
 NOTHING = "None"
-"""The answer when an utterance has no slots."""
+"""The answer for an utterance without slots."""
 
 OTHER = "Other"
-"""The reference's label of tokens outside slots."""
+"""The reference scorer's label of tokens outside slots."""
 
 BY_CHARACTER = ("ja", "zh", "zh_cn", "zh_tw")
-"""Languages that the reference reads character by character: ja-JP, zh-CN, zh-TW, and the mini benchmark's
-Chinese."""
+"""Languages that the reference scorer reads character by character: ja-JP, zh-CN, zh-TW, and the mini
+benchmark's Chinese."""
 
 BETWEEN_PAIRS = re.compile(r"[;；؛﹔︔]|[,，،、]\s*(?=[a-z][a-z_/-]*\s*[:：﹕︓])")
-"""Semicolons of any script, and commas before what can only be another label. No value of MASSIVE holds a
-semicolon or a comma of this kind (tests/metrics/test_slot.py)."""
+"""Semicolons of any script, and commas before another label. No value of MASSIVE contains such a semicolon or
+comma (tests/metrics/test_slot.py)."""
 
 AFTER_LABEL = re.compile("[:：﹕︓]")
 
@@ -87,8 +87,8 @@ Rates = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """An output read as pairs; a part without label or value is a pair with the empty label."""
+class ParsedSlots:
+    """An output read as pairs. A part without label or value is a pair with the empty label."""
 
     pairs: tuple[Pair, ...]
     well_formed: bool
@@ -96,18 +96,18 @@ class Parsed:
     """Whether there are pairs, or the output says that there are none."""
 
 
-def parse(output: str) -> Parsed:
-    """Read `slot: value; slot: value` or `None` as a reader does who knows the format.
+def parse_slots(output: str) -> ParsedSlots:
+    """Read `slot: value; slot: value` or `None`, tolerating what a human reader would.
 
     Semicolons and colons of any script separate, and so does a comma before another label. The first colon of
-    a part ends its label, so a value may hold more of them. A part without a label counts as a pair that no
-    gold pair matches: precision must not gain from text that is no pair at all. Neither blanks around the
-    separators nor a full stop at the end matter for the pairs. Well formed is only what `target` could have
-    written, and "none" in any case.
+    a part ends its label, so a value may contain more of them. A part without a label counts as a pair that
+    matches no gold pair: precision must not gain from text that is not a pair. Blanks around the separators
+    and a final full stop do not change the pairs. Only an output that `target` could have written is well
+    formed, and "none" in any case.
     """
     text = output.strip()
     if text.rstrip(f"{FULL_STOPS} ").casefold() == NOTHING.casefold():
-        return Parsed((), text.casefold() == NOTHING.casefold(), True)
+        return ParsedSlots((), text.casefold() == NOTHING.casefold(), True)
     pairs = []
     for part in BETWEEN_PAIRS.split(text):
         label, *values = (piece.strip() for piece in AFTER_LABEL.split(part, maxsplit=1))
@@ -116,7 +116,7 @@ def parse(output: str) -> Parsed:
         elif part.strip(f"{FULL_STOPS} "):
             pairs.append(("", part.strip()))
     written = text == target(pairs) and not any(" " in label for label, _ in pairs)
-    return Parsed(tuple(pairs), bool(pairs) and written, bool(pairs))
+    return ParsedSlots(tuple(pairs), bool(pairs) and written, bool(pairs))
 
 
 def target(slots: Sequence[Pair]) -> str:
@@ -124,7 +124,9 @@ def target(slots: Sequence[Pair]) -> str:
     return "; ".join(f"{label}: {value}" for label, value in slots) or NOTHING
 
 
-def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str) -> list[int]:
+def count_slots(
+    gold: Sequence[Pair], output: str, utterance: str, annotated: str, language: str
+) -> list[int]:
     """Return the COLUMNS of one item.
 
     Args:
@@ -132,28 +134,30 @@ def count(gold: Sequence[Pair], output: str, utterance: str, annotated: str, lan
         output: what the model answered.
         utterance: the text that the values should be copied from.
         annotated: the utterance with `[slot : value]` spans that are set off by blanks, as in MASSIVE.
-        language: code of `languages.tsv`, for its capitals; the reference reads some languages character by
-            character.
+        language: code of `languages.tsv`, for its capitals. The reference scorer reads some languages
+            character by character.
     """
-    parsed = parse(output)
+    # The headline's multisets of folded pairs.
+    parsed = parse_slots(output)
     predicted = Counter((label, normalise(value, language)) for label, value in parsed.pairs)
     expected = Counter((label, normalise(value, language)) for label, value in gold)
     source = fold(utterance, language)
+    # The reference scorer's spans of tokens.
     tokens, labels = reference_gold(annotated, language)
-    found = spans(reference_prediction(output, tokens, language))
-    wanted = spans(labels)
+    reference_found = spans(reference_prediction(output, tokens, language))
+    reference_wanted = spans(labels)
     return [
         1,
         _shared(predicted.elements(), expected.elements()),
         len(parsed.pairs),
         len(gold),
-        len(found & wanted),
-        len(found),
-        len(wanted),
+        len(reference_found & reference_wanted),
+        len(reference_found),
+        len(reference_wanted),
         _shared((label for label, _ in predicted.elements()), (label for label, _ in expected.elements())),
         _shared((value for _, value in predicted.elements()), (value for _, value in expected.elements())),
         sum(value not in source for _, value in predicted.elements()),
-        # An empty output has no pairs, but does not say "None" either.
+        # An empty output has no pairs, but it does not answer "None" either.
         int(predicted == expected and parsed.answered),
         int(parsed.well_formed),
         _shared(parsed.pairs, gold) if parsed.well_formed else 0,
@@ -168,8 +172,8 @@ def _shared(some: Iterable[Hashable], others: Iterable[Hashable]) -> int:
 def reference_gold(annotated: str, language: str) -> tuple[list[str], list[str]]:
     """Return tokens and their labels as the published scorer reads them from an annotation.
 
-    The original takes the tokens from the utterance, split at white space. They are the same in all of
-    MASSIVE (checked by a test).
+    The original splits the utterance at white space. In all of MASSIVE this gives the same tokens (checked by
+    a test).
     """
     if language in BY_CHARACTER:
         return _gold_by_character(annotated)
@@ -208,7 +212,7 @@ def _gold_by_character(annotated: str) -> tuple[list[str], list[str]]:
 
 
 def reference_prediction(output: str, tokens: Sequence[str], language: str) -> list[str]:
-    """Return a label for each token: every occurrence of a predicted value, later slots over earlier ones."""
+    """Return a label per token: every occurrence of a predicted value is labelled, later slots win."""
     labels = [OTHER] * len(tokens)
     text = output.strip()
     if text.lower() == NOTHING.lower():
@@ -231,7 +235,7 @@ def reference_prediction(output: str, tokens: Sequence[str], language: str) -> l
 def spans(labels: Sequence[str]) -> set[tuple[str, int, int]]:
     """Return (label, first token, end) of runs of equal labels.
 
-    They are seqeval's entities of the B-/I- tags of runs.
+    They equal seqeval's entities if each run is tagged with B- and I-.
     """
     found, start = set(), 0
     for end in range(1, len(labels) + 1):
@@ -291,7 +295,7 @@ DETAIL_METRICS = ("label_f1", "value_f1", "values_not_in_utterance")
 DETAIL_TITLE = "Labels, values and copying"
 
 READABLE = "well_formed"
-"""The column of answers that say nothing where they have nothing, instead of failing to say it."""
+"""The column of answers that can be read, so that an empty one says that there is nothing."""
 
 COMPARABLE = True
-"""Scores in two languages count the same things."""
+"""Scores of two languages count the same things."""

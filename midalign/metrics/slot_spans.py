@@ -1,15 +1,15 @@
 """Slot filling on data with tagged words: the pairs of midalign.metrics.slot, and spans as xSID scores them.
 
 xSID's own scorer (van der Goot et al. 2021, scripts/nluEval.py) reads BIO tags. An answer `slot: value; slot:
-value` says what stands in the utterance and not where, so `located` finds words for its values first:
+value` says which values occur in the utterance but not where. So `located` finds words for its values:
 
 1. a pair that the gold annotation has (the same label and the same words, in any case and however spaced) is
-   taken to mean the place where gold has it, each gold span once: an answer is not charged for what its
-   format cannot say;
+   taken to mean the gold place, each gold span once: an answer must not lose points for what its format
+   cannot express;
 2. every other pair, in the answer's order, gets the leftmost place where its value is written in whole words
    none of which is taken yet.
 
-A pair without a place is a predicted span that matches nothing.
+A pair without a place is a predicted span without a match.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ import numpy as np
 from midalign.metrics import slot
 from midalign.metrics.description import MetricDescription, index_metrics
 from midalign.metrics.folding import FULL_STOPS, fold
-from midalign.metrics.slot import Counts, Pair, Rates, parse
+from midalign.metrics.slot import Counts, Pair, Rates, parse_slots
 
 Span = tuple[str, int, int]
 """Label, first word, end."""
@@ -28,9 +28,9 @@ Span = tuple[str, int, int]
 _PAIRS = tuple(name for name in slot.COLUMNS if not name.startswith("ref_"))
 
 COLUMNS = (*_PAIRS, "strict_tp", "loose_tp_pred", "loose_tp_gold")
-"""The counts of an item: those of midalign.metrics.slot but for the procedure published for MASSIVE; spans
-that gold has too; predicted spans that touch a gold one of their label; gold spans that touch a predicted one
-of their label. There are as many predicted and gold spans as pairs."""
+"""The counts of an item: those of midalign.metrics.slot without the procedure published for MASSIVE;
+predicted spans equal to a gold one; predicted spans that touch a gold one of their label; gold spans that
+touch a predicted one of their label. The numbers of predicted and gold spans equal those of pairs."""
 
 AT_MOST = (
     *(relation for relation in slot.AT_MOST if set(relation) <= set(_PAIRS)),
@@ -47,7 +47,7 @@ ADDED = slot.ADDED
 HEADLINE = "slot_f1"
 
 
-def count(
+def count_spans(
     gold: Sequence[Pair],
     output: str,
     utterance: str,
@@ -62,13 +62,13 @@ def count(
         output: what the model answered.
         utterance: the text that the values should be copied from.
         words: the publisher's words of the utterance.
-        spans: where `gold` stands in them.
+        spans: the places of `gold` in `words`.
         language: code of `languages.tsv`, for its capitals.
     """
-    # Without an annotation the procedure published for MASSIVE has nothing to read.
-    pairs = dict(zip(slot.COLUMNS, slot.count(gold, output, utterance, "", language), strict=True))
-    found = located(parse(output).pairs, words, spans, language)
-    predicted = [_published(span, len(words)) for span in found if span is not None]
+    # The empty annotation skips the procedure published for MASSIVE.
+    pairs = dict(zip(slot.COLUMNS, slot.count_slots(gold, output, utterance, "", language), strict=True))
+    places = located(parse_slots(output).pairs, words, spans, language)
+    predicted = [_published(span, len(words)) for span in places if span is not None]
     wanted = [_published(span, len(words)) for span in spans]
     return [
         *(pairs[name] for name in _PAIRS),
@@ -81,25 +81,27 @@ def count(
 def located(
     pairs: Sequence[Pair], words: Sequence[str], spans: Sequence[Span], language: str
 ) -> list[Span | None]:
-    """Return the place of each pair in `words`, None if it has none, by the rule of this module."""
+    """Return the place of each pair in `words`, None if it has none, by the two rules of this module."""
     folded = [_spelling(word, language) for word in words]
     values = [_without_stop(_spelling(value, language)) for _, value in pairs]
-    found: list[Span | None] = [None] * len(pairs)
+    places: list[Span | None] = [None] * len(pairs)
     free = [True] * len(words)
+    # 1. Pairs that the gold annotation has, each gold span once.
     unmatched = list(spans)
     for i, (label, _) in enumerate(pairs):
         for span in unmatched:
             if label == span[0] and values[i] == _without_stop("".join(folded[span[1] : span[2]])):
-                found[i] = span
+                places[i] = span
                 free[span[1] : span[2]] = [False] * (span[2] - span[1])
                 unmatched.remove(span)
                 break
+    # 2. All others, at the leftmost free words.
     for i, (label, _) in enumerate(pairs):
-        place = _leftmost(values[i], folded, free) if found[i] is None and label else None
+        place = _leftmost(values[i], folded, free) if places[i] is None and label else None
         if place is not None:
-            found[i] = (label, *place)
+            places[i] = (label, *place)
             free[slice(*place)] = [False] * (place[1] - place[0])
-    return found
+    return places
 
 
 def _leftmost(value: str, folded: Sequence[str], free: Sequence[bool]) -> tuple[int, int] | None:
@@ -121,20 +123,20 @@ def _leftmost(value: str, folded: Sequence[str], free: Sequence[bool]) -> tuple[
 
 
 def _spelling(text: str, language: str) -> str:
-    """Return a folded text without blanks: words are cut where the utterance has none."""
+    """Return a folded text without blanks. Words can be neighbours without a blank between them."""
     return "".join(fold(text, language).split())
 
 
 def _without_stop(spelling: str) -> str:
-    """Return a spelling without a full stop behind it, as values are compared."""
+    """Return a spelling without a final full stop, as values are compared."""
     return spelling.rstrip(FULL_STOPS) or spelling
 
 
 def _published(span: Span, words: int) -> Span:
-    """Return a span as xSID's scorer notes it.
+    """Return a span as xSID's scorer represents it.
 
-    It reaches to the word behind it, or to the last word if there is none. This keeps a quirk of the
-    original: a span of the last two words looks like one of the last but one alone.
+    Its end is the word after it, or the last word if there is none. This keeps a quirk of the original: a
+    span of the last two words looks like a span of the word before the last.
     """
     label, start, end = span
     return label, start, min(end, words - 1)
@@ -143,8 +145,8 @@ def _published(span: Span, words: int) -> Span:
 def _touches(one: Span, other: Span) -> bool:
     """Return whether `other` has the same label and begins or ends within `one`.
 
-    The word behind `one` counts as within. This keeps quirks of the original: neighbours touch, and a span
-    does not touch one that contains it on both sides (but is touched by it).
+    The word after `one` counts as within. This keeps quirks of the original: neighbours touch, and a span
+    does not touch a span that extends beyond it on both sides (but is touched by it).
     """
     (label, start, end), (other_label, other_start, other_end) = one, other
     return label == other_label and (start <= other_start <= end or start <= other_end <= end)
@@ -203,7 +205,7 @@ DETAIL_METRICS = ("strict_f1", "loose_f1", "label_f1", "value_f1")
 DETAIL_TITLE = "Spans, labels and copying"
 
 READABLE = "well_formed"
-"""The column of answers that say nothing where they have nothing, instead of failing to say it."""
+"""The column of answers that can be read, so that an empty one says that there is nothing."""
 
 COMPARABLE = True
-"""Scores in two languages count the same things."""
+"""Scores of two languages count the same things."""

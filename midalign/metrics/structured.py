@@ -1,12 +1,12 @@
-"""JSON-structured generation, scored per item as integer counts; every metric is a function of pooled counts.
+"""JSON-structured generation, scored per item as integer counts. Every metric is a function of pooled counts.
 
 An output is one line of JSON: the entities of a text, `{"entities": [{"type": "PER", "text": "Ada"}]}`, or an
 utterance as a function call, `{"name": "alarm_set", "arguments": [{"slot": "time", "value": "nine am"}]}`.
-It is read in layers: does it parse, does it comply with the task's JSON Schema, are its spans right. A span
-is a pair of type and text, or of slot and value; spans are compared as a multiset, types exactly, texts after
-midalign.metrics.folding.
+It is read in layers: whether it parses, whether it complies with the task's JSON Schema, and whether its
+spans are right. A span is a pair of type and text, or of slot and value. Spans are compared as a multiset,
+types exactly, texts after midalign.metrics.folding.
 
-What parses is RFC 8259's JSON but for a fixed list of exceptions, and nothing is repaired: see `parse`.
+Only RFC 8259's JSON parses, with a fixed list of exceptions, and nothing is repaired: see `parse_json`.
 """
 
 import json
@@ -39,7 +39,7 @@ COLUMNS = (
 )
 """The counts of an item. `n` is 1; whether the output parses and complies with the schema; true positives,
 predicted and gold spans; gold spans again if the output parses; true positives by place; predicted texts that
-stand in the source; whether all is right; whether the intent is right; whether there is one to get right."""
+occur in the source; whether everything is right; whether the intent is right; whether there is an intent."""
 
 AT_MOST = (
     ("parses", "n"),
@@ -63,10 +63,10 @@ ADDED: frozenset[str] = frozenset()
 HEADLINE = "span_f1"
 
 LONGEST = 100_000
-"""Characters; an output with more of them does not parse."""
+"""Number of characters. Longer outputs do not parse."""
 
 DEEPEST = 32
-"""Levels of nesting; what goes deeper does not parse. A schema of ours has three."""
+"""Levels of nesting. Deeper outputs do not parse. The tasks' schemas have three."""
 
 Pair = tuple[str, str]
 Place = tuple[int, int]
@@ -83,8 +83,8 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """An output read as JSON; `value` is None where it does not parse."""
+class ParsedJson:
+    """An output read as JSON. `value` is None if it does not parse."""
 
     parses: bool
     value: Any
@@ -92,49 +92,49 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text whose gold spans have places, so that they can be scored as tags of its tokens."""
+    """The tokens of a text and its gold spans, to score spans as tags of tokens."""
 
     tokens: Sequence[Place]
     spans: Sequence[Span]
 
 
-def parse(output: str) -> Parsed:
-    r"""Read an output as one JSON value (RFC 8259), white space around it aside.
+def parse_json(output: str) -> ParsedJson:
+    r"""Read an output as one JSON value (RFC 8259), ignoring white space around it.
 
-    Nothing is cut away or repaired: a code fence, text before or behind, a trailing comma, single quotes, a
-    comment, and a raw control character in a string do not parse. Neither do four things that some
-    parsers let through: a key that stands twice in an object (I-JSON, RFC 7493), NaN and Infinity, nesting
-    deeper than DEEPEST, an output longer than LONGEST. Escapes are what they stand for: `\u00e9` is `é`.
+    Nothing is removed or repaired: a code fence, text before or after the value, a trailing comma, single
+    quotes, a comment, and a raw control character in a string do not parse. Neither do four things that some
+    parsers accept: a duplicate key in an object (I-JSON, RFC 7493), NaN and Infinity, nesting deeper than
+    DEEPEST, and an output longer than LONGEST. Escapes are decoded: `\u00e9` is `é`.
     """
     if len(output) > LONGEST or _depth(output) > DEEPEST:
-        return Parsed(False, None)
+        return ParsedJson(False, None)
     try:
         value = json.loads(output, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
-        return Parsed(True, value)
-    except ValueError:  # also of a number with more digits than Python reads
-        return Parsed(False, None)
+        return ParsedJson(True, value)
+    except ValueError:  # also raised for a number with more digits than Python reads
+        return ParsedJson(False, None)
 
 
 def _depth(text: str) -> int:
-    """Return the deepest nesting. For texts with few brackets it is an upper bound."""
+    """Return the deepest nesting, or for texts with few brackets an upper bound of it."""
     if (brackets := text.count("[") + text.count("{")) <= DEEPEST:
         return brackets
     depth = deepest = 0
-    for found in _STRING_OR_BRACKET.findall(text):
-        depth += (found in "[{") - (found in "]}")
+    for match in _STRING_OR_BRACKET.findall(text):
+        depth += (match in "[{") - (match in "]}")
         deepest = max(deepest, depth)
     return deepest
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        raise ValueError("duplicate key")
+    return items
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def entities(spans: Sequence[Pair]) -> str:
@@ -154,24 +154,24 @@ def _line(answer: dict[str, Any]) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-def pairs(value: Any, name: str) -> list[Pair]:
+def listed_pairs(value: Any, name: str) -> list[Pair]:
     """Return the spans in the list `name` of a parsed answer, even if the rest of the answer does not comply.
 
     An entry that is not an object with both sides as strings becomes an empty pair, which equals no gold
-    span: precision must not gain from it. If the list itself is missing, nothing was predicted.
+    span: precision must not gain from it. If the list is missing, nothing was predicted.
     """
     listed = value.get(name) if isinstance(value, dict) else None
-    return [_pair(one, *_LISTS[name]) for one in listed] if isinstance(listed, list) else []
+    return [_pair(entry, *_LISTS[name]) for entry in listed] if isinstance(listed, list) else []
 
 
-def _pair(one: Any, label: str, text: str) -> Pair:
-    if not isinstance(one, dict):
+def _pair(entry: Any, label_key: str, text_key: str) -> Pair:
+    if not isinstance(entry, dict):
         return ("", "")
-    found = one.get(label), one.get(text)
-    return (found[0], found[1]) if isinstance(found[0], str) and isinstance(found[1], str) else ("", "")
+    label, text = entry.get(label_key), entry.get(text_key)
+    return (label, text) if isinstance(label, str) and isinstance(text, str) else ("", "")
 
 
-def count(
+def count_structured(
     target: str,
     output: str,
     source: str,
@@ -182,18 +182,19 @@ def count(
     """Return the COLUMNS of one item.
 
     Args:
-        target: the right answer, by `entities` or `call`.
+        target: the right answer, made by `entities` or `call`.
         output: what the model answered.
         source: the text that the spans should be copied from.
-        complies: whether a JSON value complies with the task's schema.
+        complies: returns whether a JSON value complies with the task's schema.
         language: code of `languages.tsv`, for its capitals.
-        tagged: tokens and gold spans of the source, where these have places.
+        tagged: tokens and gold spans of the source, if the gold spans have places.
     """
-    gold, answer = json.loads(target), parse(output)
+    # Both sides as multisets of (label, folded text).
+    gold, answer = json.loads(target), parse_json(output)
     name = "entities" if "entities" in gold else "arguments"
-    wanted, said = pairs(gold, name), pairs(answer.value, name)
-    expected = Counter((label, normalise(text, language)) for label, text in wanted)
-    predicted = Counter((label, normalise(text, language)) for label, text in said)
+    gold_pairs, answer_pairs = listed_pairs(gold, name), listed_pairs(answer.value, name)
+    expected = Counter((label, normalise(text, language)) for label, text in gold_pairs)
+    predicted = Counter((label, normalise(text, language)) for label, text in answer_pairs)
     valid = answer.parses and complies(answer.value)
     intent = gold.get("name")
     intent_right = (
@@ -205,10 +206,10 @@ def count(
         int(answer.parses),
         int(valid),
         (expected & predicted).total(),
-        len(said),
-        len(wanted),
-        len(wanted) * answer.parses,
-        len(set(locate(said, source, tagged, language)) & set(tagged.spans)) if tagged else 0,
+        len(answer_pairs),
+        len(gold_pairs),
+        len(gold_pairs) * answer.parses,
+        len(set(locate(answer_pairs, source, tagged, language)) & set(tagged.spans)) if tagged else 0,
         sum(value != "" and value in text for _, value in predicted.elements()),
         int(valid and predicted == expected and (intent is None or intent_right)),
         int(intent_right),
@@ -219,17 +220,18 @@ def count(
 def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> list[Span | None]:
     """Return the place of each predicted span in the text, None if there is none.
 
-    An answer names texts, tags have places. So spans are taken in the answer's order, and each gets the
-    leftmost run of whole tokens that reads like it (texts folded as everywhere) and that no earlier span has
-    taken. If the text occurs more than once, places that the annotators marked come first: an answer cannot
-    say which of two it means, and the right one must not count as wrong. A full stop behind the span is part
-    of the tagged text if the text has it, and does not count otherwise.
+    An answer contains texts, while tags have places. So in the answer's order, each span gets the leftmost
+    run of whole tokens that equals it after folding and that no earlier span has taken. If there are several
+    such runs, those that the annotators marked come first: an answer cannot say which one it means, and the
+    right one must not count as wrong. A full stop at the end of the span must match if the text has it there,
+    and is ignored otherwise.
     """
     taken = [False] * len(tagged.tokens)
     marked = {(start, end) for _, start, end in tagged.spans}
     folded, runs = fold(text, language), dict[str, list[Place]]()
-    found: list[Span | None] = []
+    places: list[Span | None] = []
     for label, value in spans:
+        # All runs that equal the value, or without any, those that equal it without its full stop.
         wanted = fold(value, language)
         if wanted not in runs:
             runs[wanted] = (
@@ -238,29 +240,30 @@ def locate(spans: Sequence[Pair], text: str, tagged: Tagged, language: str) -> l
             bare = normalise(value, language)
             if bare and bare in folded and not runs[wanted]:
                 runs[wanted] = _runs(bare, text, tagged.tokens, language, normalise)
+        # The leftmost free run, marked ones first.
         free = [run for run in runs[wanted] if not any(taken[run[0] : run[1]])]
         if not free:
-            found.append(None)
+            places.append(None)
             continue
         start, end = min(free, key=lambda run: (run not in marked, run))
         taken[start:end] = [True] * (end - start)
-        found.append((label, start, end))
-    return found
+        places.append((label, start, end))
+    return places
 
 
 def _runs(
     wanted: str, text: str, tokens: Sequence[Place], language: str, read_as: Callable[[str, str], str]
 ) -> list[Place]:
     """Return (first token, end) of the runs of tokens that `read_as` makes equal to a folded text."""
-    found = []
+    runs = []
     for first, (start, _) in enumerate(tokens):
         for last in range(first, len(tokens)):
             read = read_as(text[start : tokens[last][1]], language)
             if read == wanted:
-                found.append((first, last + 1))
+                runs.append((first, last + 1))
             if not wanted.startswith(read):
                 break
-    return found
+    return runs
 
 
 def _column(counts: Counts, name: str) -> Counts:
@@ -317,7 +320,7 @@ DETAIL_METRICS = ("parses", "complies", "values_in_source")
 DETAIL_TITLE = "Form and copying"
 
 READABLE = "complies"
-"""The column of answers that say nothing where they have nothing, instead of failing to say it."""
+"""The column of answers that can be read, so that an empty one says that there is nothing."""
 
 COMPARABLE = True
-"""Scores in two languages count the same things."""
+"""Scores of two languages count the same things."""

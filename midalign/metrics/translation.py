@@ -1,8 +1,8 @@
-"""Translation, scored per segment as integer counts; every metric is a function of pooled counts.
+"""Translation, scored per segment as integer counts. Every metric is a function of pooled counts.
 
 BLEU (Papineni et al. 2002) and chrF++ (Popovic 2017) are sacreBLEU's: it tokenizes and counts n-grams,
-segment by segment, and what is computed here from the sums equals its corpus scores to rounding. Sums instead
-of texts, so that intervals and paired tests can be made again from a record alone.
+segment by segment. The scores computed here from the sums equal its corpus scores up to rounding. With sums
+instead of texts, intervals and paired tests can be recomputed from a record alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from midalign.metrics.rates import quotient
 
 BLEU_ORDER = 4
 CHRF_ORDERS = 8
-"""Characters 1 to 6, then words 1 and 2."""
+"""Number of n-gram orders of chrF++: characters 1 to 6, then words 1 and 2."""
 
 COLUMNS = (
     "n",
@@ -36,9 +36,9 @@ COLUMNS = (
     "empty",
 )
 """The counts of a segment. `n` is 1; tokens, n-gram matches and n-grams of BLEU; n-grams of output and
-reference and their matches for each order of chrF++; characters but for white space; whether the output is in
-another language or script, whether that cannot be told, whether it is the source again, whether it is empty.
-BLEU's are 0 in a target language whose tokenizer is not available."""
+reference and their matches for each order of chrF++; characters without white space; whether the output is in
+another language or script, whether that is undecided, whether it repeats the source, whether it is empty.
+BLEU's are 0 if the tokenizer of the target language is not available."""
 
 AT_MOST = (
     *((f"bleu_correct_{n}", f"bleu_total_{n}") for n in range(1, BLEU_ORDER + 1)),
@@ -61,16 +61,17 @@ ADDED: frozenset[str] = frozenset()
 HEADLINE = "chrf"
 
 UNSEGMENTED = ("Thai", "Laoo", "Khmr", "Mymr", "Tibt")
-"""Scripts without blanks between words, for which sacreBLEU has a tokenizer in a model only (`flores200`)."""
+"""Scripts without blanks between words. SacreBLEU's only tokenizer for them needs a model (`flores200`)."""
 
 Counts = NDArray[np.int64]
 Scores = NDArray[np.float64]
 
 
 def tokenizer(language: str, script: str) -> str | None:
-    """Return sacreBLEU's tokenizer for a target language. Its `13a` splits at blanks, which some lack.
+    """Return sacreBLEU's tokenizer for a target language, None if it is not installed.
 
-    None where it is not on this machine: another tokenizer's BLEU would be another score.
+    The default `13a` splits at blanks. Scripts without blanks need another one, and BLEU with the wrong
+    tokenizer would be a different score.
     """
     if script in ("Hans", "Hant"):
         return "zh"
@@ -94,7 +95,7 @@ def flores_model_is_here() -> bool:
 def _bleu(tokenize: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    return BLEU(tokenize=tokenize, force=True)  # force: no warning of outputs that look tokenized
+    return BLEU(tokenize=tokenize, force=True)  # no warning about outputs that look tokenized
 
 
 @cache
@@ -110,23 +111,25 @@ def signatures(tokenize: str | None) -> dict[str, str]:
 
     Without a tokenizer there is no BLEU, and no signature of it.
     """
-    found = {}
+    by_metric = {}
     for name, metric in (("bleu", _bleu(tokenize) if tokenize else None), ("chrf", _chrf())):
         if metric is None:
             continue
-        metric.corpus_score([""], [[""]])  # the number of references is known from then on
-        found[name] = str(metric.get_signature())
-    return found
+        metric.corpus_score([""], [[""]])  # the signature needs the number of references
+        by_metric[name] = str(metric.get_signature())
+    return by_metric
 
 
-def count(source: str, reference: str, output: str, tokenize: str | None, target: Wanted) -> list[int]:
+def count_translation(
+    source: str, reference: str, output: str, tokenize: str | None, target: Wanted
+) -> list[int]:
     """Return the COLUMNS of one segment.
 
     Args:
         source: the text to be translated.
         reference: its translation.
         output: what the model answered.
-        tokenize: name of sacreBLEU's tokenizer for the target language; None where it is not available.
+        tokenize: name of sacreBLEU's tokenizer for the target language, None if it is not available.
         target: the target language, for the identifier.
     """
     output = output.strip()
@@ -153,7 +156,7 @@ def count(source: str, reference: str, output: str, tokenize: str | None, target
 def in_language(output: str, reference: str, target: Wanted) -> Identified:
     """Return whether an output is in the target language and script, as far as the identifier can tell.
 
-    Where it does not recognise the reference itself (names, numbers), the output is not judged.
+    If it does not recognise the reference itself (names, numbers), the output is not judged.
     """
     if identify(reference, target) is not Identified.TARGET:
         return Identified.UNSURE
@@ -172,7 +175,7 @@ def _columns(counts: Counts, names: Iterable[str]) -> NDArray[np.float64]:
 def bleu(counts: Counts) -> Scores:
     """Return corpus BLEU, 0 to 100, of pooled counts (..., columns), with sacreBLEU's exponential smoothing.
 
-    NaN where no reference was tokenized.
+    NaN if no reference was tokenized.
     """
     orders = range(1, BLEU_ORDER + 1)
     output, reference = np.moveaxis(_columns(counts, ("bleu_output", "bleu_reference")), -1, 0)

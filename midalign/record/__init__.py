@@ -12,7 +12,6 @@ from midalign.record.files import (
     read_record,
     record_file_name,
     refuse_to_replace,
-    write_atomically,
     write_record,
 )
 from midalign.record.item_counts import Items, nan_to_none, pack_items, scores_without_repeated
@@ -63,6 +62,5 @@ __all__ = [
     "scores_without_repeated",
     "shared_conditions",
     "task_conditions",
-    "write_atomically",
     "write_record",
 ]

@@ -1,8 +1,6 @@
 """Read and write records, and protect existing ones."""
 
 import hashlib
-import os
-import tempfile
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from midalign.errors import RecordError, first_problem
+from midalign.files import write_atomically
 from midalign.record.conditions import Conditions, condition_differences, conditions_of
 from midalign.record.item_counts import Items, pack_items, unpack_items
 from midalign.record.models import ItemsFile, Record
@@ -120,17 +119,3 @@ def record_file_name(name: str) -> str:
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._@=+-") else "-" for c in name)
     plain = kept.lstrip("._@=+-") or "unnamed"
     return plain if name.isascii() else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file and rename it, so that readers see the old or the whole new content."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

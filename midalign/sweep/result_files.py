@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from midalign.files import write_atomically
 from midalign.languages import ROLES
-from midalign.record import write_atomically
 from midalign.sweep.point_results import PointResult
 
 WIDTH = 36

@@ -9,6 +9,7 @@ import yaml
 from midalign import adapter, record
 from midalign.adapter import Manifest
 from midalign.errors import AdapterError, first_line
+from midalign.files import write_atomically
 
 CARD = "README.md"
 
@@ -18,7 +19,7 @@ def write_card(folder: Path, records: Sequence[record.Record] = ()) -> None:
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(f"{folder} has no {adapter.MANIFEST}: it is not from midalign-train")
-    record.write_atomically(folder / CARD, render_card(manifest, records).encode())
+    write_atomically(folder / CARD, render_card(manifest, records).encode())
 
 
 def render_card(manifest: Manifest, records: Sequence[record.Record]) -> str:

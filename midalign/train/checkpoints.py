@@ -7,12 +7,13 @@ checkpoint is therefore valid only if SEAL lists its files and these are unchang
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
+
+from midalign.files import write_atomically
 
 if TYPE_CHECKING:
     from midalign.train.trainer import AlignmentTrainer
@@ -38,9 +39,7 @@ class SealCheckpoints(TrainerCallback):
 
 def seal_checkpoint(checkpoint: Path) -> None:
     """Write the digests of a complete checkpoint's files to SEAL."""
-    partial = checkpoint / f"{SEAL}.partial"
-    partial.write_text(json.dumps(_digests(checkpoint), indent=1), "utf-8")
-    os.replace(partial, checkpoint / SEAL)
+    write_atomically(checkpoint / SEAL, json.dumps(_digests(checkpoint), indent=1).encode())
 
 
 def last_intact_checkpoint(work: Path) -> str | None:

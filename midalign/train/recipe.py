@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from midalign import harness
 from midalign.adapter import RecipeRef
-from midalign.data import pairs
+from midalign.data.pairs import pairs_identity
 from midalign.errors import RecipeError, nearest
 from midalign.shipped import shipped_names, shipped_text
 
@@ -289,9 +289,9 @@ class Recipe(RecipeSection):
         decides["base"] = self.base_name
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
-            decides["align"]["pairs"] = pairs.identity(align.pairs, self.aligned)
+            decides["align"]["pairs"] = pairs_identity(align.pairs, self.aligned)
         elif stops:  # the measure may depend on the held-out pairs and the layer
-            held_out = pairs.identity(self.align.pairs, self.aligned), self.align.held_out
+            held_out = pairs_identity(self.align.pairs, self.aligned), self.align.held_out
             decides["held_out"] = *held_out, self.align.layer
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
+from midalign.files import write_atomically
 from midalign.locks import locked
 from midalign.train.card import write_card
 from midalign.train.evaluation_command import evaluated_tasks
@@ -99,14 +100,14 @@ def evaluation_overlaps(recipe: Recipe, arms: Collection[str]) -> dict[str, list
         learned = guard.aligned(align.pairs, recipe.aligned) if align else []
         if align is None or align.task:
             learned = [*supervised, *learned]
-        overlaps[arm] = [entry for entry in overlap.overlaps(learned, scored) if entry.found]
+        overlaps[arm] = [entry for entry in overlap.find_overlaps(learned, scored) if entry.found]
     distinct = dict.fromkeys(entry for of_arm in overlaps.values() for entry in of_arm)
     if distinct and not recipe.allow_overlap:
         worst = sorted(distinct, key=lambda entry: entry.found, reverse=True)[:SHOWN]
         more = f"  ... and {len(distinct) - SHOWN} more\n" if len(distinct) > SHOWN else ""
         raise OverlapError(
             f"recipe {recipe.name}: the training text contains evaluation text.\n"
-            f"{guard.described(worst)}\n{more}"
+            f"{guard.describe_overlaps(worst)}\n{more}"
             f"Train or evaluate on other text (supervised, align.pairs, task, evaluation.languages), or "
             f"accept the overlap with allow_overlap=true: records and leaderboard then show it"
         )
@@ -326,9 +327,7 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    partial = mark.with_suffix(".partial")
-    partial.write_text(json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1), "utf-8")
-    os.replace(partial, mark)
+    write_atomically(mark, json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1).encode())
     return dtype
 
 

@@ -87,7 +87,7 @@ def samples_digest(parts: Iterable[Any]) -> str:
 
 def samples_path(key: str) -> Path:
     """Return where the samples of a digest are stored."""
-    return cache.folder() / "samples" / f"{key[:32]}.npz"
+    return cache.cache_folder() / "samples" / f"{key[:32]}.npz"
 
 
 def read_samples(key: str) -> dict[int, TokenizedSample]:
@@ -112,6 +112,6 @@ def write_samples(key: str, samples: Mapping[int, TokenizedSample]) -> None:
     file = io.BytesIO()
     np.savez(file, ids=np.array(ids, np.int32), table=np.array(table, np.int64).reshape(-1, 4))
     try:
-        cache.write(samples_path(key), file.getvalue())
+        cache.write_to_cache(samples_path(key), file.getvalue())
     except (OSError, DataError) as error:
         log.warning("Samples were not cached for the next run: %s", error)

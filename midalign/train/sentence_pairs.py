@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from midalign.data import pairs
+from midalign.data.pairs import read_pairs
 from midalign.train.recipe import Align, Recipe
 from midalign.train.samples import SampleTokenizer, TokenizedSample
 
@@ -39,7 +39,7 @@ def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[
     """
     by_language = []
     for number, language in enumerate(recipe.aligned):
-        group = [Pair(number, *pair) for pair in pairs.pairs(align.pairs, language)]
+        group = [Pair(number, *pair) for pair in read_pairs(align.pairs, language)]
         if align.held_out:
             group = [group[i] for i in np.random.default_rng(0).permutation(len(group))]
         by_language.append(group)

@@ -66,7 +66,7 @@ def print_table(base: str) -> None:
     """Measure a base and print its rows."""
     model, tokenizer = live.load_with_adapters(bases.resolve(base), {}, "float32")
     layers = [round(share * depth(model)) for share in SHARES]
-    codes = [code for code, row in languages().items() if row.mini]
+    codes = [code for code, row in languages().items() if row.codes["mini"]]
     texts = {code: [item.utterance for item in mini.items(code, "validation")[:SENTENCES]] for code in codes}
     config = model.config.get_text_config()
     print(

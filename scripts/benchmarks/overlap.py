@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from midalign import guard  # noqa: E402
-from midalign.data.overlap import overlaps  # noqa: E402
+from midalign.data.overlap import find_overlaps  # noqa: E402
 
 TRAINING = ("massive", "alma", "tatoeba", "ntrex", "wmt23", "mini", "midalign_json_uner")
 TESTS = (
@@ -35,7 +35,7 @@ def main() -> None:
     start, processor = time.perf_counter(), time.process_time()
     learned = [text for name in TRAINING for text in guard.training(name)]
     scored = guard.scored(TESTS, "test")
-    found = overlaps(learned, scored)
+    found = find_overlaps(learned, scored)
     repeated = guard.repetitions(learned, scored)
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -70,7 +70,7 @@ def main() -> None:
     for text in scored:
         own_texts = [one for one in learned if (one.dataset, one.language) == (text.dataset, text.language)]
         renamed = [replace(one, dataset="training") for one in own_texts if one.split == "train"]
-        for one in overlaps(renamed, [text]):
+        for one in find_overlaps(renamed, [text]):
             if one.folded:
                 print(f"{text.dataset} {text.language}: {one.folded:,} folded, {one.exact:,} exact")
 

@@ -124,16 +124,19 @@ def long_files(modules: dict[str, Module]) -> list[str]:
 def repeated_names(modules: dict[str, Module]) -> list[str]:
     """Return the classes and public functions of a module whose name another module has defined before.
 
-    Commands of the command line and what a protocol asks of the modules beside it do not count.
+    Commands of the command line do not count, nor do functions by which a module fulfils a protocol of its
+    package.
     """
-    asked = {module.name: set(_protocol_members(module.tree)) for module in modules.values()}
+    protocols = {module.name: _protocols(module.tree) for module in modules.values()}
     places: dict[str, list[str]] = defaultdict(list)
     for module in modules.values():
+        defined = _defined_names(module.tree)
+        asked = [members for members in protocols.get(_package(module), []) if members <= defined]
         for node in module.tree.body:
             is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             if not (isinstance(node, ast.ClassDef) or (is_function and not node.name.startswith("_"))):
                 continue
-            if is_function and (module.is_command or node.name in asked.get(_package(module), set())):
+            if is_function and (module.is_command or any(node.name in members for members in asked)):
                 continue
             places[node.name].append(f"{module.shown}:{node.lineno}")
     return [
@@ -147,10 +150,31 @@ def _package(module: Module) -> str:
     return module.name.rpartition(".")[0]
 
 
-def _protocol_members(tree: ast.Module) -> Iterator[str]:
+def _protocols(tree: ast.Module) -> list[set[str]]:
+    """Return the members of each protocol of a module, those of the protocols it extends included."""
+    members: dict[str, set[str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
-            yield from (child.name for child in node.body if isinstance(child, ast.FunctionDef))
+            functions = {child.name for child in node.body if isinstance(child, ast.FunctionDef)}
+            fields = {ast.unparse(child.target) for child in node.body if isinstance(child, ast.AnnAssign)}
+            inherited = (members.get(ast.unparse(base), set()) for base in node.bases)
+            members[node.name] = functions.union(fields, *inherited)
+    return list(members.values())
+
+
+def _defined_names(tree: ast.Module) -> set[str]:
+    """Return the names that a module defines or imports at its top level."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            names.update(ast.unparse(target) for target in node.targets)
+        elif isinstance(node, ast.AnnAssign):
+            names.add(ast.unparse(node.target))
+    return names
 
 
 def docstrings_without_a_verb(modules: dict[str, Module]) -> list[str]:

@@ -16,35 +16,35 @@ from midalign.errors import DataError
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    cache.write(path, b"old")
+    cache.write_to_cache(path, b"old")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
-        cache.write(path, b"new")
+        cache.write_to_cache(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path / "a"))
-    assert cache.folder() == tmp_path / "a"
+    assert cache.cache_folder() == tmp_path / "a"
     monkeypatch.delenv("MIDALIGN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert cache.folder() == tmp_path / "b" / "midalign"
+    assert cache.cache_folder() == tmp_path / "b" / "midalign"
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
-    cache.write(path, b"old")
+    cache.write_to_cache(path, b"old")
     program = f"""
 import os, signal
 from pathlib import Path
 from midalign.data import cache
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-cache.write(Path({str(path)!r}), b"new")
+cache.write_to_cache(Path({str(path)!r}), b"new")
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
@@ -53,14 +53,14 @@ cache.write(Path({str(path)!r}), b"new")
 def test_a_cache_of_a_group_can_be_read_by_it(tmp_path):
     before = os.umask(0o027)
     try:
-        cache.write(tmp_path / "file", b"")
+        cache.write_to_cache(tmp_path / "file", b"")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize(
-    "write", [lambda path: cache.write(path, b""), lambda path: cache.lock(path).__enter__()]
+    "write", [lambda path: cache.write_to_cache(path, b""), lambda path: cache.lock(path).__enter__()]
 )
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path, write):
     (tmp_path / "cache").write_text("a file where the folder should be")
@@ -75,11 +75,11 @@ def test_waiting_for_another_process_is_told(tmp_path, caplog):
         waiting.join(1.5)
         assert waiting.is_alive()
     waiting.join(30)
-    assert caplog.messages == ["Waiting for another process that fetches x"]
+    assert caplog.messages == ["Waiting for another process that downloads x"]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("true", True), ("0", False), ("", False)])
 def test_offline(monkeypatch, value, expected):
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert cache.offline() is expected
+    assert cache.is_offline() is expected

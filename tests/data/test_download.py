@@ -145,7 +145,7 @@ cache.download({url!r}, Path({str(tmp_path / "f")!r}))
 
 
 def test_a_server_that_is_not_there(url, tmp_path):
-    with pytest.raises(DataError, match=r"could not be fetched: \[Errno \d+\] Connection refused\. What"):
+    with pytest.raises(DataError, match=r"could not be downloaded: \[Errno \d+\] Connection refused\. The"):
         cache.download("http://127.0.0.1:1/file", tmp_path / "f")
 
 
@@ -184,7 +184,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(url, tmp_path):
 
 def test_a_file_that_never_arrives_whole_is_not_there(url, tmp_path):
     Server.said_length, Server.ranges = len(CONTENT) + 1, False
-    with pytest.raises(DataError, match=r"could not be fetched.*goes on from there"):
+    with pytest.raises(DataError, match=r"could not be downloaded.*Rerun the same command to resume"):
         cache.download(url, tmp_path / "f")
     assert not (tmp_path / "f").exists()
     assert len(Server.requests) == cache.ATTEMPTS
@@ -207,18 +207,18 @@ def test_offline_switches_are_obeyed(url, tmp_path, monkeypatch, switch):
 @pytest.fixture
 def lines(url, monkeypatch):
     """A set of one file, `file`, whose digest is CONTENT's, behind the server."""
-    from midalign.data.lines import Source
+    from midalign.data.lines import LineFiles
 
     files = cache.FileSet("tatoeba")
     monkeypatch.setitem(files.__dict__, "digests", {"file": (0, hashlib.sha256(CONTENT).hexdigest())})
-    return Source(files, url.replace("/file", "/{file}"))
+    return LineFiles(files, url.replace("/file", "/{file}"))
 
 
 def test_a_file_is_fetched_verified_and_stored(lines):
     assert not lines.files.path("file").exists()
     lines.fetch("file")
     assert lines.files.path("file").read_bytes() == CONTENT
-    assert [path.name for path in Path(cache.folder(), "downloads").iterdir()] == ["file.lock"]
+    assert [path.name for path in Path(cache.cache_folder(), "downloads").iterdir()] == ["file.lock"]
     lines.fetch("file")
     assert len(Server.requests) == 1
 
@@ -230,7 +230,7 @@ def test_altered_bytes_are_refused(lines, monkeypatch):
     ):
         lines.fetch("file")
     assert not lines.files.path("file").exists()
-    assert not list(Path(cache.folder(), "downloads").glob("file*[!k]"))  # a lock file may stay
+    assert not list(Path(cache.cache_folder(), "downloads").glob("file*[!k]"))  # a lock file may stay
 
 
 def test_the_remedy_without_network_is_named(lines, monkeypatch):
@@ -243,10 +243,10 @@ def test_processes_that_want_one_file_fetch_it_once(url, tmp_path):
     program = f"""
 import hashlib
 from midalign.data import cache
-from midalign.data.lines import Source
+from midalign.data.lines import LineFiles
 files = cache.FileSet("tatoeba")
 files.__dict__["digests"] = {{"file": (0, {hashlib.sha256(CONTENT).hexdigest()!r})}}
-Source(files, {url.replace("/file", "/{file}")!r}).fetch("file")
+LineFiles(files, {url.replace("/file", "/{file}")!r}).fetch("file")
 """
     processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
@@ -287,13 +287,13 @@ def test_massive_is_fetched_at_first_use(massive_archive):
     assert Server.requests == [None, "bytes=100-"]
     massive_archive.items("en", "train")
     assert len(Server.requests) == 2
-    assert [path.name for path in Path(cache.folder(), "downloads").iterdir()] == ["file.lock"]
+    assert [path.name for path in Path(cache.cache_folder(), "downloads").iterdir()] == ["file.lock"]
 
 
 def test_an_altered_archive_is_thrown_away_and_the_next_attempt_may_succeed(massive_archive, monkeypatch):
     whole = CONTENT
     monkeypatch.setattr(sys.modules[__name__], "CONTENT", whole[:200] + bytes(50) + whole[250:])
-    with pytest.raises(DataError, match=r"massive: what http.* sent is not kept: .*"):
+    with pytest.raises(DataError, match=r"massive: the download from http.* was rejected: .*"):
         massive_archive.items("sw", "test")
     monkeypatch.setattr(sys.modules[__name__], "CONTENT", whole)
     assert len(massive_archive.items("sw", "test")) == 1
@@ -312,7 +312,7 @@ def test_a_disk_that_fills_up_while_the_archive_is_stored_costs_no_second_downlo
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*test.tsv'"):
         massive_archive.items("sw", "test")
-    assert not list(cache.folder().rglob("*test.tsv*"))
+    assert not list(cache.cache_folder().rglob("*test.tsv*"))
     monkeypatch.setattr(os, "replace", replace)
     assert len(massive_archive.items("sw", "test")) == 1
     assert Server.requests == [None]

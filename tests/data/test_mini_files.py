@@ -16,7 +16,7 @@ from midalign.languages import languages
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "midalign" / "data" / "mini"
 SOURCE = ROOT / "scripts" / "mini"
-CODES = [code for code, row in languages().items() if row.mini]
+CODES = [code for code, row in languages().items() if row.codes["mini"]]
 SIZES = {"train": 1500, "dev": 150, "test": 300}
 PAIR = re.compile(r"\[(\w+) : ([^\[\]]+)\]")
 

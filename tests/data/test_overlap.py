@@ -12,9 +12,9 @@ from midalign.data.overlap import (
     NEAR,
     SHINGLE,
     SHORT,
-    Text,
+    SplitText,
+    find_overlaps,
     fold_orthography,
-    overlaps,
     repeated,
 )
 
@@ -64,7 +64,7 @@ def brute_force(training, test):
 
 
 def found(training, test):
-    both = overlaps([Text("a", "train", "en", training)], [Text("b", "test", "de", test)])
+    both = find_overlaps([SplitText("a", "train", "en", training)], [SplitText("b", "test", "de", test)])
     return (both[0].exact, both[0].folded, both[0].short, both[0].near) if both else (0, 0, 0, 0)
 
 
@@ -197,33 +197,35 @@ def test_short_texts_count_where_they_are_common():
 
     def counted(equal, others):
         test = training[:equal] + [f"{SENTENCE} {i}" for i in range(others)]
-        (one,) = overlaps([Text("a", "train", "en", training)], [Text("b", "test", "en", test)])
+        (one,) = find_overlaps(
+            [SplitText("a", "train", "en", training)], [SplitText("b", "test", "en", test)]
+        )
         assert (one.exact, one.short) == (equal, equal)
         return one.found
 
     assert counted(5, 95) == 0
     assert counted(6, 94) == 6
-    (one,) = overlaps(
-        [Text("a", "train", "en", [*training, SENTENCE])],
-        [Text("b", "test", "en", ["short text 1", *[SENTENCE] * 99])],
+    (one,) = find_overlaps(
+        [SplitText("a", "train", "en", [*training, SENTENCE])],
+        [SplitText("b", "test", "en", ["short text 1", *[SENTENCE] * 99])],
     )
     assert (one.exact, one.short, one.found) == (100, 1, 99)
 
 
 def test_splits_of_one_data_set_are_not_compared_and_a_split_with_itself_is():
-    test = Text("a", "test", "en", [SENTENCE])
-    assert overlaps([Text("a", "train", "en", [SENTENCE])], [test]) == []
-    assert [one.found for one in overlaps([test], [test])] == [1]
-    both = [Text("a", "train", "en", [SENTENCE]), Text("b", "train", "fr", [SENTENCE]), test]
-    assert [(one.training, one.found) for one in overlaps(both, [test])] == [("b", 1), ("a", 1)]
+    test = SplitText("a", "test", "en", [SENTENCE])
+    assert find_overlaps([SplitText("a", "train", "en", [SENTENCE])], [test]) == []
+    assert [one.found for one in find_overlaps([test], [test])] == [1]
+    both = [SplitText("a", "train", "en", [SENTENCE]), SplitText("b", "train", "fr", [SENTENCE]), test]
+    assert [(one.training, one.found) for one in find_overlaps(both, [test])] == [("b", 1), ("a", 1)]
 
 
 def test_examples_name_the_text_and_where_it_stands():
     near = SENTENCE.replace("come back", "again")
     training = ["something else entirely, of which the test knows nothing at all", SENTENCE]
-    (one,) = overlaps(
-        [Text("a", "train", "en", training)],
-        [Text("b", "test", "en", ["nothing of it", near, SENTENCE])],
+    (one,) = find_overlaps(
+        [SplitText("a", "train", "en", training)],
+        [SplitText("b", "test", "en", ["nothing of it", near, SENTENCE])],
     )
     exact, doubtful = one.examples
     assert (exact.item, exact.text, exact.training, exact.contained) == (2, SENTENCE, SENTENCE, 1.0)
@@ -234,10 +236,10 @@ def test_examples_name_the_text_and_where_it_stands():
 
 
 def test_no_sentences_at_all():
-    nothing = Text("a", "train", "en", [])
-    assert overlaps([nothing], [Text("b", "test", "en", [SENTENCE])]) == []
-    assert overlaps([Text("b", "train", "en", [SENTENCE])], [nothing]) == []
-    assert overlaps([], [nothing]) == []
+    nothing = SplitText("a", "train", "en", [])
+    assert find_overlaps([nothing], [SplitText("b", "test", "en", [SENTENCE])]) == []
+    assert find_overlaps([SplitText("b", "train", "en", [SENTENCE])], [nothing]) == []
+    assert find_overlaps([], [nothing]) == []
 
 
 def test_hashes_of_different_stretches_differ():
@@ -248,5 +250,5 @@ def test_hashes_of_different_stretches_differ():
 
 
 def test_repeated_is_word_for_word_and_by_language():
-    training = [Text("a", "train", "en", ["wake me", "stop"]), Text("a", "train", "de", ["Halt"])]
-    assert repeated(Text("a", "test", "en", ["stop", "Stop", "Halt", "wake me"]), training) == [0, 3]
+    training = [SplitText("a", "train", "en", ["wake me", "stop"]), SplitText("a", "train", "de", ["Halt"])]
+    assert repeated(SplitText("a", "test", "en", ["stop", "Stop", "Halt", "wake me"]), training) == [0, 3]

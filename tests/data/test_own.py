@@ -122,7 +122,7 @@ def test_the_group_and_its_tasks(kept: Callable[..., str]) -> None:
     assert [harness.task_languages(name) for name in names] == [["de"], ["zh_cn"]]
     assert list(map(harness.has_training_split, names)) == [True, False]
     with pytest.raises(TaskError, match="no rows in zh_cn for validation, only for test"):
-        own.Source(group).rows("zh_cn", "validation")
+        own.OwnData(group).rows("zh_cn", "validation")
     with pytest.raises(TaskError, match=r"has no language 'fr'\. Available: de, zh_cn"):
         harness.metadata(f"{group}_fr")
     (learned,) = guard.training(spec)
@@ -189,7 +189,7 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
     (tmp_path / "one.jsonl").write_bytes(changed)
     again = harness.expand([f"slot:{tmp_path / 'one.jsonl'}"])
     assert (plain == again) == (form != "blank lines")  # then the lines have other numbers
-    assert [len(own.Source(name.rpartition("_")[0]).items("de", "test")) for name in plain + again] == [2, 2]
+    assert [len(own.OwnData(name.rpartition("_")[0]).items("de", "test")) for name in plain + again] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
         ("slot", {**SLOT, "language": "xx"}, "No language 'xx'"),
         ("slot", {**SLOT, "utterance": " "}, "utterance: found ' ', expected one line"),
         ("slot", {**SLOT, "utterance": "weck\num neun"}, "expected one line"),
-        ("slot", {**SLOT, "slots": [{"slot": "time", "value": "zehn"}]}, "time: 'zehn' does not stand"),
+        ("slot", {**SLOT, "slots": [{"slot": "time", "value": "zehn"}]}, "time: 'zehn' does not occur"),
         ("slot", {**SLOT, "slots": [{"slot": "a b", "value": "neun"}]}, "slots.0.slot: found 'a b'"),
         ("slot", {**SLOT, "slots": [{"slot": "", "value": "neun"}]}, "without blanks"),
         ("slot", {**SLOT, "slots": [{"slot": "a", "valeu": "neun"}]}, "slots.0.value is missing; expected {"),
@@ -209,15 +209,15 @@ def test_what_editors_do_to_a_file(kept: Callable[..., str], tmp_path: Path, for
             {**SLOT, "slots": [{"slot": "a", "value": "neun"}, {"slot": "a", "value": "um"}]},
             "in order",
         ),
-        ("slot", {**SLOT, "splt": "train"}, "found the key splt"),
+        ("slot", {**SLOT, "splt": "train"}, "unknown key splt"),
         ("slot", {**SLOT, "split": "dev"}, "split: found 'dev'"),
         ("slot", {**SLOT, "id": 7}, "id: found 7"),
-        ("slot", [], "the line is no object"),
-        ("translation", {**TRANSLATION, "language": "de"}, "'de' is no direction"),
+        ("slot", [], "the line is not an object"),
+        ("translation", {**TRANSLATION, "language": "de"}, "'de' is not a direction"),
         ("translation", {**TRANSLATION, "language": "en-xx"}, "No language 'xx'"),
         ("translation", {**TRANSLATION, "target": ""}, "target: found ''"),
         ("translation", {"language": "en-de", "source": "a"}, "target is missing"),
-        ("structured", {**STRUCTURED, "entities": [{"type": "P", "text": "Bob"}]}, "P: 'Bob' does not stand"),
+        ("structured", {**STRUCTURED, "entities": [{"type": "P", "text": "Bob"}]}, "P: 'Bob' does not occur"),
         ("structured", {**STRUCTURED, "entities": [{"type": "P", "text": ""}]}, "entities.0.text: found ''"),
     ],
 )
@@ -228,11 +228,11 @@ def test_rows_that_are_refused(kept: Callable[..., str], family: str, row: Any, 
         harness.expand([spec])
     assert f"{spec.partition(':')[2]}, line 2: " in str(raised.value)
     assert message in str(raised.value)
-    assert not (cache.folder() / "own").exists()
+    assert not (cache.cache_folder() / "own").exists()
 
 
 def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 3: id 'x' is that of line 1 too"):
+    with pytest.raises(DataError, match="line 3: duplicate id 'x', which line 1"):
         harness.expand([kept("slot", {**SLOT, "id": "x"}, SLOT, {**SLOT, "id": "x"})])
     with pytest.raises(DataError, match=r"cannot be read: No such file"):
         harness.expand([f"slot:{tmp_path / 'absent.jsonl'}"])
@@ -254,7 +254,7 @@ def test_files_that_are_refused(kept: Callable[..., str], tmp_path: Path) -> Non
 
 def test_a_kept_file_that_was_altered(kept: Callable[..., str]) -> None:
     group = harness.group_name(kept("slot", SLOT))
-    (file,) = (cache.folder() / "own").iterdir()
+    (file,) = (cache.cache_folder() / "own").iterdir()
     file.write_text(file.read_text("utf-8").replace("neun", "zehn"), "utf-8")
     with pytest.raises(DataError, match="was altered"):
         harness.expand([group])
@@ -273,12 +273,12 @@ def test_any_slots_are_read_back_or_refused(spans: list[tuple[str, str]], rest: 
         "slots": [{"slot": "a", "value": value} for _, value in spans],
     }
     try:
-        (one,) = own.parse("slot", json.dumps(row), "test")
+        (one,) = own.parse_rows("slot", json.dumps(row), "test")
     except MidalignError:
         return
-    assert isinstance(one, own.Utterance)
+    assert isinstance(one, own.SlotRow)
     slot = family("slot")
-    document = slot.document(one.item, "own_slot_test_0", "de")  # type: ignore[attr-defined]
+    document = slot.slot_document(one.item, "own_slot_test_0", "de")  # type: ignore[attr-defined]
     counts = slot.counts(document, one.answer)
     assert json.loads(document["slots"]) == [["a", value.strip()] for _, value in spans]
     assert counts[1] == counts[2] == counts[3] == len(spans)

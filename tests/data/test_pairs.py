@@ -3,7 +3,7 @@
 import pytest
 
 from midalign.data import mini
-from midalign.data.pairs import pairs
+from midalign.data.pairs import read_pairs
 from midalign.errors import DataError, TaskError
 
 
@@ -22,18 +22,18 @@ from midalign.errors import DataError, TaskError
 def test_malformed_pair_files(tmp_path, content, message):
     (tmp_path / "sw.tsv").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        pairs(str(tmp_path / "{language}.tsv"), "sw")
+        read_pairs(str(tmp_path / "{language}.tsv"), "sw")
 
 
 def test_a_pair_file_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"sw\.tsv cannot be read: No such file"):
-        pairs(str(tmp_path / "{language}.tsv"), "sw")
+        read_pairs(str(tmp_path / "{language}.tsv"), "sw")
 
 
 def test_pair_file(tmp_path):
     lines = "\ufeffjambo\thello\r\njambo\thello\r\nmaji\u2028baridi\tcold water\r\n"
     (tmp_path / "sw.tsv").write_bytes(lines.encode())
-    found = pairs(str(tmp_path / "{language}.tsv"), "sw")
+    found = read_pairs(str(tmp_path / "{language}.tsv"), "sw")
     assert found == [("jambo", "hello"), ("maji\u2028baridi", "cold water")]
 
 
@@ -50,10 +50,10 @@ def test_pair_file(tmp_path):
 )
 def test_sources_and_languages_that_are_not_there(source, language, error, message):
     with pytest.raises(error, match=message):
-        pairs(source, language)
+        read_pairs(source, language)
 
 
 def test_parallel_items_become_pairs_by_id():
     foreign = {item.id: item.utterance for item in mini.items("de", "train")}
     english = {item.id: item.utterance for item in mini.items("en", "train")}
-    assert pairs("mini", "de") == list(dict.fromkeys((foreign[id], english[id]) for id in foreign))
+    assert read_pairs("mini", "de") == list(dict.fromkeys((foreign[id], english[id]) for id in foreign))

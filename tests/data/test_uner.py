@@ -77,12 +77,12 @@ def test_spans_are_seqevals_and_stand_in_the_text(added: None, shared_data: Path
 
 
 def test_tags_that_are_read_as_outside() -> None:
-    (one,) = uner.parse(rows("B-O", "B-OTH", "I-OTH", "B-PER", "I-PER", "B-PER", "I-OTH"), "file")
+    (one,) = uner.parse_iob2(rows("B-O", "B-OTH", "I-OTH", "B-PER", "I-PER", "B-PER", "I-OTH"), "file")
     assert one.entities == [("PER", "w3 w4"), ("PER", "w5")]
 
 
 def test_texts_are_taken_from_the_text_and_not_from_the_tokens() -> None:
-    (chinese,) = uner.parse(rows("B-LOC", "I-LOC", "O", text="w0w1w2"), "file")
+    (chinese,) = uner.parse_iob2(rows("B-LOC", "I-LOC", "O", text="w0w1w2"), "file")
     assert chinese.entities == [("LOC", "w0w1")]
     assert chinese.tokens == ((0, 2), (2, 4), (4, 6))
 
@@ -93,17 +93,17 @@ def test_arabizis_tokens_that_do_not_line_up() -> None:
     lines[2:6] = [
         line.replace(f"w{i}", word) for i, (line, word) in enumerate(zip(lines[2:6], words, strict=True))
     ]
-    (one,) = uner.parse(lines, "file")
+    (one,) = uner.parse_iob2(lines, "file")
     assert one.entities == [("ORG", "elnehd"), ("LOC", "Nice")]
 
 
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (rows("O", "I-PER"), "file, line 4: I-PER continues nothing, it follows O; expected B-PER"),
-        (rows("B-LOC", "I-PER"), "file, line 4: I-PER continues nothing, it follows B-LOC"),
-        (rows("I-PER"), "file, line 3: I-PER continues nothing"),
-        (rows("B-PER", "I-OTH", "I-PER"), "file, line 5: I-PER continues nothing, it follows O"),
+        (rows("O", "I-PER"), "file, line 4: I-PER after O continues nothing; expected B-PER"),
+        (rows("B-LOC", "I-PER"), "file, line 4: I-PER after B-LOC continues nothing"),
+        (rows("I-PER"), "file, line 3: I-PER after O continues nothing"),
+        (rows("B-PER", "I-OTH", "I-PER"), "file, line 5: I-PER after O continues nothing"),
         (rows("B-MISC"), "file, line 3: found the tag 'B-MISC', expected O or B- or I- with LOC, ORG, PER"),
         (rows("PER"), "file, line 3: found the tag 'PER'"),
         (rows("B"), "file, line 3: found the tag 'B'"),
@@ -113,23 +113,23 @@ def test_arabizis_tokens_that_do_not_line_up() -> None:
         (["# sent_id = 1", "1\ta\tO\t-\t-"], "file, line 3: the sentence above has no"),
         (["# text = a", "1\ta\tO\t-\t-", ""], "file, line 3: the sentence above has no"),
         ([*rows("O"), "# sent_id = s2", "1\tw0\tO\t-\t-"], "file, line 7: the sentence above has no"),
-        ([*rows("O"), *rows("O")], "file, line 8: sentence 's1' stands there twice; expected it once"),
+        ([*rows("O"), *rows("O")], "file, line 8: duplicate sentence id 's1'"),
         (
             rows("B-PER", text="somebody"),
-            "file, line 4: an entity of sentence 's1' does not stand in its text",
+            "file, line 4: an entity of sentence 's1' does not occur in its text",
         ),
     ],
 )
 def test_what_is_no_iob2(lines: list[str], problem: str) -> None:
     with pytest.raises(DataError, match=problem):
-        uner.parse(lines, "file")
+        uner.parse_iob2(lines, "file")
 
 
 def test_an_entity_may_begin_with_i_only_on_lines_that_are_known() -> None:
     lines = rows("O", "I-PER", "I-PER")
-    assert uner.parse(lines, "file", (4,))[0].entities == [("PER", "w1 w2")]
+    assert uner.parse_iob2(lines, "file", (4,))[0].entities == [("PER", "w1 w2")]
     with pytest.raises(DataError, match="line 4"):
-        uner.parse(lines, "file", (5,))
+        uner.parse_iob2(lines, "file", (5,))
 
 
 def test_splits_and_treebanks_that_do_not_exist() -> None:

@@ -88,7 +88,7 @@ def test_tasks_are_named_as_xsid_spells_its_languages_and_records_as_we_do() -> 
     assert " ".join(sorted(name.removeprefix("midalign_slot_xsid_") for name in names)) == spelled
     for name in names:
         row = languages()[harness.metadata(name)["language"]]
-        assert name == f"midalign_slot_xsid_{row.xsid.replace('-', '_')}"
+        assert name == f"midalign_slot_xsid_{row.codes['xsid'].replace('-', '_')}"
 
 
 def test_items_have_words_spans_and_the_values_of_the_text(midalign: Run, folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_items_have_words_spans_and_the_values_of_the_text(midalign: Run, folder
     assert "xsid: added de-muc.test.conll, de-muc.valid.conll, de.test.conll" in done.stdout
     assert "still missing: ar.test.conll, ar.valid.conll" in done.stdout
     assert "de.test.conll has 22 lines" in done.stderr
-    assert "It is kept, and scores on it are not comparable" in done.stderr
+    assert "The copy is kept. Scores on it are not comparable" in done.stderr
     one, other = xsid.items("de_muc", "validation")
     assert one.utterance == "Stell einen Wecker auf neun Uhr, bitte"
     assert one.slots == (("datetime", "auf neun Uhr"),)
@@ -165,7 +165,7 @@ def test_byte_order_marks_and_carriage_returns_make_no_difference(midalign: Run,
             "1	Regnet",
             "line 17: 2 columns; expected 4",
         ),
-        ("# id = 2", "# id = 1", "line 22: the item before it has the id 1, as the one before line 13"),
+        ("# id = 2", "# id = 1", "line 22: duplicate id 1 of the item above; the item above line 13"),
         ("2	es", "3	es", "line 18: word '3' where word 2 was expected"),
         ("\n# id = 2", "# id = 2", "line 13: a comment among the words"),
     ],
@@ -277,14 +277,14 @@ def published(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_release_is_read_whole_and_right_answers_are_right(published: None) -> None:
     items = values = 0
     for code, row in languages().items():
-        for split in ("validation", "test") if row.xsid else ():
-            file = xsid.FILES.path(f"{row.xsid}.{xsid.SPLITS[split]}.conll").read_text("utf-8")
+        for split in ("validation", "test") if row.codes["xsid"] else ():
+            file = xsid.FILES.path(f"{row.codes['xsid']}.{xsid.SPLITS[split]}.conll").read_text("utf-8")
             found = xsid.items(code, split)
             assert len(found) == file.count("\n\n")
             assert sum(len(item.spans) for item in found) == len(re.findall(r"\tB-\S+$", file, re.MULTILINE))
             items += len(found)
             values += sum(len(item.slots) for item in found)
-            docs = [slot_spans.document(item, "xsid", code) for item in found]
+            docs = [slot_spans.tagged_document(item, "xsid", code) for item in found]
             pooled = [
                 sum(column) for column in zip(*(slot_spans.counts(d, d["target"]) for d in docs), strict=True)
             ]
@@ -299,7 +299,7 @@ def test_text_and_words_differ_in_one_item(published: None) -> None:
     spaced = [
         (code, item.id)
         for code, row in languages().items()
-        for item in (xsid.items(code, "test") if row.xsid else ())
+        for item in (xsid.items(code, "test") if row.codes["xsid"] else ())
         if item.utterance.startswith("buach a party") and "glaichn" in item.utterance
     ]
     assert spaced == [("de_muc", "de_muc-500")]

@@ -16,11 +16,12 @@ from lm_eval.api.instance import Instance
 from tiny_models import make_base
 
 from midalign import bases
+from midalign.data.registry import slot_data
 from midalign.errors import EngineError, TaskError
 from midalign.evaluate import constrain
 from midalign.evaluate.hf import MidalignHF
 from midalign.families import slot
-from midalign.metrics.slot import COLUMNS, parse
+from midalign.metrics.slot import COLUMNS, parse_slots
 
 SCRIPTS = ("en", "hi", "ja", "ru", "tr", "zh")
 SLOTS = ["city", "date", "time"]
@@ -99,8 +100,8 @@ def test_every_slot_value_stands_in_its_utterance(engine: MidalignHF) -> None:
             continue
         row = dict(zip(COLUMNS, slot.counts(doc, answer), strict=True))
         assert (row["well_formed"], row["values_outside"]) == (1, 0), (doc["utterance"], answer)
-        for label, value in parse(answer).pairs:
-            assert label in slot._source("mini").labels("slot")
+        for label, value in parse_slots(answer).pairs:
+            assert label in slot_data("mini").labels("slot")
             assert value in doc["utterance"]
 
 

@@ -29,7 +29,7 @@ from midalign.evaluate.settings import EvalProgress, EvalSettings, EvaluatedMode
 from midalign.families import slot
 from midalign.locks import locked
 from midalign.metrics import bootstrap
-from midalign.metrics.slot import COLUMNS, METRICS, parse
+from midalign.metrics.slot import COLUMNS, METRICS, parse_slots
 from midalign.tasks import tasks_dir
 
 ROOT = Path(__file__).parents[2]
@@ -357,8 +357,8 @@ def test_lm_eval_itself_decodes_constrained(base: Path, tmp_path: Path) -> None:
     (samples,) = tmp_path.rglob("samples_*.jsonl")
     for line in map(json.loads, samples.read_text().splitlines()):
         answer = line["resps"][0][0].strip()
-        assert answer == "None" or parse(answer).pairs[0][0] in mini.labels("slot")
-        for _, value in parse(answer).pairs[:-1]:  # the last may be cut off
+        assert answer == "None" or parse_slots(answer).pairs[0][0] in mini.labels("slot")
+        for _, value in parse_slots(answer).pairs[:-1]:  # the last may be cut off
             assert value in line["doc"]["utterance"]
 
 

@@ -14,7 +14,8 @@ from midalign.data import annotation, massive, mini
 from midalign.data.items import Item
 from midalign.families import slot
 from midalign.families.aggregation import ItemScore
-from midalign.metrics.slot import COLUMNS, METRICS, parse, reference_gold
+from midalign.families.shots import SHOTS
+from midalign.metrics.slot import COLUMNS, METRICS, parse_slots, reference_gold
 from midalign.tasks import tasks_dir
 
 
@@ -23,12 +24,12 @@ def item(annotated: str) -> Item:
 
 
 def scored(annotated: str, output: str, language: str) -> dict[str, int]:
-    doc = slot.document(item(annotated), "mini", language)
+    doc = slot.slot_document(item(annotated), "mini", language)
     return dict(zip(COLUMNS, slot.counts(doc, output), strict=True))
 
 
 def test_a_document_holds_what_prompt_and_score_need() -> None:
-    document = slot.document(item("wake me at [time : nine am] on [date : friday]"), "massive", "en")
+    document = slot.slot_document(item("wake me at [time : nine am] on [date : friday]"), "massive", "en")
     assert document == {
         "id": "7",
         "language": "en",
@@ -38,7 +39,7 @@ def test_a_document_holds_what_prompt_and_score_need() -> None:
         "slots": '[["time", "nine am"], ["date", "friday"]]',
         "target": "time: nine am; date: friday",
     }
-    assert slot.document(item("hello"), "mini", "en")["target"] == "None"
+    assert slot.slot_document(item("hello"), "mini", "en")["target"] == "None"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_a_document_holds_what_prompt_and_score_need() -> None:
 )
 def test_the_reference_reads_mini_annotations(annotated: str, language: str, tokens: list[str]) -> None:
     """They have no blanks around their spans, which MASSIVE has and the published scorer needs."""
-    document = slot.document(item(annotated), "mini", language)
+    document = slot.slot_document(item(annotated), "mini", language)
     assert reference_gold(document["annotated"], language)[0] == tokens
     row = scored(annotated, document["target"], language)
     slots = len(annotation.slots(annotated))
@@ -119,7 +120,7 @@ def test_splits_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch
     assert splits["test"] is splits["test"]
     assert read == ["sw test"]
     shots = [int(doc["target"].removeprefix("time: ")) for doc in splits["shots"]]
-    assert len(set(shots)) == slot.SHOTS
+    assert len(set(shots)) == SHOTS
     assert shots != sorted(shots)  # a file begins with one intent
     assert max(shots) > 150
     assert read == ["sw test", "sw train"]
@@ -128,14 +129,14 @@ def test_splits_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch
 def test_shots_are_parallel_varied_and_from_training_items() -> None:
     pools = {code: slot.dataset(source="mini", language=code)["shots"] for code in ("en", "hi")}
     assert pools["en"]["id"][:] == pools["hi"]["id"][:]
-    assert len(set(pools["en"]["id"])) == slot.SHOTS
+    assert len(set(pools["en"]["id"])) == SHOTS
     assert len(set(pools["en"]["intent"][:8])) >= 4
     train = {one.id: one.utterance for one in mini.items("en", "train")}
     assert all(train[doc["id"]] == doc["utterance"] for doc in pools["en"])
 
 
 def test_every_metric_has_a_number_and_the_counts_and_its_error_comes_after_it() -> None:
-    doc = slot.document(item("wake me at [time : nine am]"), "mini", "en")
+    doc = slot.slot_document(item("wake me at [time : nine am]"), "mini", "en")
     results = slot.process_results(doc, ["time: nine am"])
     names = list(results)
     assert names[0] == "slot_f1"
@@ -154,7 +155,7 @@ def test_every_metric_has_a_number_and_the_counts_and_its_error_comes_after_it()
 
 @pytest.mark.parametrize(("output", "right"), [("None", 1.0), ("none", 1.0), ("", 0.0), ("time: nine", 0.0)])
 def test_a_right_none_scores_one(output: str, right: float) -> None:
-    doc = slot.document(item("hello"), "mini", "en")
+    doc = slot.slot_document(item("hello"), "mini", "en")
     scores = slot.process_results(doc, [output])
     assert [scores[name] for name in ("slot_f1", "label_f1", "value_f1", "exact_match")] == [right] * 4
 
@@ -183,9 +184,9 @@ def test_aggregations_are_the_metrics_of_pooled_counts(items: Sequence[list[int]
 @given(st.lists(st.tuples(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text("ab :é三'\t", min_size=1))))
 def test_targets_are_read_back(slots: list[tuple[str, str]]) -> None:
     slots = [(label, value.strip()) for label, value in slots if value.strip()]
-    read = parse(slot.target(slots))
+    read = parse_slots(slot.target(slots))
     assert read.well_formed
     assert read.pairs == tuple(slots)
-    assert json.loads(slot.document(Item("1", "", "", "", tuple(slots)), "mini", "en")["slots"]) == [
+    assert json.loads(slot.slot_document(Item("1", "", "", "", tuple(slots)), "mini", "en")["slots"]) == [
         list(pair) for pair in slots
     ]

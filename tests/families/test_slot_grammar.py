@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from midalign.data import massive, mini
 from midalign.families import slot
-from midalign.families.slot_grammar import grammar, separable
+from midalign.families.slot_grammar import build_slot_grammar, separable
 from midalign.languages import languages
 from midalign.metrics.folding import fold, normalise
-from midalign.metrics.slot import parse, target
+from midalign.metrics.slot import parse_slots, target
 
 TOKENS = xgrammar.TokenizerInfo(["</s>"], stop_token_ids=[0])
 """A language does not depend on the vocabulary: strings are matched byte by byte."""
@@ -30,7 +30,7 @@ def accepts(compiled: xgrammar.CompiledGrammar, text: str) -> bool:
 
 
 def language_of(utterance: str) -> xgrammar.CompiledGrammar:
-    return compiler().compile_grammar(grammar(utterance, ["a", "time_zone"], "de"))
+    return compiler().compile_grammar(build_slot_grammar(utterance, ["a", "time_zone"], "de"))
 
 
 def stretches(utterance: str) -> set[str]:
@@ -89,7 +89,7 @@ def test_the_format_is_the_targets() -> None:
     compiled = language_of("nine am on friday")
     for text in ("None", "a: nine am", "a: nine am; time_zone: friday", "a: nine am; a: nine am; a: nine am"):
         assert accepts(compiled, text)
-        assert parse(text).well_formed
+        assert parse_slots(text).well_formed
     for text in (
         "",
         "none",
@@ -107,17 +107,17 @@ def test_the_format_is_the_targets() -> None:
 def test_what_is_accepted_is_read_back(values: list[str]) -> None:
     pairs = tuple(("a", value) for value in values)
     assert accepts(language_of("wake me; at nine: am  now"), target(pairs))
-    assert parse(target(pairs)).pairs == pairs
+    assert parse_slots(target(pairs)).pairs == pairs
 
 
 def test_the_grammar_is_linear_in_the_utterance() -> None:
-    short, long = (len(grammar("ab " * n, ["a"], "de")) for n in (100, 800))
+    short, long = (len(build_slot_grammar("ab " * n, ["a"], "de")) for n in (100, 800))
     assert long < 9 * short
 
 
 def rejected(source: str, language: str, items: list) -> list[str]:
     metadata = {"source": source, "language": language}
-    documents = [slot.document(item, source, language) for item in items]
+    documents = [slot.slot_document(item, source, language) for item in items]
     return [
         one["target"]
         for one in documents
@@ -126,7 +126,7 @@ def rejected(source: str, language: str, items: list) -> list[str]:
 
 
 def mini_languages() -> list[str]:
-    return [code for code, row in languages().items() if row.mini]
+    return [code for code, row in languages().items() if row.codes["mini"]]
 
 
 @pytest.mark.parametrize("code", mini_languages())
@@ -135,7 +135,7 @@ def test_right_answers_of_the_mini_benchmark_are_accepted(code: str) -> None:
 
 
 def massive_languages() -> list[str]:
-    return [code for code, row in languages().items() if row.massive]
+    return [code for code, row in languages().items() if row.codes["massive"]]
 
 
 @pytest.mark.exhaustive

@@ -13,9 +13,10 @@ from midalign.data import massive, mini, uner
 from midalign.errors import DataError, TaskError
 from midalign.families import structured
 from midalign.families.aggregation import ItemScore
+from midalign.families.shots import SHOTS
 from midalign.languages import languages
 from midalign.metrics import bootstrap
-from midalign.metrics.structured import COLUMNS, METRICS, parse
+from midalign.metrics.structured import COLUMNS, METRICS, parse_json
 
 GARBAGE = ("", "\n", "🤷 ￿ \x00", "None", "[" * 100_000, "x" * 1_000_000, '{"entities": [{"type": "PER"')
 
@@ -42,7 +43,7 @@ def check(name: str, task: Any) -> None:
         assert {value for value in values if not np.isnan(value)} == {0}, (name, output[:20])
     stops = task.config.generation_kwargs["until"]
     assert not any(stop in target for stop in stops for target in gold), name
-    validator = jsonschema.Draft202012Validator(structured.schema(harness.metadata(name)))
+    validator = jsonschema.Draft202012Validator(structured.answer_schema(harness.metadata(name)))
     assert all(validator.is_valid(json.loads(target)) for target in gold), name
     own = structured.metrics(harness.metadata(name))
     assert [one["metric"] for one in task.config.metric_list] == [
@@ -90,7 +91,7 @@ def test_the_closed_sets_are_massives(real: None) -> None:
     items = [
         item
         for code, row in languages().items()
-        if row.massive
+        if row.codes["massive"]
         for split in massive.SPLITS
         for item in massive.items(code, split)
     ]
@@ -109,7 +110,7 @@ def test_treebanks_without_a_split_say_so_and_take_shots_from_where_there_are_so
     ewt = {one.text for one in uner.sentences("en_ewt", "validation")}
     assert {doc["text"] for doc in chinese.dataset["shots"]} <= gsd
     assert {doc["text"] for doc in german.dataset["shots"]} <= ewt
-    assert len(german.dataset["shots"]) == len(chinese.dataset["shots"]) == structured.SHOTS
+    assert len(german.dataset["shots"]) == len(chinese.dataset["shots"]) == SHOTS
     assert set(trained.dataset["shots"]["id"]) < set(trained.dataset["train"]["id"])
     with pytest.raises(TaskError, match="de_pud has no split 'validation'"):
         german.dataset["validation"]
@@ -144,7 +145,7 @@ def test_prompts_read_as_intended(mini_tasks: dict[str, Any]) -> None:
     for shot in shots:
         utterance, answer = shot.removeprefix("Utterance: ").split("\nJSON: ")
         assert utterance in train
-        assert parse(answer).parses
+        assert parse_json(answer).parses
 
 
 def test_a_document_holds_what_prompt_and_score_need(mini_tasks: dict[str, Any]) -> None:
@@ -188,7 +189,7 @@ def test_one_line_is_read(mini_tasks: dict[str, Any]) -> None:
     ],
 )
 def test_the_schema_is_closed(change: dict[str, Any], valid: bool) -> None:
-    schema = structured.schema({"source": "mini", "language": "en"})
+    schema = structured.answer_schema({"source": "mini", "language": "en"})
     answer = {"name": "alarm_set", "arguments": [{"slot": "time", "value": "nine"}], **change}
     assert jsonschema.Draft202012Validator(schema).is_valid(answer) == valid
     doc = {"dataset": "mini", "language": "en", "utterance": "nine", "target": json.dumps(answer)}
@@ -197,11 +198,13 @@ def test_the_schema_is_closed(change: dict[str, Any], valid: bool) -> None:
 
 
 def test_the_schema_of_entities() -> None:
-    validator = jsonschema.Draft202012Validator(structured.schema({"source": "uner", "treebank": "de_pud"}))
+    validator = jsonschema.Draft202012Validator(
+        structured.answer_schema({"source": "uner", "treebank": "de_pud"})
+    )
     assert validator.is_valid({"entities": [{"type": "PER", "text": "Ada"}] * 2})
     assert not validator.is_valid({"entities": [{"type": "OTH", "text": "Ada"}]})
     assert not validator.is_valid([{"type": "PER", "text": "Ada"}])
-    assert len(structured.schema({"source": "massive"})["properties"]["name"]["enum"]) == 60
+    assert len(structured.answer_schema({"source": "massive"})["properties"]["name"]["enum"]) == 60
 
 
 @pytest.mark.parametrize("content", ['{"type": "objekt"}', "{", "[1]", None])
@@ -215,8 +218,8 @@ def test_a_schema_that_does_not_compile(
     monkeypatch.setattr(structured, "tasks_dir", lambda: tmp_path)
     structured._schema.cache_clear()
     try:
-        with pytest.raises(DataError, match=r"mini\.schema\.json is no JSON Schema.*generate_tasks"):
-            structured.schema({"source": "mini"})
+        with pytest.raises(DataError, match=r"mini\.schema\.json is not a JSON Schema.*generate_tasks"):
+            structured.answer_schema({"source": "mini"})
     finally:
         structured._schema.cache_clear()
 

@@ -15,7 +15,7 @@ def massive_rows(shared_data: Path) -> Callable[[str, int | None], list[dict[str
     """The first rows of a language's file, all partitions."""
 
     def read(language: str, limit: int | None) -> list[dict[str, str]]:
-        path = shared_data / "massive" / "1.1" / "data" / f"{languages()[language].massive}.jsonl.xz"
+        path = shared_data / "massive" / "1.1" / "data" / f"{languages()[language].codes['massive']}.jsonl.xz"
         with lzma.open(path, "rt", encoding="utf-8") as lines:
             return [json.loads(line) for line, _ in zip(lines, range(limit or 10**9), strict=False)]
 

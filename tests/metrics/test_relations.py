@@ -77,7 +77,7 @@ def answers(target: str, others: list[str]) -> list[str]:
 def test_counts_of_slots_keep_to_the_relations() -> None:
     for code in ("de", "ja", "hi"):
         items = mini.items(code, "test")[:40]
-        docs = [slot_family.document(item, "mini", code) for item in items]
+        docs = [slot_family.slot_document(item, "mini", code) for item in items]
         outputs = [
             text for i, doc in enumerate(docs) for text in answers(doc["target"], [docs[i - 1]["target"]])
         ]
@@ -100,7 +100,7 @@ def test_counts_of_spans_keep_to_the_relations(parts: list[str]) -> None:
 
 
 def test_counts_of_json_keep_to_the_relations() -> None:
-    docs = [structured_family.utterance(item, "mini", "de") for item in mini.items("de", "test")[:40]]
+    docs = [structured_family.call_document(item, "mini", "de") for item in mini.items("de", "test")[:40]]
     for i, doc in enumerate(docs):
         outputs = answers(doc["target"], [docs[i - 1]["target"], doc["target"].replace('"name"', '"nom"')])
         counts = [structured_family.counts(doc, text) for text in outputs]

@@ -13,7 +13,7 @@ from seqeval.metrics import f1_score
 from midalign.data import annotation
 from midalign.languages import languages
 from midalign.metrics.folding import fold, normalise
-from midalign.metrics.slot import BETWEEN_PAIRS, COLUMNS, HEADLINE, METRICS, count, parse, target
+from midalign.metrics.slot import BETWEEN_PAIRS, COLUMNS, HEADLINE, METRICS, count_slots, parse_slots, target
 
 # --- the published procedure, written down again from its description, for seqeval ---
 
@@ -93,7 +93,7 @@ def original_f1(rows: list[tuple[str, str, str]], locale: str) -> float:
 
 
 def ours(rows: list[tuple[str, str, str]], language: str) -> dict[str, float]:
-    counts = np.array([count(annotation.slots(a), out, u, a, language) for u, a, out in rows])
+    counts = np.array([count_slots(annotation.slots(a), out, u, a, language) for u, a, out in rows])
     return {name: float(metric(counts.sum(0))) for name, metric in METRICS.items()}
 
 
@@ -160,7 +160,7 @@ def damaged(slots: tuple[tuple[str, str], ...], utterance: str, chance: random.R
 def test_reference_on_massive(massive_rows, language: str, right: float) -> None:
     """Right answers get nearly 1 (quirks cost the rest); both scorers agree on damaged ones too."""
     read = massive_rows(language, 2000)
-    locale = languages()[language].massive
+    locale = languages()[language].codes["massive"]
     perfect = [(r["utt"], r["annot_utt"], target(annotation.slots(r["annot_utt"]))) for r in read]
     f1 = ours(perfect, language)["slot_f1_reference"]
     assert right < f1 <= 1
@@ -179,13 +179,13 @@ def test_reference_of_damaged_answers_in_every_language(massive_rows) -> None:
     """10,400 of them, twenty at a time."""
     chance = random.Random(0)
     for code, row in languages().items():
-        if not row.massive:
+        if not row.codes["massive"]:
             continue
         read = [(r["utt"], r["annot_utt"]) for r in massive_rows(code, 200)]
         wrong = [(u, a, damaged(annotation.slots(a), u, chance)) for u, a in read]
         for start in range(0, len(wrong), 20):
             batch = wrong[start : start + 20]
-            theirs = original_f1(batch, row.massive)
+            theirs = original_f1(batch, row.codes["massive"])
             assert ours(batch, code)["slot_f1_reference"] == pytest.approx(theirs, rel=0, abs=1e-9), code
 
 
@@ -195,8 +195,8 @@ def test_every_target_of_massive_can_be_scored(massive_rows, language: str) -> N
     """Right answers are right; the whole of MASSIVE was read once like this: 0 of 833,184 values fail."""
     for row in massive_rows(language, None):
         slots = annotation.slots(row["annot_utt"])
-        assert parse(target(slots)).pairs == slots
-        assert parse(target(slots)).well_formed
+        assert parse_slots(target(slots)).pairs == slots
+        assert parse_slots(target(slots)).well_formed
         assert all(len(BETWEEN_PAIRS.split(value)) == 1 for _, value in slots)
         source = fold(row["utt"], language)
         assert all(normalise(value, language) in source for _, value in slots)
@@ -235,7 +235,7 @@ def test_headline_is_a_multiset_overlap(
     def unlabelled(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
         return [("", value) for _, value in folded(pairs)]
 
-    row = dict(zip(COLUMNS, count(gold, target(predicted), "x", "x", "en"), strict=True))
+    row = dict(zip(COLUMNS, count_slots(gold, target(predicted), "x", "x", "en"), strict=True))
     assert row["slot_tp"] == multiset_overlap(folded(predicted), folded(gold))
     assert row["value_tp"] == multiset_overlap(unlabelled(predicted), unlabelled(gold))
     assert row["label_tp"] == multiset_overlap([(a, "") for a, _ in predicted], [(a, "") for a, _ in gold])
@@ -245,7 +245,7 @@ def test_headline_is_a_multiset_overlap(
 
 
 def scores(gold: list[tuple[str, str]], output: str, utterance: str = "wake me at nine am") -> dict[str, int]:
-    return dict(zip(COLUMNS, count(gold, output, utterance, utterance, "en"), strict=True))
+    return dict(zip(COLUMNS, count_slots(gold, output, utterance, utterance, "en"), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,9 @@ def test_metrics_broadcast_and_have_no_value_of_nothing() -> None:
 def reference(annotated: str, output: str, language: str = "en") -> tuple[int, int, int]:
     plain = annotation.plain(annotated)
     row = dict(
-        zip(COLUMNS, count(annotation.slots(annotated), output, plain, annotated, language), strict=True)
+        zip(
+            COLUMNS, count_slots(annotation.slots(annotated), output, plain, annotated, language), strict=True
+        )
     )
     return row["ref_tp"], row["ref_pred"], row["ref_gold"]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midalign.metrics.slot import target
-from midalign.metrics.slot_spans import COLUMNS, HEADLINE, METRICS, count, located
+from midalign.metrics.slot_spans import COLUMNS, HEADLINE, METRICS, count_spans, located
 
 # --- the published scorer, from its description: tags in, no spans of ours ---
 
@@ -133,7 +133,7 @@ def scored(
     words: Sequence[str], gold: Sequence[tuple[str, int, int]], output: str, blank: str = " "
 ) -> list[int]:
     pairs = [(label, blank.join(words[start:end])) for label, start, end in gold]
-    return count(pairs, output, blank.join(words), words, gold, "de")
+    return count_spans(pairs, output, blank.join(words), words, gold, "de")
 
 
 @pytest.mark.parametrize("script", LETTERS)
@@ -191,9 +191,9 @@ def test_where_answers_stand(
     output: str,
     places: list[tuple[str, int, int] | None],
 ) -> None:
-    from midalign.metrics.slot import parse
+    from midalign.metrics.slot import parse_slots
 
-    assert located(parse(output).pairs, words.split(), gold, "de") == places
+    assert located(parse_slots(output).pairs, words.split(), gold, "de") == places
     row = dict(zip(COLUMNS, scored(words.split(), gold, output), strict=True))
     assert row["slot_pred"] == len(places)
     assert row["strict_tp"] == len({*gold} & {*places})
@@ -203,7 +203,7 @@ def test_answers_without_the_golds_blanks_are_right() -> None:
     """xSID's Japanese and Chinese golds have blanks between phrases, which the languages do not write."""
     words = ["明天", "早上 七点", "", "叫我", "。"]
     for value in ("明天早上 七点", "明天早上七点", "明天 早上 七点"):
-        row = count(
+        row = count_spans(
             [("time", "明天早上 七点")],
             f"time: {value}",
             "明天早上 七点 叫我。",
@@ -218,7 +218,7 @@ def test_answers_without_the_golds_blanks_are_right() -> None:
 def test_capitals_and_full_stops_are_those_of_the_language() -> None:
     def strict(value: str, words: list[str], language: str) -> int:
         output, text = f"place: {value}", " ".join(words)
-        row = count([("place", text)], output, text, words, [("place", 0, len(words))], language)
+        row = count_spans([("place", text)], output, text, words, [("place", 0, len(words))], language)
         assert row[COLUMNS.index("slot_tp")] == row[COLUMNS.index("strict_tp")]
         return row[COLUMNS.index("slot_tp")]
 

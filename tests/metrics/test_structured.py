@@ -23,9 +23,9 @@ from midalign.metrics.structured import (
     METRICS,
     Tagged,
     call,
-    count,
+    count_structured,
     entities,
-    parse,
+    parse_json,
 )
 
 Pair = tuple[str, str]
@@ -91,7 +91,7 @@ def anything(value: Any) -> bool:
 
 def ours(rows: list[Row]) -> dict[str, float]:
     counts = [
-        count(target_of(text, tokens, spans), output, text, anything, "de", Tagged(tokens, spans))
+        count_structured(target_of(text, tokens, spans), output, text, anything, "de", Tagged(tokens, spans))
         for text, tokens, spans, output in rows
     ]
     return {name: float(metric(np.array(counts).sum(0))) for name, metric in METRICS.items()}
@@ -255,7 +255,7 @@ def test_headline_is_a_multiset_overlap(gold: list[Pair], predicted: list[Pair],
 def scores(
     target: str, output: str, source: str = "wake me at nine am", complies: Callable[[Any], bool] = anything
 ) -> dict[str, int]:
-    return dict(zip(COLUMNS, count(target, output, source, complies, "de"), strict=True))
+    return dict(zip(COLUMNS, count_structured(target, output, source, complies, "de"), strict=True))
 
 
 RIGHT = call("alarm_set", [("time", "nine am")])
@@ -336,7 +336,7 @@ JSON = st.recursive(
 
 @given(JSON, st.booleans())
 def test_all_json_is_read_back(value: Any, ascii: bool) -> None:
-    read = parse(f" {json.dumps(value, ensure_ascii=ascii)}\n")
+    read = parse_json(f" {json.dumps(value, ensure_ascii=ascii)}\n")
     assert read.parses
     assert read.value == value
 
@@ -344,7 +344,7 @@ def test_all_json_is_read_back(value: Any, ascii: bool) -> None:
 @given(st.text() | st.text(alphabet='{}[]",:\\ntrue01.e- ', max_size=40))
 def test_nothing_is_repaired(output: str) -> None:
     """What the standard library refuses does not parse; what parses is what the library reads."""
-    read = parse(output)
+    read = parse_json(output)
     try:
         expected = json.loads(output)
     except ValueError:
@@ -364,16 +364,16 @@ def test_counts_of_anything_are_consistent(output: str, source: str) -> None:
 
 
 def test_nesting_has_a_limit_and_brackets_in_strings_are_no_nesting() -> None:
-    assert parse("[" * DEEPEST + "]" * DEEPEST).parses
-    assert not parse("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)).parses
-    assert parse(json.dumps({"a": ['[{"' * 50, "\\" * 50 + "[" * 50], "b": [[]] * 50})).parses
+    assert parse_json("[" * DEEPEST + "]" * DEEPEST).parses
+    assert not parse_json("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)).parses
+    assert parse_json(json.dumps({"a": ['[{"' * 50, "\\" * 50 + "[" * 50], "b": [[]] * 50})).parses
     for bomb in (
         "[" * 99_999,
         '{"a":' * 20_000,
         "[{" * 40_000 + "}]" * 9_000,
         '"' + "\\" * 99_000 + "[" * 99,
     ):
-        assert not parse(bomb).parses
+        assert not parse_json(bomb).parses
 
 
 def test_an_output_of_a_megabyte_does_not_parse_and_one_below_the_limit_is_scored() -> None:
@@ -383,15 +383,19 @@ def test_an_output_of_a_megabyte_does_not_parse_and_one_below_the_limit_is_score
     tagged = Tagged(tokens, [("PER", 0, 1), ("PER", 2, 3)])
     gold = entities([one, one])
     row = dict(
-        zip(COLUMNS, count(gold, entities([one] * (most - 1)), text, anything, "de", tagged), strict=True)
+        zip(
+            COLUMNS,
+            count_structured(gold, entities([one] * (most - 1)), text, anything, "de", tagged),
+            strict=True,
+        )
     )
     assert row["parses"] == 1
     assert row["span_pred"] > 2000
     assert row["span_tp"] == row["located_tp"] == 2
     large = entities([one] * 35_000)
     assert len(large) > 1_000_000
-    assert not parse(large).parses
-    assert not parse(" " + '"' + "a" * LONGEST + '"').parses
+    assert not parse_json(large).parses
+    assert not parse_json(" " + '"' + "a" * LONGEST + '"').parses
 
 
 def test_metrics_broadcast_and_have_no_value_of_nothing() -> None:
@@ -433,5 +437,5 @@ def test_a_full_stop_is_tagged_where_the_text_has_it(
     """The headline reads the same place in all three."""
     tagged = Tagged(tokens, [("LOC", 1, 2)])
     gold, output = entities([("LOC", "London")]), entities([("LOC", answer)])
-    row = dict(zip(COLUMNS, count(gold, output, text, anything, "en", tagged), strict=True))
+    row = dict(zip(COLUMNS, count_structured(gold, output, text, anything, "en", tagged), strict=True))
     assert (row["span_tp"], row["located_tp"]) == (1, located)

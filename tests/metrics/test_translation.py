@@ -20,7 +20,7 @@ from midalign.metrics.translation import (
     METRICS,
     bleu,
     chrf,
-    count,
+    count_translation,
     in_language,
     signatures,
     tokenizer,
@@ -35,7 +35,7 @@ def target(code: str) -> Wanted:
 
 
 def counted(outputs: list[str], references: list[str], tokenize: str = PLAIN) -> np.ndarray:
-    rows = [count("", r, o, tokenize, NOTHING) for o, r in zip(outputs, references, strict=True)]
+    rows = [count_translation("", r, o, tokenize, NOTHING) for o, r in zip(outputs, references, strict=True)]
     return np.array(rows, np.int64)
 
 
@@ -150,21 +150,23 @@ ENGLISH = "The minister said on Tuesday that the negotiations should continue."
 def test_off_target_is_held_against_an_output_only_where_it_can_be_told(
     output: str, reference: str, code: str, found: Identified
 ) -> None:
-    row = dict(zip(COLUMNS, count("source", reference, output, PLAIN, target(code)), strict=True))
+    row = dict(zip(COLUMNS, count_translation("source", reference, output, PLAIN, target(code)), strict=True))
     assert row["off_target"] == (found is Identified.OTHER)
     assert row["unidentified"] == (found is Identified.UNSURE)
 
 
 def test_copies_are_told_but_for_case_and_blanks() -> None:
     german = target("de")
-    row = dict(zip(COLUMNS, count(ENGLISH, GERMAN, f" {ENGLISH.upper()} ", PLAIN, german), strict=True))
+    row = dict(
+        zip(COLUMNS, count_translation(ENGLISH, GERMAN, f" {ENGLISH.upper()} ", PLAIN, german), strict=True)
+    )
     assert row["copied"] == 1
-    assert dict(zip(COLUMNS, count("", GERMAN, "", PLAIN, german), strict=True))["copied"] == 0
+    assert dict(zip(COLUMNS, count_translation("", GERMAN, "", PLAIN, german), strict=True))["copied"] == 0
 
 
 def test_off_target_divides_by_the_judged_outputs() -> None:
     outputs = [ENGLISH, GERMAN, "123", ""]
-    counts = np.array([count("", GERMAN, output, PLAIN, target("de")) for output in outputs])
+    counts = np.array([count_translation("", GERMAN, output, PLAIN, target("de")) for output in outputs])
     pooled = counts.sum(0)
     assert float(METRICS["off_target"](pooled)) == 1 / 2
     assert float(METRICS["unidentified"](pooled)) == 2 / 4
@@ -213,7 +215,7 @@ def test_without_its_tokenizer_a_target_has_no_bleu(monkeypatch: pytest.MonkeyPa
     assert tokenizer("th", "Thai") is None
     assert set(signatures(None)) == {"chrf"}
     thai = "รัฐมนตรีกล่าวเมื่อวันอังคาร"
-    counts = np.array(count("", thai, thai, None, target("th")))
+    counts = np.array(count_translation("", thai, thai, None, target("th")))
     assert np.isnan(bleu(counts))
     assert float(chrf(counts)) == pytest.approx(100)
     monkeypatch.setattr(translation, "flores_model_is_here", lambda: True)

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from midalign.data import pairs
+from midalign.data import pairs, tatoeba
 from midalign.errors import RecipeError
 from midalign.train.recipe import load_recipe, shipped_recipes
 
@@ -103,9 +103,9 @@ def test_digest_is_of_one_arm():
 def test_pairs_that_are_chosen_otherwise_have_another_digest(monkeypatch):
     """Arms trained on Tatoeba's pairs of all scripts are not taken for those of the language's script."""
     trained = load_recipe("mini", ["align.pairs=tatoeba"]).digest("aligned")
-    assert pairs.identity("tatoeba", ["zh_cn"]) != "tatoeba"
-    assert pairs.identity("mini", ["zh"]) == "mini"
-    monkeypatch.setattr(pairs, "SELECTIONS", {})
+    assert pairs.pairs_identity("tatoeba", ["zh_cn"]) != "tatoeba"
+    assert pairs.pairs_identity("mini", ["zh"]) == "mini"
+    monkeypatch.setattr(tatoeba, "SELECTION", 1)
     assert load_recipe("mini", ["align.pairs=tatoeba"]).digest("aligned") != trained
 
 

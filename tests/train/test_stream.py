@@ -203,7 +203,7 @@ def test_pairs_translate_each_other_and_english_occurs_once(recipe, stream):
 
 def test_pairs_carry_no_annotation_and_no_test_sentence(recipe):
     for code in recipe.aligned:
-        sentences = {side for pair in pairs.pairs("mini", code) for side in pair}
+        sentences = {side for pair in pairs.read_pairs("mini", code) for side in pair}
         assert not any("[" in sentence for sentence in sentences)
         for split in ("validation", "test"):
             assert not sentences & {item.utterance for item in mini.items(code, split)}

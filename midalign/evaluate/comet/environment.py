@@ -28,7 +28,11 @@ SETUP = "midalign comet setup"
 def environment_folder() -> Path:
     """Return $MIDALIGN_COMET, or `comet/env` in midalign's cache folder."""
     chosen = os.environ.get("MIDALIGN_COMET")
-    return Path(chosen).expanduser().absolute() if chosen else (cache.folder() / "comet" / "env").absolute()
+    return (
+        Path(chosen).expanduser().absolute()
+        if chosen
+        else (cache.cache_folder() / "comet" / "env").absolute()
+    )
 
 
 def is_ready() -> bool:
@@ -67,7 +71,7 @@ def set_up_environment(path: Path, tell: Callable[[str], None]) -> bool:
             raise EngineError(
                 "COMET could not be installed: see pip's error above. Rerun the same command to resume"
             )
-        cache.write(stamp, f"{wanted}\n".encode())
+        cache.write_to_cache(stamp, f"{wanted}\n".encode())
     return True
 
 

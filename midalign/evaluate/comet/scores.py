@@ -227,7 +227,7 @@ class ScoreCache:
     """
 
     def __init__(self, model: CometModel) -> None:
-        self.path = cache.folder() / "comet" / f"{model.digest[:16]}-{model.version}.sqlite"
+        self.path = cache.cache_folder() / "comet" / f"{model.digest[:16]}-{model.version}.sqlite"
         with self._file_named():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60)

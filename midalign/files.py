@@ -1,0 +1,26 @@
+"""Files that appear whole or not at all."""
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file next to its target, then rename it.
+
+    Readers see the old file or the whole new one, even if the disk fills up or the process is killed. The
+    folder must exist.
+    """
+    # Not tempfile: its files are readable by their owner only, while results and caches may be shared.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
