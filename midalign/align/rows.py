@@ -7,6 +7,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from midalign.rounding import round_up
+
 SHARED = -1
 """Owner of the prefix that all samples of a row share."""
 
@@ -63,11 +65,6 @@ def lay_out(
     fillers = (pad, 0, PADDING)
     filled = ([row[i] + [fillers[i]] * (columns - len(row[i])) for row in rows] for i in range(3))
     return Rows(*map(torch.tensor, filled))
-
-
-def round_up(number: int, multiple: int) -> int:
-    """Return the smallest multiple that is not below the number."""
-    return -(-number // multiple) * multiple
 
 
 def word_mask(rows: Rows, sink: int) -> Tensor:

@@ -23,7 +23,7 @@ from midalign.cluster.node import (
     train_adapter,
 )
 from midalign.data import cache
-from midalign.errors import ClusterError, MidalignError
+from midalign.errors import ClusterError, MidalignError, first_line
 from midalign.sweep.points import ALONE, Point
 from midalign.train.recipe import Recipe
 from midalign.train.run import is_trained, training_runs
@@ -254,7 +254,7 @@ class ClusterSweep:
             known = isinstance(cause, MidalignError | OSError)
             self.failures.append(cause if known else ClusterError(f"{task.title}: {error}"))
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             self.failures.append(
                 ClusterError(
                     f"{task.title}: its process or node was lost {TRIES_AGAIN + 1} times: {reason} Finished "

@@ -138,7 +138,7 @@ class Overlap(OverlapModel):
 
     @property
     def sentence(self) -> str:
-        """`alma holds 1,997 of 1,997 texts of ntrex test, en`"""
+        """The overlap in words: `alma holds 1,997 of 1,997 texts of ntrex test, en`."""
         return (
             f"{self.training} holds {self.texts_found:,} of {self.texts:,} texts of "
             f"{self.test} {self.split}, {self.language}"

@@ -24,21 +24,11 @@ def load_base(name: str, *, in_4bit: bool = False) -> tuple[Any, Any]:
     Raises BaseModelError if they cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = bases.resolve(name)
     options: dict[str, Any] = {"dtype": torch.float32}
     if in_4bit:
         options = {"dtype": torch.bfloat16, "quantization_config": _four_bits()}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(
-            f"The base {name!r} cannot be loaded: {reason} "
-            f"Give a folder with config.json and weights (base=PATH), a hub id, or base=mini"
-        ) from error
+    model, tokenizer = bases.load_model_and_tokenizer(bases.resolve(name), **options)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return model, tokenizer

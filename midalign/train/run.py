@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
 from midalign.data.overlap import Overlap
-from midalign.errors import OverlapError, RecipeError, TrainingError, nearest
+from midalign.errors import OverlapError, RecipeError, TrainingError, first_line, nearest
 from midalign.files import write_atomically
 from midalign.locks import locked
 from midalign.train.card import write_card
@@ -288,7 +288,7 @@ def name_full_memory(recipe: Recipe) -> Iterator[None]:
             raise
         budget = f"now {recipe.max_batch_tokens}" if recipe.max_batch_tokens else "unset: all in one forward"
         raise TrainingError(
-            f"out of memory: {str(error).splitlines()[0]}\n"
+            f"out of memory: {first_line(error)}\n"
             f"Set max_batch_tokens ({budget}) to 2048 or less, recompute=true, or load_in_4bit=true. "
             f"The first and the second change no gradient"
         ) from error

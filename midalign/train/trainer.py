@@ -22,6 +22,7 @@ from midalign.align.packing import attention_windows, model_inputs
 from midalign.align.pooling import last_by_owner, mean_by_owner
 from midalign.align.rows import MULTIPLE, PADDING
 from midalign.align.trunk import states_at_each
+from midalign.rounding import round_up
 from midalign.train.alignment import AlignmentLoss
 from midalign.train.distributed import gather_rows, sum_in_place, world_size
 from midalign.train.initial_weights import as_base, copy_initial_weights
@@ -359,14 +360,14 @@ def split_rows(rows: Batch, budget: int | None) -> list[Batch]:
     lengths = (rows["owner"] != PADDING).sum(1).tolist()
     cuts, widest = [0], 0
     for row, length in enumerate(lengths):
-        width = -(-length // MULTIPLE) * MULTIPLE
+        width = round_up(length, MULTIPLE)
         if row > cuts[-1] and max(widest, width) * (row + 1 - cuts[-1]) > budget:
             cuts.append(row)
             widest = 0
         widest = max(widest, width)
     batches = []
     for start, end in pairwise([*cuts, len(lengths)]):
-        width = -(-max(lengths[start:end]) // MULTIPLE) * MULTIPLE
+        width = round_up(max(lengths[start:end]), MULTIPLE)
         batches.append(
             {name: t[start:end, :width] if t.dim() == 2 else t[start:end] for name, t in rows.items()}
         )

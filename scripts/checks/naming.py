@@ -17,10 +17,10 @@ SOURCES = (ROOT, ROOT / "harness_plugins")
 PACKAGES = ("midalign", "midalign_lm_eval")
 
 CEILINGS = {
-    "modules in import cycles": 4,
-    "files over 450 lines": 8,
-    "names defined again": 106,
-    "docstrings without a verb": 89,
+    "modules in import cycles": 0,
+    "files over 450 lines": 0,
+    "names defined again": 0,
+    "docstrings without a verb": 0,
 }
 
 MOST_LINES = 450
