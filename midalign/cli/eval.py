@@ -239,7 +239,7 @@ def evaluate(
                     f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}", highlight=False
                 )
 
-        records = run.evaluate(settings, report)
+        records = run.evaluate_models(settings, report)
     for path in records:
         print(path)
 
