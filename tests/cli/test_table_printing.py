@@ -16,7 +16,7 @@ from midalign.cli import data as data_command
 from midalign.cli.leaderboard import board_table as board_table
 from midalign.cli.table_printing import print_table
 from midalign.languages import languages
-from midalign.leaderboard.build import _parts, build_board
+from midalign.leaderboard.build import build_board, compare_records
 from midalign.leaderboard.statistics import Estimate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
@@ -80,7 +80,7 @@ def test_the_published_boards(width):
 
 @functools.cache
 def published():
-    return _parts(Path(__file__).parents[2] / "leaderboard" / "results")
+    return compare_records(Path(__file__).parents[2] / "leaderboard" / "results")
 
 
 def test_the_board_fits_forty_columns(part):
@@ -120,8 +120,9 @@ def test_the_layers(width):
         )
         for layer in (2, 10)
     ]
-    other = SimpleNamespace(model="gemma-3-270m with baseline-seed1", headline={2: np.full((3, 3), 0.02)})
-    assert_nothing_is_cut(analyze._by_layer(layers, 2, "tiny, 3 languages", other), width)
+    earlier = SimpleNamespace(model="gemma-3-270m with baseline-seed1", headline={2: np.full((3, 3), 0.02)})
+    analysis = SimpleNamespace(layers=layers, best_layer=2, title="tiny, 3 languages", earlier=earlier)
+    assert_nothing_is_cut(analyze._by_layer(analysis), width)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 110])

@@ -208,7 +208,7 @@ def test_what_is_published_and_said_of_it_are_of_the_best_update(tiny, tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     with monkeypatch.context() as patch:
-        patch.setattr(card, "write_card", full)
+        patch.setattr("midalign.train.run.write_card", full)
         with pytest.raises(OSError, match="No space left"):
             train(tmp_path, *changes)
     assert list(kept) == [0, 1, 2, 3, 4]
@@ -246,7 +246,7 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
     asked = []
 
     def parsed(command, **_):
-        monkeypatch.setattr(evaluation, "evaluate", lambda settings, *_: asked.append(settings) or [])
+        monkeypatch.setattr(evaluation, "evaluate_models", lambda settings, *_: asked.append(settings) or [])
         done = CliRunner().invoke(app, command[command.index("eval") :])
         assert done.exit_code == 0, done.output
         return subprocess.CompletedProcess(command, 0, "", "")
