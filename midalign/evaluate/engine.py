@@ -12,7 +12,7 @@ from midalign import adapter as adapters
 from midalign.errors import EngineError
 from midalign.evaluate import install, live, retrieval
 from midalign.evaluate.requests import Generated
-from midalign.evaluate.settings import EngineName, EvaluatedModel
+from midalign.evaluate.settings import EngineName, EvalSettings, EvaluatedModel
 
 if TYPE_CHECKING:
     from midalign.evaluate.plan import EvalPlan
@@ -37,6 +37,12 @@ class InferenceEngine(Protocol):
 
     def use(self, adapter: str | None) -> None:
         """Answer with the adapter of that name, or as the base."""
+
+
+def check_engine(settings: EvalSettings) -> None:
+    """Raise EngineError if the engine asked for is missing, or cannot do what the settings ask."""
+    if settings.engine == "vllm":
+        install.require_vllm()
 
 
 def choose_engine(wanted: EngineName, models: Sequence[EvaluatedModel]) -> str:
