@@ -2,7 +2,7 @@
 # Another interpreter than python3: make PYTHON=python3.12 test
 PYTHON ?= python3
 
-.PHONY: setup setup-dev demo test lint docs dist test-wheel bench
+.PHONY: setup setup-dev demo test lint docs dist test-wheel audit bench
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -39,6 +39,12 @@ docs: setup-dev
 	.venv/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 	@echo "External links, not fetched: docs/_build/html/external-links.txt"
 	@echo "Open docs/_build/html/index.html in a browser"
+
+# Known vulnerabilities of the pinned packages. Needs a network, and an environment of its own.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	for pins in constraints/*.txt; do .venv-audit/bin/pip-audit --disable-pip --no-deps -r $$pins || exit 1; done
 
 bench: setup-dev
 	set -e; for script in scripts/benchmarks/*.py; do .venv/bin/python $$script; done

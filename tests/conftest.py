@@ -4,8 +4,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from midalign.data import massive
+
+# How fast inputs are generated is the machine's load and not the code's fault.
+settings.register_profile("midalign", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("midalign")
 
 # Background jobs of a script inherit that Ctrl-C is ignored; the commands under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

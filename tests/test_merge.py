@@ -494,7 +494,7 @@ def test_a_search_asks_as_the_adapters_were_trained(tmp_path, monkeypatch):
         asked.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "evaluate", evaluated)
+    monkeypatch.setattr(evaluation, "evaluate_models", evaluated)
     sources = [saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("one", "two")]
     prompts = {"apply_chat_template": True, "system_instruction": "Be brief."}
     for chosen in ({}, prompts):

@@ -5,16 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from midalign.cli.comma_lists import split_commas
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    import numpy as np
     from rich.progress import Progress
     from rich.table import Table
 
-    from midalign.analyze.report import Analysis, LayerMeans
+    from midalign.analyze.layers import LayerAnalysis
 
 
 EXAMPLES = """\
@@ -67,69 +64,39 @@ def analyze(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from midalign import adapter as adapters
-    from midalign import bases
-    from midalign.analyze import pairs, report, states
+    from midalign.analyze.layers import analyze_layers
+    from midalign.cli.comma_lists import split_commas
     from midalign.cli.table_printing import print_table
-    from midalign.device import devices
-    from midalign.leaderboard.load import load_runs
 
-    # 1. Check everything that can be wrong before the model runs.
-    if adapter is not None:
-        adapters.check_adapter(adapter, bases.resolve(model))
-    chosen = split_commas([languages]) or None
-    texts = states.parallel_sentences(sentences, chosen, count)
-    wanted = pairs.layer_numbers(model, layers)
-    source = bases.resolve(model)
-    adapter_digest = adapters.adapter_digest(adapter) if adapter else None
-    digests = adapters.base_digest(source), adapter_digest, adapters.tokenizer_digest(source)
-    name = f"{Path(model).name}{f' with {adapter.resolve().name}' if adapter else ''}"
-    output = output or Path("analysis") / (adapter.resolve() if adapter else Path(model)).name
-    report.check_output(output, name, digests)
-    other = report.read_analysis(against, texts, wanted) if against else None
-    runs = report.select_runs(load_runs(records), *digests) if records else []
-
-    # 2. Compute what is not on disk yet: hidden states per language, then measures per layer.
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        store = states.embed_languages(
-            model, adapter, texts, output / "states", devices(), _shown_by(bars, "languages", 10)
+        found = analyze_layers(
+            model,
+            adapter=adapter,
+            sentences=sentences,
+            languages=split_commas([languages]) or None,
+            count=count,
+            layers=layers,
+            against=against,
+            records=records,
+            output=output,
+            on_language=_shown_by(bars, "languages", 10),
+            on_layer=_shown_by(bars, "layers", 1),
         )
-        matrices = pairs.compare_layers(
-            store, wanted, output / "pairs", devices(), _shown_by(bars, "layers", 1)
-        )
-
-    # 3. Summarise, plot and write.
-    by_layer = report.summarise_layers(matrices)
-    best, codes = report.recommend_layer(by_layer), list(texts)
-    title = f"{name}, {len(codes)} languages, {len(texts[codes[0]])} sentences"
-    headline = matrices[best][report.HEADLINE]
-    plots = {
-        "layers.png": report.plot_curve(by_layer, title, other),
-        "languages.png": report.plot_heat_map(headline, codes, f"{title}, after block {best}"),
-    }
-    earlier = other.headline.get(best) if other else None
-    if other and earlier is not None:
-        heading = f"{name} minus {other.model}, after block {best}"
-        plots[report.CHANGES] = report.plot_heat_map(headline - earlier, codes, heading, change=True)
-    paths = report.write_analysis(
-        output, report.add_metadata(pairs.pair_table(matrices, codes), name, digests, texts), plots
-    )
-
-    # 4. Print the summary, and the correlation with scores.
     screen = Console(highlight=False, markup=False)
-    print_table(screen, _by_layer(by_layer, best, title, other))
-    print_table(screen, _by_language(headline, codes, best, other))
-    if best:
-        screen.print(f"Retrieval peaks after block {best}. In a recipe: align.layer={best}")
-    for path in paths:
+    print_table(screen, _by_layer(found))
+    print_table(screen, _by_language(found))
+    if found.best_layer:
+        screen.print(
+            f"Retrieval peaks after block {found.best_layer}. In a recipe: align.layer={found.best_layer}"
+        )
+    for path in found.files:
         print(path)
-    if records:
+    if found.correlations:
         screen.print("Pearson's r of alignment with English and score, over languages without task data:")
-        for entry in report.correlate_scores(report.retrieval_with_english(headline, codes), runs):
-            scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
-            line = f"  {entry.pearson:+.2f}  {scored}  {entry.file}"
-            screen.print(line, soft_wrap=True)
+    for entry in found.correlations:
+        scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
+        screen.print(f"  {entry.pearson:+.2f}  {scored}  {entry.file}", soft_wrap=True)
 
 
 def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], None]":
@@ -144,44 +111,45 @@ def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], 
     return report
 
 
-def _by_layer(layers: "Sequence[LayerMeans]", best: int, title: str, other: "Analysis | None") -> "Table":
+def _by_layer(analysis: "LayerAnalysis") -> "Table":
     import numpy as np
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, title=f"{title}: retrieval in %", title_justify="left")
+    earlier = analysis.earlier
+    table = Table(box=box.SIMPLE, title=f"{analysis.title}: retrieval in %", title_justify="left")
     for heading in ("layer", "margin", "csls", "centred", "cosine", "margin, English", "MEXA, English"):
         table.add_column(heading, justify="right")
-    if other:
-        table.add_column(f"minus {other.model}", justify="right")
-    for means in layers:
+    if earlier:
+        table.add_column(f"minus {earlier.model}", justify="right")
+    for means in analysis.layers:
         cells = [means.all_pairs[name] for name in ("margin", "csls", "centred", "accuracy")]
         cells += [means.with_english["margin"], means.with_english["mexa"]]
         row = [str(means.layer), *(f"{100 * cell:.1f}" for cell in cells)]
-        if other:
-            earlier = other.headline.get(means.layer)
-            row.append("" if earlier is None else f"{100 * (cells[0] - np.nanmean(earlier)):+.1f}")
-        table.add_row(*row, style="bold" if means.layer == best else "")
+        if earlier:
+            before = earlier.headline.get(means.layer)
+            row.append("" if before is None else f"{100 * (cells[0] - np.nanmean(before)):+.1f}")
+        table.add_row(*row, style="bold" if means.layer == analysis.best_layer else "")
     return table
 
 
-def _by_language(
-    headline: "np.ndarray", codes: "Sequence[str]", layer: int, other: "Analysis | None"
-) -> "Table":
+def _by_language(analysis: "LayerAnalysis") -> "Table":
     from rich import box
     from rich.table import Table
 
     from midalign.analyze.report import retrieval_with_english
 
-    title = f"With English after block {layer}, margin in %"
+    title = f"With English after block {analysis.best_layer}, margin in %"
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
     table.add_column("language")
     table.add_column("margin", justify="right")
-    earlier: dict[str, float] = {}
-    if other and layer in other.headline:
-        earlier = retrieval_with_english(other.headline[layer], codes)
-        table.add_column(f"minus {other.model}", justify="right")
-    for code, value in sorted(retrieval_with_english(headline, codes).items(), key=lambda entry: -entry[1]):
-        change = [f"{100 * (value - earlier[code]):+.1f}"] if earlier else []
-        table.add_row(code, f"{100 * value:.1f}", *change)
+    before: dict[str, float] = {}
+    earlier = analysis.earlier
+    if earlier and analysis.best_layer in earlier.headline:
+        before = retrieval_with_english(earlier.headline[analysis.best_layer], analysis.languages)
+        table.add_column(f"minus {earlier.model}", justify="right")
+    shares = retrieval_with_english(analysis.headline, analysis.languages)
+    for code, share in sorted(shares.items(), key=lambda entry: -entry[1]):
+        change = [f"{100 * (share - before[code]):+.1f}"] if before else []
+        table.add_row(code, f"{100 * share:.1f}", *change)
     return table

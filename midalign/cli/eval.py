@@ -1,11 +1,16 @@
 """`midalign eval`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from midalign.cli.comma_lists import split_commas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
 
 EXAMPLES = """\
 midalign eval --base mini --tasks midalign_mini_slot --limit 20
@@ -239,9 +244,33 @@ def evaluate(
                     f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}", highlight=False
                 )
 
-        records = run.evaluate(settings, report)
+        records = run.evaluate_models(settings, report)
     for path in records:
         print(path)
+    if len(records) > 1 and settings.shard is None:
+        print_differences(console, records)
+
+
+def print_differences(console: "Console", records: "Sequence[Path]") -> None:
+    """Print what the arms among these records gain over their baselines, and the command for tables."""
+    from midalign.errors import RecordError
+    from midalign.leaderboard.build import compare_records
+    from midalign.leaderboard.result_sentences import describe_results
+
+    written = {path.name for path in records}
+    folder = records[0].parent
+    try:
+        sections = compare_records(folder)
+    except RecordError as error:  # about other records in the folder
+        console.print(f"Not compared: {error}", soft_wrap=True, highlight=False, markup=False)
+        return
+    for section in sections:
+        if any(written.intersection(model.records) for model in section.models):
+            for line in describe_results(section):
+                console.print(line.replace("**", ""), highlight=False, markup=False)
+    console.print(
+        f"Tables and plots: midalign leaderboard build --results {folder}", soft_wrap=True, markup=False
+    )
 
 
 def _shard(text: str) -> tuple[int, int] | None:

@@ -116,14 +116,14 @@ def _write_scores(adapters: list[Path], results: Path) -> None:
     """Write scores into the cards of adapters, from all complete records of the same weights."""
     from midalign import record
     from midalign.adapter import adapter_digest
-    from midalign.leaderboard.load import load_verified_record
+    from midalign.leaderboard.load import load_record
     from midalign.train.card import write_card
 
     records_by_digest: dict[str, list[record.Record]] = {}
     for path in sorted(results.glob(f"*{record.SUFFIX}"), key=lambda path: path.stem):
         entry = record.read_record(path)
         if entry.adapter and entry.shard is None:
-            records_by_digest.setdefault(entry.adapter.digest, []).append(load_verified_record(path))
+            records_by_digest.setdefault(entry.adapter.digest, []).append(load_record(path))
     for folder in adapters:
         write_card(folder, records_by_digest.get(adapter_digest(folder), []))
 

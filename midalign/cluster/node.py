@@ -57,12 +57,12 @@ def train_adapter(recipe: Recipe, arm: str, seed: int) -> None:
     written atomically. Ray restarts a run only if it considers the first process dead, which then ends with
     its node.
     """
-    train_recipe(recipe.model_copy(update={"seeds": [seed]}), lambda _: None, [arm])
+    train_recipe(recipe.model_copy(update={"seeds": [seed]}), arms=[arm])
 
 
 def generate_answers(settings: EvalSettings) -> None:
     """Generate an adapter's answers. The final evaluation scores them."""
-    evaluation.answer_ahead(settings, lambda _: None)
+    evaluation.answer_ahead(settings)
 
 
 def score_adapters(recipes: Sequence[Recipe], points: Sequence[Point], results: Path) -> None:
@@ -71,7 +71,7 @@ def score_adapters(recipes: Sequence[Recipe], points: Sequence[Point], results: 
     Merged points are made and evaluated here too, because their parents exist only now. There are few.
     """
     adapters = [folder for recipe in recipes for folder in adapters_to_score(recipe, points)]
-    evaluation.evaluate(evaluation_settings(recipes[0], adapters, results), lambda _: None)
+    evaluation.evaluate_models(evaluation_settings(recipes[0], adapters, results))
 
 
 def inspect_node(tokens: Sequence[Path], folders: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:

@@ -17,9 +17,10 @@ from midalign.evaluate.plan import EvalPlan, make_plan
 from midalign.evaluate.publish import add_overlap, check_training_overlap, lacks_overlap, publish_record
 from midalign.evaluate.scoring import answer_tasks, read_parts, score_by_comet
 from midalign.evaluate.settings import EvalReporter, EvalSettings, EvaluatedModel
+from midalign.reporting import ignore_progress
 
 
-def evaluate(settings: EvalSettings, report: EvalReporter) -> list[Path]:
+def evaluate_models(settings: EvalSettings, report: EvalReporter = ignore_progress) -> list[Path]:
     """Evaluate the base, if asked for, and each adapter on it; return the records' paths in this order.
 
     Finished languages are kept in `output/.partial` until all records are written. Raises MidalignError
@@ -51,12 +52,12 @@ def evaluate(settings: EvalSettings, report: EvalReporter) -> list[Path]:
         return [plan.record_path(model) for model in plan.models]
 
 
-def answer_ahead(settings: EvalSettings, report: EvalReporter) -> None:
+def answer_ahead(settings: EvalSettings, report: EvalReporter = ignore_progress) -> None:
     """Put the answers of the adapters, or of the base if there are none, into `output/.partial`.
 
     A later evaluation of more models finds them there. That evaluation measures retrieval, since the layer
     depends on all its models, checks the overlap and writes the records. Several processes may answer ahead
-    at once for different models. Raises as `evaluate` does.
+    at once for different models. Raises as `evaluate_models` does.
     """
     with quiet_libraries():
         plan = replace(make_plan(settings), retrieval_tasks=[])

@@ -34,7 +34,7 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
             f"{readme} was not written by midalign leaderboard build, so it is kept. "
             f"Choose another folder with --output"
         )
-    parts = _parts(results)
+    parts = compare_records(results)
     pictures = {part.plot: plots.plot_section(part) for part in parts}
     (output / "plots").mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
@@ -44,7 +44,11 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     return parts
 
 
-def _parts(results: Path) -> list[SectionFigures]:
+def compare_records(results: Path) -> list[SectionFigures]:
+    """Return the figures of all records in a folder, one entry per group of tasks, base and sample.
+
+    Raises RecordError as `load_runs` does.
+    """
     parts: list[SectionFigures] = []
     for section in group_runs(load_runs(results)):
         entry = section.first.record

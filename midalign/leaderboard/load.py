@@ -72,7 +72,7 @@ def load_runs(folder: Path) -> list[Run]:
     return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
 
 
-def load_verified_record(file: Path) -> Record:
+def load_record(file: Path) -> Record:
     """Load one complete record. Raises RecordError as `load_runs` does."""
     *_, run = _runs(file, file.name)
     return run.record

@@ -45,7 +45,7 @@ def search_weights(
     search resumes, and a search with other adapters or tasks does not reuse them.
     """
     from midalign.evaluate import run
-    from midalign.leaderboard.load import load_verified_record
+    from midalign.leaderboard.load import load_record
 
     # Merge the candidates that do not exist yet.
     parents = [adapter.adapter_digest(source) for source in sources]
@@ -76,7 +76,7 @@ def search_weights(
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,
     )
-    scores = [headline_share(load_verified_record(path)) for path in run.evaluate(settings, report)]
+    scores = [headline_share(load_record(path)) for path in run.evaluate_models(settings, report)]
     scored = [MergeCandidate(*values) for values in zip(candidates, folders, scores, strict=True)]
     return sorted(scored, key=lambda candidate: -candidate.score)
 

@@ -17,6 +17,7 @@ from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, first_line, nearest
 from midalign.files import write_atomically
 from midalign.locks import locked
+from midalign.reporting import ignore_progress
 from midalign.train.card import write_card
 from midalign.train.evaluation_command import evaluated_tasks
 from midalign.train.progress import TRAINING_LOG, OnTrainProgress
@@ -49,7 +50,9 @@ def training_runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterat
             yield arm, seed, recipe.output / "adapters" / f"{arm}-seed{seed}"
 
 
-def train_recipe(recipe: Recipe, report: OnTrainProgress, arms: Collection[str] | None = None) -> list[Path]:
+def train_recipe(
+    recipe: Recipe, report: OnTrainProgress = ignore_progress, arms: Collection[str] | None = None
+) -> list[Path]:
     """Train the missing adapters of these arms, None for all, and return all their folders.
 
     Finished adapters are kept. Interrupted runs resume from their last checkpoint.

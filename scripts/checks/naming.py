@@ -31,6 +31,7 @@ VERBS = frozenset(
     Close Collect Combine Compare Compute Continue Convert Copy Count Create Cut Decode Delete Describe
     Detach Discard Divide Download Draw Drop Embed Encode Ensure Estimate Evaluate Exit Expand Explain
     Fail Fetch Fill Filter Find Fit Fold Format Free Gather Generate Get Give Go Group Halve Hash Hold
+    Ignore Import
     Insert Install Iterate Join Keep Lay Leave Let Limit List Load Lock Log Look Make Map Mark Mask
     Match Measure Meet Merge Move Name Normalise Open Order Pack Pad Parse Pick Place Plot Pool Prepare
     Print Process Project Prove Put Raise Read Record Reduce Register Reject Release Remove Render

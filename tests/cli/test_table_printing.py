@@ -16,7 +16,7 @@ from midalign.cli import data as data_command
 from midalign.cli.leaderboard import board_table as board_table
 from midalign.cli.table_printing import print_table
 from midalign.languages import languages
-from midalign.leaderboard.build import _parts, build_board
+from midalign.leaderboard.build import build_board, compare_records
 from midalign.leaderboard.statistics import Estimate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
@@ -80,7 +80,7 @@ def test_the_published_boards(width):
 
 @functools.cache
 def published():
-    return _parts(Path(__file__).parents[2] / "leaderboard" / "results")
+    return compare_records(Path(__file__).parents[2] / "leaderboard" / "results")
 
 
 def test_the_board_fits_forty_columns(part):

@@ -85,7 +85,7 @@ def test_prompt_and_record_say_where_the_instruction_went(without_system: Path, 
         apply_chat_template=True,
         log_samples=True,
     )
-    (path,) = run.evaluate(settings, lambda _: None)
+    (path,) = run.evaluate_models(settings, lambda _: None)
     instruction = harness.load_tasks([EN])[EN].config.description.strip()
     lines = path.with_name(path.name.replace(".json", ".outputs.jsonl")).read_text("utf-8").splitlines()
     assert len(lines) == 2
@@ -100,10 +100,10 @@ def test_without_a_template_the_model_is_not_loaded(tmp_path: Path, monkeypatch:
     settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path, engine="hf", limit=1)
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(BaseModelError, match="plain has no chat template"):
-        run.evaluate(asked, lambda _: None)
+        run.evaluate_models(asked, lambda _: None)
     told = settings.__class__(**{**vars(settings), "enable_thinking": False})
     with pytest.raises(EngineError, match="add --apply-chat-template"):
-        run.evaluate(told, lambda _: None)
+        run.evaluate_models(told, lambda _: None)
     engine = MidalignHF(pretrained=str(base), dtype="float32", device="cpu", batch_size=4)
     with pytest.raises(BaseModelError, match="has no chat template"):
         engine.apply_chat_template(TURNS[1:2])
@@ -115,7 +115,7 @@ def test_a_base_without_tokenizer_is_one_clear_error(base: Path, tmp_path: Path)
         base=str(tmp_path / "bare"), tasks=(EN,), output=tmp_path, limit=1, apply_chat_template=True
     )
     with pytest.raises(BaseModelError, match=r"tokenizer of .*bare cannot be loaded: .* Copy them from"):
-        run.evaluate(settings, lambda _: None)
+        run.evaluate_models(settings, lambda _: None)
 
 
 def test_chat_templates_are_downloaded_with_a_base() -> None:
@@ -138,13 +138,13 @@ def test_an_adapter_with_another_tokenizer_is_refused(base: Path, tmp_path: Path
     settings = EvalSettings(base=str(base), tasks=(EN,), output=tmp_path / "out", adapters=(adapter,))
     asked = settings.__class__(**{**vars(settings), "apply_chat_template": True})
     with pytest.raises(AdapterError, match=r"differs from that of .*: chat template\. Prompts"):
-        run.evaluate(asked, lambda _: None)
+        run.evaluate_models(asked, lambda _: None)
     with pytest.raises(AdapterError, match="chat template"):
         MidalignHF(pretrained=str(base), peft=str(adapter), dtype="float32", device="cpu")
     tokenizer.add_tokens(["<call>"])
     tokenizer.save_pretrained(adapter)
     with pytest.raises(AdapterError, match="added_tokens"):
-        run.evaluate(settings, lambda _: None)
+        run.evaluate_models(settings, lambda _: None)
 
 
 def test_lm_evals_own_engine_is_warned_of(

@@ -73,7 +73,7 @@ def test_the_record_names_them(penalised: Path, base: Path, tmp_path: Path) -> N
             limit=1,
             engine="hf",
         )
-        (path,) = run.evaluate(settings, lambda _: None)
+        (path,) = run.evaluate_models(settings, lambda _: None)
         found[folder] = record.read_record(path).decoding.get("generation_config_ignored")
     assert found == {penalised: ACTING, base: None}
 

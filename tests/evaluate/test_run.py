@@ -416,7 +416,7 @@ def settings(
         engine="hf",
         limit=2,
     )
-    run.evaluate(done, lambda _: None)
+    run.evaluate_models(done, lambda _: None)
     return done
 
 
@@ -438,7 +438,7 @@ def test_a_finished_record_is_not_replaced_under_other_conditions(
 ) -> None:
     before = {path.name: path.read_bytes() for path in settings.output.iterdir()}
     with pytest.raises(RecordError, match=message):
-        run.evaluate(replace(settings, **change), lambda _: None)
+        run.evaluate_models(replace(settings, **change), lambda _: None)
     assert {path.name: path.read_bytes() for path in settings.output.iterdir()} == before
 
 
@@ -448,7 +448,7 @@ def test_another_adapter_of_the_same_name_does_not_take_its_record(
 ) -> None:
     first, second = (adapters.adapter_digest(folder)[:12] for folder in two_adapters_of_one_name)
     with pytest.raises(RecordError, match=rf"adapter\.json is .* adapter {first}, now {second}.*rm '"):
-        run.evaluate(replace(settings, adapters=two_adapters_of_one_name[1:]), lambda _: None)
+        run.evaluate_models(replace(settings, adapters=two_adapters_of_one_name[1:]), lambda _: None)
 
 
 @pytest.mark.slow
@@ -460,13 +460,13 @@ def test_a_base_that_changed_does_not_take_the_record(
     config.write_text(json.dumps({**json.loads(config.read_text()), "surprise": 1}))
     changed = replace(settings, base=str(tmp_path / base.name), adapters=())
     with pytest.raises(RecordError, match=r"tiny\.json is a result under other conditions: base "):
-        run.evaluate(changed, lambda _: None)
+        run.evaluate_models(changed, lambda _: None)
     shutil.copy(base / "config.json", config)
     (tmp_path / base.name / "generation_config.json").write_text('{"repetition_penalty": 2.0}')
     adapters.base_digest.cache_clear()
     adapters.tokenizer_digest.cache_clear()
     with pytest.raises(RecordError, match="chat template or generation settings"):
-        run.evaluate(changed, lambda _: None)
+        run.evaluate_models(changed, lambda _: None)
 
 
 @pytest.mark.slow
@@ -497,7 +497,7 @@ def test_overlap_is_checked_at_every_evaluation(
             engine="hf",
             limit=1,
         )
-        return [record.read_record(path).overlap for path in run.evaluate(asked, answered.append)]
+        return [record.read_record(path).overlap for path in run.evaluate_models(asked, answered.append)]
 
     answered: list[EvalProgress] = []
     of_base, clean = evaluate("validation", folder)
@@ -572,7 +572,7 @@ def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
 def test_a_superset_of_tasks_replaces_a_record(settings: EvalSettings, tmp_path: Path) -> None:
     shutil.copytree(settings.output, tmp_path / "results")
     both = replace(settings, tasks=(EN, DE), output=tmp_path / "results")
-    for path in run.evaluate(both, lambda _: None):
+    for path in run.evaluate_models(both, lambda _: None):
         assert list(record.read_record(path).tasks) == [EN, DE]
 
 
@@ -589,11 +589,11 @@ def test_a_comparison_answers_as_each_model_does_alone(base: Path, tmp_path: Pat
     asked = EvalSettings(
         base=str(base), tasks=(EN,), output=tmp_path / "all", engine="hf", limit=4, log_samples=True
     )
-    run.evaluate(replace(asked, adapters=tuple(adapters)), lambda progress: None)
-    run.evaluate(replace(asked, output=tmp_path / "alone"), lambda progress: None)
+    run.evaluate_models(replace(asked, adapters=tuple(adapters)), lambda progress: None)
+    run.evaluate_models(replace(asked, output=tmp_path / "alone"), lambda progress: None)
     for folder in adapters:
         alone = replace(asked, output=tmp_path / "alone", adapters=(folder,), adapters_only=True)
-        run.evaluate(alone, lambda progress: None)
+        run.evaluate_models(alone, lambda progress: None)
     answers = {}
     for name in ("tiny", "lr0.5", "lr0_5", "pissa"):
         answers[name] = (tmp_path / "all" / f"{name}.outputs.jsonl").read_text()

@@ -40,7 +40,7 @@ def evaluated(output: Path, base: Path, adapter: Path, shard: tuple[int, int] | 
         "shard": shard,
         **changes,
     }
-    run.evaluate(EvalSettings(**settings), lambda _: None)
+    run.evaluate_models(EvalSettings(**settings), lambda _: None)
     return output
 
 
@@ -161,10 +161,10 @@ def test_a_shard_of_other_tasks_is_refused_before_the_model_is_loaded(
     settings = EvalSettings(
         base=str(base), tasks=TASKS[:1], output=tmp_path, engine="hf", limit=4, shard=(1, 2)
     )
-    run.evaluate(settings, lambda _: None)
+    run.evaluate_models(settings, lambda _: None)
     monkeypatch.setattr(live, "load_with_adapters", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(RecordError, match="run of the shards"):
-        run.evaluate(replace(settings, tasks=TASKS), lambda _: None)
+        run.evaluate_models(replace(settings, tasks=TASKS), lambda _: None)
 
 
 def test_more_shards_than_items(base: Path, adapter: Path, tmp_path: Path) -> None:

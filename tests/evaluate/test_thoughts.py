@@ -107,7 +107,7 @@ def test_the_record_says_how_the_model_thought(thinker: Path, tmp_path: Path, en
         enable_thinking=enable,
         log_samples=True,
     )
-    (path,) = run.evaluate(settings, lambda _: None)
+    (path,) = run.evaluate_models(settings, lambda _: None)
     decoding = record.read_record(path).decoding
     assert (decoding["think_end_token"], decoding["max_thinking_tokens"]) == (END, 16)
     assert decoding.get("enable_thinking") is enable

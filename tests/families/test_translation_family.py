@@ -95,7 +95,7 @@ def test_more_shots_than_there_are_is_an_error(kept: None) -> None:
         base="mini", tasks=("midalign_mt_wmt23_cs-uk",), output=Path("unused"), num_fewshot=2
     )
     with pytest.raises(TaskError, match="midalign data add alma PATH"):
-        run.evaluate(settings, lambda _: None)
+        run.evaluate_models(settings, lambda _: None)
 
 
 def test_a_signature_names_the_reference_where_a_direction_has_several() -> None:

@@ -246,7 +246,7 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
     asked = []
 
     def parsed(command, **_):
-        monkeypatch.setattr(evaluation, "evaluate", lambda settings, *_: asked.append(settings) or [])
+        monkeypatch.setattr(evaluation, "evaluate_models", lambda settings, *_: asked.append(settings) or [])
         done = CliRunner().invoke(app, command[command.index("eval") :])
         assert done.exit_code == 0, done.output
         return subprocess.CompletedProcess(command, 0, "", "")

@@ -25,8 +25,8 @@ def test_it_shows_what_would_be_trained_and_keeps_nothing(tmp_path):
     assert shown.count(">>>") == 2 * 3  # in the heading and around the target
     assert ">>> genre: jazz; device: TV<|end|><<<" in shown
     assert "0 samples truncated to max_tokens=512" in shown
-    assert "arm baseline: 600 updates" in shown
-    assert "arm aligned: 600 updates, aligned after block 4" in shown
+    assert "arm baseline: 300 updates" in shown
+    assert "arm aligned: 300 updates, aligned after block 4" in shown
     assert "pairs per language: de 1,500, tr 1,500, hi 1,500" in shown
     assert shown.count("GB measured") == 2
     assert not (tmp_path / "out").exists()
