@@ -109,6 +109,12 @@ def evaluate(
             rich_help_panel=RECORDS,
         ),
     ] = False,
+    comparison: Annotated[
+        bool,
+        typer.Option(
+            help="Print what adapters gain over the baseline of their recipe.", rich_help_panel=RECORDS
+        ),
+    ] = True,
     comet: Annotated[
         str | None,
         typer.Option(
@@ -247,27 +253,25 @@ def evaluate(
         records = run.evaluate_models(settings, report)
     for path in records:
         print(path)
-    if len(records) > 1 and settings.shard is None:
+    if comparison and len(records) > 1 and settings.shard is None:
         print_differences(console, records)
 
 
 def print_differences(console: "Console", records: "Sequence[Path]") -> None:
     """Print what the arms among these records gain over their baselines, and the command for tables."""
-    from midalign.errors import RecordError
+    from midalign.errors import MidalignError
     from midalign.leaderboard.build import compare_records
     from midalign.leaderboard.result_sentences import describe_results
 
-    written = {path.name for path in records}
     folder = records[0].parent
     try:
-        sections = compare_records(folder)
-    except RecordError as error:  # about other records in the folder
+        sections = compare_records(folder, {path.name for path in records})
+    except (MidalignError, OSError) as error:  # about other records in the folder
         console.print(f"Not compared: {error}", soft_wrap=True, highlight=False, markup=False)
         return
     for section in sections:
-        if any(written.intersection(model.records) for model in section.models):
-            for line in describe_results(section):
-                console.print(line.replace("**", ""), highlight=False, markup=False)
+        for line in describe_results(section):
+            console.print(line.replace("**", ""), highlight=False, markup=False)
     console.print(
         f"Tables and plots: midalign leaderboard build --results {folder}", soft_wrap=True, markup=False
     )

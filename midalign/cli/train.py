@@ -77,6 +77,7 @@ def train(
     settle_environment()
     from rich.console import Console
 
+    from midalign.cli.eval import print_differences
     from midalign.train.recipe import load_recipe
     from midalign.train.run import train_recipe, training_runs
 
@@ -105,6 +106,7 @@ def train(
     elif settings.evaluate:
         evaluate_adapters(settings, adapters)
         _write_scores(adapters, settings.output / "results")
+        print_differences(console, sorted((settings.output / "results").glob("*.json")))
     if push_to_hub:
         from midalign.train.card import push_adapter
 

@@ -53,9 +53,6 @@ class SweepStanding:
     """Lines about tasks that ended and nodes that were lost since the last one."""
 
 
-Report = Callable[[SweepStanding], None]
-
-
 def drive(
     send: Connection, address: str, groups: list[list[Recipe]], points: list[Point], folder: Path
 ) -> None:

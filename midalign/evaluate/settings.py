@@ -1,4 +1,4 @@
-"""EvalSettings of an evaluation, its progress, its models, and where their records go."""
+"""Settings of an evaluation, its progress, its models, and where their records go."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

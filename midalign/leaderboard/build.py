@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,19 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     return parts
 
 
-def compare_records(results: Path) -> list[SectionFigures]:
+def compare_records(results: Path, written: Collection[str] | None = None) -> list[SectionFigures]:
     """Return the figures of all records in a folder, one entry per group of tasks, base and sample.
+
+    Args:
+        results: folder of records.
+        written: names of record files. Only groups with one of them are compared. None: all groups.
 
     Raises RecordError as `load_runs` does.
     """
     parts: list[SectionFigures] = []
     for section in group_runs(load_runs(results)):
+        if written is not None and not any(run.file in written for row in section.rows for run in row.runs):
+            continue
         entry = section.first.record
         sample = f"{entry.sample.split}-{entry.sample.limit or 'full'}"
         regime = "" if section.regime == "free" else f"-{section.regime}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from midalign.errors import RecipeError, nearest
+from midalign.errors import RecipeError, first_problem, nearest
 from midalign.shipped import shipped_names, shipped_text
 
 
@@ -53,7 +53,8 @@ def read_grid(name: str) -> Grid:
     except yaml.YAMLError as error:
         raise RecipeError(f"{name} is not YAML: {error}") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
-        known = nearest(where, Grid.model_fields) if problem["type"] == "extra_forbidden" else ""
-        raise RecipeError(f"sweep {name}: {where}: {problem['msg']}.{known}") from error
+        unknown = [
+            str(problem["loc"][-1]) for problem in error.errors() if problem["type"] == "extra_forbidden"
+        ]
+        known = nearest(unknown[0], Grid.model_fields) if unknown else ""
+        raise RecipeError(f"sweep {name}: {first_problem(error)}.{known}") from error

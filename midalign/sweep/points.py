@@ -31,7 +31,7 @@ class Point:
     arm: str
     against: Recipe
     weights: MergeWeights | None = None
-    """MergeWeights of baseline and arm in a merged point."""
+    """Weights of baseline and arm in a merged point."""
 
     @property
     def scored(self) -> tuple[str, str]:

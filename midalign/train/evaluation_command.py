@@ -32,4 +32,5 @@ def evaluation_command(recipe: Recipe, adapters: Sequence[Path], results: Path) 
     command += [word for adapter in adapters for word in ("--adapter", str(adapter))]
     command += ["--apply-chat-template"] if recipe.chat_template else []
     command += [] if evaluation.base else ["--adapters-only"]
+    command += ["--no-comparison"]  # the caller compares
     return command

@@ -63,7 +63,10 @@ def _preview_arm(recipe: Recipe, name: str, folder: Path, samples: bool) -> Iter
     )
     if arm.stream.aligned is not None:
         pairs = zip(recipe.aligned, arm.stream.aligned.pairs, strict=True)
-        yield "  pairs per language: " + ", ".join(f"{language} {len(own):,}" for language, own in pairs)
+        yield "  pairs per language: " + ", ".join(f"{language} {len(group):,}" for language, group in pairs)
+        if align is not None and align.context == "prompt":
+            foreign = arm.stream.aligned.draw(recipe.seeds[0], 0)[0].foreign
+            yield f"  aligned prompt: {arm.tokens.tokenizer.decode(arm.stream.task.prompt_ids(foreign))!r}"
     yield from _probe(arm)
 
 

@@ -136,6 +136,11 @@ class Align(RecipeSection):
             )
         if self.until == 0 and not self.first and self.task:
             raise ValueError("until=0 and first=0 never align: set until above 0, or the arm to null")
+        if self.context == "prompt" and self.include_bos and self.pooling == "mean":
+            raise ValueError(
+                "context=prompt with include_bos=true would average the prompt's instruction too: "
+                "set include_bos=false, or pooling=last"
+            )
         if self.multiway and self.centred == "running":
             raise ValueError("multiway has several languages on both sides: centred=true instead of running")
         if self.multiway and self.stop_gradient is not None:

@@ -152,7 +152,7 @@ class Stream(Dataset[dict[str, Any]]):
         sides = [[ids_of(pair.sides[side]) for pair in drawn] for side in (0, 1)]
         own = [ids for side in sides for ids in _share(side, rank, world)]
         if in_prompt:
-            start = common_prefix_length([*sides[0], *sides[1]])
+            start = self.task.prompt_start
         else:
             before, _ = self.task.tokens.added
             start = before if all(len(ids) > before for ids in own) else 0

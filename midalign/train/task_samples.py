@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from midalign import chat, harness
+from midalign.align.rows import common_prefix_length
 from midalign.errors import RecipeError
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Recipe
 from midalign.train.samples import SampleTokenizer, TokenizedSample
 
 log = logging.getLogger(__name__)
+
+PROBES = ("Tomorrow", "7 apples", "морген")
+"""Texts without a common beginning, which show where a prompt's input begins."""
 
 
 def epoch_positions(seed: int, start: int, count: int, total: int) -> list[int]:
@@ -116,11 +120,34 @@ class TaskSamples:
     def prompt_ids(self, sentence: str) -> list[int]:
         """Return the token ids of the task's prompt with this sentence as its input.
 
-        A prompt longer than max_tokens is truncated on the left, as a sample's is.
+        A sentence that is too long for max_tokens loses its beginning. The prompt stays complete.
         """
+        ids = self._ids_around(sentence)
+        excess = max(len(ids) - self.tokens.max_tokens, 0)
+        return ids[: self.prompt_start] + ids[self.prompt_start + excess :]
+
+    @cached_property
+    def prompt_start(self) -> int:
+        """Number of tokens before the sentence in `prompt_ids`.
+
+        Raises RecipeError if the prompt alone does not fit into max_tokens.
+        """
+        probes = [self._ids_around(text) for text in PROBES]
+        start, shortest = common_prefix_length(probes), min(map(len, probes))
+        if shortest > self.tokens.max_tokens:
+            raise RecipeError(
+                f"The task's prompt takes {shortest} tokens, and max_tokens is {self.tokens.max_tokens}. "
+                f"Set max_tokens={2 * shortest} or more"
+            )
+        return start
+
+    def _ids_around(self, sentence: str) -> list[int]:
         task, document = self.every[0]
-        prompt = self._prompt(task, {**document, harness.input_field(task.config.task): sentence})
-        return self.tokens.prompt(prompt)[-self.tokens.max_tokens :]
+        return self.tokens.prompt(self._prompt(task, {**document, self._input_field: sentence}))
+
+    @cached_property
+    def _input_field(self) -> str:
+        return harness.input_field(self.every[0][0].config.task)
 
     def _prompt(self, task: Any, document: dict[str, Any]) -> str:
         """Render the prompt of a document as an engine gets it."""

@@ -120,8 +120,9 @@ def test_the_layers(width):
         )
         for layer in (2, 10)
     ]
-    other = SimpleNamespace(model="gemma-3-270m with baseline-seed1", headline={2: np.full((3, 3), 0.02)})
-    assert_nothing_is_cut(analyze._by_layer(layers, 2, "tiny, 3 languages", other), width)
+    earlier = SimpleNamespace(model="gemma-3-270m with baseline-seed1", headline={2: np.full((3, 3), 0.02)})
+    analysis = SimpleNamespace(layers=layers, best_layer=2, title="tiny, 3 languages", earlier=earlier)
+    assert_nothing_is_cut(analyze._by_layer(analysis), width)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 110])

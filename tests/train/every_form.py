@@ -39,6 +39,7 @@ FORMS = {
     "cycles": ("align.alternate=micro", "align.cycles=2", "align.rise=0.7"),
     "update": ("align.alternate=update", "align.copy_samples=1", "align.centred=false"),
     "a part": ("align.first=0.4", "align.until=0.5"),
+    "in the prompt": ("align.context=prompt", "align.layer=3"),
     "alone": ("align.task=false", "align.copy_samples=2"),
 }
 """Changes of the recipe by name. Together they set every key of `align`, except which pairs there are."""

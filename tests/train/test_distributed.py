@@ -61,17 +61,17 @@ trainer = small.trainer_of(
     tokenizer, Path({work!r}), {changes!r}, updates=4, dtype=torch.float64, shared=True, optim="sgd"
 )
 trainer.args.max_grad_norm, trainer.args.learning_rate = 0.0, 1e-4
-assert small.world() == {processes}
+assert small.world_size() == {processes}
 trainer.train()
 state = {{n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}}
 assert trainer.sharded == ("/sharded" in {work!r})
 state = {{n: p.full_tensor() if trainer.sharded else p for n, p in state.items()}}
 if not trainer.sharded:
-    from midalign.train.monitor import cosine
+    from midalign.train.monitor_measures import gradient_cosine
     updates = [trainer.train_dataset[number] for number in range(2)]
     samples = trainer.gradients_of({{**updates[0], "pairs": []}})
     pairs = trainer.gradients_of({{"pairs": updates[0]["pairs"] or updates[1]["pairs"]}})
-    Path({work!r}, f"cosine-{{small.rank()}}").write_text(str(cosine(samples, pairs)))
+    Path({work!r}, f"cosine-{{small.process_rank()}}").write_text(str(gradient_cosine(samples, pairs)))
 if trainer.is_world_process_zero():
     state |= dict(trainer.alignment.state_dict())
     small.save_file(state, {work!r} + "/weights.safetensors")

@@ -208,7 +208,7 @@ def test_what_is_published_and_said_of_it_are_of_the_best_update(tiny, tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device", str(folder))
 
     with monkeypatch.context() as patch:
-        patch.setattr(card, "write_card", full)
+        patch.setattr("midalign.train.run.write_card", full)
         with pytest.raises(OSError, match="No space left"):
             train(tmp_path, *changes)
     assert list(kept) == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""The Python example of the training README runs as it stands."""
+"""The Python example of the guide to recipes runs as it stands."""
 
 import re
 import subprocess
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "midalign" / "train" / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "train" / "first-recipe.md"
 
 
 @pytest.mark.slow
 def test_the_example_in_python(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= 20
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -324,12 +324,24 @@ def test_sides_of_multiway_pairs_are_what_is_aligned(recipe, tokens, stream):
 
 @pytest.fixture(scope="module")
 def in_prompt(recipe, tokens):
-    return made(
-        recipe.model_copy(update={"align": recipe.align.model_copy(update={"context": "prompt"})}), tokens
-    )
+    return made(aligned_in_prompt(recipe), tokens)
 
 
-def test_pairs_in_the_prompt_are_what_lm_eval_sends_for_their_sentences(recipe, tokens, in_prompt):
+def aligned_in_prompt(recipe, **changes):
+    align = recipe.align.model_copy(update={"context": "prompt"})
+    return recipe.model_copy(update={"align": align, **changes})
+
+
+def pooled_texts(rows, tokenizer):
+    """The text of the tokens that each sentence's mean is over, by its number."""
+    texts = {}
+    for ids, words, owner in zip(rows["input_ids"], rows["words"], rows["owner"], strict=True):
+        for member in set(owner[owner >= 0].tolist()):
+            texts[member] = tokenizer.decode(ids[words & (owner == member)]).strip()
+    return [texts[member] for member in sorted(texts)]
+
+
+def test_pairs_in_the_prompt_are_what_lm_eval_sends_for_their_sentences(tokens, in_prompt):
     drawn = [Pair(0, "Wecke mich um 5.", "Wake me at 5."), Pair(1, "Saat kaç?", "What time is it?")]
     rows = in_prompt.contrastive(drawn, 1.0)["rows"]
     batch = {**rows, "labels": rows["input_ids"] * 0 + IGNORED}
@@ -338,11 +350,39 @@ def test_pairs_in_the_prompt_are_what_lm_eval_sends_for_their_sentences(recipe, 
     sentences = [pair.sides[side] for side in (0, 1) for pair in drawn]
     prompts = [harness.prompt(task, {**document, "utterance": sentence}) for sentence in sentences]
     assert [ids for ids, _ in read(batch)] == [tokens.tokenizer(prompt)["input_ids"] for prompt in prompts]
-    for row, words, owner in zip(rows["input_ids"], rows["words"], rows["owner"], strict=True):
-        for member in range(len(sentences)):
-            kept = tokens.tokenizer.decode(row[words & (owner == member)])
-            if kept:
-                assert kept.strip() == f"{sentences[member]}\nSlots:"
+
+
+@pytest.mark.parametrize("width", [None, WIDTH])
+@pytest.mark.parametrize(
+    "sides", [[("Tom schläft.", "Tom sleeps.")], [("Ja.", "Yes."), ("Tom ist da.", "Tom is here.")]]
+)
+def test_a_mean_in_the_prompt_begins_with_the_sentence_whatever_else_is_in_the_batch(
+    recipe, tokens, width, sides
+):
+    stream = made(aligned_in_prompt(recipe), tokens, width=width)
+    rows = stream.contrastive([Pair(0, *pair) for pair in sides], 1.0)["rows"]
+    sentences = [pair[side] for side in (0, 1) for pair in sides]
+    assert pooled_texts(rows, tokens.tokenizer) == [f"{sentence}\nSlots:" for sentence in sentences]
+
+
+def test_a_long_sentence_loses_its_beginning_and_the_prompt_stays(recipe):
+    tokenizer = AutoTokenizer.from_pretrained(bases.resolve("mini"))
+    short = SampleTokenizer(tokenizer, 80)
+    stream = made(aligned_in_prompt(recipe, max_tokens=80), short)
+    rows = stream.contrastive([Pair(0, "Wecke mich. " * 40, "Wake me.")], 1.0)["rows"]
+    cut, whole = pooled_texts(rows, tokenizer)
+    assert cut.endswith("Wecke mich. \nSlots:")
+    assert whole == "Wake me.\nSlots:"
+    assert len(stream.task.prompt_ids("Wecke mich. " * 40)) == 80
+    assert stream.task.prompt_ids("Wake me.")[:10] == stream.task.prompt_ids("Wecke mich. " * 40)[:10]
+    with pytest.raises(RecipeError, match=r"prompt takes .* max_tokens is 16"):
+        made(aligned_in_prompt(recipe), SampleTokenizer(tokenizer, 16)).contrastive([Pair(0, "a", "b")], 1.0)
+
+
+def test_a_mean_over_the_whole_prompt_is_rejected():
+    with pytest.raises(RecipeError, match=r"set include_bos=false, or pooling=last"):
+        load_recipe("mini", ["preset=paper", "align.context=prompt"])
+    load_recipe("mini", ["preset=paper", "align.context=prompt", "align.pooling=last"])
 
 
 def test_states_of_a_prompt_are_those_of_its_own_forward(recipe, tokens, in_prompt):
