@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from midalign.data import EntityData, TranslationData  # noqa: E402
-from midalign.data.registry import data_set  # noqa: E402
+from midalign.data.registry import data_set, slot_data  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages, languages_of  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
@@ -284,7 +284,8 @@ def schemas() -> dict[str, dict[str, Any]]:
             entities = {"entities": span_list("type", data.TYPES, "text")}
             found[source] = answer_schema("The entities of a text in order of appearance.", entities)
         else:
-            found[source] = call_schema(data.labels("intent"), data.labels("slot"))
+            calls = slot_data(source)
+            found[source] = call_schema(calls.labels("intent"), calls.labels("slot"))
     return found
 
 

@@ -178,7 +178,8 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def input_field(metadata: Mapping[str, Any]) -> str:
     """Return the field of the utterance to call, or of the text with entities."""
-    return "utterance" if metadata["source"] in ("massive", "mini") else "text"
+    source = metadata["source"]
+    return "text" if own.is_own(source) or isinstance(data_set(source), EntityData) else "utterance"
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from midalign import record
-from midalign.data.uner import treebanks
+from midalign.data.registry import treebanks
 from midalign.errors import RecordError, nearest
 from midalign.languages import languages
 from midalign.metrics import FAMILIES, Scorer, scorer
