@@ -19,6 +19,7 @@ from midalign.data.registry import data_set, slot_data  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages, languages_of  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
+from midalign.rounding import round_up  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_bytes.tsv"
@@ -92,11 +93,6 @@ def max_gen_toks(group: Group, language: str) -> int:
     the prompt if the base has a context of 2,048 tokens.
     """
     return min(max(round_up(longest_bytes(group, language) + 1, 64), 128), 1024)
-
-
-def round_up(number: int, multiple: int) -> int:
-    """Return the smallest multiple that is not below a number."""
-    return (number + multiple - 1) // multiple * multiple
 
 
 INSTRUCTED = r"""description: "Write the slots of the utterance as slot: value, separated by ; and in order \

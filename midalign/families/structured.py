@@ -138,7 +138,7 @@ def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
     Entities of treebanks have places and no intent, calls have an intent and no places, and a user's entities
     have neither.
     """
-    return _metrics(metadata["source"])
+    return dict(_metrics(metadata["source"]))
 
 
 @cache
