@@ -3,9 +3,18 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from midalign.data import DataSet, DownloadedData, EntityData, PairData, SlotData, TranslationData
+
+if TYPE_CHECKING:  # let mypy compare each module with its protocols
+    from midalign.data import alma, flores, massive, mini, ntrex, tatoeba, uner, wmt23, xsid
+
+    _DOWNLOADED: tuple[DownloadedData, ...] = (massive, tatoeba, ntrex, wmt23, alma, xsid, flores, uner)
+    _SLOT: tuple[SlotData, ...] = (mini, massive, xsid)
+    _TRANSLATION: tuple[TranslationData, ...] = (mini, ntrex, wmt23, alma, flores)
+    _ENTITY: tuple[EntityData, ...] = (uner,)
+    _PAIR: tuple[PairData, ...] = (tatoeba, ntrex)
 
 DATA_SETS = ("mini", "massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner")
 """Names of the modules, which are also columns of `languages.tsv`."""
