@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # let mypy compare each module with its protocols
     _ENTITY: tuple[EntityData, ...] = (uner,)
     _PAIR: tuple[PairData, ...] = (tatoeba, ntrex)
 
-DATA_SETS = ("mini", "massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner")
+DATA_SETS = ("massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner", "mini")
 """Names of the modules, which are also columns of `languages.tsv`."""
 
 BUNDLED = "mini"

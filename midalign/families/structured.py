@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from midalign.data import EntityData, own
+from midalign.data import EntityData, TaskData, own
 from midalign.data.overlap import SplitText
 from midalign.data.registry import data_set, slot_data
 from midalign.errors import DataError, first_line
@@ -185,7 +185,9 @@ def input_field(metadata: Mapping[str, Any]) -> str:
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
     part = metadata.get("treebank") or metadata["language"]
-    return slot_data(metadata["source"]).digest(part, split)
+    source = metadata["source"]
+    data = own.OwnData(source) if own.is_own(source) else cast(TaskData, data_set(source))
+    return data.digest(part, split)
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:

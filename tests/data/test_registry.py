@@ -62,8 +62,8 @@ def test_functions_take_the_arguments_of_their_protocol(name: str) -> None:
 
 def test_sources_of_pairs() -> None:
     assert pair_sources() == ("tatoeba", "ntrex")
-    assert parallel_sources() == ("mini", "massive")
-    assert (BUNDLED, *DOWNLOADED) == DATA_SETS
+    assert parallel_sources() == ("massive", "mini")
+    assert (*DOWNLOADED, BUNDLED) == DATA_SETS
 
 
 def test_a_second_data_set_of_entities_needs_the_registry_only(monkeypatch: pytest.MonkeyPatch) -> None:
