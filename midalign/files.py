@@ -6,19 +6,21 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write a file next to its target, then rename it.
 
     Readers see the old file or the whole new one, even if the disk fills up or the process is killed. The
-    folder must exist.
+    folder must exist. `sync` waits for the disk, so that the content survives a power failure. Files that
+    can be written again do not need it.
     """
     # Not tempfile: its files are readable by their owner only, while results and caches may be shared.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # short: names of records are long
     try:
         with partial.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         with suppress(OSError):

@@ -11,7 +11,7 @@ variant's region or script after `_`. Rows are sorted by code.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -39,13 +39,13 @@ class Language:
     branch: str
     joshi: int | None
     """None if the authors' list lacks the language."""
+    codes: Mapping[str, str] = field(hash=False)
+    """The language's code in each data set, empty if the set lacks it. In `uner`, the names of the language's
+    treebanks, separated by blanks."""
     comet: bool
     """Whether it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
     identifier: str
     """py3langid's code, empty if py3langid does not know the language."""
-    codes: Mapping[str, str]
-    """The language's code in each data set, empty if the set lacks it. In `uner`, the names of the language's
-    treebanks, separated by blanks."""
 
     @property
     def resource(self) -> ResourceClass:
@@ -63,7 +63,7 @@ def languages() -> dict[str, Language]:
     """Return all languages by code, in the order of the table."""
     header, *lines = (files("midalign") / "languages.tsv").read_text("utf-8").splitlines()
     columns = header.split("\t")
-    known = {field.name for field in fields(Language)}
+    known = {column.name for column in fields(Language)}
     table = {}
     for line in lines:
         row = dict(zip(columns, line.split("\t"), strict=True))

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from midalign.data import EntityData, TranslationData  # noqa: E402
-from midalign.data.registry import data_set  # noqa: E402
+from midalign.data.registry import data_set, slot_data  # noqa: E402
 from midalign.families import family, translation  # noqa: E402
 from midalign.languages import languages, languages_of  # noqa: E402
 from midalign.metrics import scorer  # noqa: E402
+from midalign.rounding import round_up  # noqa: E402
 
 FOLDER = ROOT / "tasks" / "midalign"
 TABLE = ROOT / "scripts" / "target_bytes.tsv"
@@ -92,11 +93,6 @@ def max_gen_toks(group: Group, language: str) -> int:
     the prompt if the base has a context of 2,048 tokens.
     """
     return min(max(round_up(longest_bytes(group, language) + 1, 64), 128), 1024)
-
-
-def round_up(number: int, multiple: int) -> int:
-    """Return the smallest multiple that is not below a number."""
-    return (number + multiple - 1) // multiple * multiple
 
 
 INSTRUCTED = r"""description: "Write the slots of the utterance as slot: value, separated by ; and in order \
@@ -284,7 +280,8 @@ def schemas() -> dict[str, dict[str, Any]]:
             entities = {"entities": span_list("type", data.TYPES, "text")}
             found[source] = answer_schema("The entities of a text in order of appearance.", entities)
         else:
-            found[source] = call_schema(data.labels("intent"), data.labels("slot"))
+            calls = slot_data(source)
+            found[source] = call_schema(calls.labels("intent"), calls.labels("slot"))
     return found
 
 

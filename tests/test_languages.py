@@ -172,3 +172,7 @@ def test_codes_of_one_language_share_its_name() -> None:
         names.setdefault(same_language(row.code), set()).add(row.name.partition(" (")[0])
     assert {code: found for code, found in names.items() if len(found) > 1} == {}
     assert len(names) < len(ROWS)
+
+
+def test_languages_can_be_in_sets() -> None:
+    assert len(set(ROWS)) == len(ROWS)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import stat
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,8 +94,13 @@ def items() -> dict[str, record.Items]:
 
 def test_written_is_read(tmp_path: Path, items: dict[str, record.Items]) -> None:
     entry = make(items)
-    path = record.write_record(entry, items, tmp_path / "results")
+    before = os.umask(0o027)
+    try:
+        path = record.write_record(entry, items, tmp_path / "results")
+    finally:
+        os.umask(before)
     assert path == tmp_path / "results" / "tiny.json"
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o640}
     assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.items.jsonl.zst", "tiny.json"]
     back = record.read_record(path)
     assert back.model_copy(update={"items": None}) == entry

@@ -1,7 +1,7 @@
 """`midalign data`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,9 +74,12 @@ def languages_(
     wanted = family_languages(family) if family else languages()
     rows = [row for code, row in languages().items() if code in wanted]
     if as_json:
-        source = {"resource_source": RESOURCE_SOURCE}
-        columns = [{**asdict(row), **row.codes, "resource": row.resource, **source} for row in rows]
-        flat = [{name: value for name, value in row.items() if name != "codes"} for row in columns]
+        flat = []
+        for row in rows:
+            columns: dict[str, Any] = {}
+            for name, value in asdict(row).items():
+                columns |= value if name == "codes" else {name: value}
+            flat.append({**columns, "resource": row.resource, "resource_source": RESOURCE_SOURCE})
         print(json.dumps(flat, ensure_ascii=False, indent=1))
         return
     _print_languages(rows)

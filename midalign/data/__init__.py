@@ -66,8 +66,11 @@ class SlotData(TaskData, Protocol):
         Raises TaskError for an unknown language or split, and DataError for missing or damaged data.
         """
 
-    def labels(self, kind: Literal["slot"]) -> list[str]:
-        """Return all slots, the same in every language."""
+    def labels(self, kind: Literal["intent", "slot"]) -> list[str]:
+        """Return all intents or slots, the same in every language.
+
+        Calls need the intents. Raises TaskError if the data set has no list of them.
+        """
 
 
 @runtime_checkable

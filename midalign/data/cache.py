@@ -50,7 +50,7 @@ def write_to_cache(path: Path, content: bytes) -> None:
     """
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, content, sync=False)  # thousands of files, downloaded again if lost
 
 
 @contextmanager

@@ -23,7 +23,10 @@ add = SOURCE.add
 def pairs(language: str) -> list[tuple[str, str]]:
     """Return (foreign, English) pairs in file order. Raises DataError if the set lacks the language."""
     if language not in languages_of("ntrex"):
-        raise DataError(f"ntrex has no pairs of {language!r}")
+        raise DataError(
+            f"ntrex has no pairs of {language!r}. Omit this language. The languages of ntrex: "
+            f"midalign data languages"
+        )
     return lines.line_pairs(SOURCE, _reference(language), ENGLISH)
 
 

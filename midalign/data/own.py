@@ -257,7 +257,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class OwnData:
-    """A user's file as a data set: it has the methods of SlotData or TranslationData."""
+    """A user's file as a data set: it has the members of SlotData or TranslationData that its tasks use."""
 
     name: str
 

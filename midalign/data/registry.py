@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from midalign.data import DataSet, DownloadedData, PairData, SlotData, TranslationData
+from midalign.data import DataSet, DownloadedData, EntityData, PairData, SlotData, TranslationData
 
-DATA_SETS = ("mini", "massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner")
+if TYPE_CHECKING:  # let mypy compare each module with its protocols
+    from midalign.data import alma, flores, massive, mini, ntrex, tatoeba, uner, wmt23, xsid
+
+    _DOWNLOADED: tuple[DownloadedData, ...] = (massive, tatoeba, ntrex, wmt23, alma, xsid, flores, uner)
+    _SLOT: tuple[SlotData, ...] = (mini, massive, xsid)
+    _TRANSLATION: tuple[TranslationData, ...] = (mini, ntrex, wmt23, alma, flores)
+    _ENTITY: tuple[EntityData, ...] = (uner,)
+    _PAIR: tuple[PairData, ...] = (tatoeba, ntrex)
+
+DATA_SETS = ("massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner", "mini")
 """Names of the modules, which are also columns of `languages.tsv`."""
 
 BUNDLED = "mini"
@@ -51,6 +60,18 @@ def parallel_sources() -> tuple[str, ...]:
     """Return the names of the data sets whose items translate each other by id."""
     modules = {name: data_set(name) for name in DATA_SETS}
     return tuple(name for name, data in modules.items() if isinstance(data, SlotData) and data.PARALLEL)
+
+
+@cache
+def treebanks() -> dict[str, str]:
+    """Return the language code of each treebank of all data sets with entities."""
+    modules = [data_set(name) for name in DATA_SETS]
+    return {
+        treebank: code
+        for data in modules
+        if isinstance(data, EntityData)
+        for treebank, code in data.treebanks().items()
+    }
 
 
 @dataclass(frozen=True)

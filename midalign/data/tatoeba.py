@@ -32,7 +32,10 @@ def pairs(language: str) -> list[tuple[str, str]]:
     row = known(language)
     code = row.codes["tatoeba"]
     if not code:
-        raise DataError(f"tatoeba has no pairs of {language!r}")
+        raise DataError(
+            f"tatoeba has no pairs of {language!r}. Omit this language. The languages of tatoeba: "
+            f"midalign data languages"
+        )
     pairs = lines.line_pairs(SOURCE, f"tatoeba.{code}-eng.{code}", f"tatoeba.{code}-eng.eng")
     kept = [(foreign, english) for foreign, english in pairs if in_script(foreign, row.script) is not False]
     if len(kept) < len(pairs):

@@ -96,8 +96,10 @@ def splits(language: str) -> list[str]:
     return [split for split in SPLITS if split != "train" or language == "en"]
 
 
-def labels(kind: Literal["slot"]) -> list[str]:
-    """Return all slots, the same in every language."""
+def labels(kind: Literal["intent", "slot"]) -> list[str]:
+    """Return all slots, the same in every language. Raises TaskError for intents, which no task asks for."""
+    if kind != "slot":
+        raise TaskError("midalign has no list of xSID's intents. Only its slots have tasks")
     return LABELS
 
 

@@ -70,7 +70,7 @@ def aggregations_by_name(metrics: Mapping[str, Callable[..., Any]]) -> Callable[
     def aggregation(name: str) -> Aggregation:
         try:
             return aggregations[name]
-        except KeyError:
-            raise AttributeError(f"no attribute or metric {name!r}") from None
+        except KeyError as error:
+            raise AttributeError(f"no attribute or metric {name!r}") from error
 
     return aggregation

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.data.overlap import SplitText
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
-    return TaskSplits(
-        lambda split: [slot_document(item, source, language) for item in split_items(source, language, split)]
-    )
+    return TaskSplits(partial(_slot_documents, source, language))
+
+
+def _slot_documents(source: str, language: str, split: str) -> list[dict[str, Any]]:
+    return [slot_document(item, source, language) for item in split_items(source, language, split)]
 
 
 def split_items(source: str, language: str, split: str) -> "Sequence[Item]":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from midalign.families import slot
@@ -30,12 +31,12 @@ __all__ = [
 
 def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     """Return the splits of a task. lm-eval's `custom_dataset` calls it with the task's metadata."""
+    return TaskSplits(partial(_tagged_documents, source, language))
 
-    def read(split: str) -> list[dict[str, Any]]:
-        items = cast("Sequence[TaggedItem]", slot.split_items(source, language, split))
-        return [tagged_document(item, source, language) for item in items]
 
-    return TaskSplits(read)
+def _tagged_documents(source: str, language: str, split: str) -> list[dict[str, Any]]:
+    items = cast("Sequence[TaggedItem]", slot.split_items(source, language, split))
+    return [tagged_document(item, source, language) for item in items]
 
 
 def tagged_document(item: "TaggedItem", source: str, language: str) -> dict[str, Any]:

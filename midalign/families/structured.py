@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from midalign.data import EntityData, own
+from midalign.data import EntityData, TaskData, own
 from midalign.data.overlap import SplitText
 from midalign.data.registry import data_set, slot_data
 from midalign.errors import DataError, first_line
@@ -138,7 +138,7 @@ def metrics(metadata: Mapping[str, Any]) -> dict[str, Any]:
     Entities of treebanks have places and no intent, calls have an intent and no places, and a user's entities
     have neither.
     """
-    return _metrics(metadata["source"])
+    return dict(_metrics(metadata["source"]))
 
 
 @cache
@@ -178,13 +178,16 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def input_field(metadata: Mapping[str, Any]) -> str:
     """Return the field of the utterance to call, or of the text with entities."""
-    return "utterance" if metadata["source"] in ("massive", "mini") else "text"
+    source = metadata["source"]
+    return "text" if own.is_own(source) or isinstance(data_set(source), EntityData) else "utterance"
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:
     """Return the data set's digest of a split of a task."""
     part = metadata.get("treebank") or metadata["language"]
-    return slot_data(metadata["source"]).digest(part, split)
+    source = metadata["source"]
+    data = own.OwnData(source) if own.is_own(source) else cast(TaskData, data_set(source))
+    return data.digest(part, split)
 
 
 def origin(metadata: Mapping[str, Any], split: str) -> str:

@@ -1,6 +1,7 @@
 """Translation for lm-eval: the segments of a direction, and the score of one."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from midalign.data import own
@@ -28,12 +29,12 @@ LONGEST = 20_000
 
 def dataset(*, source: str, language: str, **_: Any) -> TaskSplits:
     """Return the splits of a task for lm-eval. `language` is a direction such as en-de."""
+    return TaskSplits(partial(_translation_documents, source, language))
 
-    def read(split: str) -> list[dict[str, Any]]:
-        segments = _shots(source, language) if split == "shots" else _segments(source, language, split)
-        return [translation_document(segment, language) for segment in segments]
 
-    return TaskSplits(read)
+def _translation_documents(source: str, direction: str, split: str) -> list[dict[str, Any]]:
+    segments = _shots(source, direction) if split == "shots" else _segments(source, direction, split)
+    return [translation_document(segment, direction) for segment in segments]
 
 
 def _segments(source: str, direction: str, split: str) -> "list[TranslatedSegment]":

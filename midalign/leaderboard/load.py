@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from midalign import record
-from midalign.data.uner import treebanks
+from midalign.data.registry import treebanks
 from midalign.errors import RecordError, nearest
 from midalign.languages import languages
 from midalign.metrics import FAMILIES, Scorer, scorer
@@ -255,10 +255,8 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray, value_o
     stated: dict[str, float | None] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
         raise RecordError(f"{file}: {name} has no {family.HEADLINE}. Evaluate the model again")
-    for (
-        metric,
-        entry,
-    ) in task.metrics.items():  # a task may lack metrics of its family: entities have no intent
+    # A task may lack metrics of its family: entities have no intent.
+    for metric, entry in task.metrics.items():
         if metric not in family.METRICS:
             raise RecordError(f"{file}: {name} has an unknown metric {metric!r}. {_AGAIN}")
         computed[metric], stated[metric] = value_of(metric, pooled), entry.value

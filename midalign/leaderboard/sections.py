@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from midalign.data.uner import treebanks
+from midalign.data.registry import treebanks
 from midalign.errors import RecordError
 from midalign.languages import ROLES, ResourceClass, Role, role_of, same_language
 from midalign.languages import language as known

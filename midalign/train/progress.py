@@ -1,11 +1,12 @@
 """Progress of a training run, for its caller and for its log."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from midalign.files import write_atomically
 
 TRAINING_LOG = "training.jsonl"
 """File beside an adapter with a line per update and per measurement."""
@@ -36,9 +37,7 @@ class TrainingLog:
         """Truncate the log at `path` after the update `resumed_at`, 0 for a new run."""
         self.path = path
         kept = [entry for entry in _entries(path) if 0 < resumed_at >= entry["update"]]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), "utf-8")
-        os.replace(partial, path)
+        write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in kept).encode())
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append a line."""

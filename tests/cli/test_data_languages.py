@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def test_every_language_is_on_a_screen_of_110_characters_with_the_class_and_its_
 def test_json_has_every_column() -> None:
     rows = json.loads(listed("--json").stdout)
     assert [row["code"] for row in rows] == list(languages())
+    header = (files("midalign") / "languages.tsv").read_text("utf-8").partition("\n")[0].split("\t")
     for row in rows:
+        assert list(row) == [*header, "resource", "resource_source"]
         known = languages()[row["code"]]
         columns = {**vars(known), **known.codes, "resource": known.resource}
         del columns["codes"]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from midalign.cli import analyze, sweep
 from midalign.cli import data as data_command
-from midalign.cli.leaderboard import board_table as board_table
+from midalign.cli.leaderboard import board_table
 from midalign.cli.table_printing import print_table
 from midalign.languages import languages
 from midalign.leaderboard.build import build_board, compare_records

@@ -12,6 +12,7 @@ import pytest
 
 from midalign.data import cache
 from midalign.errors import DataError
+from midalign.files import write_atomically
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
@@ -48,6 +49,20 @@ cache.write_to_cache(Path({str(path)!r}), b"new")
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
+
+
+def test_only_results_wait_for_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    cache.write_to_cache(tmp_path / "file", b"cached")
+    assert not synced
+    write_atomically(tmp_path / "result", b"result")
+    assert len(synced) == 1
+
+
+def test_names_of_245_bytes_can_be_written(tmp_path):
+    write_atomically(tmp_path / ("a" * 245), b"new")
+    assert [len(file.name) for file in tmp_path.iterdir()] == [245]
 
 
 def test_a_cache_of_a_group_can_be_read_by_it(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from midalign.data import mini
+from midalign.data import mini, ntrex, tatoeba
 from midalign.data.pairs import read_pairs
 from midalign.errors import DataError, TaskError
 
@@ -51,6 +51,12 @@ def test_pair_file(tmp_path):
 def test_sources_and_languages_that_are_not_there(source, language, error, message):
     with pytest.raises(error, match=message):
         read_pairs(source, language)
+
+
+@pytest.mark.parametrize("data", [ntrex, tatoeba])
+def test_pairs_of_a_missing_language_name_the_remedy(data):
+    with pytest.raises(DataError, match=r"no pairs of 'ace'\. Omit this language.*midalign data languages"):
+        data.pairs("ace")
 
 
 def test_parallel_items_become_pairs_by_id():

@@ -1,11 +1,12 @@
 """The registry of data sets: each module fulfils the protocols of what it offers."""
 
 import inspect
-from types import ModuleType
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from midalign.data import DownloadedData, EntityData, PairData, SlotData, TranslationData
+from midalign.data import DownloadedData, EntityData, PairData, SlotData, TranslationData, registry, uner
 from midalign.data.registry import (
     BUNDLED,
     DATA_SETS,
@@ -14,7 +15,10 @@ from midalign.data.registry import (
     pair_sources,
     parallel_sources,
 )
+from midalign.errors import TaskError
+from midalign.families import structured
 from midalign.languages import languages
+from midalign.leaderboard import load, sections
 
 OFFERS = {
     "mini": {SlotData, TranslationData},
@@ -58,5 +62,33 @@ def test_functions_take_the_arguments_of_their_protocol(name: str) -> None:
 
 def test_sources_of_pairs() -> None:
     assert pair_sources() == ("tatoeba", "ntrex")
-    assert parallel_sources() == ("mini", "massive")
-    assert (BUNDLED, *DOWNLOADED) == DATA_SETS
+    assert parallel_sources() == ("massive", "mini")
+    assert (*DOWNLOADED, BUNDLED) == DATA_SETS
+
+
+def test_a_second_data_set_of_entities_needs_the_registry_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = SimpleNamespace(**{**vars(uner), "treebanks": lambda: {"de_atis": "de"}})
+    monkeypatch.setattr(registry, "DATA_SETS", (*DATA_SETS, "atis"))
+    monkeypatch.setitem(sys.modules, "midalign.data.atis", second)
+    registry.treebanks.cache_clear()
+    try:
+        assert registry.treebanks() == {**uner.treebanks(), "de_atis": "de"}
+        assert load._place("midalign_json_atis_de_atis", "de") == ("midalign_json_atis", "de_atis")
+        assert sections.language_title("de_atis") == "German"
+        assert structured.input_field({"source": "atis", "language": "de"}) == "text"
+    finally:
+        registry.treebanks.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [("massive", "utterance"), ("xsid", "utterance"), ("uner", "text"), ("own_structured_a_0", "text")],
+)
+def test_input_field_of_structured_follows_from_the_data(source: str, field: str) -> None:
+    assert structured.input_field({"source": source, "language": "de"}) == field
+
+
+def test_data_sets_without_intents_say_so() -> None:
+    assert len(registry.slot_data("massive").labels("intent")) == 60
+    with pytest.raises(TaskError, match="no list of xSID's intents"):
+        registry.slot_data("xsid").labels("intent")

@@ -1,6 +1,7 @@
 """Each family's two modules have all members of their protocols."""
 
 import inspect
+import pickle
 from types import ModuleType
 
 import pytest
@@ -19,6 +20,14 @@ def test_a_family_has_the_functions_of_its_protocol(name: str) -> None:
         _, *expected = inspect.signature(function).parameters
         if member != "dataset":  # takes the metadata by keywords
             assert len(inspect.signature(getattr(module, member)).parameters) == len(expected), member
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_splits_of_a_task_can_be_pickled(name: str) -> None:
+    splits = family(name).dataset(source="mini", language="en-de" if name == "translation" else "de")
+    copy = pickle.loads(pickle.dumps(splits))
+    assert type(copy) is type(splits)
+    assert copy.read.args == splits.read.args
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -245,3 +245,8 @@ def test_metrics_are_those_of_the_source_and_their_errors_come_after_them() -> N
         assert getattr(structured, metric)(scores) == pytest.approx(pooled, nan_ok=True)
         error = bootstrap.stderr(np.array(items), METRICS[metric])
         assert getattr(structured, f"{metric}_stderr")(scores) == pytest.approx(error, nan_ok=True)
+
+
+def test_callers_may_change_the_metrics_of_a_task() -> None:
+    structured.metrics({"source": "mini"}).clear()
+    assert structured.metrics({"source": "mini"})
