@@ -63,13 +63,19 @@ def longest_bytes(group: Group, language: str) -> int:
     largest of that group if it lacks the language.
     """
     if group.name not in UNMEASURED:
-        return _measured()[group.name][language]
-    alike = _measured()[UNMEASURED[group.name]]
+        try:
+            return measured_bytes()[group.name][language]
+        except KeyError:
+            sys.exit(
+                f"{TABLE.name} has no length of {group.task(language)}; "
+                f"run python scripts/measure_targets.py {group.name}"
+            )
+    alike = measured_bytes()[UNMEASURED[group.name]]
     return alike.get(language) or max(alike.values())
 
 
 @cache
-def _measured() -> dict[str, dict[str, int]]:
+def measured_bytes() -> dict[str, dict[str, int]]:
     """Return the bytes of TABLE by group and language."""
     measured: dict[str, dict[str, int]] = {}
     _, *lines = TABLE.read_text("utf-8").splitlines()

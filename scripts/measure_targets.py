@@ -1,12 +1,15 @@
 """Write scripts/target_bytes.tsv: the longest gold answer of each task's test split, in UTF-8 bytes.
 
-usage: python scripts/measure_targets.py
+usage: python scripts/measure_targets.py [GROUP ...]
 
 generate_tasks.py sets each task's `max_gen_toks` from it: no byte-level tokenizer needs more tokens.
-Needs the data sets in midalign's cache (midalign data list). xSID and FLORES-200 are not measured.
+With groups, the rows of all others are kept. Needs the data sets of the measured groups in midalign's cache
+(midalign data list). xSID and FLORES-200 are not measured.
 """
 
-from generate_tasks import GROUPS, TABLE, UNMEASURED, Group
+import argparse
+
+from generate_tasks import GROUPS, TABLE, UNMEASURED, Group, measured_bytes
 
 from midalign.data import EntityData
 from midalign.data.registry import data_set
@@ -27,11 +30,20 @@ def longest_target(group: Group, language: str) -> int:
 
 
 def main() -> None:
-    """Measure the answers of all groups and write the table."""
+    """Measure the answers of the given groups, by default of all, and write the table."""
+    measurable = [group for group in GROUPS if group.name not in UNMEASURED]
+    parser = argparse.ArgumentParser(description="Measure the longest gold answers.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help="default: all that can be measured")
+    names = parser.parse_args().groups or [group.name for group in measurable]
+    if unknown := set(names) - {group.name for group in measurable}:
+        parser.error(f"no measured group {', '.join(sorted(unknown))}")
+    known = measured_bytes()
     lines = ["group\ttask\tbytes\n"]
-    for group in GROUPS:
-        if group.name not in UNMEASURED:
-            lines += [f"{group.name}\t{task}\t{longest_target(group, task)}\n" for task in group.languages()]
+    for group in measurable:
+        sizes = known.get(group.name, {})
+        if group.name in names:
+            sizes = {task: longest_target(group, task) for task in group.languages()}
+        lines += [f"{group.name}\t{task}\t{size}\n" for task, size in sizes.items()]
     TABLE.write_text("".join(lines), "utf-8")
 
 

@@ -8,6 +8,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 import pytest
 
 from midalign import doctor
+from midalign.data.registry import DOWNLOADED
 from midalign.errors import BaseModelError
 
 
@@ -29,7 +30,7 @@ def test_missing_data_sets_are_listed_with_the_command_that_adds_them(
 ) -> None:
     row = findings["data sets"]
     assert row.status == "warn"
-    assert row.found == ("0 of 8 complete, missing: massive, tatoeba, ntrex, wmt23, alma, xsid, flores, uner")
+    assert row.found == f"0 of {len(DOWNLOADED)} complete, missing: {', '.join(DOWNLOADED)}"
     assert "midalign data add NAME PATH" in row.remedy.splitlines()
 
 

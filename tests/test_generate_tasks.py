@@ -105,3 +105,29 @@ def test_every_gold_answer_fits_whatever_the_tokenizer() -> None:
             assert int(limit[1]) == 1024
             longer.setdefault(group, []).append(task)
     assert {group: " ".join(sorted(tasks)) for group, tasks in longer.items()} == LONGER_THAN_1024
+
+
+def test_one_group_is_measured_and_the_others_keep_their_lengths(
+    generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ROOT / "scripts" / "measure_targets.py"
+    spec = importlib.util.spec_from_file_location("measure_targets", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    committed = generator.TABLE.read_text("utf-8")
+    assert "\nmidalign_mini_slot\tde\t" in committed
+    table = tmp_path / "target_bytes.tsv"
+    table.write_text(re.sub(r"\nmidalign_mini_slot\t.*", "", committed), "utf-8")
+    monkeypatch.setattr(generator, "TABLE", table)
+    monkeypatch.setattr(module, "TABLE", table)
+    group = next(group for group in generator.GROUPS if group.name == "midalign_mini_slot")
+    with pytest.raises(SystemExit, match=r"run python scripts/measure_targets\.py midalign_mini_slot"):
+        generator.longest_bytes(group, "de")
+    monkeypatch.setattr(sys, "argv", ["measure_targets.py", "midalign_mini_slot"])
+    module.main()
+    assert table.read_text("utf-8") == committed
+    monkeypatch.setattr(sys, "argv", ["measure_targets.py", "midalign_slot_xsid"])
+    with pytest.raises(SystemExit):
+        module.main()

@@ -6,11 +6,11 @@ from importlib.resources import files
 
 import pytest
 
+from midalign.data.registry import DATA_SETS
 from midalign.languages import Language, language, languages, role_of, same_language
 from midalign.metrics import identify
 
 ROWS = list(languages().values())
-SETS = ("massive", "tatoeba", "ntrex", "flores", "wmt23", "uner", "xsid", "alma", "mini")
 RTL = {"Adlm", "Arab", "Hebr", "Nkoo", "Syrc", "Thaa"}
 
 # FLORES-200: flores200/README.md of github.com/facebookresearch/flores.
@@ -73,8 +73,8 @@ def test_rows_are_sorted_and_names_tell_them_apart() -> None:
 
 
 def test_every_row_is_of_some_set_and_no_code_stands_twice() -> None:
-    assert not [row.code for row in ROWS if not any(row.codes[column] for column in SETS)]
-    for column in SETS:
+    assert not [row.code for row in ROWS if not any(row.codes[column] for column in DATA_SETS)]
+    for column in DATA_SETS:
         assert set(codes(column).values()) == {1}, column
 
 
@@ -96,7 +96,7 @@ def test_each_set_has_its_languages_and_no_other(column: str, expected: set[str]
 
 
 def test_sizes_of_the_sets() -> None:
-    sizes = {column: len(codes(column)) for column in SETS}
+    sizes = {column: len(codes(column)) for column in DATA_SETS}
     assert sizes == {
         "massive": 52,
         "tatoeba": 112,

@@ -10,7 +10,7 @@ from midalign import adapter as adapters
 from midalign import bases
 from midalign.analyze import pairs, report, states
 from midalign.analyze.devices import DoneCallback
-from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.load import Run, load_runs
 from midalign.reporting import ignore_progress
 
 
@@ -28,10 +28,18 @@ class LayerAnalysis:
     """(languages, languages), fp32: retrieval at the best layer, from row to column."""
     earlier: report.Analysis | None
     """The analysis that this one was compared with."""
-    correlations: list[report.Correlation]
-    """Correlation of alignment with English and score, per record. Empty without records."""
+    runs: list[Run]
+    """The model's scores, from `records`."""
     files: list[Path]
     """Table and plots."""
+
+    def correlations(self) -> list[report.Correlation]:
+        """Return the correlation of alignment with English and score, per record.
+
+        Raises RecordError if there are too few languages.
+        """
+        with_english = report.retrieval_with_english(self.headline, self.languages)
+        return report.correlate_scores(with_english, self.runs)
 
 
 def analyze_layers(
@@ -60,7 +68,7 @@ def analyze_layers(
         count: sentences per language, a seeded sample.
         layers: numbers of blocks below the states, such as `4,8`; empty for all.
         against: folder of an earlier analysis to compare with.
-        records: folder of records whose scores are correlated with alignment.
+        records: folder of records, for `LayerAnalysis.correlations`.
         output: folder of the results; None for `analysis/MODEL` or `analysis/ADAPTER`.
         on_language, on_layer: progress of the hidden states and of the measures.
 
@@ -101,6 +109,4 @@ def analyze_layers(
         plots[report.CHANGES] = report.plot_heat_map(headline - before, codes, heading, change=True)
     table = report.add_metadata(pairs.pair_table(matrices, codes), name, digests, texts)
     files = report.write_analysis(output, table, plots)
-    with_english = report.retrieval_with_english(headline, codes)
-    correlations = report.correlate_scores(with_english, runs) if records else []
-    return LayerAnalysis(title, codes, means, best, headline, earlier, correlations, files)
+    return LayerAnalysis(title, codes, means, best, headline, earlier, runs, files)

@@ -92,11 +92,12 @@ def analyze(
         )
     for path in found.files:
         print(path)
-    if found.correlations:
+    if records:
+        correlations = found.correlations()
         screen.print("Pearson's r of alignment with English and score, over languages without task data:")
-    for entry in found.correlations:
-        scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
-        screen.print(f"  {entry.pearson:+.2f}  {scored}  {entry.file}", soft_wrap=True)
+        for entry in correlations:
+            scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
+            screen.print(f"  {entry.pearson:+.2f}  {scored}  {entry.file}", soft_wrap=True)
 
 
 def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], None]":

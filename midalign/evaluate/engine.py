@@ -3,7 +3,7 @@
 import gc
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +12,7 @@ from midalign import adapter as adapters
 from midalign.errors import EngineError
 from midalign.evaluate import install, live, retrieval
 from midalign.evaluate.requests import Generated
-from midalign.evaluate.settings import EngineName, EvaluatedModel
+from midalign.evaluate.settings import EngineName, EvalSettings, EvaluatedModel
 
 if TYPE_CHECKING:
     from midalign.evaluate.plan import EvalPlan
@@ -39,15 +39,23 @@ class InferenceEngine(Protocol):
         """Answer with the adapter of that name, or as the base."""
 
 
+def check_engine(settings: EvalSettings) -> None:
+    """Raise EngineError if the engine asked for is missing, or cannot do what the settings ask."""
+    if settings.engine == "vllm":
+        install.require_vllm()
+
+
 def choose_engine(wanted: EngineName, models: Sequence[EvaluatedModel]) -> str:
-    """Return the engine that answers as all models, "vllm" or "hf".
+    """Return the name of the engine that answers as all models: `wanted`, or the choice for "auto".
 
     "auto" is vLLM on CUDA if it is installed and serves all adapters, else Hugging Face, which on a CPU
     answers before vLLM has started. Raises EngineError if vLLM was asked for and does not serve an adapter.
     """
     from midalign.device import device
 
-    if wanted == "hf" or (wanted == "auto" and not (device() == "cuda" and install.has_vllm())):
+    if wanted not in ("auto", "vllm"):
+        return wanted
+    if wanted == "auto" and not (device() == "cuda" and install.has_vllm()):
         return "hf"
     if device() == "cpu":  # there vLLM gets merged copies, proved equal
         return "vllm"
@@ -87,7 +95,7 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
     # 3. Measure retrieval in the dtype of the answers.
     live.cast(base_model, dtype)
     retrieval.measure_missing(plan, models, base_model, tokenizer)
-    # 4. Start the engine. vLLM loads the base itself, so ours leaves the memory first.
+    # 4. Start the engine.
     answering: dict[str, Any] = {
         "constrained": settings.constrained,
         "think_end_token": settings.think_end_token,
@@ -99,23 +107,33 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
 
         yield MidalignHF(pretrained=base_model, tokenizer=tokenizer, batch_size=BATCH, **answering)
         return
+    # The other engines load the base themselves, so ours leaves the memory first.
     del base_model
     free_memory()
-    with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
-        from midalign.evaluate.merged_copies import merged_copies
-        from midalign.evaluate.vllm import MidalignVLLM
+    if plan.engine == "vllm":
+        with _open_vllm(plan, folders, logits, answering) as engine:
+            yield engine
 
-        if on_cpu:
-            copies = merged_copies(plan.base, folders, logits, Path(folder))
-            yield MidalignVLLM(plan.base, merged=copies, dtype=dtype, **answering)
-        else:
-            yield MidalignVLLM(
-                plan.base,
-                adapters=folders,
-                dtype=dtype,
-                tensor_parallel_size=settings.tensor_parallel,
-                **answering,
-            )
+
+@contextmanager
+def _open_vllm(
+    plan: "EvalPlan", folders: Mapping[str, Path], logits: Mapping[str, Any], answering: Mapping[str, Any]
+) -> Iterator[InferenceEngine]:
+    """Yield vLLM with live adapters, or on a CPU with merged copies that reproduce `logits`."""
+    from midalign.device import device, fast_dtype
+    from midalign.evaluate.merged_copies import merged_copies
+    from midalign.evaluate.vllm import MidalignVLLM
+
+    dtype = fast_dtype()
+    if device() != "cpu":
+        tensor_parallel = plan.settings.tensor_parallel
+        yield MidalignVLLM(
+            plan.base, adapters=folders, dtype=dtype, tensor_parallel_size=tensor_parallel, **answering
+        )
+        return
+    with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
+        copies = merged_copies(plan.base, folders, logits, Path(folder))
+        yield MidalignVLLM(plan.base, merged=copies, dtype=dtype, **answering)
 
 
 def free_memory() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from midalign import adapter as adapters
 from midalign import bases, chat, harness, record
 from midalign.errors import AdapterError, EngineError, RecordError, TaskError
-from midalign.evaluate import constrain, install, shards, tokenizers
+from midalign.evaluate import constrain, shards, tokenizers
 from midalign.evaluate.answer_limits import context_tokens, limit_answers
 from midalign.evaluate.comet import scores as comet
-from midalign.evaluate.engine import choose_engine
+from midalign.evaluate.engine import check_engine, choose_engine
 from midalign.evaluate.outcome import (
     base_tokenizer,
     deciding_settings,
@@ -125,8 +125,7 @@ def make_plan(settings: EvalSettings) -> EvalPlan:
         comet_tasks = comet.comet_directions(settings.tasks, warn=True)
         comet_model = comet.check_comet_model(settings.comet)
     # 2. The base, its adapters, and an engine that serves them.
-    if settings.engine == "vllm":
-        install.require_vllm()
+    check_engine(settings)
     base = bases.resolve(settings.base)
     _check_prompting(settings, base)
     models = _check_models(settings, base)

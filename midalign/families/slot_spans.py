@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from midalign.families import slot
 from midalign.families.aggregation import ItemScore, aggregations_by_name, item_scores
 from midalign.families.shots import TaskSplits
-from midalign.families.slot import constraint, data_digest, origin, signatures, texts
+from midalign.families.slot import constraint, data_digest, input_field, origin, signatures, texts
 from midalign.metrics.slot_spans import METRICS, count_spans
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = [
     "counts",
     "data_digest",
     "dataset",
+    "input_field",
     "metrics",
     "origin",
     "process_results",

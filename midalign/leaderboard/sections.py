@@ -85,8 +85,16 @@ class BoardSection:
 
     @property
     def metrics(self) -> dict[str, MetricDescription]:
-        """The family's metrics that any of its tasks has, the headline first."""
-        known = {name for code in self.languages for name in self.first.task(code).metrics}
+        """The family's metrics that all records have of the same task, the headline first.
+
+        Records of earlier versions lack newer metrics, and some tasks lack some.
+        """
+        runs = [run for row in self.rows for run in row.runs]
+        known = {
+            name
+            for code in self.languages
+            for name in set.intersection(*(set(run.task(code).metrics) for run in runs))
+        }
         return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
 
     def role(self, code: str) -> Role:

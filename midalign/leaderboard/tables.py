@@ -257,7 +257,7 @@ def _language_table(part: SectionFigures) -> str:
 
 
 def _details_table(part: SectionFigures) -> str:
-    metrics = part.section.scorer.DETAIL_METRICS
+    metrics = [metric for metric in part.section.scorer.DETAIL_METRICS if metric in part.section.metrics]
     header = ["language", "role", "class", "n", *(model.label for model in part.models)]
     rows = [
         [

@@ -23,7 +23,7 @@ class Scorer(Protocol):
     """Relations that hold for each item: the columns before the last one add up to at most the last one. They
     keep every metric that is a share or a percentage between 0 and its largest value."""
     ADDED: frozenset[str]
-    """Columns that records of earlier versions lack. There their sum is 0, and no metric reads it."""
+    """Columns that records of earlier versions lack. The board skips the metrics that those records lack."""
     HEADLINE: str
     """The first of METRICS."""
     METRICS: Mapping[str, MetricDescription]

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from midalign.data.registry import DOWNLOADED, downloaded_data
+
 
 @pytest.fixture
 def midalign(tmp_path, monkeypatch):
@@ -24,11 +26,10 @@ def test_an_empty_cache_is_listed_in_80_columns_with_the_remedy(midalign, tmp_pa
     assert max(map(len, lines)) <= 80
     assert str(tmp_path / "cache") in rest
     assert rest.endswith("\n  midalign data add NAME PATH\n")
-    names = ["massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner"]
-    assert [line.split()[0] for line in lines] == ["mini", *names]
-    for name, line in zip(names, lines[1:], strict=True):
+    assert [line.split()[0] for line in lines] == ["mini", *DOWNLOADED]
+    for name, line in zip(DOWNLOADED, lines[1:], strict=True):
         assert line.split()[1:3] == ["0", "of"], name
-        assert any(licence in line for licence in ("CC BY", "research use", "MIT"))
+        assert downloaded_data(name).LICENCE in line
 
 
 @pytest.mark.data

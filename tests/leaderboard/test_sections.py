@@ -1,5 +1,7 @@
 """Which records stand together."""
 
+import json
+
 import pytest
 from synthetic_records import ROLES, sha, share, write
 
@@ -9,6 +11,7 @@ from midalign.leaderboard.compare import compare_models
 from midalign.leaderboard.load import load_runs
 from midalign.leaderboard.section_figures import section_title
 from midalign.leaderboard.sections import group_runs
+from midalign.metrics import slot
 
 SCORES = {"en": share(10, 9), "es": share(10, 8), "de": share(10, 4), "sw": share(10, 2), "fr": share(10, 5)}
 
@@ -224,3 +227,22 @@ def test_codes_of_one_language_with_different_roles_stand_apart(tmp_path):
 
 def roles_of(supervised, aligned):
     return {"supervised": supervised, "aligned": aligned, "unseen": []}
+
+
+@pytest.mark.parametrize("older", ["mini", "mini-baseline-seed1", "mini-aligned-seed1"])
+def test_a_metric_that_one_record_lacks_is_left_out_for_all(tmp_path, monkeypatch, older):
+    """Its column counts as zeros there, which would be a difference of the versions and not of the models."""
+    monkeypatch.setattr(slot, "DETAIL_METRICS", ("label_f1", "slot_f1_verbatim"))
+    counts = {code: share(8, 5) for code in ("en", "es", "de", "sw", "fr")}
+    write(tmp_path, "mini", "base", counts, recipe=None)
+    write(tmp_path, "mini-baseline-seed1", "baseline", counts, seed=1)
+    write(tmp_path, "mini-aligned-seed1", "aligned", counts, seed=1)
+    path = tmp_path / f"{older}.json"
+    content = json.loads(path.read_text())
+    for task in content["tasks"].values():
+        del task["metrics"]["slot_f1_verbatim"]
+    path.write_text(json.dumps(content))
+    (part,) = build_board(tmp_path, tmp_path / "board")
+    assert "slot_f1_verbatim" not in part.section.metrics
+    assert "label_f1" in part.section.metrics
+    assert "slot_f1_verbatim" not in (tmp_path / "board" / "leaderboard.json").read_text()
