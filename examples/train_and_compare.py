@@ -27,3 +27,6 @@ for section in midalign.compare_records(settings.output):
         for languages, change in difference.means["slot_f1"].items():
             interval = f"[{change.low:+.3f}, {change.high:+.3f}]"
             print(f"{difference.model}, {languages}: {change.value:+.3f} {interval}")
+
+midalign.build_board(settings.output, Path("example-run/board"))
+print("tables and plots: example-run/board/README.md")

@@ -27,7 +27,7 @@ PROOF = {
 @pytest.mark.parametrize("name", sorted(PROOF))
 def test_an_example_runs_as_it_stands(name, tmp_path):
     if name == "use_in_vllm" and find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed: make setup")
+        pytest.skip("vLLM is not installed: make setup-dev")
     done = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py"],
         cwd=tmp_path,

@@ -71,8 +71,8 @@ def train(
 ) -> None:
     """Train baseline and aligned adapters, then score them.
 
-    `midalign-train` is the same command. Interrupted runs resume from the last checkpoint. The base is
-    scored too, for comparison.
+    `midalign train` and `midalign-train` are the same command. Interrupted runs resume from the last
+    checkpoint. The base is scored too, for comparison.
     """
     settle_environment()
     from rich.console import Console

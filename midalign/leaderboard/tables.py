@@ -29,19 +29,19 @@ from midalign.leaderboard.statistics import DRAWS
 
 MARK = "<!-- written by midalign leaderboard build -->"
 _PREFACE = f"""\
-Scores in per cent. A language's score is pooled over its items (micro), a mean is over languages (macro).
-A dash is a figure without a case, such as the share of right values where a model predicted none; means leave
-it out.
+Scores are in per cent. A language's score is pooled over its items (micro). A mean is over languages (macro).
+A dash means undefined, such as the share of correct values if a model predicted no value. Means skip
+undefined scores.
 Intervals in brackets are 95% bootstrap intervals over items ({DRAWS:,} draws of document ids, the same for
-both models of a difference and for all languages); they leave out the choice of training seed. Where a row
-has several seeds, its figures are their mean, with the least and greatest seed in parentheses.
+both models of a difference and for all languages). They do not cover the choice of the training seed. If a
+row has several seeds, its figures are their mean, with the lowest and highest seed in parentheses.
 
-- **supervised, aligned, unseen**: languages with training labels; with parallel sentences only; with neither.
+- **supervised, aligned, unseen**: languages with training labels, with parallel sentences only, with neither.
 - **high, mid, low**: resource class of a language (Joshi et al. 2020: 4-5, 3, 0-2), whatever its role.
 - **gap**: transfer gap, mean over supervised languages minus the language's own score, same model.
-  Translation has none: scores of two target languages cannot be compared, only an arm with its baseline.
-- **gap closed**: (model − baseline) / baseline's gap, on the aligned languages; not reported where the
-  interval of the baseline's gap holds 0.
+  Translation has none, because scores of two target languages cannot be compared.
+- **gap closed**: (model − baseline) / baseline's gap, on the aligned languages. Reported only if the
+  interval of the baseline's gap lies above 0.
 - **retrieval**: share of test sentences whose nearest candidate is their English translation, by states after
   the named layer, before training (base) → after, mean over the aligned languages.
 - **cut off**: share of outputs that reached the token limit of an answer, over all languages and seeds.
