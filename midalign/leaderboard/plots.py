@@ -68,7 +68,7 @@ def plot_section(part: SectionFigures) -> bytes:
         note = f" ({base.note})" if base.note else ""
         figure.suptitle(
             f"{part.section.group} on {base.name}{note}\n"
-            f"{sample_name(part.section)}; n = {items_span(part.section)} a language",
+            f"{sample_name(part.section)}; n = {items_span(part.section)} per language",
             fontsize=11,
         )
         handles, labels = axes[0, 0].get_legend_handles_labels()
