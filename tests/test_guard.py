@@ -126,7 +126,7 @@ def test_malformed_files(tmp_path: Path, content: str | bytes, message: str) -> 
     [
         ("tatoba", DataError, "No training text 'tatoba'. Did you mean tatoeba"),
         ("nowhere/x.tsv", DataError, "cannot be read: No such file"),
-        ("nowhere/{language}.tsv", DataError, "No file nowhere/"),
+        ("nowhere/{language}.tsv", DataError, "No file matches nowhere/"),
         ("midalign_mini_slt", TaskError, "Did you mean midalign_mini_slot"),
     ],
 )

@@ -105,7 +105,7 @@ def test_every_file_is_named_after_its_task_and_its_language() -> None:
     for name in harness.expand(["midalign_slot", "midalign_slot_bare", "midalign_mini_slot"]):
         data = harness.metadata(name)
         assert name.endswith("_" + data["language"])
-        assert getattr(languages()[data["language"]], data["source"])
+        assert languages()[data["language"]].codes[data["source"]]
 
 
 def test_load_gives_tasks_by_name_in_the_order_asked() -> None:

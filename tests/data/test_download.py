@@ -226,7 +226,7 @@ def test_a_file_is_fetched_verified_and_stored(lines):
 def test_altered_bytes_are_refused(lines, monkeypatch):
     monkeypatch.setitem(lines.files.__dict__, "digests", {"file": (7, "0" * 64)})
     with pytest.raises(
-        DataError, match=r"not kept.*file has .* lines, sha256 .*expected 7 lines, sha256 0000"
+        DataError, match=r"was rejected.*file has .* lines, sha256 .*expected 7 lines, sha256 0000"
     ):
         lines.fetch("file")
     assert not lines.files.path("file").exists()

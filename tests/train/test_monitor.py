@@ -112,6 +112,7 @@ import os, signal, sys
 from midalign import harness
 from midalign.train import build, callbacks, checkpoints, monitor, run, stream
 from midalign.train.recipe import load_recipe
+from midalign.train.run import train_recipe
 
 settings = load_recipe("mini", sys.argv[1:])
 harness.load_tasks([settings.task])  # lm-eval's index once for all processes
