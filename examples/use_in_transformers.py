@@ -21,4 +21,4 @@ prompt = (
 )
 inputs = tokenizer(prompt, return_tensors="pt")
 answer = model.generate(**inputs, max_new_tokens=32, do_sample=False)
-print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+print("Answer:", tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -19,7 +19,7 @@ def main() -> None:
     adapter = LoRARequest("aligned", 1, str(aligned))
     prompt = "Utterance: Wecke mich um sechs.\nSlots:"
     (answer,) = engine.generate([prompt], SamplingParams(temperature=0, max_tokens=32), lora_request=adapter)
-    print(answer.outputs[0].text)
+    print("Answer:", answer.outputs[0].text)
 
 
 if __name__ == "__main__":  # vLLM starts processes that import this file

@@ -17,8 +17,8 @@ PROOF = {
     "own_data": "_de ",
     "analyse_layers": "In a recipe: align.layer=",
     "merge_adapters": "rank 32, ",
-    "use_in_transformers": "",
-    "use_in_vllm": "",
+    "use_in_transformers": "Answer: ",
+    "use_in_vllm": "Answer: ",
 }
 """What the last lines of an example's output contain."""
 

@@ -112,8 +112,8 @@ def evaluate(
     comparison: Annotated[
         bool,
         typer.Option(
-            help="Print what adapters gain over the baseline of their recipe.", rich_help_panel=RECORDS
-        ),
+            help="Print what adapters gain over the baseline of their recipe.", hidden=True
+        ),  # for commands that compare by themselves
     ] = True,
     comet: Annotated[
         str | None,

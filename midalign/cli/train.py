@@ -78,6 +78,7 @@ def train(
     from rich.console import Console
 
     from midalign.cli.eval import print_differences
+    from midalign.record import SUFFIX
     from midalign.train.recipe import load_recipe
     from midalign.train.run import train_recipe, training_runs
 
@@ -106,7 +107,7 @@ def train(
     elif settings.evaluate:
         evaluate_adapters(settings, adapters)
         _write_scores(adapters, settings.output / "results")
-        print_differences(console, sorted((settings.output / "results").glob("*.json")))
+        print_differences(console, sorted((settings.output / "results").glob(f"*{SUFFIX}")))
     if push_to_hub:
         from midalign.train.card import push_adapter
 

@@ -24,7 +24,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class RecordModel(BaseModel):
-    """A part of a record: unknown keys are refused, and so is what JSON has no number for."""
+    """A part of a record. Unknown keys are rejected, and so are NaN and infinity, which JSON lacks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

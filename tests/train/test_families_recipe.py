@@ -38,6 +38,9 @@ def test_from_recipe_to_board(tmp_path: Path) -> None:
     """Of translation the directions, their roles, no transfer gap; of JSON its layers of metrics."""
     done = run("midalign.cli.train", *SMALL, f"output={tmp_path}")
     assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr.count("aligned minus baseline, ") == 3
+    )  # once per family, and not by the evaluation too
     entry = record.read_record(tmp_path / "results" / "mini-aligned-seed1.json")
     directions = ("en-es", "es-en", "en-de", "de-en", "en-fr", "fr-en")
     of_family = {f"midalign_mini_json_{code}" for code in ("es", "de", "fr")}

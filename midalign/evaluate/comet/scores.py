@@ -67,10 +67,10 @@ def comet_directions(asked: Sequence[str], warn: bool = False) -> list[str]:
     if others:
         raise TaskError(f"--comet scores translation, which {others[0]} is not. Evaluate it without --comet")
     unknown = {name: _unknown(name) for name in names}
-    refused = [name for name in names if unknown[name] and (name in asked or all(unknown.values()))]
-    if refused:
-        shown = "; ".join(f"{name} ({', '.join(unknown[name])})" for name in refused[:10])
-        more = f" and {len(refused) - 10} more" if len(refused) > 10 else ""
+    rejected = [name for name in names if unknown[name] and (name in asked or all(unknown.values()))]
+    if rejected:
+        shown = "; ".join(f"{name} ({', '.join(unknown[name])})" for name in rejected[:10])
+        more = f" and {len(rejected) - 10} more" if len(rejected) > 10 else ""
         raise TaskError(
             f"COMET's encoder, XLM-R, was not trained on a language of {shown}{more}: its scores would be "
             f"meaningless. Remove these directions, or evaluate them without --comet"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Refused(Exception):  # noqa: N818
+class CometWorkerError(Exception):
     """An error that the user can fix."""
 
 
@@ -28,20 +28,22 @@ def find_checkpoint(model: str) -> Path:
     if path.is_dir():
         files = sorted(path.glob("checkpoints/*.ckpt"))
         if len(files) != 1:
-            raise Refused(f"{path} has {len(files)} files checkpoints/*.ckpt, expected one. Give the file")
+            raise CometWorkerError(
+                f"{path} has {len(files)} files checkpoints/*.ckpt, expected one. Give the file"
+            )
         path = files[0]
     elif not path.is_file():
         path = download_checkpoint(model)
     hparams = path.absolute().parents[1] / "hparams.yaml"
     if not hparams.is_file():
-        raise Refused(f"{path} is no COMET checkpoint: {hparams} is missing")
+        raise CometWorkerError(f"{path} is no COMET checkpoint: {hparams} is missing")
     return path
 
 
 def download_checkpoint(model: str) -> Path:
     """Return the checkpoint of a hub id, from the hub's cache or the hub."""
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise Refused(
+        raise CometWorkerError(
             f"No COMET model {model!r}: neither a checkpoint file nor a folder here, nor a hub id such as "
             "Unbabel/wmt22-comet-da"
         )
@@ -54,7 +56,7 @@ def download_checkpoint(model: str) -> Path:
         reason: BaseException = error
         while reason.__context__ is not None:
             reason = reason.__context__
-        raise Refused(
+        raise CometWorkerError(
             f"No COMET model {model!r}: there is no such file or folder, it is not in the hub's cache "
             f"({HF_HUB_CACHE}), and it could not be downloaded: {_line(reason)}"
         ) from None
@@ -77,7 +79,7 @@ def load_checkpoint(path: Path) -> Any:
     try:
         model = load_from_checkpoint(str(path))
     except Exception as error:  # a truncated checkpoint, or a missing encoder
-        raise Refused(f"{path} cannot be loaded: {_line(error)}") from None
+        raise CometWorkerError(f"{path} cannot be loaded: {_line(error)}") from None
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -91,7 +93,7 @@ def score_batch(model: Any, segments: "list[list[str]]") -> "list[float]":
             batch = model.transfer_batch_to_device(model.prepare_for_inference(samples), model.device, 0)
             scores: list[float] = model.predict_step(batch)["scores"].tolist()
     except Exception as error:  # often out of memory
-        raise Refused(f"COMET could not score {len(segments)} segments: {_line(error)}") from None
+        raise CometWorkerError(f"COMET could not score {len(segments)} segments: {_line(error)}") from None
     return scores
 
 
@@ -114,7 +116,7 @@ def main() -> None:
         for line in sys.stdin.buffer:
             model = model or load_checkpoint(path)
             print(json.dumps(score_batch(model, json.loads(line))), file=answers, flush=True)
-    except Refused as refusal:
+    except CometWorkerError as refusal:
         print(json.dumps({"error": str(refusal)}), file=answers, flush=True)
     except BrokenPipeError:
         os._exit(1)  # the parent is gone, so flushing at exit would fail
