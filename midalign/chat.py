@@ -9,7 +9,7 @@ MARKER = "midalign-system-turn"
 """The text of a system turn that is rendered to see whether the template shows it."""
 
 MERGED = "merged into the first user turn"
-"""What records say of system turns under a template without a system role."""
+"""Note in records on system turns under a template without a system role."""
 
 
 def require_template(tokenizer: Any, base: str) -> None:

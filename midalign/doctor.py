@@ -25,7 +25,7 @@ class Finding:
     name: str
     found: str
     remedy: str = ""
-    """What to do or type, commands in lines of their own. Empty where the check passed."""
+    """The remedy, with commands on separate lines. Empty if the check passed."""
     essential: bool = True
     """False where midalign works without it."""
 

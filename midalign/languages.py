@@ -43,7 +43,7 @@ class Language:
     """The language's code in each data set, empty if the set lacks it. In `uner`, the names of the language's
     treebanks, separated by blanks."""
     comet: bool
-    """Whether it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
+    """True if it is among the 100 languages that XLM-R was pretrained on (Conneau et al. 2020)."""
     identifier: str
     """py3langid's code, empty if py3langid does not know the language."""
 

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ELLIPSIS = "…"
-"""What rich puts in place of text that does not fit its column."""
+"""Character that rich puts in place of text that does not fit its column."""
 
 
 def print_table(console: "Console", table: "Table") -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DataSet(Protocol):
-    """What the module of every data set has."""
+    """Module of a data set."""
 
     LICENCE: str
     """The data's licence, in words."""
@@ -58,7 +58,7 @@ class SlotData(TaskData, Protocol):
     SHOT_SPLIT: str
     """The split that few-shot examples are drawn from."""
     PARALLEL: bool
-    """Whether items with the same id translate each other: then they serve as sentence pairs too."""
+    """True if items with the same id translate each other. Then they serve as sentence pairs too."""
 
     def items(self, language: str, split: str) -> "Sequence[Item]":
         """Return the items of a language in the publisher's order. Downloads them at first use.

@@ -67,7 +67,7 @@ class OwnRow(StrictModel):
     """A code of `midalign data languages`, or a direction such as en-de for translation."""
     split: Split = "test"
     id: str = ""
-    """By default the number of the line."""
+    """The number of the line by default."""
 
     @property
     def answer(self) -> str:

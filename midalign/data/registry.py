@@ -85,7 +85,7 @@ class CacheState:
 
     @property
     def complete(self) -> bool:
-        """Whether no file is missing."""
+        """True if no file is missing."""
         return self.present == self.files
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEPARATORS = (", ", ": ")
-"""Those of json.dumps, which wrote the targets."""
+"""Separators of json.dumps, which wrote the targets."""
 
 BLANK = '" "?'
 BREAKS = r'"\n"? "\n"? " "?'

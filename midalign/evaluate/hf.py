@@ -62,7 +62,9 @@ class MidalignHF(HFLM):
         enable_thinking: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Load HFLM. `dtype` "auto" is bf16 if the device supports it. `pretrained` may be a loaded model.
+        """Load the base as HFLM does. `pretrained` may be a loaded model.
+
+        `dtype` "auto" is bf16 if the device supports it.
 
         `constrained` restricts outputs to their tasks' grammars. Thoughts of up to `max_thinking_tokens` end
         with `think_end_token` and are removed.

@@ -1,4 +1,4 @@
-"""What decides the outcome of an evaluation: digests of runs, and the conditions that records keep."""
+"""Digests of everything that determines an evaluation, and the conditions that records keep."""
 
 import hashlib
 import json

@@ -30,7 +30,7 @@ class Generated:
     prompt_tokens: int
     output_tokens: int
     prompt_cut: bool
-    """Whether the prompt was truncated on the left to fit into the context."""
+    """True if the prompt was truncated on the left to fit into the context."""
 
 
 def greedy_settings(settings: Mapping[str, Any], max_new: int) -> Greedy | None:

@@ -54,7 +54,7 @@ class EvalSettings:
 
     @property
     def keeps_outputs(self) -> bool:
-        """Whether outputs are needed after lm-eval has scored them."""
+        """True if outputs are needed after lm-eval has scored them."""
         return self.log_samples or self.comet is not None or self.shard is not None
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """What a family's module has. Its metrics are in midalign.metrics under the same name."""
+    """Module of a family. Its metrics are in midalign.metrics under the same name."""
 
     def dataset(self, **metadata: Any) -> Any:
         """Return the splits of a task, by name, for lm-eval's `custom_dataset`."""

@@ -23,7 +23,7 @@ class BoardRow:
     label: str
     arm: str
     runs: tuple[Run, ...]
-    """By seed."""
+    """Runs by seed."""
 
     @property
     def baseline(self) -> str | None:
@@ -295,7 +295,7 @@ def _rows(runs: Sequence[Run]) -> tuple[BoardRow, ...]:
 
 
 class _Key(NamedTuple):
-    """What the seeds of a row have in common."""
+    """Properties that the seeds of a row share."""
 
     arm: str
     name: str

@@ -31,7 +31,7 @@ class Estimate:
 
     @property
     def holds_zero(self) -> bool:
-        """Whether 0 lies in the interval."""
+        """True if 0 lies in the interval."""
         return self.low <= 0 <= self.high
 
 

@@ -12,7 +12,7 @@ FAMILIES = ("slot", "slot_spans", "translation", "structured")
 
 
 class Scorer(Protocol):
-    """What a family's module has: integer counts per item, and metrics of their sums.
+    """Module of a family: integer counts per item, and metrics of their sums.
 
     A function of its own, such as `count_slots`, makes the counts.
     """
@@ -37,7 +37,7 @@ class Scorer(Protocol):
     READABLE: str
     """The column that is 1 for a readable answer. Only a readable answer can say that there is nothing."""
     COMPARABLE: bool
-    """Whether scores in two languages can be compared. Only then is there a transfer gap."""
+    """True if scores in two languages can be compared. Only then is there a transfer gap."""
 
 
 def metric_directions() -> dict[str, bool | None]:

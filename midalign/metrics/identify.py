@@ -28,7 +28,7 @@ class Identified(Enum):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What identifies the language that a text should be in."""
+    """Identifier of the language that a text should be in."""
 
     script: str
     """ISO 15924, empty if no text can be judged."""

@@ -93,7 +93,7 @@ class ParsedSlots:
     pairs: tuple[Pair, ...]
     well_formed: bool
     answered: bool
-    """Whether there are pairs, or the output says that there are none."""
+    """True if there are pairs, or the output says that there are none."""
 
 
 def parse_slots(output: str) -> ParsedSlots:

@@ -24,7 +24,7 @@ class Conditions:
     tasks: Mapping[str, Mapping[str, JsonValue]]
     """Conditions by task."""
     retrieval: bool
-    """Whether pair retrieval is measured."""
+    """True if pair retrieval is measured."""
 
 
 def shared_conditions(

@@ -64,7 +64,7 @@ class Roles(RecordModel):
 
 
 class Engine(RecordModel):
-    """What generated: `hf`, `vllm`, or `external` for outputs made elsewhere."""
+    """The engine that generated: `hf`, `vllm`, or `external` for outputs made elsewhere."""
 
     name: str
     dtype: str

@@ -76,7 +76,7 @@ class Monitor(TrainerCallback):
 
     @property
     def ended(self) -> bool:
-        """Whether the last `patience` measurements brought no improvement."""
+        """True if the last `patience` measurements brought no improvement."""
         return self.best is not None and self.best[1] >= self.settings.patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

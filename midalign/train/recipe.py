@@ -86,8 +86,8 @@ class Align(RecipeSection):
     symmetric: bool
     """Mean of both directions of `info_nce`. False: foreign sentences to English ones alone."""
     context: Literal["sentence", "prompt"] = "sentence"
-    """What is aligned: bare sentences, or the task's prompt with each sentence in place of the utterance or
-    text."""
+    """The text that is aligned: bare sentences, or the task's prompt with each sentence in place of its
+    utterance or text."""
     pooling: Literal["mean", "last"] = "mean"
     """How the hidden states of a sentence become one vector."""
     centred: bool | Literal["running"]

@@ -80,7 +80,7 @@ class AlignmentTrainer(Trainer):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a shard of the weights and gathers the others in forward passes."""
+        """True if each process holds a shard of the weights and gathers the others in forward passes."""
         return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -21,9 +21,13 @@ CEILINGS = {
     "files over 450 lines": 0,
     "names defined again": 0,
     "docstrings without a verb": 0,
+    "docstrings that name no thing": 0,
 }
 
 MOST_LINES = 450
+
+NO_THING = frozenset({"Of", "What", "Where", "Whether", "Those", "By"})
+"""First words that no docstring may have, whatever it describes."""
 
 VERBS = frozenset(
     """
@@ -191,6 +195,17 @@ def docstrings_without_a_verb(modules: dict[str, Module]) -> list[str]:
     return lines
 
 
+def docstrings_that_name_no_thing(modules: dict[str, Module]) -> list[str]:
+    """Return the docstrings of modules, classes, functions and attributes that begin with one of NO_THING."""
+    return [
+        f"{module.shown}:{node.lineno}: {node.value.value.strip().splitlines()[0]}"
+        for module in modules.values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node.value.value, str) and node.value.value.split(maxsplit=1)[0] in NO_THING
+    ]
+
+
 def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
 
@@ -203,6 +218,7 @@ def main() -> None:
         "files over 450 lines": long_files(modules),
         "names defined again": repeated_names(modules),
         "docstrings without a verb": docstrings_without_a_verb(modules),
+        "docstrings that name no thing": docstrings_that_name_no_thing(modules),
     }
     rose = []
     for name, ceiling in CEILINGS.items():
