@@ -157,6 +157,18 @@ def input_field(name: str) -> str:
     )
 
 
+def word_switch(name: str) -> Callable[..., dict[str, Any]]:
+    """Return `switch_words` of a task's family. Raises RecipeError for families without it."""
+    if is_stock(name) or metadata(name)["family"] != "slot":
+        raise RecipeError(
+            f"{name} has no slots whose values could be translated: align.switched_samples is for slot "
+            "filling. Set it to 0"
+        )
+    from midalign.families.slot import switch_words
+
+    return switch_words
+
+
 def has_training_split(name: str) -> bool:
     """Return whether a task has a training split. It does unless its file says otherwise."""
     if is_stock(name):

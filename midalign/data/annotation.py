@@ -10,6 +10,17 @@ def slots(annotated: str) -> tuple[tuple[str, str], ...]:
     return tuple((label, value.strip()) for label, value in SPAN.findall(annotated))
 
 
+def segments(annotated: str) -> list[tuple[str | None, str]]:
+    """Return the pieces of an annotation in order: (label, value) of spans, (None, text) between them."""
+    pieces: list[tuple[str | None, str]] = []
+    end = 0
+    for span in SPAN.finditer(annotated):
+        pieces += [(None, annotated[end : span.start()].strip()), (span[1], span[2].strip())]
+        end = span.end()
+    pieces.append((None, annotated[end:].strip()))
+    return [piece for piece in pieces if piece[1]]
+
+
 def plain(annotated: str) -> str:
     """Return the text without brackets."""
     return SPAN.sub(r"\2", annotated)

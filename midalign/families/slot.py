@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from midalign.data.annotation import segments
 from midalign.data.overlap import SplitText
 from midalign.data.registry import slot_data
 from midalign.families import slot_grammar
@@ -89,6 +90,32 @@ def signatures(metadata: Mapping[str, Any]) -> dict[str, str]:
 def input_field(metadata: Mapping[str, Any]) -> str:
     """Return the field of the utterance."""
     return "utterance"
+
+
+def switch_words(doc: Mapping[str, Any], translate: Callable[..., str]) -> dict[str, Any]:
+    """Return a document with translations of words outside its slots and of whole values.
+
+    Args:
+        doc: A document of `slot_document`.
+        translate: Called as `translate(text, whole=False)` with the text between slots, and as
+            `translate(value, whole=True)` with a value, which must not be half translated.
+    """
+    utterance, slots, end = "", [], 0
+    for label, piece in segments(doc["annotated"]):
+        found = re.compile(r"\s+".join(map(re.escape, piece.split()))).search(doc["utterance"], end)
+        assert found, f"{piece!r} is not in {doc['utterance']!r}"
+        utterance += doc["utterance"][end : found.start()]
+        end = found.end()
+        piece = translate(piece, whole=label is not None)
+        if label is not None:
+            slots.append((label, piece))
+        utterance += piece
+    return {
+        **doc,
+        "utterance": utterance + doc["utterance"][end:],
+        "slots": json.dumps(slots, ensure_ascii=False),
+        "target": target(slots),
+    }
 
 
 def data_digest(metadata: Mapping[str, Any], split: str) -> str:

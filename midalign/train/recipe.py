@@ -104,6 +104,9 @@ class Align(RecipeSection):
     """Sentences of the pairs per update that the model learns to repeat."""
     text_samples: int = Field(ge=0, default=0)
     """Sentences of the pairs per update that the model learns to predict."""
+    switched_samples: int = Field(ge=0, default=0)
+    """English task samples per update in which words and whole slot values are replaced by translations from
+    a lexicon of the pairs, for slot filling."""
     alternate: Literal["joint", "micro", "update"] = "joint"
     """How both losses share updates: `joint` is their sum, `micro` alternates parts of an update, `update`
     alternates updates."""

@@ -1,6 +1,7 @@
 """Updates as tensors. An update is a pure function of the seed and its number."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -11,14 +12,15 @@ from midalign.align.rows import common_prefix_length, lay_out, word_mask
 from midalign.train.samples import TokenizedSample
 from midalign.train.schedule import Step, Update
 from midalign.train.sentence_pairs import Pair, PairSamples
+from midalign.train.switched_samples import SwitchedSamples
 from midalign.train.task_samples import TaskSamples, epoch_positions
 
 Batch = dict[str, torch.Tensor]
 
 T = TypeVar("T")
 
-KINDS = ("task", "copy", "text")
-"""Kinds of samples: of the task, sentences to repeat, sentences to predict."""
+KINDS = ("task", "copy", "text", "switched")
+"""Kinds of samples: of the task, sentences to repeat, sentences to predict, task samples with foreign words."""
 
 
 def lay_out_answers(
@@ -78,6 +80,12 @@ class Stream(Dataset[dict[str, Any]]):
         self.width, self.rank, self.world = width, rank, world
         self.pad: int = task.tokens.tokenizer.pad_token_id
 
+    @cached_property
+    def switched(self) -> SwitchedSamples:
+        """Code-switched task samples of the aligned languages."""
+        assert self.aligned is not None
+        return SwitchedSamples(self.task, self.aligned)
+
     def __len__(self) -> int:
         return len(self.plan)
 
@@ -105,6 +113,8 @@ class Stream(Dataset[dict[str, Any]]):
                 content["tokens"] += batch.pop("tokens")
                 content["pairs"].append(batch)
                 extra = {"copy": self.aligned.copies(drawn), "text": self.aligned.texts(drawn)}
+                if count := self.aligned.align.switched_samples:
+                    extra["switched"] = self.switched.draw(self.seed, step.batch, count)
                 size = self.task.recipe.samples_per_update * step.parts
                 parts = {
                     kind: (samples, task_weight * len(samples) / size) for kind, samples in extra.items()

@@ -1,0 +1,78 @@
+"""English task samples with words of the aligned languages: code-switching by a lexicon of the pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from midalign import harness
+from midalign.align.lexicon import Lexicon, build_lexicon, split_phrases
+from midalign.errors import RecipeError
+from midalign.train.samples import TokenizedSample
+from midalign.train.sentence_pairs import PairSamples
+from midalign.train.task_samples import TaskSamples
+
+SMALLEST_LEXICON = 20
+"""Entries that a language needs. Languages written without blanks have none."""
+
+
+@dataclass
+class SwitchedSamples:
+    """Training documents in English whose words and whole slot values are replaced by translations.
+
+    The translations come from the sentence pairs alone. The labels stay, so the model sees labelled values
+    in the aligned languages without a labelled sentence in them.
+    """
+
+    task: TaskSamples
+    pairs: PairSamples
+
+    @cached_property
+    def lexicons(self) -> list[Lexicon]:
+        """Lexicons of the aligned languages that have one. Raises RecipeError if none has."""
+        built = [build_lexicon([(p.foreign, p.english) for p in group]) for group in self.pairs.pairs]
+        lexicons = [lexicon for lexicon in built if len(lexicon) >= SMALLEST_LEXICON]
+        if not lexicons:
+            raise RecipeError(
+                f"align.switched_samples: the pairs give no lexicon of {SMALLEST_LEXICON} words or more in any "
+                "aligned language. Use more pairs or languages written with blanks, or set it to 0"
+            )
+        return lexicons
+
+    @cached_property
+    def english(self) -> list[tuple[Any, dict[str, Any]]]:
+        """(task, document) of all English training documents. Raises RecipeError if there are none."""
+        tasks = [t for name, t in self.task.tasks.items() if harness.task_languages(name) == ["en"]]
+        if not tasks:
+            raise RecipeError("align.switched_samples needs English among the supervised languages")
+        return [(task, document) for task in tasks for document in task.training_docs()]
+
+    def draw(self, seed: int, batch: int, count: int) -> list[TokenizedSample]:
+        """Return the switched samples of a batch."""
+        random = np.random.default_rng([seed, batch, 1])
+        samples = []
+        for _ in range(count):
+            task, document = self.english[random.integers(len(self.english))]
+            lexicon = self.lexicons[random.integers(len(self.lexicons))]
+            switch = harness.word_switch(task.config.task)
+            samples.append(self.task.render(task, switch(document, _translator(lexicon, random))))
+        return samples
+
+
+def _translator(lexicon: Lexicon, random: np.random.Generator) -> Callable[..., str]:
+    """Return a function that translates a random share of a text's phrases, or a value as a whole or not at all."""
+    share = random.random()
+
+    def translate(text: str, *, whole: bool) -> str:
+        phrases = list(split_phrases(text, lexicon))
+        if not whole:
+            switched = [phrase.translation if random.random() < share else None for phrase in phrases]
+        elif random.random() < share and all(phrase.translation for phrase in phrases):
+            switched = [phrase.translation for phrase in phrases]
+        else:
+            return text
+        return " ".join(new or phrase.text for new, phrase in zip(switched, phrases, strict=True))
+
+    return translate
