@@ -14,7 +14,12 @@ from midalign.languages import language as known_language
 from midalign.languages import languages_of
 
 
-def read_pairs(source: str, language: str) -> list[tuple[str, str]]:
+def is_labelled(id: str, share: float) -> bool:
+    """Return whether a training item belongs to the labelled share of its data set, by a hash of its id."""
+    return int(hashlib.sha256(id.encode()).hexdigest()[:8], 16) < share * 16**8
+
+
+def read_pairs(source: str, language: str, labelled_share: float = 0.0) -> list[tuple[str, str]]:
     """Return (foreign, English) pairs of a language without exact duplicates.
 
     Args:
@@ -22,6 +27,8 @@ def read_pairs(source: str, language: str) -> list[tuple[str, str]]:
             utterances are taken, without their annotations), or the path of files of lines
             `foreign TAB English` in which `{language}` stands for the code.
         language: code of `languages.tsv`.
+        labelled_share: share of a parallel data set's items that are left out, since a task is trained on
+            their labels.
 
     Raises:
         DataError: an unknown source, one without the language, or a file with a malformed line.
@@ -34,7 +41,8 @@ def read_pairs(source: str, language: str) -> list[tuple[str, str]]:
         pairs = cast(PairData, data_set(source)).pairs(language)
     elif source in parallel_sources():
         items = slot_data(source).items
-        pairs = _pairs_by_id(items(language, "train"), items("en", "train"))
+        unlabelled = [item for item in items(language, "train") if not is_labelled(item.id, labelled_share)]
+        pairs = _pairs_by_id(unlabelled, items("en", "train"))
     elif "{language}" in source:
         pairs = _read_file(Path(source.replace("{language}", language)))
     else:

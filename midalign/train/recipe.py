@@ -189,6 +189,9 @@ class Recipe(RecipeSection):
     """Updates of the task per arm."""
     samples_per_update: PositiveInt
     """Task samples per update."""
+    labelled_share: float | None = Field(gt=0, lt=1, default=None)
+    """Share of the training items, by id, that the task is trained on. Pairs of a parallel data set then come
+    from the other items: a translation of a labelled sentence would be labelled data. null: all items."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
     scheduler: Literal["linear", "cosine", "constant_with_warmup", "inverse_sqrt"]

@@ -38,8 +38,9 @@ def aligned_pairs(recipe: Recipe, align: Align) -> tuple[list[list[Pair]], list[
     A training pair shares no sentence with a held-out pair of any language.
     """
     by_language = []
+    share = recipe.labelled_share or 0.0
     for number, language in enumerate(recipe.aligned):
-        group = [Pair(number, *pair) for pair in read_pairs(align.pairs, language)]
+        group = [Pair(number, *pair) for pair in read_pairs(align.pairs, language, share)]
         if align.held_out:
             group = [group[i] for i in np.random.default_rng(0).permutation(len(group))]
         by_language.append(group)

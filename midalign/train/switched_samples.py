@@ -44,10 +44,14 @@ class SwitchedSamples:
     @cached_property
     def english(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of all English training documents. Raises RecipeError if there are none."""
-        tasks = [t for name, t in self.task.tasks.items() if harness.task_languages(name) == ["en"]]
-        if not tasks:
+        english = [
+            (task, document)
+            for task, document in self.task.every
+            if harness.task_languages(task.config.task) == ["en"]
+        ]
+        if not english:
             raise RecipeError("align.switched_samples needs English among the supervised languages")
-        return [(task, document) for task in tasks for document in task.training_docs()]
+        return english
 
     def draw(self, seed: int, batch: int, count: int) -> list[TokenizedSample]:
         """Return the switched samples of a batch."""

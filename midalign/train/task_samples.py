@@ -11,6 +11,7 @@ import numpy as np
 
 from midalign import chat, harness
 from midalign.align.rows import common_prefix_length
+from midalign.data.pairs import is_labelled
 from midalign.errors import RecipeError
 from midalign.train import samples as kept_samples
 from midalign.train.recipe import Recipe
@@ -49,7 +50,13 @@ class TaskSamples:
     @cached_property
     def every(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of every supervised language, language after language."""
-        return [(task, document) for task in self.tasks.values() for document in task.training_docs()]
+        share = self.recipe.labelled_share
+        return [
+            (task, document)
+            for task in self.tasks.values()
+            for document in task.training_docs()
+            if share is None or is_labelled(document["id"], share)
+        ]
 
     @cached_property
     def positions(self) -> Sequence[int]:
