@@ -39,7 +39,10 @@ def build_lexicon(pairs: Sequence[tuple[str, str]]) -> Lexicon:
             almost no entries.
     """
     sentences = [
-        ([bare_word(word) for word in foreign.split()], [bare_word(word).casefold() for word in english.split()])
+        (
+            [bare_word(word) for word in foreign.split()],
+            [bare_word(word).casefold() for word in english.split()],
+        )
         for foreign, english in pairs
     ]
     sentences = [(foreign, english) for foreign, english in sentences if foreign and english]

@@ -52,6 +52,9 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME", help="Train only this arm of the recipe. Repeatable."),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Adapters to train at once, in a process each.")
+    ] = 1,
     allow_overlap: Annotated[
         bool,
         typer.Option("--allow-overlap", help="Train even if the training text contains evaluation text."),
@@ -79,6 +82,7 @@ def train(
 
     from midalign.cli.eval import print_differences
     from midalign.record import SUFFIX
+    from midalign.train.parallel import train_in_parallel
     from midalign.train.recipe import load_recipe
     from midalign.train.run import train_recipe, training_runs
 
@@ -97,7 +101,10 @@ def train(
         f"to {settings.output}/adapters"
     )
     with training_bars(console, visible=is_main) as report:
-        adapters = train_recipe(settings, report, arm)
+        if jobs == 1:
+            adapters = train_recipe(settings, report, arm)
+        else:
+            adapters = train_in_parallel(settings, jobs, report, arm)
     if not is_main:
         return
     for adapter in adapters:

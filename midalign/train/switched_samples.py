@@ -1,8 +1,7 @@
 """English task samples with words of the aligned languages: code-switching by a lexicon of the pairs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -60,23 +59,18 @@ class SwitchedSamples:
         for _ in range(count):
             task, document = self.english[random.integers(len(self.english))]
             lexicon = self.lexicons[random.integers(len(self.lexicons))]
-            switch = harness.word_switch(task.config.task)
-            samples.append(self.task.render(task, switch(document, _translator(lexicon, random))))
+            switch_words = harness.word_switch(task.config.task)
+            switched = switch_words(document, partial(translate, lexicon=lexicon))
+            samples.append(self.task.render(task, switched))
         return samples
 
 
-def _translator(lexicon: Lexicon, random: np.random.Generator) -> Callable[..., str]:
-    """Return a function that translates a random share of a text's phrases, or a value as a whole or not at all."""
-    share = random.random()
+def translate(text: str, lexicon: Lexicon, *, whole: bool) -> str:
+    """Return a text with the translations of its phrases. Phrases without one stay English.
 
-    def translate(text: str, *, whole: bool) -> str:
-        phrases = list(split_phrases(text, lexicon))
-        if not whole:
-            switched = [phrase.translation if random.random() < share else None for phrase in phrases]
-        elif random.random() < share and all(phrase.translation for phrase in phrases):
-            switched = [phrase.translation for phrase in phrases]
-        else:
-            return text
-        return " ".join(new or phrase.text for new, phrase in zip(switched, phrases, strict=True))
-
-    return translate
+    With `whole`, a text is translated completely or not at all.
+    """
+    phrases = list(split_phrases(text, lexicon))
+    if whole and not all(phrase.translation for phrase in phrases):
+        return text
+    return " ".join(phrase.translation or phrase.text for phrase in phrases)
