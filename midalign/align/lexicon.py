@@ -39,13 +39,10 @@ def build_lexicon(pairs: Sequence[tuple[str, str]]) -> Lexicon:
             almost no entries.
     """
     sentences = [
-        (
-            [bare_word(word) for word in foreign.split()],
-            [bare_word(word).casefold() for word in english.split()],
-        )
+        ([*map(bare_word, foreign.split())], [bare_word(word).casefold() for word in english.split()])
         for foreign, english in pairs
+        if foreign.split() and english.split()
     ]
-    sentences = [(foreign, english) for foreign, english in sentences if foreign and english]
     probability = _link_probabilities(sentences)
     translations: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for (foreign, english), links in zip(sentences, map(_links, probability), strict=True):
@@ -159,7 +156,10 @@ class Phrase:
 
 
 def split_phrases(text: str, lexicon: Lexicon) -> Iterator[Phrase]:
-    """Yield a text's phrases from left to right, each the longest of the lexicon. Numbers translate to themselves."""
+    """Yield a text's phrases from left to right, each the longest one that the lexicon has.
+
+    Numbers translate to themselves.
+    """
     words = text.split()
     bare = [bare_word(word) for word in words]
     start = 0

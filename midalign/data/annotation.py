@@ -10,7 +10,7 @@ def slots(annotated: str) -> tuple[tuple[str, str], ...]:
     return tuple((label, value.strip()) for label, value in SPAN.findall(annotated))
 
 
-def segments(annotated: str) -> list[tuple[str | None, str]]:
+def split_spans(annotated: str) -> list[tuple[str | None, str]]:
     """Return the pieces of an annotation in order: (label, value) of spans, (None, text) between them."""
     pieces: list[tuple[str | None, str]] = []
     end = 0

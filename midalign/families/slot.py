@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from midalign.data.annotation import segments
+from midalign.data.annotation import split_spans
 from midalign.data.overlap import SplitText
 from midalign.data.registry import slot_data
 from midalign.families import slot_grammar
@@ -101,7 +101,7 @@ def switch_words(doc: Mapping[str, Any], translate: Callable[..., str]) -> dict[
             `translate(value, whole=True)` with a value, which must not be half translated.
     """
     utterance, slots, end = "", [], 0
-    for label, piece in segments(doc["annotated"]):
+    for label, piece in split_spans(doc["annotated"]):
         found = re.compile(r"\s+".join(map(re.escape, piece.split()))).search(doc["utterance"], end)
         assert found, f"{piece!r} is not in {doc['utterance']!r}"
         utterance += doc["utterance"][end : found.start()]

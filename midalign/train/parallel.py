@@ -2,7 +2,7 @@
 
 import multiprocessing
 import queue
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,8 @@ def train_in_parallel(
 ) -> list[Path]:
     """Train the missing adapters of these arms, None for all, up to `jobs` at a time, and return all folders.
 
-    The processes share the threads of this one. Small models train faster so than one after the other, since
-    their matrix products are too small for several threads. An adapter has the same weights as one that
+    The processes share the threads of this one. Small models train faster in this way, since their matrix
+    products are too small for several threads. An adapter has the same weights as one that
     `train_recipe` trains with as many threads.
 
     Raises the error of the first process that fails, and ends the others. Their checkpoints stay.
@@ -42,18 +42,20 @@ def train_in_parallel(
         context = multiprocessing.get_context("spawn")
         messages: Messages = context.Queue()
         threads = max(torch.get_num_threads() // jobs, 1)
-        waiting = [
+        processes = [
             context.Process(target=_train_one, args=(recipe, arm, seed, threads, messages))
             for arm, seed, _ in runs
         ]
-        _run_all(waiting, jobs, messages, report)
+        _run_all(processes, jobs, messages, report)
     # Nothing is left to train, but the checks of finished adapters are.
     return train_recipe(recipe, report, arms)
 
 
-def _run_all(waiting: "list[BaseProcess]", jobs: int, messages: "Messages", report: OnTrainProgress) -> None:
+def _run_all(
+    processes: "Sequence[BaseProcess]", jobs: int, messages: "Messages", report: OnTrainProgress
+) -> None:
     """Run processes, up to `jobs` at a time, and report what they send."""
-    running: list[BaseProcess] = []
+    waiting, running = list(processes), list["BaseProcess"]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:

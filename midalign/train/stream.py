@@ -20,7 +20,7 @@ Batch = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 KINDS = ("task", "copy", "text", "switched")
-"""Kinds of samples: of the task, sentences to repeat, sentences to predict, task samples with foreign words."""
+"""Kinds of samples: of the task, sentences to repeat or to predict, and code-switched ones of the task."""
 
 
 def lay_out_answers(

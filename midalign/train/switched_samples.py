@@ -35,8 +35,8 @@ class SwitchedSamples:
         lexicons = [lexicon for lexicon in built if len(lexicon) >= SMALLEST_LEXICON]
         if not lexicons:
             raise RecipeError(
-                f"align.switched_samples: the pairs give no lexicon of {SMALLEST_LEXICON} words or more in any "
-                "aligned language. Use more pairs or languages written with blanks, or set it to 0"
+                f"align.switched_samples: no aligned language has a lexicon of {SMALLEST_LEXICON} phrases. "
+                "Use more pairs, or languages written with blanks, or set it to 0"
             )
         return lexicons
 

@@ -193,3 +193,18 @@ def test_targets_are_read_back(slots: list[tuple[str, str]]) -> None:
     assert json.loads(slot.slot_document(Item("1", "", "", "", tuple(slots)), "mini", "en")["slots"]) == [
         list(pair) for pair in slots
     ]
+
+
+@pytest.mark.parametrize("code", ["en", "ja", "hi"])
+def test_switching_replaces_words_and_values_and_nothing_else(code: str) -> None:
+    documents = [slot.slot_document(item, "mini", code) for item in mini.items(code, "train")[:300]]
+    for document in documents:
+        same = slot.switch_words(document, lambda text, *, whole: text)
+        assert {key: same[key] for key in ("utterance", "slots", "target")} == {
+            key: document[key] for key in ("utterance", "slots", "target")
+        }
+        switched = slot.switch_words(document, lambda text, *, whole: "VALUE" if whole else "word")
+        values = json.loads(document["slots"])
+        assert json.loads(switched["slots"]) == [[label, "VALUE"] for label, _ in values]
+        assert switched["utterance"].count("VALUE") == len(values)
+        assert switched["target"] == ("; ".join(f"{label}: VALUE" for label, _ in values) or "None")

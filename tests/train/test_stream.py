@@ -410,6 +410,57 @@ def test_alignment_in_the_prompt_of_a_task_without_an_input_is_rejected():
         check_roles(load_recipe("mini", changes))
 
 
+def test_switched_samples_are_english_ones_with_words_and_values_of_the_pairs(tokens):
+    recipe = load_recipe("mini", ["align.switched_samples=6", "samples_per_update=8", "updates=50"])
+    stream = made(recipe, tokens)
+    update = flat(stream[3])
+    assert (update["answers", "kinds"] == KINDS.index("switched")).any()
+    assert all(torch.equal(tensor, flat(made(recipe, tokens)[3])[key]) for key, tensor in update.items())
+
+    drawn = [sample for batch in range(20) for sample in stream.switched.draw(3, batch, 6)]
+    texts = [tokens.tokenizer.decode(sample.prompt).split("Utterance: ")[1] for sample in drawn]
+    answers = [tokens.tokenizer.decode(sample.target[:-1]).strip() for sample in drawn]
+    labels = set(mini.labels("slot"))
+    for text, answer in zip(texts, answers, strict=True):
+        for slot in [] if answer == "None" else answer.split("; "):
+            label, value = slot.split(": ", 1)
+            assert label in labels
+            assert value in text
+    foreign = {word for group in stream.aligned.pairs for pair in group for word in pair.foreign.split()}
+    english = {word for item in mini.items("en", "train") for word in item.utterance.split()}
+    words = [word for text in texts for word in text.split()]
+    assert sum(word in foreign - english for word in words) > len(words) / 2
+    assert not {item.utterance for item in mini.items("de", "train")}.intersection(texts)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["supervised=[es, ru]"], "needs English among the supervised languages"),
+        (["aligned=[ja]"], "no aligned language has a lexicon of 20 phrases"),
+        (["task=midalign_mini_json"], "align.switched_samples is for slot filling"),
+    ],
+)
+def test_switched_samples_that_cannot_be_made_are_rejected(overrides, message, tokens):
+    with pytest.raises(RecipeError, match=message):
+        made(load_recipe("mini", ["align.switched_samples=4", *overrides]), tokens)[0]
+
+
+def test_pairs_of_a_labelled_share_translate_no_labelled_sentence(tokens):
+    recipe = load_recipe("mini", ["labelled_share=0.3"])
+    stream = made(recipe, tokens)
+    labelled = {doc["utterance"] for task, doc in stream.task.every if task.config.task.endswith("_en")}
+    paired = {pair.english for group in stream.aligned.pairs for pair in group}
+    assert 0.2 < len(labelled) / 1500 < 0.4
+    assert not labelled & paired
+    assert labelled | paired == {item.utterance for item in mini.items("en", "train")}
+    ids = [
+        {doc["id"] for task, doc in stream.task.every if task.config.task.endswith(code)}
+        for code in ("en", "zh")
+    ]
+    assert ids[0] == ids[1]
+
+
 def test_multiway_without_shared_sentences_is_refused_and_with_few_warned_of(tmp_path, caplog):
     for code in ("de", "tr", "hi"):
         (tmp_path / f"{code}.tsv").write_text("".join(f"{code} {i}\t{code} {i} en\n" for i in range(9)))

@@ -1,0 +1,56 @@
+"""`--jobs`: the same weights as one after the other, and clear ends of processes that fail."""
+
+import signal
+
+import pytest
+import torch
+
+from midalign.adapter import adapter_digest
+from midalign.errors import TrainingError
+from midalign.train import parallel
+from midalign.train.parallel import train_in_parallel
+from midalign.train.recipe import load_recipe
+from midalign.train.run import train_recipe
+
+SMALL = ["updates=3", "samples_per_update=4", "align.pairs_per_update=4", "evaluate=false", "seeds=[1]"]
+
+
+def test_arms_trained_at_once_have_the_weights_of_arms_trained_in_turn(tmp_path):
+    seen = []
+    recipe = load_recipe("mini", [*SMALL, f"output={tmp_path / 'at-once'}"])
+    at_once = train_in_parallel(recipe, 2, seen.append)
+    in_turn = train_recipe(load_recipe("mini", [*SMALL, f"output={tmp_path / 'in-turn'}"]))
+    assert [folder.name for folder in at_once] == ["baseline-seed1", "aligned-seed1"]
+    assert [*map(adapter_digest, at_once)] == [*map(adapter_digest, in_turn)]
+    assert {(now.arm, now.update) for now in seen} == {
+        (arm, update) for arm in ("baseline", "aligned") for update in (1, 2, 3)
+    }
+
+
+def test_an_error_of_a_process_is_raised_and_ends_the_others(tmp_path):
+    recipe = load_recipe("mini", [*SMALL, "updates=1000", "learning_rate=1e30", f"output={tmp_path}"])
+    with pytest.raises(TrainingError, match="Inspect that batch, or lower learning_rate"):
+        train_in_parallel(recipe, 2)
+    assert not list(tmp_path.glob("adapters/*/adapter_model.safetensors"))
+
+
+def test_a_killed_process_is_named():
+    processes = []
+
+    class Killed:
+        """A process that someone else kills, as the kernel does when memory is full."""
+
+        exitcode = -signal.SIGKILL
+
+        def start(self):
+            processes.append(self)
+
+        def is_alive(self):
+            return False
+
+        def terminate(self):
+            raise AssertionError("it has ended")
+
+    with pytest.raises(TrainingError, match=r"status -9.*rerun the same command to resume"):
+        parallel._run_all([Killed()], 2, torch.multiprocessing.get_context("spawn").Queue(), print)
+    assert len(processes) == 1
