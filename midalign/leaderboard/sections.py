@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ class BoardSection:
         """The family's columns and metrics."""
         return scorer(self.family)
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, MetricDescription]:
         """The family's metrics that all records have of the same task, the headline first.
 

@@ -3,7 +3,7 @@
 Texts are scored once. Only their counts are resampled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -43,14 +43,18 @@ def _resampled(counts: bytes, columns: int, draws: int, seed: int) -> NDArray[np
 
 def resample(counts: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.int64]:
     """Draw test sets of the same size with replacement, and return their pooled counts (draws, columns)."""
-    random, items = np.random.default_rng(seed), len(counts)
     # A float product runs in BLAS, and stays exact: counts are small integers.
     exact = counts.astype(np.float64)
-    pooled = []
+    pooled = [weights @ exact for weights in draw_weights(len(counts), draws, seed)]
+    return np.rint(np.concatenate(pooled)).astype(np.int64)
+
+
+def draw_weights(items: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each item was drawn with replacement: `draws` rows in chunks of (CHUNK, items)."""
+    generator = np.random.default_rng(seed)
     for start in range(0, draws, CHUNK):
         size = min(CHUNK, draws - start)
-        weights = np.empty((size, items))
-        for row in weights:  # how often each item was drawn; numpy's multinomial takes ten times as long
-            row[:] = np.bincount(random.integers(items, size=items), minlength=items)
-        pooled.append(weights @ exact)
-    return np.rint(np.concatenate(pooled)).astype(np.int64)
+        # Offset each row's items, so that one bincount serves the chunk; numpy's multinomial takes ten times
+        # as long.
+        drawn = generator.integers(items, size=(size, items)) + np.arange(size)[:, None] * items
+        yield np.bincount(drawn.ravel(), minlength=size * items).reshape(size, items).astype(np.float64)

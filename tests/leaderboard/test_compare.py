@@ -124,8 +124,8 @@ def test_draws_are_the_scores_of_resampled_items(tmp_path, monkeypatch):
     drawn = []
     weights = statistics.draw_weights
 
-    def recorded(items, seed):
-        for chunk in weights(items, seed):
+    def recorded(items, draws, seed):
+        for chunk in weights(items, draws, seed):
             drawn.extend(chunk)
             yield chunk
 
