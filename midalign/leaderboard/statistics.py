@@ -102,7 +102,8 @@ def bootstrap(section: BoardSection) -> dict[str, Scores]:
     """Return the scores of each run by file name, all runs on the same draws."""
     runs = [run for row in section.rows for run in row.runs]
     codes = section.languages
-    draws = np.empty((len(runs), DRAWS, len(codes), len(section.metrics)), np.float32)
+    # The draws of one figure lie next to each other in memory.
+    draws = np.empty((len(runs), len(codes), len(section.metrics), DRAWS), np.float32)
     for ids in sorted(set(section.first.ids.values())):
         alike = [code for code in codes if section.first.ids[code] == ids]
         # Put the runs side by side, (items, runs x columns) per language: one product serves all models.
@@ -116,12 +117,12 @@ def bootstrap(section: BoardSection) -> dict[str, Scores]:
             for code in alike:
                 pooled = (weights @ stacked[code]).reshape(len(weights), len(runs), -1)
                 values = metric_shares(section, pooled)
-                draws[:, start : start + len(weights), codes.index(code)] = values.swapaxes(0, 1)
+                draws[:, codes.index(code), :, start : start + len(weights)] = values.transpose(1, 2, 0)
             start += len(weights)
     points = np.array(
         [[metric_shares(section, run.counts[code].sum(axis=0)) for code in codes] for run in runs]
     )
-    return {run.file: Scores(points[index], draws[index]) for index, run in enumerate(runs)}
+    return {run.file: Scores(points[index], np.moveaxis(draws[index], -1, 0)) for index, run in enumerate(runs)}
 
 
 def metric_shares(section: BoardSection, pooled: np.ndarray) -> np.ndarray:
@@ -176,7 +177,10 @@ def mean_over_languages(
 def _run_mean(run: Scores, places: Sequence[int], metric: int) -> tuple[float, np.ndarray]:
     """Return a run's mean over the languages that have a case, and its draws."""
     defined = [place for place in places if not np.isnan(run.points[place, metric])]
-    return float(mean_defined(run.points[defined, metric])), mean_defined(run.draws[:, defined, metric])
+    value = float(mean_defined(run.points[defined, metric]))
+    if len(defined) == 1:
+        return value, run.draws[:, defined[0], metric].astype(np.float64)
+    return value, mean_defined(run.draws[:, defined, metric])
 
 
 def two_level(values: np.ndarray, draws: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> TwoLevel:
@@ -198,7 +202,9 @@ def two_level(values: np.ndarray, draws: np.ndarray, weights: np.ndarray, groups
 
     # 2. The variance over documents, with the seeds as they are.
     combined = weights @ draws
-    documents = float(np.nanvar(combined, ddof=1)) if (~np.isnan(combined)).sum() > 1 else np.nan
+    complete = ~np.isnan(combined)
+    draws = draws[:, complete]
+    documents = float(combined[complete].var(ddof=1)) if complete.sum() > 1 else np.nan
 
     # 3. Add the variance over seeds. Seeds also differ because each errs on other documents, which the
     #    variance over documents has in it already: that part is taken off.
@@ -207,8 +213,8 @@ def two_level(values: np.ndarray, draws: np.ndarray, weights: np.ndarray, groups
         members = groups == group
         if members.sum() > 1:
             between = values[members].var(ddof=1)
-            centred = draws[members] - np.nanmean(draws[members], axis=1, keepdims=True)
-            interaction = np.nanmean(centred.var(axis=0, ddof=1))
+            centred = draws[members] - draws[members].mean(axis=1, keepdims=True)
+            interaction = centred.var(axis=0, ddof=1).mean()
             if between > interaction:
                 share = (weights[members] ** 2).sum()
                 variance += share * (between - interaction)
