@@ -74,7 +74,7 @@ def _json(parts: Sequence[SectionFigures]) -> str:
     board = {
         "schema_version": 2,
         "unit": "shares between 0 and 1, differences and gaps in the same unit",
-        "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired percentile bootstrap over items"},
+        "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired bootstrap over documents and seeds"},
         "sections": [_section(part) for part in parts],
     }
     return json.dumps(_rounded(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -20,9 +20,8 @@ from midalign.metrics.rates import quotient
 
 DRAWS = 10_000
 LEVEL = 0.95
-DETECTABLE = 2.8
-"""Standard errors of a difference that a two-sided test of level 0.05 shows four times out of five: the sum of
-the standard normal quantiles of 0.975 and 0.8."""
+POWER = 0.8
+"""Share of the tests that show a true difference as large as the smallest detectable one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Estimate:
     low: float
     high: float
     stderr: float
+    freedom: float | None = None
+    """Degrees of freedom of the standard error. None if seeds add nothing to it: it is taken as known."""
 
     @property
     def holds_zero(self) -> bool:
@@ -41,8 +42,13 @@ class Estimate:
 
     @property
     def detectable(self) -> float:
-        """Smallest true difference that would be shown four times out of five."""
-        return DETECTABLE * self.stderr
+        """Smallest true difference that would be shown four times out of five.
+
+        These are 2.8 standard errors, or more with few degrees of freedom: the sum of the quantiles of
+        Student's t at 0.975 and 0.8 (Bloom 1995).
+        """
+        quantiles = student_quantiles(self.freedom or np.inf, np.array([(1 + LEVEL) / 2, POWER]))
+        return float(quantiles.sum()) * self.stderr
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,18 @@ class TwoLevel:
 
         The factor is the ratio of the standard errors times that of Student's t to the normal quantile.
         """
-        from scipy.special import ndtri, stdtrit
-
-        normal = ndtri(tails)
-        student = stdtrit(self.freedom, tails) if np.isfinite(self.freedom) else normal
+        normal, student = student_quantiles(np.inf, tails), student_quantiles(self.freedom, tails)
         deviations = (quantiles - self.value) / self.document_stderr if self.document_stderr else normal
         bounds: np.ndarray = self.value + deviations * (student / normal) * self.stderr
         return bounds
+
+
+def student_quantiles(freedom: float, probabilities: np.ndarray) -> np.ndarray:
+    """Return quantiles of Student's t, or of the standard normal for infinite degrees of freedom."""
+    from scipy.special import ndtri, stdtrit
+
+    quantiles = stdtrit(freedom, probabilities) if np.isfinite(freedom) else ndtri(probabilities)
+    return np.asarray(quantiles)
 
 
 def bootstrap(section: BoardSection) -> dict[str, Scores]:
@@ -122,7 +133,9 @@ def bootstrap(section: BoardSection) -> dict[str, Scores]:
     points = np.array(
         [[metric_shares(section, run.counts[code].sum(axis=0)) for code in codes] for run in runs]
     )
-    return {run.file: Scores(points[index], np.moveaxis(draws[index], -1, 0)) for index, run in enumerate(runs)}
+    return {
+        run.file: Scores(points[index], np.moveaxis(draws[index], -1, 0)) for index, run in enumerate(runs)
+    }
 
 
 def metric_shares(section: BoardSection, pooled: np.ndarray) -> np.ndarray:
@@ -247,7 +260,8 @@ def estimate(figure: TwoLevel) -> Estimate:
         return Estimate(figure.value, np.nan, np.nan, np.nan)
     tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = figure.bounds(np.quantile(draws, tails), tails)
-    return Estimate(figure.value, float(low), float(high), figure.stderr)
+    freedom = figure.freedom if np.isfinite(figure.freedom) else None
+    return Estimate(figure.value, float(low), float(high), figure.stderr, freedom)
 
 
 def p_value(figure: TwoLevel) -> float:
