@@ -221,12 +221,12 @@ def _conditions(run: Run) -> tuple[str, ...]:
         sample.split,
         str(sample.limit),
         str(sample.seed),
-        json.dumps(_alike(run), sort_keys=True),
+        json.dumps(decoding_settings(run), sort_keys=True),
         *tasks,
     )
 
 
-def _alike(run: Run) -> dict[str, Any]:
+def decoding_settings(run: Run) -> dict[str, Any]:
     """Return the decoding settings that comparable records share.
 
     Without token limits, which differ per task: a record of several tasks names only a common one.

@@ -4,9 +4,9 @@
     python scripts/checks/coverage.py --experiments 200    # a first look
 
 Both arms have the same distribution, so the true difference is 0. An experiment draws documents, training
-seeds and the slot counts of every (arm, seed, document), and compares the arms on slot F1. Three intervals are
-compared: resampling documents alone, resampling seeds in pairs and then documents with percentiles of the
-draws (plain two-level bootstrap), and midalign's.
+seeds and the slot counts of every (arm, seed, document), and compares the arms on slot F1. The
+intervals are those of resampling documents alone, of resampling seeds in pairs and then documents (the plain
+two-level percentile bootstrap), and midalign's.
 """
 
 import argparse
