@@ -111,7 +111,9 @@ def _table(comparison: "PairedComparison") -> "Table":
         comparison_title,
     )
 
-    view = Table(title=comparison_title(comparison), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view = Table(
+        title=comparison_title(comparison), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     header, *others = comparison_header(comparison)
     view.add_column(header, overflow="fold")
     for name in others:

@@ -9,7 +9,6 @@ from typing import Any
 from midalign.leaderboard.formatting import (
     MINUS,
     NONE,
-    format_difference,
     format_interval,
     format_percent,
     markdown_table,
@@ -40,15 +39,14 @@ def comparison_title(comparison: PairedComparison) -> str:
     """Return what is compared: both sides, metric, task, base and sample."""
     section = comparison.section
     return (
-        f"{comparison.first} {MINUS} {comparison.second}, {comparison.description.title} in %, "
+        f"A: {comparison.first}, B: {comparison.second}. {comparison.description.title} in %, "
         f"{section.group}, {section.first.record.base.name}, {sample_name(section)}"
     )
 
 
 def comparison_header(comparison: PairedComparison) -> list[str]:
     """Return the titles of the columns."""
-    header = [comparison.by, "n", comparison.first, comparison.second, "difference", "p", "p Holm"]
-    header += ["p swaps", "d_z"]
+    header = [comparison.by, "n", "A", "B", f"A {MINUS} B", "SDD", "p", "p Holm", "p swaps", "d_z"]
     if _has_sacrebleu(comparison):
         header += ["sacreBLEU bs", "sacreBLEU ar"]
     return header
@@ -69,9 +67,10 @@ def _cells(comparison: PairedComparison, row: PairedRow) -> list[str]:
         f"{row.documents:,}",
         format_percent(row.first),
         format_percent(row.second),
-        f"{format_difference(row.difference)}{dagger(row)}",
+        f"{format_interval(row.difference)}{dagger(row)}",
+        format_percent(row.difference.detectable) if row.difference.holds_zero else "",
         _p(row.p),
-        _p(row.p_holm),
+        "" if row.name == ALL else _p(row.p_holm),
         _p(row.p_randomization),
         NONE if math.isnan(row.effect_size) else f"{row.effect_size:+.2f}".replace("-", MINUS),
     ]
@@ -86,7 +85,7 @@ def _cells(comparison: PairedComparison, row: PairedRow) -> list[str]:
 def row_title(comparison: PairedComparison, row: PairedRow) -> str:
     """Return the name of a row: a language, a role or class with its number of languages, or a mean."""
     if row.name == ALL:
-        return f"mean of {len(row.languages)}"
+        return f"mean of {len(row.languages)}" if len(row.languages) > 1 else "mean"
     if comparison.by == "language":
         return f"{language_title(row.name)} ({row.name})"
     return f"{row.name} ({len(row.languages)})"
@@ -173,10 +172,10 @@ def _cautions(comparison: PairedComparison) -> list[str]:
 def comparison_notes(comparison: PairedComparison) -> str:
     """Return how to read the columns."""
     notes = (
-        f"Brackets: {LEVEL:.0%} interval, {DRAWS:,} draws. SDD: smallest detectable difference. p: bootstrap "
-        f"over documents and seeds. † p Holm < 0.05, ‡ < 0.01. p swaps: approximate randomization, {TRIALS:,} "
-        f"swaps of documents. d_z: {EFFECT_SIZE}, the difference over its standard deviation per document. "
-        f"n: different documents."
+        f"Brackets: {LEVEL:.0%} interval, {DRAWS:,} draws. SDD: smallest detectable difference, if none is "
+        f"shown. p: bootstrap over documents and seeds. p Holm: adjusted for the number of rows († below "
+        f"0.05, ‡ below 0.01). p swaps: approximate randomization, {TRIALS:,} swaps of documents. d_z: "
+        f"{EFFECT_SIZE}, the difference over its standard deviation per document. n: different documents."
     )
     if _has_sacrebleu(comparison):
         notes += " sacreBLEU: p of --paired-bs and --paired-ar, one per pair of runs."

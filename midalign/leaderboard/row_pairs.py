@@ -65,12 +65,12 @@ def _candidates(name: str, results: Path) -> list[tuple[BoardSection, BoardRow]]
     path = Path(name)
     if path.is_dir():
         rows = _rows(group_runs(load_runs(path)))
-        for group in {section.group for section, _ in rows}:
+        for group in sorted({section.group for section, _ in rows}):
             labels = sorted({row.label for section, row in rows if section.group == group})
             if len(labels) > 1:
                 raise RecordError(
                     f"{name} has records of {len(labels)} arms: {', '.join(labels)}. Name two of them: "
-                    f"midalign compare '{labels[-1]}' '{labels[0]}' --results {name}"
+                    f"midalign compare '{labels[0]}' '{labels[-1]}' --results '{name}'"
                 )
         return rows
     if path.suffix == ".json":

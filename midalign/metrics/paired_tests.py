@@ -78,10 +78,9 @@ def sacrebleu_bootstrap(baseline: Counts, system: Counts, metric: Metric) -> flo
     """Return the p-value of `sacrebleu --paired-bs` (Koehn 2004)."""
     generator = np.random.default_rng(SEED)
     items = generator.choice(len(baseline), size=(RESAMPLES, len(baseline)), replace=True)
-    rates = [
-        np.concatenate([metric(counts[row].sum(axis=0)[None]) for row in items])
-        for counts in (baseline, system)
-    ]
+    offsets = np.arange(RESAMPLES)[:, None] * len(baseline)
+    weights = np.bincount((items + offsets).ravel(), minlength=items.size).reshape(items.shape)
+    rates = [metric(weights @ counts) for counts in (baseline, system)]
     differences = np.abs(rates[1] - rates[0])
     observed = abs(float(metric(system.sum(axis=0)) - metric(baseline.sum(axis=0))))
     return sacrebleu_p_value(differences - differences.mean(), observed)
