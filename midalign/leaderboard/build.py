@@ -77,7 +77,7 @@ def compare_records(
     """Compare the arms of a folder of records with their baselines, or two arms with each other.
 
     Args:
-        first: folder of records. With `second`: a record (*.json), a folder of records of one arm that differ
+        first: folder of records. With `second`: a record, a folder of records of one arm that differ
             in their seed, or the name of an arm in `results`.
         second: what `first` is compared with, named in the same ways.
         written: names of record files. Only groups with one of them are compared. None: all groups.

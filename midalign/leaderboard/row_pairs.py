@@ -28,7 +28,7 @@ def select_pairs(first: str, second: str, results: Path) -> list[RowPair]:
     """Return the pairs of rows that two names stand for, one per group of tasks, base and sample.
 
     Args:
-        first: a record (*.json), a folder of records of one arm, or the name of an arm in `results`.
+        first: a record, a folder of records of one arm, or the name of an arm in `results`.
         second: what it is compared with.
         results: folder of records, for names of arms.
 

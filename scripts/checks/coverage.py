@@ -1,6 +1,6 @@
 """Measure how often 95% intervals of a difference between two arms hold the true difference.
 
-    python scripts/checks/coverage.py                      # the table of docs/results/intervals.md, 3 minutes
+    python scripts/checks/coverage.py                      # the table of docs/results/intervals.md, 6 minutes
     python scripts/checks/coverage.py --experiments 200    # a first look
 
 Both arms have the same distribution, so the true difference is 0. An experiment draws documents, training
@@ -38,7 +38,7 @@ ARM_SPREAD = 0.5
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--experiments", type=int, default=2000)
+    parser.add_argument("--experiments", type=int, default=4000)
     experiments = parser.parse_args().experiments
     weights = np.concatenate(list(draw_weights(DOCUMENTS, DRAWS, seed=0)))
     print("| true spread | seeds | documents alone | plain two-level | midalign |")
