@@ -60,7 +60,7 @@ def compare(
         ),
     ] = False,
 ) -> None:
-    """Test the differences between two arms, with intervals.
+    """Compare two arms: differences with intervals and tests.
 
     Documents and seeds are resampled in pairs. p-values are adjusted for the number of rows (Holm).
     """
