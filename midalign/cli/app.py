@@ -4,6 +4,7 @@ import midalign
 from midalign.cli import (
     analyze,
     comet,
+    compare,
     data,
     doctor,
     leaderboard,
@@ -35,6 +36,7 @@ add_command(app, "train", section=RUN, examples=train.EXAMPLES)(train.train)
 add_command(app, "eval", section=RUN, examples=eval_command.EXAMPLES)(eval_command.evaluate)
 add_command(app, "score", section=RUN, examples=score.EXAMPLES)(score.score)
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
+add_command(app, "compare", section=COMPARE, examples=compare.EXAMPLES)(compare.compare)
 add_command(app, "sweep", section=COMPARE, examples=sweep.EXAMPLES)(sweep.sweep)
 add_command(app, "merge", section=COMPARE, examples=merge.EXAMPLES)(merge.merge)
 add_command(app, "analyze", section=COMPARE, examples=analyze.EXAMPLES)(analyze.analyze)

@@ -265,7 +265,7 @@ def print_differences(console: "Console", records: "Sequence[Path]") -> None:
 
     folder = records[0].parent
     try:
-        sections = compare_records(folder, {path.name for path in records})
+        sections = compare_records(folder, written={path.name for path in records})
     except (MidalignError, OSError) as error:  # about other records in the folder
         console.print(f"Not compared: {error}", soft_wrap=True, highlight=False, markup=False)
         return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from midalign.errors import MidalignError
 from midalign.files import write_atomically
@@ -14,6 +14,8 @@ from midalign.leaderboard import plots
 from midalign.leaderboard.comet_comparison import compare_by_comet
 from midalign.leaderboard.compare import ModelFigures, compare_models
 from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.paired_comparison import Breakdown, PairedComparison, compare_pair
+from midalign.leaderboard.row_pairs import select_pairs
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL
@@ -44,15 +46,56 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     return parts
 
 
-def compare_records(results: Path, written: Collection[str] | None = None) -> list[SectionFigures]:
-    """Return the figures of all records in a folder, one entry per group of tasks, base and sample.
+@overload
+def compare_records(
+    first: Path | str, second: None = None, *, written: Collection[str] | None = None
+) -> list[SectionFigures]: ...
+
+
+@overload
+def compare_records(
+    first: Path | str,
+    second: Path | str,
+    *,
+    by: Breakdown = "language",
+    metric: str | None = None,
+    results: Path | str = "leaderboard/results",
+    sacrebleu: bool = False,
+) -> list[PairedComparison]: ...
+
+
+def compare_records(
+    first: Path | str,
+    second: Path | str | None = None,
+    *,
+    written: Collection[str] | None = None,
+    by: Breakdown = "language",
+    metric: str | None = None,
+    results: Path | str = "leaderboard/results",
+    sacrebleu: bool = False,
+) -> list[SectionFigures] | list[PairedComparison]:
+    """Compare the arms of a folder of records with their baselines, or two arms with each other.
 
     Args:
-        results: folder of records.
+        first: folder of records. With `second`: a record, a folder of records of one arm that differ
+            in their seed, or the name of an arm in `results`.
+        second: what `first` is compared with, named in the same ways.
         written: names of record files. Only groups with one of them are compared. None: all groups.
+        by: rows of the comparison of two: one per language, role or resource class.
+        metric: metric of the comparison of two. None: the headline of the tasks.
+        results: folder of records in which names of arms are looked up.
+        sacrebleu: also run sacreBLEU's paired tests. Translation only.
 
-    Raises RecordError as `load_runs` does.
+    Returns one entry per group of tasks, base and sample. Raises RecordError as `load_runs` does, and for
+    names without records or without items in common.
     """
+    if second is None:
+        return _compare_folder(Path(first), written)
+    pairs = select_pairs(str(first), str(second), Path(results))
+    return [compare_pair(pair, by, metric, sacrebleu) for pair in pairs]
+
+
+def _compare_folder(results: Path, written: Collection[str] | None) -> list[SectionFigures]:
     parts: list[SectionFigures] = []
     for section in group_runs(load_runs(results)):
         if written is not None and not any(run.file in written for row in section.rows for run in row.runs):
@@ -74,7 +117,7 @@ def _json(parts: Sequence[SectionFigures]) -> str:
     board = {
         "schema_version": 2,
         "unit": "shares between 0 and 1, differences and gaps in the same unit",
-        "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired percentile bootstrap over items"},
+        "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired bootstrap over documents and seeds"},
         "sections": [_section(part) for part in parts],
     }
     return json.dumps(_rounded(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

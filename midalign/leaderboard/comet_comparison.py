@@ -8,7 +8,16 @@ import numpy as np
 from midalign.leaderboard.compare import arms_with_baseline, seed_change
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.sections import BoardSection, language_sets
-from midalign.leaderboard.statistics import Estimate, Scores, draw_weights, estimate, mean_scores
+from midalign.leaderboard.statistics import (
+    DRAWS,
+    Estimate,
+    Scores,
+    SeedScores,
+    estimate,
+    mean_of_seeds,
+    mean_over_languages,
+)
+from midalign.metrics.bootstrap import draw_weights
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def compare_by_comet(section: BoardSection) -> CometComparison | None:
                 model=row.label,
                 baseline=baseline.label,
                 means={
-                    name: estimate(change.points[places].mean(), change.draws[:, places, 0].mean(axis=1))
+                    name: estimate(mean_over_languages(change, places, 0))
                     for name, places in sets.items()
                     if places
                 },
@@ -89,7 +98,7 @@ def compare_by_comet(section: BoardSection) -> CometComparison | None:
         version=scored.version,
         directions=directions,
         models={
-            row.label: _estimates(directions, mean_scores([scores[run.file] for run in row.runs]))
+            row.label: _estimates(directions, mean_of_seeds([scores[run.file] for run in row.runs]))
             for row in section.rows
         },
         differences=differences,
@@ -108,9 +117,9 @@ def _comet_draws(section: BoardSection, runs: Sequence[Run], code: str) -> np.nd
     """Return (runs, DRAWS) means of a direction, on the draws of items of the other metrics."""
     scores = np.stack([run.comet[code] for run in runs], axis=1) / 1e6
     seed = int(section.first.ids[code][:8], 16)
-    drawn = [weights @ scores for weights in draw_weights(len(scores), seed)]
+    drawn = [weights @ scores for weights in draw_weights(len(scores), DRAWS, seed)]
     return np.concatenate(drawn).T / len(scores)
 
 
-def _estimates(codes: Sequence[str], scores: Scores) -> dict[str, Estimate]:
-    return {code: estimate(scores.points[i, 0], scores.draws[:, i, 0]) for i, code in enumerate(codes)}
+def _estimates(codes: Sequence[str], scores: SeedScores) -> dict[str, Estimate]:
+    return {code: estimate(mean_over_languages(scores, [i], 0)) for i, code in enumerate(codes)}

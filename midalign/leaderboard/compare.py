@@ -2,8 +2,7 @@
 
 Every figure is a share between 0 and 1, or NaN without a case. A language's score is pooled (micro) over its
 items. A mean is over the languages that have a case (macro). Intervals are paired bootstrap intervals over
-items, see `midalign.leaderboard.statistics`. They do not cover the choice of the training seed. The spread
-over seeds is reported beside them.
+documents and, if there are several, training seeds. See `midalign.leaderboard.statistics`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,18 @@ from midalign.leaderboard.sections import BoardRow, BoardSection, language_sets
 from midalign.leaderboard.statistics import (
     Estimate,
     Scores,
+    SeedScores,
+    TwoLevel,
     bootstrap,
     estimate,
+    holm,
     mean_defined,
-    mean_scores,
+    mean_of_seeds,
+    mean_over_languages,
     metric_shares,
+    p_value,
+    ratio,
+    unpaired_difference,
 )
 
 _HEADLINE = 0
@@ -94,6 +100,10 @@ class Difference:
     by_seed: dict[str, list[float]]
     """Set of languages -> the headline's difference per seed. Empty unless paired."""
     languages: dict[str, dict[str, Estimate]]
+    p_values: dict[str, float]
+    """Language -> p-value of the headline's difference."""
+    holm: dict[str, float]
+    """The same, adjusted for the number of languages (Holm 1979)."""
     baseline_gap: dict[str, Estimate]
     gap_closed: dict[str, Estimate | None]
     """Set of languages -> (model - baseline) / baseline's gap. None unless its interval lies above 0."""
@@ -144,45 +154,32 @@ def _places(section: BoardSection) -> dict[str, list[int]]:
 
 
 def _means(
-    section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
+    section: BoardSection, scores: SeedScores, sets: Mapping[str, list[int]]
 ) -> dict[str, dict[str, Estimate]]:
     return {
-        metric: {
-            name: estimate(
-                float(mean_defined(scores.points[places, m])), mean_defined(scores.draws[:, places, m])
-            )
-            for name, places in sets.items()
-        }
+        metric: {name: estimate(mean_over_languages(scores, places, m)) for name, places in sets.items()}
         for m, metric in enumerate(section.metrics)
     }
 
 
-def _by_language(section: BoardSection, scores: Scores) -> dict[str, dict[str, Estimate]]:
+def _by_language(section: BoardSection, scores: SeedScores) -> dict[str, dict[str, Estimate]]:
     return {
         code: {
-            metric: estimate(scores.points[i, m], scores.draws[:, i, m])
-            for m, metric in enumerate(section.metrics)
+            metric: estimate(mean_over_languages(scores, [i], m)) for m, metric in enumerate(section.metrics)
         }
         for i, code in enumerate(section.languages)
     }
 
 
-def _gaps(
-    section: BoardSection, scores: Scores, sets: Mapping[str, list[int]]
-) -> dict[str, tuple[float, np.ndarray]]:
-    """Return the headline's transfer gap and its draws per set of languages.
+def _gaps(section: BoardSection, scores: SeedScores, sets: Mapping[str, list[int]]) -> dict[str, TwoLevel]:
+    """Return the headline's transfer gap per set of languages.
 
     Empty without supervised languages, and in families whose scores do not compare between languages.
     """
     if "supervised" not in sets or not section.scorer.COMPARABLE:
         return {}
-    points, draws = scores.points[:, _HEADLINE], scores.draws[:, :, _HEADLINE]
-    supervised = sets["supervised"]
     return {
-        name: (
-            float(mean_defined(points[supervised]) - mean_defined(points[places])),
-            mean_defined(draws[:, supervised]) - mean_defined(draws[:, places]),
-        )
+        name: mean_over_languages(scores, sets["supervised"], _HEADLINE, minus=places)
         for name, places in sets.items()
     }
 
@@ -190,7 +187,7 @@ def _gaps(
 def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -> ModelFigures:
     sets = _places(section)
     seeds = [scores[run.file] for run in row.runs]
-    mean = mean_scores(seeds)
+    mean = mean_of_seeds(seeds)
     gap_sets = {name: sets[name] for name in sets if name in (*_GAP_SETS, "supervised")}
     gaps = _gaps(section, mean, gap_sets)
     by_seed = {
@@ -211,7 +208,7 @@ def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -
         records=[run.file for run in row.runs],
         means=_means(section, mean, sets),
         spread={name: [min(values), max(values)] for name, values in by_seed.items()},
-        gap={name: estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
+        gap={name: estimate(gaps[name]) for name in _GAP_SETS if name in gaps},
         retrieval=_retrieval(section, row),
         languages=_by_language(section, mean),
         without_repeated=_without_repeated(section, row),
@@ -287,16 +284,19 @@ def _by_seed(row: BoardRow, scores: Mapping[str, Scores]) -> dict[int | None, Sc
     return {run.record.seed: scores[run.file] for run in row.runs}
 
 
-def seed_change(row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]) -> tuple[Scores, Scores]:
+def seed_change(
+    row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]
+) -> tuple[SeedScores, SeedScores]:
     """Return an arm's scores minus its baseline's, and the baseline's.
 
     Both are means over the shared seeds, or over all seeds if there are none.
     """
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
-    arm = mean_scores([by_seed[seed] for seed in shared or by_seed])
-    reference = mean_scores([against[seed] for seed in shared or against])
-    return Scores(arm.points - reference.points, arm.draws - reference.draws), reference
+    reference = mean_of_seeds([against[seed] for seed in shared or against])
+    if not shared:
+        return unpaired_difference(list(by_seed.values()), reference.runs), reference
+    return mean_of_seeds([by_seed[seed].minus(against[seed]) for seed in shared]), reference
 
 
 def _difference(
@@ -312,8 +312,11 @@ def _difference(
     gap_sets |= {code: [i] for i, code in enumerate(codes) if section.role(code) != "supervised"}
     gaps = _gaps(section, reference, gap_sets)
     closed = {
-        name: _ratio(_headline(change, gap_sets[name]), gaps[name]) for name in gaps if name != "supervised"
+        name: _closed(mean_over_languages(change, gap_sets[name], _HEADLINE), gaps[name])
+        for name in gaps
+        if name != "supervised"
     }
+    p_values = {code: p_value(mean_over_languages(change, [i], _HEADLINE)) for i, code in enumerate(codes)}
     return Difference(
         model=row.label,
         baseline=baseline.label,
@@ -329,25 +332,20 @@ def _difference(
             for name, places in sets.items()
         },
         languages=_by_language(section, change),
-        baseline_gap={name: estimate(*gaps[name]) for name in _GAP_SETS if name in gaps},
+        p_values=p_values,
+        holm=holm(p_values),
+        baseline_gap={name: estimate(gaps[name]) for name in _GAP_SETS if name in gaps},
         gap_closed={name: closed[name] for name in _GAP_SETS if name in closed},
         gap_closed_languages={code: closed[code] for code in codes if code in closed},
     )
 
 
-def _headline(scores: Scores, places: list[int]) -> tuple[float, np.ndarray]:
-    """Return the mean headline of the languages at these places, and its draws."""
-    points, draws = scores.points[places, _HEADLINE], scores.draws[:, places, _HEADLINE]
-    return float(mean_defined(points)), mean_defined(draws)
-
-
-def _ratio(change: tuple[float, np.ndarray], gap: tuple[float, np.ndarray]) -> Estimate | None:
+def _closed(change: TwoLevel, gap: TwoLevel) -> Estimate | None:
     """Return the share of the gap that the change closes.
 
     None if the gap's interval holds 0, where the ratio has no bounds, or lies below 0.
     """
-    if not estimate(*gap).low > 0:
+    if not estimate(gap).low > 0:
         return None
     # The interval excludes draws in its tails, where a gap of 0 may still occur.
-    draws = change[1] / np.where(gap[1] == 0, np.nan, gap[1])
-    return estimate(change[0] / gap[0], draws[np.isfinite(draws)])
+    return estimate(ratio(change, gap))

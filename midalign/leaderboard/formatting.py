@@ -43,6 +43,17 @@ def format_interval(estimate: Estimate) -> str:
     )
 
 
+def format_difference(estimate: Estimate) -> str:
+    """Return a difference and its interval. If that holds 0, the smallest detectable difference follows.
+
+    Such as `−0.4 [−2.1, 1.3] (SDD 2.4)`.
+    """
+    text = format_interval(estimate)
+    if estimate.holds_zero and estimate.stderr > 0:
+        return f"{text} (SDD {format_percent(estimate.detectable)})"
+    return text
+
+
 def format_bounds(estimate: Estimate) -> str:
     """Return a share and its interval without signs, such as `46.3 [30.1, 60.2]`."""
     low, high = format_percent(estimate.low), format_percent(estimate.high)

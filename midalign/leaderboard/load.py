@@ -69,16 +69,17 @@ def load_runs(folder: Path) -> list[Run]:
     )
     if not files:
         raise RecordError(f"No record (*.json) in {folder}. Records are written by midalign eval")
-    return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
+    return [run for file in files for run in runs_of_file(file, file.relative_to(folder).as_posix())]
 
 
 def load_record(file: Path) -> Record:
     """Load one complete record. Raises RecordError as `load_runs` does."""
-    *_, run = _runs(file, file.name)
+    *_, run = runs_of_file(file, file.name)
     return run.record
 
 
-def _runs(file: Path, shown: str) -> Iterator[Run]:
+def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
+    """Yield the runs of one record, under the name `shown`. Raises RecordError as `load_runs` does."""
     entry = record.read_record(file)
     if entry.shard:
         raise RecordError(

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from midalign.leaderboard.comet_comparison import comet_sets
 from midalign.leaderboard.compare import Difference
-from midalign.leaderboard.formatting import format_bounds, format_interval, format_percent, format_signed
+from midalign.leaderboard.formatting import format_bounds, format_difference, format_percent, format_signed
 from midalign.leaderboard.section_figures import SectionFigures, headline_title
 from midalign.leaderboard.sections import language_sets
-from midalign.leaderboard.statistics import Estimate
+from midalign.leaderboard.statistics import LEVEL, Estimate
 
 
 def describe_results(part: SectionFigures) -> list[str]:
@@ -33,20 +33,29 @@ def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -
     """Return the differences by role, such as `aligned languages (3): **+2.3 [1.4, 3.3]**; ...`."""
     return "; ".join(
         f"{role} languages ({len(sets[role])}): "
-        + (f"**{format_interval(means[role])}**" if role == "aligned" else format_interval(means[role]))
+        + (f"**{format_difference(means[role])}**" if role == "aligned" else format_difference(means[role]))
         for role in ("aligned", "supervised", "unseen")
         if role in means
     )
 
 
+def describe_languages(languages: Mapping[str, Mapping[str, Estimate]], holm: Mapping[str, float]) -> str:
+    """Return how many languages differ in the headline after Holm's correction: "2 of 10 up, 1 down"."""
+    changes = {code: next(iter(metrics.values())).value for code, metrics in languages.items()}
+    shown = [changes[code] for code, p in holm.items() if p < 1 - LEVEL]
+    up = sum(change > 0 for change in shown)
+    return f"Languages after Holm's correction: {up} of {len(changes)} up, {len(shown) - up} down."
+
+
 def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
-    """Yield the sentences that interpret a difference: its sign, the gap closed, its seeds and engines."""
+    """Yield the sentences that interpret a difference: sign, languages, gap closed, seeds and engines."""
     aligned = means.get("aligned")
     if aligned and not math.isnan(aligned.value):
         if aligned.holds_zero:
             yield "On aligned languages the interval holds 0: no difference is shown."
         else:
             yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
+    yield describe_languages(difference.languages, difference.holm)
     if "aligned" in difference.gap_closed:
         gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
         bounds = format_bounds(gap)

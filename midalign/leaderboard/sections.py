@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ class BoardSection:
         """The family's columns and metrics."""
         return scorer(self.family)
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, MetricDescription]:
         """The family's metrics that all records have of the same task, the headline first.
 
@@ -220,12 +221,12 @@ def _conditions(run: Run) -> tuple[str, ...]:
         sample.split,
         str(sample.limit),
         str(sample.seed),
-        json.dumps(_alike(run), sort_keys=True),
+        json.dumps(decoding_settings(run), sort_keys=True),
         *tasks,
     )
 
 
-def _alike(run: Run) -> dict[str, Any]:
+def decoding_settings(run: Run) -> dict[str, Any]:
     """Return the decoding settings that comparable records share.
 
     Without token limits, which differ per task: a record of several tasks names only a common one.

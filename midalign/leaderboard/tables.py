@@ -10,7 +10,7 @@ from midalign.leaderboard.formatting import (
     MINUS,
     NONE,
     format_bounds,
-    format_interval,
+    format_difference,
     format_percent,
     format_with_error,
     markdown_table,
@@ -32,12 +32,16 @@ _PREFACE = f"""\
 Scores are in per cent. A language's score is pooled over its items (micro). A mean is over languages (macro).
 A dash means undefined, such as the share of correct values if a model predicted no value. Means skip
 undefined scores.
-Intervals in brackets are 95% bootstrap intervals over items ({DRAWS:,} draws of document ids, the same for
-both models of a difference and for all languages). They do not cover the choice of the training seed. If a
-row has several seeds, its figures are their mean, with the lowest and highest seed in parentheses.
+Intervals in brackets are 95% bootstrap intervals over documents ({DRAWS:,} draws of document ids, the same
+for both models of a difference and for all languages). If a row has several seeds, its figures are their
+mean, with the lowest and highest seed in parentheses, and its intervals and standard errors cover the choice
+of the training seed too. Seeds are paired in differences. Intervals of one seed do not cover its choice.
 
 - **supervised, aligned, unseen**: languages with training labels, with parallel sentences only, with neither.
 - **high, mid, low**: resource class of a language (Joshi et al. 2020: 4-5, 3, 0-2), whatever its role.
+- **SDD**: smallest detectable difference, 2.8 standard errors, or more with few seeds. It stands beside each
+  difference that is not shown (its interval holds 0): a true difference of this size would be shown four
+  times out of five.
 - **gap**: transfer gap, mean over supervised languages minus the language's own score, same model.
   Translation has none, because scores of two target languages cannot be compared.
 - **gap closed**: (model − baseline) / baseline's gap, on the aligned languages. Reported only if the
@@ -218,7 +222,7 @@ def _difference_table(part: SectionFigures) -> str:
         [
             f"{difference.model} {MINUS} {difference.baseline}",
             part.section.scorer.METRICS[metric].title,
-            *(format_interval(difference.means[metric][name]) for name in sets),
+            *(format_difference(difference.means[metric][name]) for name in sets),
         ]
         for difference in part.differences
         for metric in part.section.scorer.DIFFERENCE_METRICS
@@ -251,9 +255,9 @@ def _language_table(part: SectionFigures) -> str:
         for model in part.models:
             score = model.languages[code][metric]
             cells.append(format_with_error(score))
-        cells += [format_interval(difference.languages[code][metric]) for difference in part.differences]
+        cells += [format_difference(difference.languages[code][metric]) for difference in part.differences]
         rows.append(cells)
-    return "± standard error over items.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
+    return "± standard error over documents and seeds.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
 
 
 def _details_table(part: SectionFigures) -> str:
@@ -282,7 +286,7 @@ def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
         [
             *_language_columns(section, code),
             *(format_with_error(of[code]) for of in comet.models.values()),
-            *(format_interval(change.languages[code]) for change in comet.differences),
+            *(format_difference(change.languages[code]) for change in comet.differences),
         ]
         for code in ordered_languages(section)
         if code in comet.directions
@@ -290,15 +294,15 @@ def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
     if comet.differences:
         rows += [
             [f"mean of {len(sets[role])}", role, "", "", *(NONE for _ in comet.models)]
-            + [format_interval(change.means[role]) for change in comet.differences]
+            + [format_difference(change.means[role]) for change in comet.differences]
             for role in ROLES
             if sets.get(role)
         ]
     of = f"{len(comet.directions)} of the {len(section.languages)} directions"
     return (
         f"{comet.name} (digest `{comet.digest[:12]}`, unbabel-comet {comet.version}), times 100, ± standard "
-        f"error over items, on {of}. Scores compare models on one direction, never two directions.\n\n"
-        + markdown_table(header, rows, left=(0, 1, 2))
+        f"error over documents and seeds, on {of}. Scores compare models on one direction, never two "
+        f"directions.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
     )
 
 

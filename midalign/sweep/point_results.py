@@ -8,7 +8,15 @@ from midalign.errors import RecordError
 from midalign.languages import ROLES
 from midalign.leaderboard.load import Run, load_runs
 from midalign.leaderboard.sections import BoardRow, BoardSection
-from midalign.leaderboard.statistics import Estimate, Scores, bootstrap, estimate, mean_defined, mean_scores
+from midalign.leaderboard.statistics import (
+    Estimate,
+    Scores,
+    bootstrap,
+    estimate,
+    mean_defined,
+    mean_of_seeds,
+    mean_over_languages,
+)
 from midalign.sweep.points import BASELINE, Point
 
 
@@ -22,7 +30,7 @@ class PointResult:
     scores: dict[str, float]
     """Mean headline score by role of the languages in the point."""
     change: dict[str, Estimate]
-    """Difference to the baseline on the same languages, with the interval over items."""
+    """Difference to the baseline on the same languages, with the interval over documents and seeds."""
     by_seed: dict[str, list[float]]
     """Difference to the baseline per seed."""
 
@@ -95,19 +103,14 @@ def _group_results(
             (scored(*point.scored, seed), scored(point.against.name, BASELINE, seed))
             for seed in point.recipe.seeds
         ]
-        changes = [Scores(arm.points - base.points, arm.draws - base.draws) for arm, base in pairs]
-        change, mean = mean_scores(changes), mean_scores([arm for arm, _ in pairs])
+        changes = [arm.minus(base) for arm, base in pairs]
+        change, mean = mean_of_seeds(changes), mean_of_seeds([arm for arm, _ in pairs])
         yield PointResult(
             group,
             point.label,
             list(point.recipe.seeds),
-            {role: float(mean_defined(mean.points[indices, 0])) for role, indices in places.items()},
-            {
-                role: estimate(
-                    float(mean_defined(change.points[indices, 0])), mean_defined(change.draws[:, indices, 0])
-                )
-                for role, indices in places.items()
-            },
+            {role: mean_over_languages(mean, indices, 0).value for role, indices in places.items()},
+            {role: estimate(mean_over_languages(change, indices, 0)) for role, indices in places.items()},
             {
                 role: [float(mean_defined(of_seed.points[indices, 0])) for of_seed in changes]
                 for role, indices in places.items()

@@ -69,7 +69,7 @@ def _plot(results: Sequence[PointResult]) -> bytes:
             )
         axes.set_yticks(range(len(results)), [_in_lines(result.label) for result in results])
         axes.set_ylim(len(results) - 0.5, -0.5)
-        axes.set_xlabel("minus baseline, points; 95% paired interval over items")
+        axes.set_xlabel("minus baseline, points; 95% paired interval")
         axes.set_title(f"{results[0].group}, {name_seeds(results[0].seeds)}", fontsize=10)
         figure.legend(loc="outside lower center", frameon=False, ncols=3)
         buffer = io.BytesIO()

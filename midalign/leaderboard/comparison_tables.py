@@ -1,0 +1,260 @@
+"""A paired comparison as a verdict in words, a table, Markdown, LaTeX and JSON."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from midalign.leaderboard.formatting import (
+    MINUS,
+    NONE,
+    format_interval,
+    format_percent,
+    markdown_table,
+)
+from midalign.leaderboard.paired_comparison import ALL, EFFECT_SIZE, PairedComparison, PairedRow
+from midalign.leaderboard.section_figures import sample_name
+from midalign.leaderboard.sections import language_title
+from midalign.leaderboard.statistics import DRAWS, LEVEL
+from midalign.metrics.paired_tests import TRIALS
+
+DAGGERS = ((0.01, "‡"), (0.05, "†"))
+"""Levels after Holm's correction and their marks."""
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
+    MINUS: "$-$",
+    NONE: "--",
+}
+
+
+def comparison_title(comparison: PairedComparison) -> str:
+    """Return what is compared: both sides, metric, task, base and sample."""
+    section = comparison.section
+    return (
+        f"A: {comparison.first}, B: {comparison.second}. {comparison.description.title} in %, "
+        f"{section.group}, {section.first.record.base.name}, {sample_name(section)}"
+    )
+
+
+def comparison_header(comparison: PairedComparison) -> list[str]:
+    """Return the titles of the columns."""
+    header = [comparison.by, "n", "A", "B", f"A {MINUS} B", "SDD", "p", "p Holm", "p swaps", "d_z"]
+    if _has_sacrebleu(comparison):
+        header += ["sacreBLEU bs", "sacreBLEU ar"]
+    return header
+
+
+def comparison_cells(comparison: PairedComparison) -> list[list[str]]:
+    """Return the rows of the table, the mean over all languages last."""
+    return [_cells(comparison, row) for row in comparison.rows]
+
+
+def _has_sacrebleu(comparison: PairedComparison) -> bool:
+    return any(row.sacrebleu for row in comparison.rows)
+
+
+def _cells(comparison: PairedComparison, row: PairedRow) -> list[str]:
+    cells = [
+        row_title(comparison, row),
+        f"{row.documents:,}",
+        format_percent(row.first),
+        format_percent(row.second),
+        f"{format_interval(row.difference)}{dagger(row)}",
+        format_percent(row.difference.detectable) if row.difference.holds_zero else "",
+        _p(row.p),
+        "" if row.name == ALL else _p(row.p_holm),
+        _p(row.p_randomization),
+        NONE if math.isnan(row.effect_size) else f"{row.effect_size:+.2f}".replace("-", MINUS),
+    ]
+    if _has_sacrebleu(comparison):
+        cells += [
+            " ".join(_p(test.bootstrap) for test in row.sacrebleu),
+            " ".join(_p(test.randomization) for test in row.sacrebleu),
+        ]
+    return cells
+
+
+def row_title(comparison: PairedComparison, row: PairedRow) -> str:
+    """Return the name of a row: a language, a role or class with its number of languages, or a mean."""
+    if row.name == ALL:
+        return f"mean of {len(row.languages)}" if len(row.languages) > 1 else "mean"
+    if comparison.by == "language":
+        return f"{language_title(row.name)} ({row.name})"
+    return f"{row.name} ({len(row.languages)})"
+
+
+def dagger(row: PairedRow) -> str:
+    """Return the mark of a difference that is shown after Holm's correction."""
+    return next((mark for level, mark in DAGGERS if row.p_holm < level), "")
+
+
+def _p(p: float) -> str:
+    return NONE if math.isnan(p) else f"{p:.4f}"
+
+
+def describe_comparison(comparison: PairedComparison) -> list[str]:
+    """Return the verdict, and what it rests on, in plain words."""
+    *rows, mean = comparison.rows
+    first, second = comparison.first, comparison.second
+    where = (
+        f"on the mean of {len(mean.languages)} languages" if len(mean.languages) > 1 else mean.languages[0]
+    )
+    figures = f"{format_interval(mean.difference)}, p = {_p(mean.p)}"
+    if math.isnan(mean.difference.low):
+        verdict = f"{comparison.description.title} is undefined {where}: nothing can be said."
+    elif mean.difference.holds_zero:
+        verdict = f"No difference is shown {where}: {figures}."
+        if mean.difference.stderr > 0:
+            verdict += (
+                f" It may still exist: a true difference below {format_percent(mean.difference.detectable)} "
+                f"points would often be missed."
+            )
+    else:
+        better = comparison.description.higher_is_better
+        word = "above" if mean.difference.value > 0 else "below"
+        if better is not None:
+            word = "better than" if (mean.difference.value > 0) == better else "worse than"
+        verdict = f"{first} is {word} {second} {where}: {figures}."
+    lines = [verdict]
+    if len(rows) > 1:
+        shown = [row for row in rows if row.p_holm < 1 - LEVEL]
+        up = [row.name for row in shown if row.difference.value > 0]
+        down = [row.name for row in shown if row.difference.value < 0]
+        kind = {"language": "Languages", "role": "Roles", "class": "Resource classes"}[comparison.by]
+        lines.append(
+            f"{kind} after Holm's correction: {len(up)} of {len(rows)} up{_listed(up)}, "
+            f"{len(down)} down{_listed(down)}."
+        )
+    lines += [_seeds(comparison), *_cautions(comparison)]
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f" ({' '.join(names)})" if names else ""
+
+
+def _seeds(comparison: PairedComparison) -> str:
+    counts = [len(row.runs) for row in comparison.section.rows]
+    if not comparison.seeds:
+        return (
+            f"The two share no seed: all runs of both count ({counts[0]} and {counts[1]}). "
+            f"A side with one run does not cover the choice of its seed."
+        )
+    if len(comparison.seeds) == 1:
+        return "One pair of runs: intervals and p do not cover the choice of the training seed."
+    named = ", ".join(map(str, comparison.seeds))
+    return f"Seeds in pairs: {named}. Intervals and p cover documents and seeds, p swaps covers documents."
+
+
+def _cautions(comparison: PairedComparison) -> list[str]:
+    """Return what else may cause a difference, and what was not compared."""
+    lines = []
+    if comparison.other_conditions:
+        lines.append(
+            f"The two also differ in {', '.join(comparison.other_conditions)}, "
+            f"which alone may cause a difference."
+        )
+    if comparison.left_out:
+        lines.append(
+            f"Not compared, because the two do not share the items: {' '.join(comparison.left_out)}."
+        )
+    return lines
+
+
+def comparison_notes(comparison: PairedComparison) -> str:
+    """Return how to read the columns."""
+    notes = (
+        f"Brackets: {LEVEL:.0%} interval, {DRAWS:,} draws. SDD: smallest detectable difference, if none is "
+        f"shown. p: bootstrap over documents and seeds. p Holm: adjusted for the number of rows († below "
+        f"0.05, ‡ below 0.01). p swaps: approximate randomization, {TRIALS:,} swaps of documents. d_z: "
+        f"{EFFECT_SIZE}, the difference over its standard deviation per document. n: different documents."
+    )
+    if _has_sacrebleu(comparison):
+        notes += " sacreBLEU: p of --paired-bs and --paired-ar, one per pair of runs."
+    return notes
+
+
+def comparison_markdown(comparison: PairedComparison) -> str:
+    """Return title, table, verdict and notes as Markdown."""
+    table = markdown_table(comparison_header(comparison), comparison_cells(comparison), left=(0,))
+    words = "\n".join(f"- {line}" for line in describe_comparison(comparison))
+    return f"### {comparison_title(comparison)}\n\n{table}\n\n{words}\n\n{comparison_notes(comparison)}\n"
+
+
+def comparison_latex(comparison: PairedComparison) -> str:
+    """Return a table for the package booktabs, with verdict and notes as its caption."""
+    rows = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in comparison_cells(comparison)]
+    header = comparison_header(comparison)
+    caption = [comparison_title(comparison) + ".", *describe_comparison(comparison)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(escape_latex, header)) + r" \\",
+            r"\midrule",
+            *rows[:-1],
+            r"\midrule",
+            rows[-1],
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{escape_latex(' '.join([*caption, comparison_notes(comparison)]))}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape_latex(text: str) -> str:
+    """Return text with LaTeX's special characters escaped, and minus signs and daggers as formulas."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def comparison_json(comparisons: Sequence[PairedComparison]) -> str:
+    """Return comparisons as JSON. Scores and differences are shares between 0 and 1."""
+    return (
+        json.dumps([_data(one) for one in comparisons], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def _data(comparison: PairedComparison) -> dict[str, Any]:
+    section = comparison.section
+    data: dict[str, Any] = {
+        "first": comparison.first,
+        "second": comparison.second,
+        "records": [[run.file.partition("/")[2] for run in row.runs] for row in section.rows],
+        "group": section.group,
+        "base": section.first.record.base.name,
+        "sample": section.first.record.sample.model_dump(),
+        "metric": comparison.metric,
+        "by": comparison.by,
+        "seeds": comparison.seeds,
+        "interval": {"level": LEVEL, "draws": DRAWS},
+        "randomization": {"trials": TRIALS},
+        "effect_size": EFFECT_SIZE,
+        "rows": [{**asdict(row), "detectable": row.difference.detectable} for row in comparison.rows],
+        "verdict": describe_comparison(comparison),
+        "left_out": comparison.left_out,
+        "other_conditions": comparison.other_conditions,
+    }
+    rounded: dict[str, Any] = _nan_to_none(data)
+    return rounded
+
+
+def _nan_to_none(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {key: _nan_to_none(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_nan_to_none(member) for member in value]
+    return value
