@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midalign.metrics.slot import target
-from midalign.metrics.slot_spans import COLUMNS, HEADLINE, METRICS, count_spans, located
+from midalign.metrics.slot_spans import COLUMNS, HEADLINE, METRICS, count_spans
+from midalign.metrics.span_places import located
 
 # --- the published scorer, from its description: tags in, no spans of ours ---
 
