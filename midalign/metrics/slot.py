@@ -289,17 +289,17 @@ def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
 
 def _with_slots(counts: Counts) -> Counts:
     """Return 1 for items with gold slots."""
-    return (_column(counts, "slot_gold") > 0).astype(np.int64)
+    return np.asarray(_column(counts, "slot_gold") > 0, np.int64)
 
 
 def _missed(counts: Counts) -> Counts:
     """Return 1 for items with gold slots and no predicted pair."""
-    return _with_slots(counts) * (_column(counts, "slot_pred") == 0)
+    return np.asarray(_with_slots(counts) * (_column(counts, "slot_pred") == 0))
 
 
 def _false_alarms(counts: Counts) -> Counts:
     """Return 1 for items without gold slots and with a predicted pair."""
-    return (1 - _with_slots(counts)) * (_column(counts, "slot_pred") > 0)
+    return np.asarray((1 - _with_slots(counts)) * (_column(counts, "slot_pred") > 0))
 
 
 DERIVED: dict[str, Callable[[Counts], Counts]] = {

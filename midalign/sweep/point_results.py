@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from midalign.errors import RecordError
 from midalign.languages import ROLES
 from midalign.leaderboard.load import Run, load_runs
@@ -25,6 +27,11 @@ class PointResult:
     """Difference to the baseline on the same languages, with the interval over items."""
     by_seed: dict[str, list[float]]
     """Difference to the baseline per seed."""
+    losses: dict[str, dict[str, tuple[float, Estimate]]]
+    """Metric that says where points are lost -> role -> mean score and difference to the baseline.
+
+    Roles without a case are missing.
+    """
 
 
 def read_results(points: Sequence[Point], folder: Path) -> list[PointResult]:
@@ -102,14 +109,26 @@ def _group_results(
             point.label,
             list(point.recipe.seeds),
             {role: float(mean_defined(mean.points[indices, 0])) for role, indices in places.items()},
-            {
-                role: estimate(
-                    float(mean_defined(change.points[indices, 0])), mean_defined(change.draws[:, indices, 0])
-                )
-                for role, indices in places.items()
-            },
+            {role: _mean_change(change, indices, 0) for role, indices in places.items()},
             {
                 role: [float(mean_defined(of_seed.points[indices, 0])) for of_seed in changes]
                 for role, indices in places.items()
             },
+            {
+                metric: {
+                    role: (float(mean_defined(mean.points[indices, m])), _mean_change(change, indices, m))
+                    for role, indices in places.items()
+                    if not np.isnan(mean_defined(change.points[indices, m]))
+                }
+                for m, metric in enumerate(section.metrics)
+                if metric in section.scorer.LOSS_METRICS
+            },
         )
+
+
+def _mean_change(change: Scores, languages: list[int], metric: int) -> Estimate:
+    """Return the mean over languages of the change of a metric, with its interval."""
+    return estimate(
+        float(mean_defined(change.points[languages, metric])),
+        mean_defined(change.draws[:, languages, metric]),
+    )
