@@ -82,10 +82,10 @@ def publish_record(
             for output in part.outputs or []
         )
         write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
-    _save_outputs(plan, name, parts)
+    save_outputs(plan, name, parts)
 
 
-def _save_outputs(plan: EvalPlan, name: str, parts: Mapping[str, TaskPart]) -> None:
+def save_outputs(plan: EvalPlan, name: str, parts: Mapping[str, TaskPart]) -> None:
     """Write a new record's outputs, compressed, as far as the settings ask for them.
 
     Outputs quote the data. Those of data that may not be republished go into a file of their own. Files of an

@@ -42,8 +42,8 @@ COLUMNS = (
     "loose_tp_pred",
     "loose_tp_gold",
     "with_slots",
-    "missed",
-    "false_alarms",
+    "missed_items",
+    "false_alarm_items",
 )
 """The counts of an item. `n` is 1; true positives, predicted and gold of both scorers; true positives of
 labels and of values separately (predicted and gold are those of the pairs); predicted values that do not
@@ -52,7 +52,9 @@ without any folding, 0 if the output does not have the right format; predicted s
 their label and gold spans that touch a predicted one, see midalign.metrics.span_places; and the DERIVED
 columns."""
 
-ADDED = frozenset({"verbatim_tp", "loose_tp_pred", "loose_tp_gold", "with_slots", "missed", "false_alarms"})
+ADDED = frozenset(
+    {"verbatim_tp", "loose_tp_pred", "loose_tp_gold", "with_slots", "missed_items", "false_alarm_items"}
+)
 """Columns that records of earlier versions lack."""
 
 AT_MOST = (
@@ -70,10 +72,10 @@ AT_MOST = (
     ("verbatim_tp", "slot_tp"),
     ("loose_tp_pred", "slot_pred"),
     ("loose_tp_gold", "slot_gold"),
-    ("missed", "with_slots"),
+    ("missed_items", "with_slots"),
     ("with_slots", "slot_gold"),
-    ("with_slots", "false_alarms", "n"),
-    ("false_alarms", "slot_pred"),
+    ("with_slots", "false_alarm_items", "n"),
+    ("false_alarm_items", "slot_pred"),
 )
 """Columns of an item that add up to at most the last one named."""
 
@@ -304,8 +306,8 @@ def _false_alarms(counts: Counts) -> Counts:
 
 DERIVED: dict[str, Callable[[Counts], Counts]] = {
     "with_slots": _with_slots,
-    "missed": _missed,
-    "false_alarms": _false_alarms,
+    "missed_items": _missed,
+    "false_alarm_items": _false_alarms,
 }
 """Columns that follow from the other columns of an item, so that older records get them: items with gold
 slots; items with gold slots that are answered without a pair ("None" or nothing); items without gold slots
@@ -313,8 +315,10 @@ that are answered with a pair. Each function takes counts per item (items, COLUM
 
 
 def _false_alarm_rate(counts: Counts) -> Rates:
-    """Return false alarms / (n - with_slots), NaN if every item has slots."""
-    return quotient(_column(counts, "false_alarms"), _column(counts, "n") - _column(counts, "with_slots"))
+    """Return false_alarm_items / (n - with_slots), NaN if every item has slots."""
+    return quotient(
+        _column(counts, "false_alarm_items"), _column(counts, "n") - _column(counts, "with_slots")
+    )
 
 
 def _span_error_rate(counts: Counts) -> Rates:
@@ -342,7 +346,7 @@ METRICS = index_metrics(
     ),
     MetricDescription("label_f1", "label F1", _f1("label_tp", "slot_pred", "slot_gold")),
     MetricDescription("value_f1", "value F1", _f1("value_tp", "slot_pred", "slot_gold")),
-    MetricDescription("missed", "missed", _share("missed", "with_slots"), higher_is_better=False),
+    MetricDescription("missed", "missed", _share("missed_items", "with_slots"), higher_is_better=False),
     MetricDescription("false_alarms", "false alarms", _false_alarm_rate, higher_is_better=False),
     MetricDescription("span_errors", "span errors", _span_error_rate, higher_is_better=False),
     MetricDescription("loose_f1", "loose span F1", _loose_f1),
