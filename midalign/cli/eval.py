@@ -109,6 +109,12 @@ def evaluate(
             rich_help_panel=RECORDS,
         ),
     ] = False,
+    save_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--save-outputs", help="Save outputs, compressed, next to each new record.", hidden=True
+        ),  # for training and sweeps
+    ] = False,
     comparison: Annotated[
         bool,
         typer.Option(
@@ -218,6 +224,7 @@ def evaluate(
         aligned=tuple(split_commas(aligned or ())),
         note=note,
         log_samples=log_samples,
+        save_outputs=save_outputs,
         comet=comet,
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,

@@ -78,7 +78,10 @@ def sweep(
     results = read_results(points, folder / "results")
     screen = Console(highlight=False, markup=False)
     for group in dict.fromkeys(result.group for result in results):
-        print_table(screen, _table(group, [result for result in results if result.group == group]))
+        of_group = [result for result in results if result.group == group]
+        print_table(screen, _table(group, of_group))
+        if any(result.losses for result in of_group):
+            print_table(screen, _losses_table(of_group))
     for path in write_results(results, folder):
         print(path)
 
@@ -137,6 +140,28 @@ def _table(group: str, results: "list[PointResult]") -> "Table":
     for result in results:
         cells = [_cell(result.change[role]) if role in result.change else "" for role in roles]
         table.add_row(result.label, *cells)
+    return table
+
+
+def _losses_table(results: "list[PointResult]") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    from midalign.leaderboard.loss_tables import LOSS_TITLE
+    from midalign.sweep.result_files import shown_roles
+
+    title = f"{LOSS_TITLE}, minus baseline in points, 95% intervals"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    table.add_column("measure")
+    table.add_column("point")
+    roles = shown_roles(results)
+    for role in roles:
+        table.add_column(role, justify="right")
+    for metric in dict.fromkeys(metric for result in results for metric in result.losses):
+        for result in results:
+            by_role = result.losses.get(metric, {})
+            cells = [_cell(by_role[role][1]) if role in by_role else "" for role in roles]
+            table.add_row(metric.replace("_", " "), result.label, *cells)
     return table
 
 

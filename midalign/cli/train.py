@@ -183,7 +183,8 @@ def evaluate_adapters(recipe: "Recipe", adapters: Sequence[Path]) -> None:
     """Score adapters in a fresh process, since training leaves memory allocated for every batch shape."""
     from midalign.train.evaluation_command import evaluation_command
 
-    process = subprocess.Popen(evaluation_command(recipe, adapters, recipe.output / "results"))
+    command = evaluation_command(recipe, adapters, recipe.output / "results")
+    process = subprocess.Popen([*command, "--save-outputs"])
     try:
         process.wait()
     except KeyboardInterrupt:  # the evaluation receives it too, and saves its work before it exits

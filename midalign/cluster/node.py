@@ -99,6 +99,7 @@ def evaluation_settings(recipe: Recipe, adapters: Sequence[Path], results: Path)
         split=asked.split,
         limit=asked.limit,
         note=asked.note or "",
+        save_outputs=True,
         apply_chat_template=recipe.chat_template,
         system_instruction=recipe.system_instruction,
     )

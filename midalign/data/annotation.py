@@ -1,13 +1,11 @@
 """MASSIVE's annotation: `wake me at [time : nine am]`."""
 
-import re
-
-SPAN = re.compile(r"\[(\S+) : (.+?)\]")
+from midalign.metrics.span_places import ANNOTATED_SPAN
 
 
 def slots(annotated: str) -> tuple[tuple[str, str], ...]:
     """Return (label, value) of the spans, in order of appearance."""
-    return tuple((label, value.strip()) for label, value in SPAN.findall(annotated))
+    return tuple((label, value.strip()) for label, value in ANNOTATED_SPAN.findall(annotated))
 
 
 def split_spans(annotated: str) -> list[tuple[str | None, str]]:
@@ -23,4 +21,4 @@ def split_spans(annotated: str) -> list[tuple[str | None, str]]:
 
 def plain(annotated: str) -> str:
     """Return the text without brackets."""
-    return SPAN.sub(r"\2", annotated)
+    return ANNOTATED_SPAN.sub(r"\2", annotated)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # let mypy compare each module with its protocols
 DATA_SETS = ("massive", "tatoeba", "ntrex", "wmt23", "alma", "xsid", "flores", "uner", "mini")
 """Names of the modules, which are also columns of `languages.tsv`."""
 
+REPUBLISHABLE = ("massive", "mini")
+"""Data sets whose licence lets anyone publish excerpts under another licence: CC BY and Apache-2.0.
+Share-alike licences, terms of research use and users' files do not."""
+
 BUNDLED = "mini"
 """The data set in the package."""
 
@@ -28,6 +32,11 @@ DOWNLOADED = tuple(name for name in DATA_SETS if name != BUNDLED)
 def data_set(name: str) -> DataSet:
     """Return the module of one of DATA_SETS."""
     return cast(DataSet, import_module(f"midalign.data.{name}"))
+
+
+def republishable(name: str) -> bool:
+    """Return whether outputs that quote a data set, or a user's file, may be published."""
+    return name in REPUBLISHABLE
 
 
 def downloaded_data(name: str) -> DownloadedData:

@@ -7,19 +7,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import zstandard
 
 from midalign import adapter as adapters
-from midalign import guard, locks, record
+from midalign import guard, harness, locks, record
 from midalign.adapter import TrainingText
 from midalign.data.overlap import OverlapCheck, SplitText
+from midalign.data.registry import republishable
 from midalign.evaluate import shards
 from midalign.evaluate.outcome import describe_base, describe_decoding, describe_engine, describe_sample
 from midalign.evaluate.partial import TaskPart
 from midalign.evaluate.plan import EvalPlan
 from midalign.evaluate.settings import EvaluatedModel, Split, record_name
+from midalign.families import family
 from midalign.files import write_atomically
 
 log = logging.getLogger(__name__)
+
+OUTPUTS_SUFFIX = ".outputs.jsonl.zst"
+PRIVATE_OUTPUTS_SUFFIX = ".private-outputs.jsonl.zst"
+"""Suffix of the outputs that may not be published. Git ignores such files."""
 
 
 def publish_record(
@@ -75,6 +82,31 @@ def publish_record(
             for output in part.outputs or []
         )
         write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
+    save_outputs(plan, name, parts)
+
+
+def save_outputs(plan: EvalPlan, name: str, parts: Mapping[str, TaskPart]) -> None:
+    """Write a new record's outputs, compressed, as far as the settings ask for them.
+
+    Outputs quote the data. Those of data that may not be republished go into a file of their own. Files of an
+    earlier record of this name are removed: their outputs are not those that the new record counts.
+    """
+    lines: dict[str, list[str]] = {OUTPUTS_SUFFIX: [], PRIVATE_OUTPUTS_SUFFIX: []}
+    for task, part in parts.items() if plan.settings.save_outputs else ():
+        metadata = harness.metadata(task)
+        quotable = republishable(family(metadata["family"]).origin(metadata, plan.settings.split))
+        for output in part.outputs or []:
+            line = {"task": task, **output.model_dump(exclude={"prompt"})}
+            lines[OUTPUTS_SUFFIX if quotable else PRIVATE_OUTPUTS_SUFFIX].append(
+                json.dumps(line, ensure_ascii=False) + "\n"
+            )
+    for suffix, of_file in lines.items():
+        path = plan.settings.output / (name + suffix)
+        if of_file:
+            packed = zstandard.ZstdCompressor(level=19).compress("".join(of_file).encode())
+            write_atomically(path, packed)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_training_overlap(

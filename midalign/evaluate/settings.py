@@ -31,6 +31,8 @@ class EvalSettings:
     aligned: tuple[str, ...] = ()
     note: str = ""
     log_samples: bool = False
+    save_outputs: bool = False
+    """Save outputs without prompts, compressed, next to each record that is written."""
     comet: str | None = None
     """A COMET model: checkpoint, folder or hub id."""
     num_fewshot: int = 0
@@ -55,7 +57,7 @@ class EvalSettings:
     @property
     def keeps_outputs(self) -> bool:
         """True if outputs are needed after lm-eval has scored them."""
-        return self.log_samples or self.comet is not None or self.shard is not None
+        return self.log_samples or self.save_outputs or self.comet is not None or self.shard is not None
 
 
 @dataclass(frozen=True)

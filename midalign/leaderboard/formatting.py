@@ -15,9 +15,9 @@ def format_span(numbers: Collection[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
-def format_percent(share: float) -> str:
-    """Return a share in per cent with one decimal. Zero has no sign."""
-    return _signed(share, plus="")
+def format_percent(share: float, places: int = 1) -> str:
+    """Return a share in per cent with one decimal, or `places`. Zero has no sign."""
+    return _signed(share, plus="", places=places)
 
 
 def format_signed(share: float) -> str:
@@ -25,11 +25,11 @@ def format_signed(share: float) -> str:
     return _signed(share, plus="+")
 
 
-def _signed(share: float, plus: str) -> str:
+def _signed(share: float, plus: str, places: int = 1) -> str:
     if math.isnan(share):
         return NONE
-    text = f"{abs(100 * share):.1f}"
-    if text == "0.0":
+    text = f"{abs(100 * share):.{places}f}"
+    if float(text) == 0:
         return text
     return f"{MINUS if share < 0 else plus}{text}"
 

@@ -149,16 +149,23 @@ def _counts(
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice. Evaluate the model again")
     # The cast is safe: read_items allows no larger counts.
-    counts = _select_columns(items[task].counts[order], columns, family.COLUMNS).astype(np.int32)
+    counts = _select_columns(items[task].counts[order], columns, family).astype(np.int32)
     _check_relations(file, task, entry.tasks[task].family, ids, counts)
     digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
-    return counts, digest, _select_columns(items[task].unrepeated, columns, family.COLUMNS)
+    return counts, digest, _select_columns(items[task].unrepeated, columns, family)
 
 
-def _select_columns(counts: np.ndarray, columns: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """Return the wanted columns of (items, columns) counts, zeros for columns that the record lacks."""
+def _select_columns(counts: np.ndarray, columns: Sequence[str], family: Scorer) -> np.ndarray:
+    """Return the family's columns of (items, columns) counts.
+
+    Derived columns are computed from the others. Other columns that the record lacks are zeros.
+    """
     padded = np.pad(counts, ((0, 0), (0, 1)))
-    selected: np.ndarray = padded[:, [columns.index(c) if c in columns else len(columns) for c in wanted]]
+    selected: np.ndarray = padded[
+        :, [columns.index(c) if c in columns else len(columns) for c in family.COLUMNS]
+    ]
+    for name, derive in family.DERIVED.items():
+        selected[:, family.COLUMNS.index(name)] = derive(selected)
     return selected
 
 
@@ -253,7 +260,9 @@ def _verify(file: Path, name: str, task: TaskResult, counts: np.ndarray, value_o
     # Collect every figure twice: as its items give it, and as the record states it.
     computed: dict[str, float | None] = {"n": len(counts)}
     computed.update(zip(family.COLUMNS, pooled.tolist(), strict=True))
-    stated: dict[str, float | None] = {**dict.fromkeys(family.ADDED, 0), **task.counts, "n": task.n}
+    # Records of earlier versions do not state the newer columns.
+    unstated = {name: computed[name] for name in family.ADDED}
+    stated: dict[str, float | None] = {**unstated, **task.counts, "n": task.n}
     if family.HEADLINE not in task.metrics:
         raise RecordError(f"{file}: {name} has no {family.HEADLINE}. Evaluate the model again")
     # A task may lack metrics of its family: entities have no intent.

@@ -88,14 +88,15 @@ class BoardSection:
     def metrics(self) -> dict[str, MetricDescription]:
         """The family's metrics that all records have of the same task, the headline first.
 
-        Records of earlier versions lack newer metrics, and some tasks lack some.
+        Records of earlier versions lack newer metrics unless these follow from their counts. Some tasks lack
+        some metrics.
         """
         runs = [run for row in self.rows for run in row.runs]
         known = {
             name
             for code in self.languages
             for name in set.intersection(*(set(run.task(code).metrics) for run in runs))
-        }
+        } | set(self.scorer.DERIVED_METRICS)
         return {name: metric for name, metric in self.scorer.METRICS.items() if name in known}
 
     def role(self, code: str) -> Role:

@@ -15,6 +15,7 @@ from midalign.leaderboard.formatting import (
     format_with_error,
     markdown_table,
 )
+from midalign.leaderboard.loss_tables import loss_tables
 from midalign.leaderboard.result_sentences import describe_results
 from midalign.leaderboard.section_facts import section_facts
 from midalign.leaderboard.section_figures import (
@@ -48,6 +49,11 @@ of the training seed too. Seeds are paired in differences. Intervals of one seed
   interval of the baseline's gap lies above 0.
 - **retrieval**: share of test sentences whose nearest candidate is their English translation, by states after
   the named layer, before training (base) → after, mean over the aligned languages.
+- **missed, false alarms, span errors**: share of the items with slots that were answered with none, of the
+  items without slots that were answered with some, and of the pairs with a right label whose value is wrong.
+  Lower is better.
+- **loose span F1**: spans of the right label that overlap count as found, as xSID defines it. Most records of
+  earlier versions lack it.
 - **cut off**: share of outputs that reached the token limit of an answer, over all languages and seeds.
 """
 
@@ -155,6 +161,7 @@ def _section(part: SectionFigures) -> str:
     blocks.append(f"![{headline_title(part)} by language: {section_title(section)}]({part.plot})")
     blocks += [f"### {headline_title(part)} by language".replace("slot", "Slot"), _language_table(part)]
     blocks += [f"### {section.scorer.DETAIL_TITLE} by language", _details_table(part)]
+    blocks += loss_tables(part, ordered_languages(section))
     if part.comet:
         blocks += ["### COMET by direction", _comet_table(part, part.comet)]
     elif any(task.comet for row in section.rows for run in row.runs for task in run.record.tasks.values()):

@@ -1,10 +1,11 @@
 """Pure functions on strings and counts. Each task family has a module that fulfils `Scorer`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from midalign.metrics.description import MetricDescription
 
@@ -24,12 +25,19 @@ class Scorer(Protocol):
     keep every metric that is a share or a percentage between 0 and its largest value."""
     ADDED: frozenset[str]
     """Columns that records of earlier versions lack. The board skips the metrics that those records lack."""
+    DERIVED: Mapping[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]]
+    """Columns that follow from the other columns of an item: functions from (items, columns) to (items,).
+    Records of earlier versions get them when they are loaded."""
+    DERIVED_METRICS: tuple[str, ...]
+    """Metrics that follow from the columns of every record, also of records that do not state them."""
     HEADLINE: str
     """The first of METRICS."""
     METRICS: Mapping[str, MetricDescription]
     """The family's metrics by name, in the order of tables."""
     DIFFERENCE_METRICS: tuple[str, ...]
     """Metrics of the table of differences, if a task has them."""
+    LOSS_METRICS: tuple[str, ...]
+    """Metrics that say where the headline's points are lost. They have tables of their own, if any."""
     DETAIL_METRICS: tuple[str, ...]
     """Metrics of the last table per language."""
     DETAIL_TITLE: str

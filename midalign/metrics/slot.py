@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from midalign.metrics.description import MetricDescription, index_metrics
 from midalign.metrics.folding import FULL_STOPS, fold, normalise
-from midalign.metrics.rates import quotient
+from midalign.metrics.rates import f1_of_shares, quotient
+from midalign.metrics.span_places import Pair, annotated_units, loose_matches, published_spans
 
 COLUMNS = (
     "n",
@@ -38,13 +39,22 @@ COLUMNS = (
     "exact",
     "well_formed",
     "verbatim_tp",
+    "loose_tp_pred",
+    "loose_tp_gold",
+    "with_slots",
+    "missed_items",
+    "false_alarm_items",
 )
 """The counts of an item. `n` is 1; true positives, predicted and gold of both scorers; true positives of
 labels and of values separately (predicted and gold are those of the pairs); predicted values that do not
 occur in the utterance; whether all pairs are right; whether the output has the right format; true positives
-without any folding, 0 if the output does not have the right format."""
+without any folding, 0 if the output does not have the right format; predicted spans that touch a gold one of
+their label and gold spans that touch a predicted one, see midalign.metrics.span_places; and the DERIVED
+columns."""
 
-ADDED = frozenset({"verbatim_tp"})
+ADDED = frozenset(
+    {"verbatim_tp", "loose_tp_pred", "loose_tp_gold", "with_slots", "missed_items", "false_alarm_items"}
+)
 """Columns that records of earlier versions lack."""
 
 AT_MOST = (
@@ -60,6 +70,12 @@ AT_MOST = (
     ("exact", "n"),
     ("well_formed", "n"),
     ("verbatim_tp", "slot_tp"),
+    ("loose_tp_pred", "slot_pred"),
+    ("loose_tp_gold", "slot_gold"),
+    ("missed_items", "with_slots"),
+    ("with_slots", "slot_gold"),
+    ("with_slots", "false_alarm_items", "n"),
+    ("false_alarm_items", "slot_pred"),
 )
 """Columns of an item that add up to at most the last one named."""
 
@@ -81,7 +97,6 @@ comma (tests/metrics/test_slot.py)."""
 
 AFTER_LABEL = re.compile("[:：﹕︓]")
 
-Pair = tuple[str, str]
 Counts = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
@@ -146,6 +161,9 @@ def count_slots(
     tokens, labels = reference_gold(annotated, language)
     reference_found = spans(reference_prediction(output, tokens, language))
     reference_wanted = spans(labels)
+    # xSID's spans, in words or characters.
+    units, gold_spans = annotated_units(annotated, language)
+    loose = loose_matches(*published_spans(parsed.pairs, units, gold_spans, language))
     return [
         1,
         _shared(predicted.elements(), expected.elements()),
@@ -161,6 +179,10 @@ def count_slots(
         int(predicted == expected and parsed.answered),
         int(parsed.well_formed),
         _shared(parsed.pairs, gold) if parsed.well_formed else 0,
+        *loose,
+        int(bool(gold)),
+        int(bool(gold) and not parsed.pairs),
+        int(bool(parsed.pairs) and not gold),
     ]
 
 
@@ -267,6 +289,55 @@ def _share(part: str, whole: str) -> Callable[[Counts], Rates]:
     return share
 
 
+def _with_slots(counts: Counts) -> Counts:
+    """Return 1 for items with gold slots."""
+    return np.asarray(_column(counts, "slot_gold") > 0, np.int64)
+
+
+def _missed(counts: Counts) -> Counts:
+    """Return 1 for items with gold slots and no predicted pair."""
+    return np.asarray(_with_slots(counts) * (_column(counts, "slot_pred") == 0))
+
+
+def _false_alarms(counts: Counts) -> Counts:
+    """Return 1 for items without gold slots and with a predicted pair."""
+    return np.asarray((1 - _with_slots(counts)) * (_column(counts, "slot_pred") > 0))
+
+
+DERIVED: dict[str, Callable[[Counts], Counts]] = {
+    "with_slots": _with_slots,
+    "missed_items": _missed,
+    "false_alarm_items": _false_alarms,
+}
+"""Columns that follow from the other columns of an item, so that older records get them: items with gold
+slots; items with gold slots that are answered without a pair ("None" or nothing); items without gold slots
+that are answered with a pair. Each function takes counts per item (items, COLUMNS) and gives (items,)."""
+
+
+def _false_alarm_rate(counts: Counts) -> Rates:
+    """Return false_alarm_items / (n - with_slots), NaN if every item has slots."""
+    return quotient(
+        _column(counts, "false_alarm_items"), _column(counts, "n") - _column(counts, "with_slots")
+    )
+
+
+def _span_error_rate(counts: Counts) -> Rates:
+    """Return (label_tp - slot_tp) / label_tp, NaN without a right label.
+
+    Per label of an item, predicted and gold pairs that match exactly can be set aside. The others still
+    share min(predicted, gold) - exact labels. So `label_tp - slot_tp` counts the pairs whose label is right
+    and whose value is wrong, and it follows from the pooled counts of every record.
+    """
+    labels = _column(counts, "label_tp")
+    return quotient(labels - _column(counts, "slot_tp"), labels)
+
+
+def _loose_f1(counts: Counts) -> Rates:
+    """Return xSID's loose F1, NaN without predicted and gold slots."""
+    columns = ("loose_tp_pred", "slot_pred", "loose_tp_gold", "slot_gold")
+    return f1_of_shares(*(_column(counts, name) for name in columns))
+
+
 METRICS = index_metrics(
     MetricDescription("slot_f1", "slot F1", _f1("slot_tp", "slot_pred", "slot_gold")),
     MetricDescription("slot_f1_verbatim", "slot F1, verbatim", _f1("verbatim_tp", "slot_pred", "slot_gold")),
@@ -275,6 +346,10 @@ METRICS = index_metrics(
     ),
     MetricDescription("label_f1", "label F1", _f1("label_tp", "slot_pred", "slot_gold")),
     MetricDescription("value_f1", "value F1", _f1("value_tp", "slot_pred", "slot_gold")),
+    MetricDescription("missed", "missed", _share("missed_items", "with_slots"), higher_is_better=False),
+    MetricDescription("false_alarms", "false alarms", _false_alarm_rate, higher_is_better=False),
+    MetricDescription("span_errors", "span errors", _span_error_rate, higher_is_better=False),
+    MetricDescription("loose_f1", "loose span F1", _loose_f1),
     MetricDescription(
         "values_not_in_utterance",
         "values not in the utterance",
@@ -286,6 +361,9 @@ METRICS = index_metrics(
 )
 """All are rates between 0 and 1."""
 
+DERIVED_METRICS = ("missed", "false_alarms", "span_errors")
+"""Metrics that follow from the columns of every record."""
+
 DIFFERENCE_METRICS = ("slot_f1", "label_f1", "value_f1", "values_not_in_utterance", "slot_f1_reference")
 """Metrics of the table of differences."""
 
@@ -293,6 +371,9 @@ DETAIL_METRICS = ("label_f1", "value_f1", "values_not_in_utterance")
 """Metrics of the last table per language."""
 
 DETAIL_TITLE = "Labels, values and copying"
+
+LOSS_METRICS = ("missed", "false_alarms", "span_errors", "loose_f1")
+"""Metrics of the tables of losses."""
 
 READABLE = "well_formed"
 """The column of answers that can be read, so that an empty one says that there is nothing."""

@@ -60,6 +60,15 @@ AT_MOST = (
 ADDED: frozenset[str] = frozenset()
 """Columns that records of earlier versions lack."""
 
+DERIVED: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {}
+"""Columns that follow from the other columns of an item."""
+
+DERIVED_METRICS: tuple[str, ...] = ()
+"""Metrics that follow from the columns of every record."""
+
+LOSS_METRICS: tuple[str, ...] = ()
+"""Metrics of the tables of losses."""
+
 HEADLINE = "span_f1"
 
 LONGEST = 100_000

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from midalign.errors import RecordError
 from midalign.languages import ROLES
 from midalign.leaderboard.load import Run, load_runs
@@ -33,6 +35,11 @@ class PointResult:
     """Difference to the baseline on the same languages, with the interval over documents and seeds."""
     by_seed: dict[str, list[float]]
     """Difference to the baseline per seed."""
+    losses: dict[str, dict[str, tuple[float, Estimate]]]
+    """Metric that says where points are lost -> role -> mean score and difference to the baseline.
+
+    Roles without a case are missing.
+    """
 
 
 def read_results(points: Sequence[Point], folder: Path) -> list[PointResult]:
@@ -115,4 +122,17 @@ def _group_results(
                 role: [float(mean_defined(of_seed.points[indices, 0])) for of_seed in changes]
                 for role, indices in places.items()
             },
+            {
+                metric: {
+                    role: (
+                        mean_over_languages(mean, indices, m).value,
+                        estimate(mean_over_languages(change, indices, m)),
+                    )
+                    for role, indices in places.items()
+                    if not np.isnan(mean_over_languages(change, indices, m).value)
+                }
+                for m, metric in enumerate(section.metrics)
+                if metric in section.scorer.LOSS_METRICS
+            },
         )
+

@@ -11,12 +11,15 @@ from midalign.files import write_atomically
 from midalign.languages import ROLES
 from midalign.sweep.point_results import PointResult
 
+LOSSES = "where_slots_are_lost.csv"
+"""File name of the table of losses."""
+
 WIDTH = 36
 """Characters per line of a point's label in the plot."""
 
 
 def write_results(results: Sequence[PointResult], folder: Path) -> list[Path]:
-    """Write `results.csv` and a plot per group of tasks."""
+    """Write `results.csv`, a plot per group of tasks, and LOSSES if the tasks have such metrics."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["group", "point", "role", "seeds", "score", "change", "low", "high", "by_seed"])
@@ -28,11 +31,26 @@ def write_results(results: Sequence[PointResult], folder: Path) -> list[Path]:
                 [result.group, result.label, role, len(result.seeds), *map(_cell, figures), seeds]
             )
     paths = {folder / "results.csv": table.getvalue().encode()}
+    if any(result.losses for result in results):
+        paths[folder / LOSSES] = _losses_table(results).encode()
     for group in dict.fromkeys(result.group for result in results):
         paths[folder / f"{group}.png"] = _plot([result for result in results if result.group == group])
     for path, content in paths.items():
         write_atomically(path, content)
     return list(paths)
+
+
+def _losses_table(results: Sequence[PointResult]) -> str:
+    """Return the CSV of where points are lost: a line per point, measure and role."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["group", "point", "measure", "role", "seeds", "score", "change", "low", "high"])
+    for result in results:
+        for metric, by_role in result.losses.items():
+            for role, (score, change) in by_role.items():
+                figures = map(_cell, [score, change.value, change.low, change.high])
+                writer.writerow([result.group, result.label, metric, role, len(result.seeds), *figures])
+    return table.getvalue()
 
 
 def _cell(figure: float) -> str:

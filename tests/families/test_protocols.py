@@ -36,7 +36,9 @@ def test_a_scorer_has_the_members_of_its_protocol(name: str) -> None:
     assert isinstance(module, ModuleType)
     assert set(Scorer.__annotations__) <= set(vars(module))
     assert next(iter(module.METRICS)) == module.HEADLINE
-    assert {*module.DIFFERENCE_METRICS, *module.DETAIL_METRICS} <= set(module.METRICS)
+    shown = {*module.DIFFERENCE_METRICS, *module.DETAIL_METRICS, *module.LOSS_METRICS}
+    assert shown | {*module.DERIVED_METRICS} <= set(module.METRICS)
+    assert set(module.DERIVED) <= module.ADDED
     assert {module.READABLE, *module.ADDED, *(name for row in module.AT_MOST for name in row)} <= set(
         module.COLUMNS
     )

@@ -20,11 +20,14 @@ def sha(text: str) -> str:
 
 
 def counts(tp: Sequence[int], pred: Sequence[int], gold: Sequence[int]) -> np.ndarray:
-    """(items, COLUMNS) from slot counts; labels and values match where slots do, nothing is outside."""
+    """(items, COLUMNS) from slot counts; labels, values and
+    spans match where slots do, nothing is outside."""
     tp, pred, gold = (np.asarray(column) for column in (tp, pred, gold))
     one = np.ones_like(tp)
     columns = {"slot_tp": tp, "slot_pred": pred, "slot_gold": gold, "ref_tp": tp, "ref_pred": pred}
     columns |= {"ref_gold": gold, "label_tp": tp, "value_tp": tp, "values_outside": 0 * one}
+    columns |= {"loose_tp_pred": tp, "loose_tp_gold": tp, "with_slots": gold > 0}
+    columns |= {"missed_items": (gold > 0) & (pred == 0), "false_alarm_items": (gold == 0) & (pred > 0)}
     columns |= {"exact": (tp == pred) & (tp == gold), "well_formed": one, "n": one, "verbatim_tp": tp}
     return np.stack([columns[name] for name in COLUMNS], axis=1).astype(np.int64)
 

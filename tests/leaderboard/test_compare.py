@@ -326,8 +326,7 @@ def test_layers_of_retrieval_are_apart(tmp_path):
 
 def test_a_share_of_no_cases_is_undefined_and_left_out_of_means(tmp_path):
     """Slovak has no predicted value, so nothing is known of where its values stand."""
-    none = share(100, 0)
-    none[:, [COLUMNS.index("slot_pred"), COLUMNS.index("values_outside")]] = 0
+    none = counts([0] * 100, [0] * 100, [1] * 100)
     some = share(100, 50)
     some[:, COLUMNS.index("values_outside")] = some[:, COLUMNS.index("slot_pred")]
     tables = {"en": some, "de": some, "sw": none, "fr": some}

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 from synthetic_records import counts, share, write
 
 from midalign.errors import RecordError
-from midalign.leaderboard.build import build_board
+from midalign.leaderboard.build import build_board, compare_records
 from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.loss_tables import loss_tables
+from midalign.metrics.slot import METRICS
 
 
 @pytest.fixture
@@ -181,11 +184,8 @@ def test_true_positives_above_gold_never_reach_the_board(tmp_path):
     ],
 )
 def test_an_item_whose_counts_cannot_be(tmp_path, column, value, message):
-    from midalign.metrics.slot import COLUMNS
-
-    table = share(4, 2)
-    table[1, COLUMNS.index(column)] = value
-    write(tmp_path, "a", "baseline", {"en": table}, seed=1, doc_ids={"en": [7, 5, 6, 8]})
+    path = write(tmp_path, "a", "baseline", {"en": share(4, 2)}, seed=1, doc_ids={"en": [7, 5, 6, 8]})
+    edit_items(path, lambda lines: lines[0]["counts"][column].__setitem__(1, value))
     with pytest.raises(RecordError, match=f"a\\.json: midalign_mini_slot_en, document 5: {message}"):
         load_runs(tmp_path)
 
@@ -294,3 +294,62 @@ def test_records_of_schema_version_1_load(tmp_path):
     edit(path, lambda content: content.update(schema_version=2))
     with pytest.raises(RecordError, match=r"slot_f1 0\.0, its items give None"):
         load_runs(tmp_path)
+
+
+NEWER = ("loose_tp_pred", "loose_tp_gold", "with_slots", "missed_items", "false_alarm_items")
+LOSSES = ("missed", "false_alarms", "span_errors")
+
+
+def as_earlier(path: Path) -> None:
+    """Remove what records of earlier versions lack."""
+
+    def without_columns(lines):
+        for line in lines:
+            for column in NEWER:
+                del line["counts"][column]
+
+    def without_metrics(content):
+        for task in content["tasks"].values():
+            for column in NEWER:
+                del task["counts"][column]
+            for metric in (*LOSSES, "loose_f1"):
+                del task["metrics"][metric]
+
+    edit_items(path, without_columns)
+    edit(path, without_metrics)
+
+
+def test_earlier_records_say_where_slots_are_lost(tmp_path):
+    """Three items with slots, one of them missed; two without, one of them answered."""
+    table = counts([1, 0, 0, 0, 0], [1, 0, 1, 0, 2], [1, 1, 1, 0, 0])
+    path = write(tmp_path / "now", "a", "baseline", {"en": table, "de": table}, seed=1)
+    write(tmp_path / "before", "a", "baseline", {"en": table, "de": table}, seed=1)
+    as_earlier(tmp_path / "before" / path.name)
+    (now,), (before,) = (compare_records(tmp_path / folder) for folder in ("now", "before"))
+    assert "loose_f1" in now.section.metrics
+    assert "loose_f1" not in before.section.metrics
+    for part in (now, before):
+        by_metric = part.models[0].languages["de"]
+        assert [by_metric[name].value for name in LOSSES] == pytest.approx([1 / 3, 1 / 2, 0])
+    assert "| German `de` | aligned | 33 / 50 / 0 |" in loss_tables(before, ["de"])[-1]
+    assert "| German `de` | aligned | 33 / 50 / 0 / 29 |" in loss_tables(now, ["de"])[-1]
+
+
+def test_losses_of_a_record_follow_from_its_items(path):
+    edit(path, lambda content: content["tasks"]["midalign_mini_slot_en"]["counts"].update(missed_items=1))
+    with pytest.raises(RecordError, match="says missed_items 1, its items give 0"):
+        load_runs(path.parent)
+
+
+@pytest.mark.slow
+def test_committed_records_reproduce_the_losses_of_the_notes():
+    """Baseline of three seeds, in per cent: counted by another program, before these measures existed."""
+    folder = Path(__file__).parents[2] / "leaderboard" / "results" / "companions"
+    runs = [run for run in load_runs(folder) if run.record.arm == "baseline"]
+    none = {"de": 15, "tr": 33, "hi": 25, "vi": 22, "ur": 33, "fi": 31, "sw": 30, "cy": 39}
+    some = {"de": 14, "tr": 12, "hi": 15, "vi": 12, "ur": 15, "fi": 26, "sw": 64, "cy": 42}
+    for metric, noted in (("missed", none), ("false_alarms", some)):
+        for code, percent in noted.items():
+            seeds = [METRICS[metric](run.counts[code].sum(0)) for run in runs]
+            assert len(seeds) == 3
+            assert 100 * np.mean(seeds) == pytest.approx(percent, abs=0.6), (metric, code)

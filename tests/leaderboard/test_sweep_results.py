@@ -1,9 +1,9 @@
 """What a sweep's points are worth, from records whose scores are known."""
 
 import pytest
-from synthetic_records import share, write
+from synthetic_records import counts, share, write
 
-from midalign.cli.sweep import _table
+from midalign.cli.sweep import _losses_table, _table
 from midalign.errors import RecordError
 from midalign.sweep.grid import Grid
 from midalign.sweep.point_results import read_results
@@ -122,10 +122,29 @@ def test_a_point_that_leaves_no_language_unseen_has_its_place_in_table_and_plot(
     scored(tmp_path, "one", "aligned", "g-aligned=de", 1, (20, 6, 4, 4, 4))
     found = read_results(points, tmp_path)
     assert [list(one.change)[2:] for one in found] == [[], ["unseen"]]
-    written = {path.suffix: path.read_bytes() for path in write_results(found, tmp_path)}
-    assert written[".png"].startswith(b"\x89PNG")
+    written = {path.name: path.read_bytes() for path in write_results(found, tmp_path)}
+    assert written["midalign_mini_slot.png"].startswith(b"\x89PNG")
     assert [[cell[:5] for cell in column._cells] for column in _table("g", found).columns[1:]] == [
         ["+0.0 ", "+0.0 "],
         ["+10.0", "+5.0 "],
         ["", "+0.0 "],
     ]
+
+
+def test_a_sweep_says_where_slots_are_lost(tmp_path):
+    """The baseline answers half of the German items with none, the point one in four."""
+    points = plan_points(Grid(name="g", recipe="mini", grid={"aligned": [["de"]]}), ["seeds=[1]"])
+    for arm, answered in (("baseline", 20), ("aligned", 30)):
+        some = [1] * answered + [0] * (N - answered)
+        by_language = {code: share(N, 4) for code in LANGUAGES}
+        by_language["de"] = counts([0] * N, some, [1] * N)
+        write(tmp_path / "results", arm, arm, by_language, recipe="g-aligned=de", seed=1)
+    found = read_results(points, tmp_path / "results")
+    score, change = found[0].losses["missed"]["aligned"]
+    assert (score, change.value) == (0.25, -0.25)
+    assert change.low < change.value < change.high < 0
+    assert found[0].losses["false_alarms"] == {}  # every item has slots
+    path = next(path for path in write_results(found, tmp_path) if path.name == "where_slots_are_lost.csv")
+    assert "midalign_mini_slot,aligned=de,missed,aligned,1,0.2500,-0.2500," in path.read_text()
+    table = _losses_table(found)
+    assert [column._cells[0][:5] for column in table.columns] == ["misse", "align", "+0.0 ", "-25.0", "+0.0 "]

@@ -13,7 +13,16 @@ from seqeval.metrics import f1_score
 from midalign.data import annotation
 from midalign.languages import languages
 from midalign.metrics.folding import fold, normalise
-from midalign.metrics.slot import BETWEEN_PAIRS, COLUMNS, HEADLINE, METRICS, count_slots, parse_slots, target
+from midalign.metrics.slot import (
+    BETWEEN_PAIRS,
+    COLUMNS,
+    DERIVED,
+    HEADLINE,
+    METRICS,
+    count_slots,
+    parse_slots,
+    target,
+)
 
 # --- the published procedure, written down again from its description, for seqeval ---
 
@@ -397,3 +406,62 @@ def test_quirks_of_the_reference() -> None:
     assert reference("[app : abc] を開く", "app: を開く", "ja") == (0, 1, 1)
     # Single ASCII characters do match, though the tag has leaked over the rest.
     assert reference("[n : 5] 時", "n: 5時", "ja") == (1, 1, 1)
+
+
+# --- where points are lost ---
+
+PAIRS = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", "z"])), max_size=4)
+
+
+@given(st.lists(st.tuples(PAIRS, PAIRS), min_size=1, max_size=6))
+def test_losses_are_those_of_counting_by_hand(items: list[tuple[list, list]]) -> None:
+    """Span errors: the largest number of gold labels that answers find, minus the pairs that are exact."""
+    rows, missed, alarms, right, wrong_values = [], [], [], 0, 0
+    for gold, answer in items:
+        rows.append(count_slots(gold, target(answer), "x", "x", "en"))
+        (missed if gold else alarms).append(not answer if gold else bool(answer))
+        rest, labels = list(answer), []
+        for pair in gold:  # exact pairs first
+            if pair in rest:
+                rest.remove(pair)
+                right += 1
+            else:
+                labels.append(pair[0])
+        for label in labels:  # then labels alone
+            match = next((pair for pair in rest if pair[0] == label), None)
+            if match:
+                rest.remove(match)
+                wrong_values += 1
+    pooled = np.array(rows).sum(0)
+    expected = {
+        "missed": np.mean(missed) if missed else np.nan,
+        "false_alarms": np.mean(alarms) if alarms else np.nan,
+        "span_errors": wrong_values / (right + wrong_values) if right + wrong_values else np.nan,
+    }
+    found = {name: float(METRICS[name](pooled)) for name in expected}
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_losses_need_no_columns_of_their_own() -> None:
+    """Items of earlier records give the columns that this version counts."""
+    rows = [
+        count_slots(gold, output, "x", "x", "en")
+        for gold in ([], [("a", "x")], [("a", "x"), ("b", "y")])
+        for output in ("None", "", "a: x", "b: x; b: y", "nonsense")
+    ]
+    counts = np.array(rows)
+    for name, derive in DERIVED.items():
+        column = COLUMNS.index(name)
+        without = counts.copy()
+        without[:, column] = 0
+        assert (derive(without) == counts[:, column]).all()
+        assert 0 < counts[:, column].sum() < len(rows)
+
+
+def test_right_answers_to_massive_overlap_entirely_in_every_language(massive_rows) -> None:
+    for code in (code for code, row in languages().items() if row.codes["massive"]):
+        read = [(r["utt"], r["annot_utt"]) for r in massive_rows(code, 60)]
+        rows = [(u, a, target(annotation.slots(a))) for u, a in read]
+        scores = ours(rows, code)
+        assert scores["loose_f1"] == 1, code
+        assert scores["missed"] == scores["span_errors"] == 0

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from midalign.languages import languages
+from midalign.metrics import slot
 from midalign.metrics.slot import target
-from midalign.metrics.slot_spans import COLUMNS, HEADLINE, METRICS, count_spans, located
+from midalign.metrics.slot_spans import COLUMNS, HEADLINE, METRICS, count_spans
+from midalign.metrics.span_places import UNSPACED as UNSPACED_LANGUAGES
+from midalign.metrics.span_places import located
 
 # --- the published scorer, from its description: tags in, no spans of ours ---
 
@@ -159,6 +163,39 @@ def test_strict_and_loose_are_the_originals_on_corrupted_answers(script: str) ->
         sentences.append(both)
     assert ours(rows) == pytest.approx(original(sentences), abs=1e-9)
     assert 0.3 < ours(rows)[0] < ours(rows)[1] < 0.95
+
+
+@pytest.mark.parametrize(("script", "language"), [("Latn", "de"), ("Hans", "zh_cn"), ("Thai", "th")])
+def test_loose_of_annotated_utterances_is_the_originals(script: str, language: str) -> None:
+    """MASSIVE's spans are made of words, or of characters where words are not set apart."""
+    chance, blank = random.Random(script), "" if script in UNSPACED else " "
+    rows, sentences = [], []
+    for _ in range(200):
+        words, gold = sentence(script, chance)
+        wrong = corrupted(gold, len(words), chance)
+        sizes = [len(word) if script in UNSPACED else 1 for word in words]
+        starts = np.cumsum([0, *sizes]).tolist()
+        both = [
+            tags([(label, starts[a], starts[b]) for label, a, b in spans], starts[-1])
+            for spans in (gold, wrong)
+        ]
+        pairs = [(label, blank.join(words[start:end])) for label, start, end in gold]
+        answer = target([(label, blank.join(words[start:end])) for label, start, end in wrong])
+        pieces = list(words)
+        for label, start, end in gold:
+            pieces[start : end - 1] = [""] * (end - 1 - start)
+            pieces[end - 1] = f"[{label} : {blank.join(words[start:end])}]"
+        annotated = " ".join(piece for piece in pieces if piece)
+        rows.append(slot.count_slots(pairs, answer, blank.join(words), annotated, language))
+        sentences.append((both[0], both[1]))
+    pooled = np.array(rows).sum(0)
+    assert float(slot.METRICS["loose_f1"](pooled)) == pytest.approx(original(sentences)[1], abs=1e-9)
+    assert 0.5 < original(sentences)[1] < 0.95
+
+
+def test_languages_without_blanks_are_those_of_their_scripts() -> None:
+    scripts = {"Hans", "Hant", "Jpan", "Khmr", "Laoo", "Mymr", "Thai"}
+    assert list(UNSPACED_LANGUAGES) == [code for code, row in languages().items() if row.script in scripts]
 
 
 # --- the place of an answer ---

@@ -278,10 +278,11 @@ def test_generated_answers_have_the_prompts_of_the_evaluation(tokenizer, tmp_pat
     assert afterwards.apply_chat_template
     differs = {name for name, value in vars(afterwards).items() if vars(while_training)[name] != value}
     places = {"output", "adapters", "adapters_only", "tasks", "engine"}
-    assert differs <= {"split", "limit", "supervised", "aligned", *places}
+    assert differs <= {"split", "limit", "supervised", "aligned", "save_outputs", *places}
 
 
-FAULTS = ("off_target", "unidentified", "copied", "empty", "values_not_in_utterance")
+LOSSES = ("missed", "false_alarms", "span_errors")
+FAULTS = ("off_target", "unidentified", "copied", "empty", "values_not_in_utterance", *LOSSES)
 
 
 @pytest.mark.parametrize("name", ["task_loss", "alignment_loss", "bits_per_character", *FAULTS])
