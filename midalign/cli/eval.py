@@ -90,6 +90,14 @@ def evaluate(
             metavar="CODES", help="Languages aligned with English, such as sw,hi.", rich_help_panel=ELSEWHERE
         ),
     ] = None,
+    trained_on: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Training data, such as 'MASSIVE train, en es'. Boards ask for it.",
+            rich_help_panel=ELSEWHERE,
+        ),
+    ] = "",
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where records go.", rich_help_panel=RECORDS)
     ] = Path("results"),
@@ -217,6 +225,7 @@ def evaluate(
         supervised=tuple(split_commas(supervised or ())),
         aligned=tuple(split_commas(aligned or ())),
         note=note,
+        trained_on=trained_on,
         log_samples=log_samples,
         comet=comet,
         num_fewshot=num_fewshot,

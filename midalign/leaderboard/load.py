@@ -49,7 +49,7 @@ class Run:
         return next(
             name
             for name, task in self.record.tasks.items()
-            if _place(name, task.language) == (self.group, language)
+            if task_place(name, task.language) == (self.group, language)
         )
 
 
@@ -69,16 +69,17 @@ def load_runs(folder: Path) -> list[Run]:
     )
     if not files:
         raise RecordError(f"No record (*.json) in {folder}. Records are written by midalign eval")
-    return [run for file in files for run in _runs(file, file.relative_to(folder).as_posix())]
+    return [run for file in files for run in runs_of_file(file, file.relative_to(folder).as_posix())]
 
 
 def load_record(file: Path) -> Record:
     """Load one complete record. Raises RecordError as `load_runs` does."""
-    *_, run = _runs(file, file.name)
+    *_, run = runs_of_file(file, file.name)
     return run.record
 
 
-def _runs(file: Path, shown: str) -> Iterator[Run]:
+def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
+    """Yield the runs of one record, under the name `shown`. Raises RecordError as `load_runs` does."""
     entry = record.read_record(file)
     if entry.shard:
         raise RecordError(
@@ -89,7 +90,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
     _check_languages(file, entry)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
-        place = _place(name, task.language)
+        place = task_place(name, task.language)
         if place is None:
             raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
         group, code = place
@@ -114,7 +115,7 @@ def _runs(file: Path, shown: str) -> Iterator[Run]:
     yield from groups.values()
 
 
-def _place(name: str, language: str) -> tuple[str, str] | None:
+def task_place(name: str, language: str) -> tuple[str, str] | None:
     """Return a task's group, and its language, direction or treebank. None if its name does not end in it.
 
     xSID's tasks end in xSID's own code of the language.
