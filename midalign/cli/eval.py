@@ -242,7 +242,7 @@ def evaluate(
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} items"),
     )
@@ -256,7 +256,9 @@ def evaluate(
             if now.finished:
                 cut = f"  ({now.cut_off} answers cut at the token limit)" if now.cut_off else ""
                 console.print(
-                    f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}", highlight=False
+                    f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}",
+                    highlight=False,
+                    markup=False,
                 )
 
         records = run.evaluate_models(settings, report)
@@ -269,6 +271,7 @@ def evaluate(
 def print_differences(console: "Console", records: "Sequence[Path]") -> None:
     """Print what the arms among these records gain over their baselines, and the command for tables."""
     from midalign.errors import MidalignError
+    from midalign.escaping import plain_text
     from midalign.leaderboard.build import compare_records
     from midalign.leaderboard.result_sentences import describe_results
 
@@ -279,7 +282,7 @@ def print_differences(console: "Console", records: "Sequence[Path]") -> None:
         console.print(f"Not compared: {error}", soft_wrap=True, highlight=False, markup=False)
         return
     for section in sections:
-        for line in describe_results(section):
+        for line in describe_results(section, plain_text):
             console.print(line.replace("**", ""), highlight=False, markup=False)
     console.print(
         f"Tables and plots: midalign leaderboard build --results {folder}", soft_wrap=True, markup=False
