@@ -16,6 +16,7 @@ EXAMPLES = """\
 midalign eval --base mini --tasks midalign_mini_slot --limit 20
 midalign eval --base google/gemma-3-270m --adapter runs/a --adapter runs/b \\
     --tasks midalign_slot --output results
+midalign eval --base mini --tasks midalign_mini_slot --languages de,hi
 midalign eval --base mini --tasks slot:my.jsonl --split validation
 midalign eval --base mini --tasks midalign_mini_json --constrained
 """
@@ -41,6 +42,12 @@ def evaluate(
             metavar="NAMES", help="Tasks or groups, comma-separated. Repeatable.", rich_help_panel=TASKS
         ),
     ],
+    languages: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODES", help="Only these languages of groups, such as sw,cy.", rich_help_panel=TASKS
+        ),
+    ] = None,
     adapter: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Peft adapter. Repeatable.", rich_help_panel=MODELS),
@@ -212,10 +219,11 @@ def evaluate(
 
     from midalign.evaluate import run
     from midalign.evaluate.settings import EvalProgress, EvalSettings
+    from midalign.harness import tasks_in_languages
 
     settings = EvalSettings(
         base=base,
-        tasks=tuple(split_commas(tasks)),
+        tasks=tuple(tasks_in_languages(split_commas(tasks), split_commas(languages or ()))),
         output=output,
         adapters=tuple(adapter or ()),
         adapters_only=adapters_only,

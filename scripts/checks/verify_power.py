@@ -5,10 +5,11 @@
     python scripts/checks/verify_power.py RECORD --adapter FOLDER --dtype bfloat16
 
 All items of the record are answered again once, in random groups, which are other batches than those of the
-record. So some items differ from the record as in any honest rerun. Each trial draws items as `verify` does, and
-takes the new answers from this run. Honest trials compare the record itself. Worst-case trials compare records in
-which as many items differ as the tolerance allows. Altered trials compare records with one count changed in 5% of
-the items. The script fails if an honest record is accused, or in fp32 fewer than 99% of the altered ones.
+record. So some items differ from the record as in any honest rerun. Each trial draws items as `verify` does,
+and takes the new answers from this run. Honest trials compare the record itself. Worst-case trials compare
+records in which as many items differ as the tolerance allows. Altered trials compare records with one count
+changed in 5% of the items. The script fails if an honest record is accused, or in fp32 fewer than 99% of the
+altered ones.
 """
 
 import argparse
