@@ -1,6 +1,6 @@
 """Foreign text in outputs: names, notes and settings that somebody else wrote into a record.
 
-One function per output format. LaTeX and HTML have theirs next to the code that writes them.
+One function per output format. HTML has its own next to the code that writes it.
 """
 
 import re
@@ -18,6 +18,18 @@ _MARKUP = re.compile(r"[\\`*\[\]<>$~&]|(?<![^\W_])_|_(?![^\W_])|(?<=:)(?=//)|(?<
 URL becomes a link only if nothing stands before `//`."""
 _BLOCK = re.compile(r"\A(\d*)([#%+=.:)-])(?=[ #%+=:-]|\Z)")
 """Start of a heading, a list item or another block."""
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "−": "$-$",
+    "–": "--",
+    "…": r"\ldots{}",
+}
 _OUTSIDE_OF_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -48,6 +60,11 @@ def escape_markdown(text: str) -> str:
 def code_span(text: str) -> str:
     """Return foreign text as a Markdown code span. Backquotes become apostrophes."""
     return f"`{plain_text(text).replace('`', chr(39)).strip() or ' '}`"
+
+
+def latex_text(text: str) -> str:
+    """Return foreign text as LaTeX that prints this text."""
+    return "".join(_LATEX.get(character, character) for character in plain_text(text))
 
 
 def terminal_lines(text: str) -> str:
