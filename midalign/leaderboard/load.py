@@ -87,6 +87,8 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
             f"midalign leaderboard merge {file.parent} --output FOLDER"
         )
     items = record.read_items(file)
+    if not isinstance(entry.decoding.get("generation", {}), dict):
+        raise RecordError(f"{file}: decoding.generation is not an object of settings. {_AGAIN}")
     _check_languages(file, entry)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
