@@ -3,11 +3,17 @@
 import ctypes
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 
 Dtype = Literal["bfloat16", "float32"]
+
+_FIXED: ContextVar[Dtype | None] = ContextVar("_FIXED", default=None)
+"""The dtype of `fixed_dtype`."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Constants of malloc.h."""
@@ -47,8 +53,18 @@ def has_bf16() -> bool:
 
 
 def fast_dtype() -> Dtype:
-    """Return the dtype in which the device multiplies matrices fastest."""
-    return "bfloat16" if has_bf16() else "float32"
+    """Return the dtype in which the device multiplies matrices fastest, or that of `fixed_dtype`."""
+    return _FIXED.get() or ("bfloat16" if has_bf16() else "float32")
+
+
+@contextmanager
+def fixed_dtype(dtype: Dtype) -> Iterator[None]:
+    """Compute in `dtype`, to repeat a run of a machine with another fast dtype."""
+    token = _FIXED.set(dtype)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
 
 
 def training_dtype(wanted: Literal["auto"] | Dtype) -> Dtype:

@@ -215,6 +215,28 @@ def task_names(group: str, languages: Sequence[str]) -> list[str]:
     return list(names)
 
 
+def tasks_in_languages(names: Sequence[str], languages: Sequence[str]) -> list[str]:
+    """Return the names with each group replaced by its tasks in some languages. Single tasks stay.
+
+    For translation, these are the directions among the languages and English. No languages mean all of them.
+    Raises TaskError for a language that a group does not have.
+    """
+    if not languages:
+        return list(names)
+    chosen: dict[str, None] = {}
+    for name in map(group_name, names):
+        is_group = not is_stock(name) and "group" in _file(name)
+        if not is_group:
+            chosen[name] = None
+            continue
+        known = {code for task in expand([name]) for code in task_languages(task)}
+        codes = [task_code(name, language) for language in languages]
+        # English is a side of every direction, and not a language of its own there.
+        codes = [code for code in codes if code != "en" or "en" in known or len(codes) == 1]
+        chosen.update(dict.fromkeys(task_names(name, codes)))
+    return list(chosen)
+
+
 def training_tasks(group: str, languages: Sequence[str]) -> list[str]:
     """Return the tasks of `task_names` that have a training split.
 

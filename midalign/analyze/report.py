@@ -269,10 +269,10 @@ def plot_curve(layers: Sequence[LayerMeans], title: str, other: Analysis | None)
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from midalign.leaderboard.plots import COLOURS, GREY
+    from midalign.leaderboard.plots import COLOURS, GREY, plot_style
 
     numbers = [means.layer for means in layers]
-    with plt.style.context("default"), plt.rc_context({"font.size": 9}):
+    with plot_style():
         figure, axes = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
         low, high = zip(*(means.spread for means in layers), strict=True)
         axes.fill_between(numbers, _percent(low), _percent(high), color=COLOURS[0], alpha=0.15, linewidth=0)
@@ -310,12 +310,14 @@ def plot_heat_map(headline: np.ndarray, codes: Sequence[str], title: str, *, cha
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from midalign.leaderboard.plots import plot_style
+
     order = sorted(
         range(len(codes)), key=lambda i: (known(codes[i]).branch, known(codes[i]).script, codes[i])
     )
     branches = [known(codes[i]).branch for i in order]
     size = max(4.5, INCH * len(codes))
-    with plt.style.context("default"), plt.rc_context({"font.size": 8}):
+    with plot_style(font_size=8):
         figure, axes = plt.subplots(figsize=(size + 2.5, size + 1), layout="constrained")
         values = 100 * headline[np.ix_(order, order)]
         most = max(float(np.nanmax(np.abs(values))), 1.0)

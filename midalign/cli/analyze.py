@@ -68,7 +68,11 @@ def analyze(
     from midalign.cli.comma_lists import split_commas
     from midalign.cli.table_printing import print_table
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         found = analyze_layers(
             model,

@@ -8,6 +8,10 @@ from midalign.cli import (
     data,
     doctor,
     leaderboard,
+    leaderboard_check,
+    leaderboard_export,
+    leaderboard_missing,
+    leaderboard_verify,
     merge,
     score,
     shipped_files,
@@ -35,6 +39,12 @@ midalign leaderboard build --results first/results --output board
 add_command(app, "train", section=RUN, examples=train.EXAMPLES)(train.train)
 add_command(app, "eval", section=RUN, examples=eval_command.EXAMPLES)(eval_command.evaluate)
 add_command(app, "score", section=RUN, examples=score.EXAMPLES)(score.score)
+_ = (
+    leaderboard_check,
+    leaderboard_export,
+    leaderboard_verify,
+    leaderboard_missing,
+)  # they add their commands to the group
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
 add_command(app, "compare", section=COMPARE, examples=compare.EXAMPLES)(compare.compare)
 add_command(app, "sweep", section=COMPARE, examples=sweep.EXAMPLES)(sweep.sweep)

@@ -16,6 +16,7 @@ EXAMPLES = """\
 midalign eval --base mini --tasks midalign_mini_slot --limit 20
 midalign eval --base google/gemma-3-270m --adapter runs/a --adapter runs/b \\
     --tasks midalign_slot --output results
+midalign eval --base mini --tasks midalign_mini_slot --languages de,hi
 midalign eval --base mini --tasks slot:my.jsonl --split validation
 midalign eval --base mini --tasks midalign_mini_json --constrained
 """
@@ -41,6 +42,12 @@ def evaluate(
             metavar="NAMES", help="Tasks or groups, comma-separated. Repeatable.", rich_help_panel=TASKS
         ),
     ],
+    languages: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODES", help="Only these languages of groups, such as sw,cy.", rich_help_panel=TASKS
+        ),
+    ] = None,
     adapter: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Peft adapter. Repeatable.", rich_help_panel=MODELS),
@@ -90,6 +97,14 @@ def evaluate(
             metavar="CODES", help="Languages aligned with English, such as sw,hi.", rich_help_panel=ELSEWHERE
         ),
     ] = None,
+    trained_on: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Training data, such as 'MASSIVE train, en es'. Boards ask for it.",
+            rich_help_panel=ELSEWHERE,
+        ),
+    ] = "",
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where records go.", rich_help_panel=RECORDS)
     ] = Path("results"),
@@ -210,10 +225,11 @@ def evaluate(
 
     from midalign.evaluate import run
     from midalign.evaluate.settings import EvalProgress, EvalSettings
+    from midalign.harness import tasks_in_languages
 
     settings = EvalSettings(
         base=base,
-        tasks=tuple(split_commas(tasks)),
+        tasks=tuple(tasks_in_languages(split_commas(tasks), split_commas(languages or ()))),
         output=output,
         adapters=tuple(adapter or ()),
         adapters_only=adapters_only,
@@ -223,6 +239,7 @@ def evaluate(
         supervised=tuple(split_commas(supervised or ())),
         aligned=tuple(split_commas(aligned or ())),
         note=note,
+        trained_on=trained_on,
         log_samples=log_samples,
         save_outputs=save_outputs,
         comet=comet,
@@ -240,7 +257,7 @@ def evaluate(
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} items"),
     )
@@ -254,7 +271,9 @@ def evaluate(
             if now.finished:
                 cut = f"  ({now.cut_off} answers cut at the token limit)" if now.cut_off else ""
                 console.print(
-                    f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}", highlight=False
+                    f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}",
+                    highlight=False,
+                    markup=False,
                 )
 
         records = run.evaluate_models(settings, report)
@@ -267,6 +286,7 @@ def evaluate(
 def print_differences(console: "Console", records: "Sequence[Path]") -> None:
     """Print what the arms among these records gain over their baselines, and the command for tables."""
     from midalign.errors import MidalignError
+    from midalign.escaping import plain_text
     from midalign.leaderboard.build import compare_records
     from midalign.leaderboard.result_sentences import describe_results
 
@@ -277,7 +297,7 @@ def print_differences(console: "Console", records: "Sequence[Path]") -> None:
         console.print(f"Not compared: {error}", soft_wrap=True, highlight=False, markup=False)
         return
     for section in sections:
-        for line in describe_results(section):
+        for line in describe_results(section, plain_text):
             console.print(line.replace("**", ""), highlight=False, markup=False)
     console.print(
         f"Tables and plots: midalign leaderboard build --results {folder}", soft_wrap=True, markup=False

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from midalign.errors import MidalignError
+from midalign.escaping import terminal_lines
 
 INTERRUPTED = 130
 
@@ -17,7 +18,7 @@ def run_command(command: Callable[[], object]) -> None:
     try:
         command()
     except MidalignError as error:
-        sys.exit(f"midalign: {error}")
+        sys.exit(f"midalign: {terminal_lines(str(error))}")
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:

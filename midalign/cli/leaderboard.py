@@ -37,6 +37,7 @@ def build(
     from rich.console import Console
 
     from midalign.cli.table_printing import print_table
+    from midalign.escaping import plain_text
     from midalign.leaderboard.build import build_board as write_board
     from midalign.leaderboard.result_sentences import describe_results
 
@@ -46,7 +47,7 @@ def build(
         console.width = WIDTH
     for part in write_board(results, folder):
         print_table(console, board_table(part))
-        for line in describe_results(part):
+        for line in describe_results(part, plain_text):
             console.print(line.replace("**", ""))
         console.print()
     console.print(
@@ -72,6 +73,7 @@ def board_table(part: "SectionFigures") -> "Table":
     from rich import box
     from rich.table import Table
 
+    from midalign.escaping import plain_text
     from midalign.languages import ROLES
     from midalign.leaderboard.formatting import NONE, format_percent
     from midalign.leaderboard.section_figures import headline_title, items_span, section_title
@@ -80,9 +82,9 @@ def board_table(part: "SectionFigures") -> "Table":
 
     section = part.section
     roles = [role for role in ROLES if role in language_sets(section)]
-    engines = sorted({f"{model.engine} {model.dtype}" for model in part.models})
+    engines = sorted({plain_text(f"{model.engine} {model.dtype}") for model in part.models})
     view = Table(
-        title=f"{section_title(section)}\n"
+        title=f"{plain_text(section_title(section))}\n"
         f"{headline_title(part)} in %, {items_span(section)} items per language, {' and '.join(engines)}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -96,12 +98,12 @@ def board_table(part: "SectionFigures") -> "Table":
     for model in part.models:
         means = model.means[section.scorer.HEADLINE]
         view.add_row(
-            marked_label(model),
+            plain_text(marked_label(model)),
             "" if model.seeds == [None] else str(len(model.seeds)),
             *(format_percent(means[role].value) for role in roles),
             format_percent(model.gap["aligned"].value) if "aligned" in model.gap else NONE,
             closed_gap(part, model),
             *(retrieval_cell(section, model, layer) for layer in columns.values()),
-            *([f"{model.engine} {model.dtype}"] if len(engines) > 1 else []),
+            *([plain_text(f"{model.engine} {model.dtype}")] if len(engines) > 1 else []),
         )
     return view

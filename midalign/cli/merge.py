@@ -149,7 +149,7 @@ def merge(
     if search:
         from midalign.record import format_score
 
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
 
         def report(now: "EvalProgress") -> None:
             if now.finished:

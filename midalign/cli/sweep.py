@@ -60,7 +60,7 @@ def sweep(
     points = plan_points(read_grid(grid), overrides or [])
     recipes = recipes_of_points(points)
     folder = recipes[0].output.parent
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     console.print(
         f"{len(points)} points, {sum(1 for r in recipes for _ in training_runs(r))} adapters to {folder}"
     )

@@ -89,7 +89,7 @@ def train(
     is_main = os.environ.get("RANK", "0") == "0"  # only the first process prints and evaluates
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
     settings = load_recipe(recipe, changes)
-    console = Console(stderr=True, quiet=not is_main)
+    console = Console(stderr=True, quiet=not is_main, markup=False)
     if dry_run:
         from midalign.train.preview import preview
 
@@ -154,7 +154,7 @@ def training_bars(console: "Console", visible: bool = True) -> "Iterator[OnTrain
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
         TimeRemainingColumn(),

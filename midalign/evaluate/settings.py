@@ -30,6 +30,8 @@ class EvalSettings:
     supervised: tuple[str, ...] = ()
     aligned: tuple[str, ...] = ()
     note: str = ""
+    trained_on: str = ""
+    """Training data of adapters without a manifest, in words."""
     log_samples: bool = False
     save_outputs: bool = False
     """Save outputs without prompts, compressed, next to each record that is written."""
@@ -58,6 +60,10 @@ class EvalSettings:
     def keeps_outputs(self) -> bool:
         """True if outputs are needed after lm-eval has scored them."""
         return self.log_samples or self.save_outputs or self.comet is not None or self.shard is not None
+
+    def declared_training(self, model: "EvaluatedModel") -> str:
+        """Return `trained_on` for an adapter without a manifest, and nothing for other models."""
+        return self.trained_on if model.folder is not None and model.manifest is None else ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from midalign.leaderboard.statistics import DRAWS, LEVEL
 from midalign.leaderboard.tables import MARK, render_page
 
 DIGITS = 6
+LONGEST_SLUG = 120
+"""Characters of a plot's file name. File systems take 255 bytes."""
 
 
 def build_board(results: Path, output: Path) -> list[SectionFigures]:
@@ -107,6 +109,7 @@ def _compare_folder(results: Path, written: Collection[str] | None) -> list[Sect
         slug = re.sub(
             r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}{regime}"
         )
+        slug = slug[:LONGEST_SLUG]
         taken = sum(part.slug == slug or part.slug.startswith(f"{slug}-v") for part in parts)
         slug = f"{slug}-v{taken + 1}" if taken else slug
         parts.append(SectionFigures(slug, section, *compare_models(section), compare_by_comet(section)))

@@ -49,7 +49,7 @@ class Run:
         return next(
             name
             for name, task in self.record.tasks.items()
-            if _place(name, task.language) == (self.group, language)
+            if task_place(name, task.language) == (self.group, language)
         )
 
 
@@ -87,10 +87,12 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
             f"midalign leaderboard merge {file.parent} --output FOLDER"
         )
     items = record.read_items(file)
+    if not isinstance(entry.decoding.get("generation", {}), dict):
+        raise RecordError(f"{file}: decoding.generation is not an object of settings. {_AGAIN}")
     _check_languages(file, entry)
     groups: dict[str, Run] = {}
     for name, task in entry.tasks.items():
-        place = _place(name, task.language)
+        place = task_place(name, task.language)
         if place is None:
             raise RecordError(f"{file}: task {name} does not end in its language, _{task.language}")
         group, code = place
@@ -115,7 +117,7 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
     yield from groups.values()
 
 
-def _place(name: str, language: str) -> tuple[str, str] | None:
+def task_place(name: str, language: str) -> tuple[str, str] | None:
     """Return a task's group, and its language, direction or treebank. None if its name does not end in it.
 
     xSID's tasks end in xSID's own code of the language.

@@ -1,9 +1,12 @@
 """Dumbbell plots per language: from the baseline to each other arm, and the difference with its interval."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from midalign.escaping import plain_text
 from midalign.languages import ROLES
 from midalign.leaderboard.compare import Difference, ModelFigures
 from midalign.leaderboard.formatting import MINUS
@@ -39,6 +42,16 @@ class _Line:
         return figures.means[self.metric][self.role]
 
 
+@contextmanager
+def plot_style(font_size: float = 9) -> Iterator[None]:
+    """Set what all plots share. Names may contain dollar signs, which would begin a formula."""
+    import matplotlib.pyplot as plt
+
+    settings: Any = {"font.size": font_size, "text.parse_math": False}
+    with plt.style.context("default"), plt.rc_context(settings):
+        yield
+
+
 def plot_section(part: SectionFigures) -> bytes:
     """Plot a section as a PNG. The same figures and matplotlib give the same bytes."""
     import matplotlib
@@ -50,7 +63,7 @@ def plot_section(part: SectionFigures) -> bytes:
     paired = bool(part.differences)
     # Arms are drawn above each other in a language's line, so more arms need more height.
     height = 1.7 + INCH * (1 + 0.35 * max(0, len(part.differences) - 1)) * lines[-1].y
-    with plt.style.context("default"), plt.rc_context({"font.size": 9}):
+    with plot_style():
         figure, axes = plt.subplots(
             1,
             2 if paired else 1,
@@ -67,8 +80,8 @@ def plot_section(part: SectionFigures) -> bytes:
         base = part.section.first.record.base
         note = f" ({base.note})" if base.note else ""
         figure.suptitle(
-            f"{part.section.group} on {base.name}{note}\n"
-            f"{sample_name(part.section)}; n = {items_span(part.section)} per language",
+            f"{plain_text(f'{part.section.group} on {base.name}{note}')}\n"
+            f"{plain_text(sample_name(part.section))}; n = {items_span(part.section)} per language",
             fontsize=11,
         )
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -77,6 +90,12 @@ def plot_section(part: SectionFigures) -> bytes:
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
         plt.close(figure)
     return buffer.getvalue()
+
+
+def _legend_label(label: str) -> str:
+    """Return a row's label. matplotlib drops entries that begin with an underscore."""
+    shown = plain_text(label)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _lines(part: SectionFigures) -> list[_Line]:
@@ -160,7 +179,7 @@ def _draw_scores(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None
             color=colour,
             markerfacecolor=colour if filled else "white",
             markeredgewidth=1.2,
-            label=model.label,
+            label=_legend_label(model.label),
             zorder=3,
         )
     axes.set_xlabel(f"{headline_title(part)} (%)")

@@ -1,8 +1,9 @@
 """The main results of a section in words."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from midalign.escaping import escape_markdown
 from midalign.leaderboard.comet_comparison import comet_sets
 from midalign.leaderboard.compare import Difference
 from midalign.leaderboard.formatting import format_bounds, format_difference, format_percent, format_signed
@@ -11,19 +12,23 @@ from midalign.leaderboard.sections import language_sets
 from midalign.leaderboard.statistics import LEVEL, Estimate
 
 
-def describe_results(part: SectionFigures) -> list[str]:
-    """Return the main results in words, as Markdown: one line per arm that has a baseline."""
+def describe_results(part: SectionFigures, escape: Callable[[str], str] = escape_markdown) -> list[str]:
+    """Return the main results in words, one line per arm that has a baseline, with stars around differences.
+
+    `escape` makes the names of arms safe for the output, which is Markdown unless it says otherwise.
+    """
     lines = []
     for difference in part.differences:
         means = difference.means[part.section.scorer.HEADLINE]
         lines.append(
-            f"{difference.model} minus {difference.baseline}, {headline_title(part)}: "
+            f"{escape(f'{difference.model} minus {difference.baseline}')}, {headline_title(part)}: "
             f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
         )
     if part.comet:
         sets = comet_sets(part.section, part.comet)
         lines += [
-            f"{change.model} minus {change.baseline}, COMET × 100: {_by_role(change.means, sets)}."
+            f"{escape(f'{change.model} minus {change.baseline}')}, COMET × 100: "
+            f"{_by_role(change.means, sets)}."
             for change in part.comet.differences
         ]
     return lines

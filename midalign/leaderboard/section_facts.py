@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from midalign import bases, harness
 from midalign.errors import TaskError
+from midalign.escaping import code_span, escape_markdown
 from midalign.languages import ROLES
 from midalign.leaderboard.compare import ModelFigures
 from midalign.leaderboard.formatting import format_span
@@ -23,15 +24,15 @@ def section_facts(part: SectionFigures) -> str:
     section, entry = part.section, part.section.first.record
     # The base.
     lines = []
-    note = f" ({entry.base.note})" if entry.base.note else ""
+    note = f" ({escape_markdown(entry.base.note)})" if entry.base.note else ""
     digest = f", digest `{entry.base.digest[:12]}`" if entry.base.digest else ""
     tokenizer = f", tokenizer `{section.tokenizer[:12]}`" if section.tokenizer else ""
-    lines.append(f"- Base: {entry.base.name}{note}{digest}{tokenizer}")
+    lines.append(f"- Base: {escape_markdown(entry.base.name)}{note}{digest}{tokenizer}")
     if earlier := bases.EARLIER_VERSIONS.get(entry.base.digest or ""):
         lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
 
     # Items, data, prompts and the limit of answers.
-    lines.append(f"- Items per language: {items_span(section)}; {sample_name(section)}")
+    lines.append(f"- Items per language: {items_span(section)}; {escape_markdown(sample_name(section))}")
     tasks = [section.first.task(code) for code in section.languages]
     versions = sorted({f"{task.version:g}" for task in tasks})
     data = _digest(task.data_digest for task in tasks)
@@ -57,14 +58,17 @@ def section_facts(part: SectionFigures) -> str:
     # Training and retrieval.
     recipes = sorted({model.recipe for model in part.models if model.recipe})
     if recipes:
-        lines.append(f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(recipes)}")
+        lines.append(
+            f"- {'Recipe' if len(recipes) == 1 else 'Recipes'}: {', '.join(map(escape_markdown, recipes))}"
+        )
     lines += _training_dtypes(part.models)
     ways = {
         (measured.candidates, measured.pooling): None for model in part.models for measured in model.retrieval
     }
     layers = ", ".join(map(str, retrieval_layers(part.models)))
     lines += [
-        f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, {pooling}"
+        f"- Retrieval: {candidates} candidates per language, states after {layers} blocks, "
+        f"{escape_markdown(pooling)}"
         for candidates, pooling in ways
     ]
     return "\n".join(lines)
@@ -75,7 +79,7 @@ def _training_dtypes(models: Sequence[ModelFigures]) -> list[str]:
     labels: dict[str, list[str]] = {}
     for model in models:
         if model.training_dtype:
-            labels.setdefault(model.training_dtype, []).append(model.label)
+            labels.setdefault(escape_markdown(model.training_dtype), []).append(escape_markdown(model.label))
     if len(labels) < 2:
         return [f"- Trained in {dtype}" for dtype in labels]
     return ["- Trained in " + "; ".join(f"{dtype}: {', '.join(rows)}" for dtype, rows in labels.items())]
@@ -91,7 +95,9 @@ def _signature_lines(section: BoardSection) -> list[str]:
         for signature, signed in codes.items():
             where = "" if len(codes) == 1 else f": {' '.join(signed)}"
             missing = metric not in section.first.task(signed[0]).metrics
-            shown = f"`{signature}`" if signature else "no tokenizer here" if missing else "signature unknown"
+            shown = (
+                code_span(signature) if signature else "no tokenizer here" if missing else "signature unknown"
+            )
             lines.append(f"- {section.scorer.METRICS[metric].title}: {shown}{where}")
     return lines
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from midalign.escaping import code_span, escape_markdown
 from midalign.languages import ROLES
 from midalign.leaderboard.comet_comparison import CometComparison, comet_sets
 from midalign.leaderboard.compare import ModelFigures
@@ -123,10 +124,11 @@ def closed_gap(part: SectionFigures, model: ModelFigures) -> str:
 
 def _section(part: SectionFigures) -> str:
     section = part.section
-    blocks = [f"## {section_title(section)}", section_facts(part)]
+    title = escape_markdown(section_title(section))
+    blocks = [f"## {title}", section_facts(part)]
     words = describe_results(part)
     lonely = [
-        model.label
+        escape_markdown(model.label)
         for model in part.models
         if model.recipe
         and model.arm not in ("base", "baseline")
@@ -141,13 +143,14 @@ def _section(part: SectionFigures) -> str:
             "may not come from the model."
         )
     blocks += [
-        f"§ {model.label} was trained on text of a test set: {'; '.join(model.overlap)}."
+        f"§ {escape_markdown(model.label)} was trained on text of a test set: "
+        f"{escape_markdown('; '.join(model.overlap))}."
         for model in part.models
         if model.overlap
     ]
     blocks += [
-        f"The training text of {model.label} was not compared with the test text: "
-        f"{'; '.join(model.overlap_unchecked)}."
+        f"The training text of {escape_markdown(model.label)} was not compared with the test text: "
+        f"{escape_markdown('; '.join(model.overlap_unchecked))}."
         for model in part.models
         if model.overlap_unchecked
     ]
@@ -158,7 +161,7 @@ def _section(part: SectionFigures) -> str:
     # The detailed tables.
     if part.differences:
         blocks += ["### Differences from the baseline", _difference_table(part)]
-    blocks.append(f"![{headline_title(part)} by language: {section_title(section)}]({part.plot})")
+    blocks.append(f"![{headline_title(part)} by language: {title}]({part.plot})")
     blocks += [f"### {headline_title(part)} by language".replace("slot", "Slot"), _language_table(part)]
     blocks += [f"### {section.scorer.DETAIL_TITLE} by language", _details_table(part)]
     blocks += loss_tables(part, ordered_languages(section))
@@ -186,7 +189,7 @@ def _engine(part: SectionFigures, model: ModelFigures) -> str:
     mark = " ‡" if _engines_differ(part) else ""
     # Outputs made elsewhere have no dtype and no device.
     known = ", ".join(filter(None, [f"{model.engine} {model.dtype}".strip(), "/".join(model.devices)]))
-    return known + mark
+    return escape_markdown(known) + mark
 
 
 def marked_label(model: ModelFigures) -> str:
@@ -205,7 +208,7 @@ def _main_table(part: SectionFigures) -> str:
     for model in part.models:
         rows.append(
             [
-                marked_label(model),
+                escape_markdown(marked_label(model)),
                 "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
                 *(mean_with_seeds(model, name) for name in sets),
                 *(format_percent(model.gap[name].value) for name in gaps),
@@ -227,7 +230,7 @@ def _difference_table(part: SectionFigures) -> str:
     ]
     rows = [
         [
-            f"{difference.model} {MINUS} {difference.baseline}",
+            escape_markdown(f"{difference.model} {MINUS} {difference.baseline}"),
             part.section.scorer.METRICS[metric].title,
             *(format_difference(difference.means[metric][name]) for name in sets),
         ]
@@ -254,8 +257,11 @@ def _language_columns(section: BoardSection, code: str) -> list[str]:
 
 def _language_table(part: SectionFigures) -> str:
     metric = part.section.scorer.HEADLINE
-    header = ["language", "role", "class", "n", *(model.label for model in part.models)]
-    header += [f"{difference.model} {MINUS} {difference.baseline}" for difference in part.differences]
+    header = ["language", "role", "class", "n", *(escape_markdown(model.label) for model in part.models)]
+    header += [
+        escape_markdown(f"{difference.model} {MINUS} {difference.baseline}")
+        for difference in part.differences
+    ]
     rows = []
     for code in ordered_languages(part.section):
         cells = _language_columns(part.section, code)
@@ -269,7 +275,7 @@ def _language_table(part: SectionFigures) -> str:
 
 def _details_table(part: SectionFigures) -> str:
     metrics = [metric for metric in part.section.scorer.DETAIL_METRICS if metric in part.section.metrics]
-    header = ["language", "role", "class", "n", *(model.label for model in part.models)]
+    header = ["language", "role", "class", "n", *(escape_markdown(model.label) for model in part.models)]
     rows = [
         [
             *_language_columns(part.section, code),
@@ -287,8 +293,8 @@ def _details_table(part: SectionFigures) -> str:
 def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
     """Return the table of COMET's scores and differences by direction. Only differences have a mean."""
     section, sets = part.section, comet_sets(part.section, comet)
-    header = ["language", "role", "class", "n", *comet.models]
-    header += [f"{change.model} {MINUS} {change.baseline}" for change in comet.differences]
+    header = ["language", "role", "class", "n", *map(escape_markdown, comet.models)]
+    header += [escape_markdown(f"{change.model} {MINUS} {change.baseline}") for change in comet.differences]
     rows = [
         [
             *_language_columns(section, code),
@@ -307,14 +313,22 @@ def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
         ]
     of = f"{len(comet.directions)} of the {len(section.languages)} directions"
     return (
-        f"{comet.name} (digest `{comet.digest[:12]}`, unbabel-comet {comet.version}), times 100, ± standard "
-        f"error over documents and seeds, on {of}. Scores compare models on one direction, never two "
-        f"directions.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
+        f"{escape_markdown(comet.name)} (digest `{comet.digest[:12]}`, unbabel-comet "
+        f"{escape_markdown(comet.version)}), times 100, ± standard error over documents and seeds, on {of}. "
+        f"Scores compare models on one direction, never two directions.\n\n"
+        + markdown_table(header, rows, left=(0, 1, 2))
     )
 
 
 def _repeated_table(part: SectionFigures) -> str:
-    header = ["language", "role", "class", "n", "repeated", *(model.label for model in part.models)]
+    header = [
+        "language",
+        "role",
+        "class",
+        "n",
+        "repeated",
+        *(escape_markdown(model.label) for model in part.models),
+    ]
     metric, rows = part.section.scorer.HEADLINE, []
     for code in (code for code in ordered_languages(part.section) if part.section.repeated(code)):
         cells = [*_language_columns(part.section, code), f"{part.section.repeated(code):,}"]
@@ -331,5 +345,5 @@ def _repeated_table(part: SectionFigures) -> str:
 
 
 def _sources(part: SectionFigures) -> str:
-    names = ", ".join(f"`{Path(file).stem}`" for model in part.models for file in model.records)
+    names = ", ".join(code_span(Path(file).stem) for model in part.models for file in model.records)
     return f"From the records {names}."

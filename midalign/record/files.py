@@ -15,6 +15,8 @@ from midalign.record.models import ItemsFile, Record
 
 SUFFIX = ".json"
 ITEMS_SUFFIX = ".items.jsonl.zst"
+LATEST = 2
+"""Latest schema version."""
 SHOWN = 4
 """Differences in one message."""
 
@@ -27,6 +29,12 @@ def read_record(path: str | Path) -> Record:
     except FileNotFoundError as error:
         raise RecordError(f"No record {path}") from error
     except ValidationError as error:
+        newer = next((p["input"] for p in error.errors() if p["loc"] == ("schema_version",)), None)
+        if isinstance(newer, int) and newer > LATEST:
+            raise RecordError(
+                f"{path} has schema_version {newer}. This midalign reads versions 1 to {LATEST}: update it "
+                f"with pip install -U midalign"
+            ) from error
         raise RecordError(
             f"{path} is not a record of schema version 1 or 2: {first_problem(error)}. "
             f"Restore it, or remove it and evaluate the model again with midalign eval"
@@ -45,6 +53,8 @@ def read_items(path: str | Path) -> dict[str, Items]:
     file = entry.items
     if file is None:
         raise RecordError(f"{path} names no items file. Evaluate the model again with midalign eval")
+    if Path(file.file).name != file.file or file.file in ("", ".", ".."):
+        raise RecordError(f"{path} names the items file {file.file!r}, which is not a file next to it")
     beside = path.parent / file.file
     try:
         packed = beside.read_bytes()

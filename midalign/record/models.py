@@ -229,6 +229,8 @@ class Record(RecordModel):
     bases, for outputs made elsewhere and in older records."""
     run: Digest | None = None
     """Digest of everything that determines the result except package versions. A record with it is reused."""
+    trained_on: str = ""
+    """Training data of an adapter without a manifest, declared by `midalign eval --trained-on`."""
     shard: Shard | None = None
     """None in a complete record. `midalign leaderboard merge` joins all shards into one."""
 

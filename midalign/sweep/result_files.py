@@ -65,9 +65,9 @@ def _plot(results: Sequence[PointResult]) -> bytes:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from midalign.leaderboard.plots import COLOURS, GREY, SHAPES
+    from midalign.leaderboard.plots import COLOURS, GREY, SHAPES, plot_style
 
-    with plt.style.context("default"), plt.rc_context({"font.size": 9}):
+    with plot_style():
         figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(results) + 1.6), layout="constrained")
         axes.axvline(0, color=GREY, linewidth=0.8)
         for number, role in enumerate(shown_roles(results)):

@@ -9,6 +9,7 @@ import yaml
 from midalign import adapter, record
 from midalign.adapter import Manifest
 from midalign.errors import AdapterError, first_line
+from midalign.escaping import code_span, escape_markdown
 from midalign.files import write_atomically
 
 CARD = "README.md"
@@ -40,19 +41,20 @@ def render_card(manifest: Manifest, records: Sequence[record.Record]) -> str:
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
-        f"# {manifest.name}",
+        f"# {escape_markdown(manifest.name)}",
         "",
-        f"A LoRA adapter for `{manifest.base}`, trained by midalign on `{manifest.task}`, {method}.",
+        f"A LoRA adapter for {code_span(manifest.base)}, trained by midalign on {code_span(manifest.task)}, "
+        f"{method}.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| arm, seed | {manifest.arm}, {manifest.seed} |",
+        f"| arm, seed | {escape_markdown(manifest.arm)}, {manifest.seed} |",
         f"| supervised languages | {', '.join(manifest.supervised)} |",
         f"| aligned languages | {', '.join(manifest.aligned) if manifest.layer is not None else 'none'} |",
         *([f"| dtype of training | {manifest.dtype} |"] if manifest.dtype else []),
         f"| updates, tokens | {manifest.updates:,}, {manifest.tokens:,} |",
         f"| last losses | {losses or 'none'} |",
-        f"| recipe | {manifest.recipe.name}, digest `{manifest.recipe.digest[:12]}` |",
+        f"| recipe | {escape_markdown(manifest.recipe.name)}, digest `{manifest.recipe.digest[:12]}` |",
         f"| base, sha256 | `{manifest.base_digest[:12]}` |",
         "",
         *(line for entry in records for line in _scores(entry)),

@@ -1,0 +1,90 @@
+"""`midalign leaderboard check`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from midalign.cli.help import add_command
+from midalign.cli.leaderboard import WIDTH, app
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from midalign.leaderboard.check import RecordCheck
+
+EXAMPLES = """\
+midalign leaderboard check results
+midalign leaderboard check results/a.json results/b.json --no-prompts
+"""
+
+
+@add_command(app, examples=EXAMPLES)
+def check(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD", help="Records (*.json) or folders.")],
+    prompts: Annotated[
+        bool,
+        typer.Option(
+            "--prompts/--no-prompts",
+            help="Render the prompts of tasks whose data are here, and compare their digests.",
+        ),
+    ] = True,
+) -> None:
+    """Check records before they go on a board. Exit status 1 if one fails."""
+    from rich.console import Console
+
+    from midalign.cli.table_printing import print_table
+    from midalign.leaderboard.check import check_records, record_files
+
+    checks = check_records(record_files(records), prompts)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    print_table(console, check_table(checks))
+    for line in finding_lines(checks):
+        console.print(line, soft_wrap=True)
+    failed = sum(entry.failed for entry in checks)
+    console.print(f"{len(checks)} records: {len(checks) - failed} pass, {failed} fail")
+    if failed:
+        raise typer.Exit(1)
+
+
+def check_table(checks: "Sequence[RecordCheck]") -> "Table":
+    """Return a row per record with its result, and the subjects that fail or have notes."""
+    from rich import box
+    from rich.table import Table
+
+    from midalign.escaping import plain_text
+    from midalign.leaderboard.check import SUBJECTS
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("record", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    table.add_column("fails")
+    table.add_column("notes")
+    for entry in checks:
+        by_state = [
+            ", ".join(subject for subject in SUBJECTS if entry.state(subject) == state)
+            for state in ("fail", "note")
+        ]
+        table.add_row(plain_text(entry.file.stem), "FAIL" if entry.failed else "pass", *by_state)
+    return table
+
+
+def finding_lines(checks: "Sequence[RecordCheck]") -> list[str]:
+    """Return failures, then notes, each text once with the records that it is about."""
+    from midalign.escaping import plain_text
+
+    about: dict[tuple[str, str, str], list[str]] = {}
+    for entry in checks:
+        for finding in entry.findings:
+            if finding.state != "ok":
+                key = (finding.state, finding.subject, plain_text(finding.text, longest=1000))
+                about.setdefault(key, []).append(plain_text(entry.file.stem))
+    lines = []
+    for (state, subject, text), names in sorted(about.items(), key=lambda entry: entry[0][0] != "fail"):
+        others = f" and {len(names) - 1} more records" if len(names) > 1 else ""
+        lines.append(f"{'FAIL' if state == 'fail' else state}  {subject}  {names[0]}{others}: {text}")
+    return lines

@@ -1,0 +1,134 @@
+"""Cells of a board without a record, and the commands that fill them."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from midalign import harness
+from midalign.errors import MidalignError
+from midalign.leaderboard.load import Run
+from midalign.record import Record
+
+
+@dataclass(frozen=True)
+class BoardModel:
+    """A model of a board: a base, or an adapter on it."""
+
+    name: str
+    base: str
+    """Name of the base."""
+    digests: tuple[str | None, str | None]
+    """Digests of base and adapter."""
+
+
+@dataclass(frozen=True)
+class BoardColumn:
+    """A group of tasks on a sample, with the prompts and decoding of its records."""
+
+    group: str
+    split: str
+    limit: int | None
+    decoding: str
+    """Prompt settings and regime as JSON."""
+
+    @property
+    def title(self) -> str:
+        """Group, sample and whatever is unusual of the prompts."""
+        sample = f"{self.split} {self.limit or 'full'}"
+        unusual = {key: value for key, value in json.loads(self.decoding).items() if value}
+        return ", ".join([self.group, sample, *(f"{key} {value}" for key, value in unusual.items())])
+
+
+@dataclass(frozen=True)
+class MissingCell:
+    """Tasks of a column that a model has no record of."""
+
+    model: BoardModel
+    column: BoardColumn
+    tasks: tuple[str, ...]
+    """Tasks without a record."""
+    every: tuple[str, ...]
+    """All tasks of the column, which one record must cover to stand in its table."""
+
+    @property
+    def command(self) -> str:
+        """The command that evaluates the model on all tasks of the column, into a folder of its own."""
+        column = self.column
+        words = ["midalign", "eval", "--base", self.model.base]
+        if self.model.digests[1]:
+            words += ["--adapter", self.model.name, "--adapters-only"]
+        words += [*_task_options(column.group, self.every), "--split", column.split]
+        words += ["--limit", str(column.limit)] if column.limit else []
+        how = json.loads(column.decoding)
+        words += ["--constrained"] if how["regime"] == "constrained" else []
+        words += ["--apply-chat-template"] if how["apply_chat_template"] else []
+        for key in ("num_fewshot", "system_instruction"):
+            words += [f"--{key.replace('_', '-')}", str(how[key])] if how[key] else []
+        return shlex.join([*words, "--output", f"results/{column.group}"])
+
+
+def find_missing(
+    runs: Sequence[Run], groups: Sequence[str] = ()
+) -> tuple[dict[BoardColumn, int], list[MissingCell]]:
+    """Return the columns of a board with their numbers of models, and the cells without a record.
+
+    Every model is expected on every column of its base. Outputs made elsewhere are no models that could be
+    evaluated, so they are skipped.
+
+    Args:
+        runs: the board's runs.
+        groups: task groups to look at, all if empty.
+    """
+    # 1. Which model has which tasks in which column of its base.
+    have: dict[BoardModel, dict[BoardColumn, set[str]]] = {}
+    for run in runs:
+        if run.record.engine.name == "external" or (groups and run.group not in groups):
+            continue
+        tasks = {run.task_name(code) for code in run.languages}
+        have.setdefault(_model(run.record), {}).setdefault(_column(run), set()).update(tasks)
+    # 2. What other models of the base have in a column, and it has not.
+    every: dict[tuple[str | None, BoardColumn], set[str]] = {}
+    for model, columns in have.items():
+        for column, tasks in columns.items():
+            every.setdefault((model.digests[0], column), set()).update(tasks)
+    cells = []
+    for model, columns in have.items():
+        for (base, column), tasks in every.items():
+            lacking = tasks - columns.get(column, set())
+            if base == model.digests[0] and lacking:
+                cells.append(MissingCell(model, column, tuple(sorted(lacking)), tuple(sorted(tasks))))
+    models = {column: sum(column in columns for columns in have.values()) for _, column in every}
+    return models, cells
+
+
+def _model(record: Record) -> BoardModel:
+    name = record.adapter.name if record.adapter else record.base.name
+    digests = (record.base.digest, record.adapter.digest if record.adapter else None)
+    return BoardModel(name, record.base.name, digests)
+
+
+def _column(run: Run) -> BoardColumn:
+    """Return the column of a run. Its tokens per answer follow from the tasks."""
+    how = {
+        "regime": run.record.decoding.get("regime", "free"),
+        "num_fewshot": run.record.decoding.get("num_fewshot", 0),
+        "apply_chat_template": run.record.decoding.get("apply_chat_template", False),
+        "system_instruction": run.record.decoding.get("system_instruction") or "",
+    }
+    how["regime"] = "" if how["regime"] == "free" else how["regime"]
+    sample = run.record.sample
+    return BoardColumn(run.group, sample.split, sample.limit, json.dumps(how))
+
+
+def _task_options(group: str, tasks: Sequence[str]) -> list[str]:
+    """Return the options that name these tasks: the group, the group in some languages, or each task."""
+    try:
+        if set(harness.expand([group])) == set(tasks):
+            return ["--tasks", group]
+        codes = list(dict.fromkeys(code for task in tasks for code in harness.task_languages(task)))
+        if set(harness.tasks_in_languages([group], codes)) == set(tasks):
+            return ["--tasks", group, "--languages", ",".join(codes)]
+    except (MidalignError, KeyError):
+        pass  # tasks that this version does not have
+    return ["--tasks", ",".join(tasks)]
