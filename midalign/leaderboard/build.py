@@ -1,7 +1,6 @@
 """Write a board, README.md, leaderboard.json and plots, from a folder of records."""
 
 import json
-import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -13,14 +12,14 @@ from midalign.files import write_atomically
 from midalign.leaderboard import plots
 from midalign.leaderboard.comet_comparison import compare_by_comet
 from midalign.leaderboard.compare import ModelFigures, compare_models
+from midalign.leaderboard.formatting import round_figures
 from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.page.draws import headline_draws
+from midalign.leaderboard.page.write import write_page
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
-from midalign.leaderboard.statistics import DRAWS, LEVEL
+from midalign.leaderboard.statistics import DRAWS, LEVEL, bootstrap
 from midalign.leaderboard.tables import MARK, render_page
-
-DIGITS = 6
-
 
 def build_board(results: Path, output: Path) -> list[SectionFigures]:
     """Write the board of `results/*.json` into `output` and return its sections.
@@ -41,6 +40,7 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
         write_atomically(output / name, picture)
     write_atomically(output / "leaderboard.json", _json(parts).encode())
     write_atomically(readme, render_page(parts).encode())
+    write_page(parts, output)
     return parts
 
 
@@ -66,7 +66,10 @@ def compare_records(results: Path, written: Collection[str] | None = None) -> li
         )
         taken = sum(part.slug == slug or part.slug.startswith(f"{slug}-v") for part in parts)
         slug = f"{slug}-v{taken + 1}" if taken else slug
-        parts.append(SectionFigures(slug, section, *compare_models(section), compare_by_comet(section)))
+        scores = bootstrap(section)
+        models, differences = compare_models(section, scores)
+        comet, draws = compare_by_comet(section), headline_draws(section, scores)
+        parts.append(SectionFigures(slug, section, models, differences, comet, draws))
     return parts
 
 
@@ -77,7 +80,7 @@ def _json(parts: Sequence[SectionFigures]) -> str:
         "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired percentile bootstrap over items"},
         "sections": [_section(part) for part in parts],
     }
-    return json.dumps(_rounded(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(round_figures(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _section(part: SectionFigures) -> dict[str, Any]:
@@ -116,16 +119,3 @@ def _model(model: ModelFigures) -> dict[str, Any]:
     if model.training_dtype is None:
         del figures["training_dtype"]
     return figures
-
-
-def _rounded(value: Any) -> Any:
-    """Return the same structure with floats rounded to DIGITS decimals and None for NaN."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return round(value, DIGITS) + 0.0  # + 0.0: no minus zero
-    if isinstance(value, dict):
-        return {key: _rounded(member) for key, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(member) for member in value]
-    return value

@@ -100,9 +100,14 @@ class Difference:
     gap_closed_languages: dict[str, Estimate | None]
 
 
-def compare_models(section: BoardSection) -> tuple[list[ModelFigures], list[Difference]]:
-    """Return the figures of the section's rows, and the difference of each arm from its baseline."""
-    scores = bootstrap(section)
+def compare_models(
+    section: BoardSection, scores: Mapping[str, Scores] | None = None
+) -> tuple[list[ModelFigures], list[Difference]]:
+    """Return the figures of the section's rows, and the difference of each arm from its baseline.
+
+    `scores` are those of `bootstrap`, if the caller has them already.
+    """
+    scores = scores or bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
     differences = [
         _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
