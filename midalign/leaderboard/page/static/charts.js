@@ -95,20 +95,22 @@
   function shade(share) {
     const from = [240, 245, 251], to = [8, 48, 107];
     const rgb = from.map(function (start, i) { return Math.round(start + (to[i] - start) * share); });
-    return { fill: "rgb(" + rgb.join(",") + ")", ink: share > 0.45 ? "#fff" : "#111" };
+    const linear = rgb.map(function (channel) { return Math.pow(channel / 255, 2.2); });
+    const luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+    return { fill: "rgb(" + rgb.join(",") + ")", ink: luminance > 0.18 ? "#000" : "#fff" };
   }
 
   // Languages down, models across. `scores[column][row]` are shares or null.
   function heatMap(rowLabels, columnLabels, scores, names) {
     return function (width) {
       const left = width < 520 ? 104 : 190, columns = columnLabels.length;
-      const cell = Math.max(18, Math.min(96, (width - left - 8) / columns)), high = ticksOf.apply(null, rangeOf(scores.flat())).slice(-1)[0];
+      const cell = Math.max(18, Math.min(112, (width - left - 8) / columns)), high = ticksOf.apply(null, rangeOf(scores.flat())).slice(-1)[0];
       const upright = cell < 80, top = upright ? 128 : 30, children = [];
       columnLabels.forEach(function (text, column) {
         const x = left + cell * (column + 0.5);
         children.push(upright
           ? label(0, 0, text, { transform: "translate(" + x + "," + (top - 6) + ") rotate(-90)" }, 19)
-          : label(x, top - 12, text, { "text-anchor": "middle" }, Math.floor(cell / 6.2)));
+          : label(x, top - 12, text, { "text-anchor": "middle" }, Math.floor((cell - 8) / 6.4)));
       });
       rowLabels.forEach(function (text, row) {
         const y = top + ROW * row;
@@ -154,7 +156,7 @@
     serial += 1;
     const holder = element("div", { class: "chart scroll", tabindex: "0", role: "region", "aria-label": title });
     const figure = element("figure", {}, element("figcaption", {}, element("strong", {}, title + ". "), description),
-      legend ? element("p", { class: "legend" }, legend.map(function (entry) { return [element("span", { class: "key " + entry[0], "aria-hidden": "true" }), midalign.name(entry[1]), " "]; })) : null,
+      legend ? element("p", { class: "legend" }, legend.map(function (entry) { return element("span", {}, element("span", { class: "key " + entry[0], "aria-hidden": "true" }), midalign.name(entry[1])); })) : null,
       holder,
       element("p", { class: "downloads" }, "Download this chart: ", ["SVG", "PNG"].map(function (format) {
         return element("button", { type: "button", "data-download": format.toLowerCase(), click: function () { save(holder.firstChild, name, format); } }, format);

@@ -110,7 +110,7 @@ function fill(node, attributes, children) {
     if (typeof entry[1] === "function") node.addEventListener(entry[0], entry[1]);
     else node.setAttribute(entry[0], entry[1] === true ? "" : entry[1]);
   });
-  node.append.apply(node, children.flat().filter(function (child) { return child !== null && child !== undefined; }));
+  node.append.apply(node, children.flat(Infinity).filter(function (child) { return child !== null && child !== undefined; }));
 }
 
 midalign.name = function (text) { return midalign.element("bdi", {}, text); };

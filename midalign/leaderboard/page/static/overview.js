@@ -38,15 +38,15 @@
     }));
   }
 
-  // Borda count: per task one point for every model with a lower score, and half a point for an equal one.
-  // A model without a score gets no point.
-  midalign.bordaPoints = function (scores) {
+  // Return per model the share of the other models with a score that it beats, ties counting half.
+  // A model without a score, or without a rival, has null.
+  midalign.winRates = function (scores) {
+    const rivals = scores.filter(isNumber).length - 1;
     return scores.map(function (own, i) {
-      if (!isNumber(own)) return 0;
-      return scores.reduce(function (points, other, j) {
-        if (i === j) return points;
-        return points + (!isNumber(other) || other < own ? 1 : other === own ? 0.5 : 0);
-      }, 0);
+      if (!isNumber(own) || rivals < 1) return null;
+      return scores.reduce(function (wins, other, j) {
+        return wins + (i === j || !isNumber(other) ? 0 : other < own ? 1 : other === own ? 0.5 : 0);
+      }, 0) / rivals;
     });
   };
 
@@ -63,12 +63,14 @@
     }).filter(function (entry) { return entry.scores.some(isNumber); });
     if (filters.complete) models = models.filter(function (entry) { return entry.scores.every(isNumber); });
 
+    // A missing cell counts as 0. Tasks with a single model tell nothing and are left out.
     const points = models.map(function () { return 0; });
-    tasks.forEach(function (task, column) {
-      midalign.bordaPoints(models.map(function (entry) { return entry.scores[column]; })).forEach(function (own, i) { points[i] += own; });
-    });
+    const rates = tasks.map(function (task, column) {
+      return midalign.winRates(models.map(function (entry) { return entry.scores[column]; }));
+    }).filter(function (rate) { return rate.some(isNumber); });
+    rates.forEach(function (rate) { rate.forEach(function (own, i) { points[i] += (own || 0) / rates.length; }); });
     const rows = models.map(function (entry, i) {
-      const model = entry.model, rank = 1 + points.filter(function (other) { return other > points[i]; }).length;
+      const model = entry.model, rank = 1 + points.filter(function (other) { return other > points[i] + 1e-9; }).length;
       const row = {
         rank: { text: String(rank), value: rank },
         model: { text: model.title, href: midalign.link({ view: "model", model: model.id }), mark: model.overlap ? " §" : null, about: "Trained on text of a test set" },
@@ -76,7 +78,7 @@
         size: { text: model.size ? (model.size >= 1e9 ? model.size / 1e9 + "B" : model.size / 1e6 + "M") : midalign.NONE, value: model.size },
         seeds: { text: String(model.seeds), value: model.seeds },
         engine: { text: model.engine || midalign.NONE },
-        points: { text: points[i].toFixed(1).replace(/\.0$/, ""), value: points[i] },
+        points: { text: midalign.percent(points[i]), value: points[i] },
         tasks: { text: entry.scores.filter(isNumber).length + " of " + tasks.length, value: entry.scores.filter(isNumber).length },
       };
       tasks.forEach(function (task, column) { row[task.id] = { text: midalign.percent(entry.scores[column]), value: entry.scores[column] }; });
@@ -102,17 +104,17 @@
         { key: "rank", title: "Rank", numeric: true, ascending: true }, { key: "model", title: "Model" }, { key: "base", title: "Base" },
         { key: "size", title: "Size", numeric: true, about: "Parameters, as the base's name states them" },
       ].concat(tasks.map(function (task) { return { key: task.id, title: task.title, numeric: true, about: task.headline + ", " + task.sample + ", " + task.items + " items per language" }; }), [
-        { key: "points", title: "Points", numeric: true }, { key: "tasks", title: "Tasks", numeric: true },
+        { key: "points", title: "Wins", numeric: true, about: "Mean share of the other models that the model beats" }, { key: "tasks", title: "Tasks", numeric: true },
         { key: "seeds", title: "Seeds", numeric: true }, { key: "engine", title: "Engine" },
       ]),
       rows: rows.concat(referenceRows), ranked: models.length,
     };
   };
 
-  const RULE = "Overall rank: Borda count. In each task of the table, a model gets one point for every model with a lower score " +
-    "and half a point for every model with an equal score. The sum of the points decides. A missing cell gets no point, and every model with a score " +
-    "counts as higher, so a model can only lose by a missing cell. Tick “Complete models only” to rank models that have all tasks of the table. " +
-    "Base, size and the choice of tasks and languages change the rank. The search only hides rows. Reference rows have no rank.";
+  const RULE = "Overall rank: by “wins”, the mean over the tasks of the table of the share of other models that a model beats in a task. " +
+    "Equal scores count half. Only models with a score in the task are compared. A missing cell counts as 0 wins, so leaving out a task never helps. " +
+    "Tick “Complete models only” to rank the models that have all tasks of the table. The choice of tasks, languages, base and size changes the rank, " +
+    "the search only hides rows. Intervals play no part: models next to each other may differ by chance. Reference rows have no rank.";
 
   midalign.views = {};
 

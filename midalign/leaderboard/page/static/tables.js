@@ -34,7 +34,7 @@
         sorting.key = column.key;
         sorting.onChange(sorting);
       },
-    }, element("span", {}, column.title), element("span", { "aria-hidden": "true", class: "order" }, mark));
+    }, element("span", { class: "title" }, column.title.replace(/, | − /g, function (separator) { return separator.trimEnd() + "\n"; })), element("span", { "aria-hidden": "true", class: "order" }, mark));
     return element("th", {
       scope: "col", class: column.numeric ? "number" : null, title: column.about,
       "aria-sort": active ? (sorting.descending ? "descending" : "ascending") : null,

@@ -10,7 +10,12 @@
   function taskOf(summary) { return midalign.data.index.tasks.find(function (task) { return task.id === summary.task; }); }
   function modelOf(id) { return midalign.data.index.models.find(function (model) { return model.id === id; }); }
   function nameOf(code) { return midalign.data.index.languages[code].name; }
-  function languageLabel(code) { const name = nameOf(code); return code.includes("-") || name.length > 20 ? code : name + " (" + code + ")"; }
+  
+  function languageLabel(code) {
+    const name = nameOf(code);
+    if (code.includes("-")) return name.length > 28 ? code : name;
+    return name.length > 22 ? code : name + " (" + code + ")";
+  }
 
   function sortingOf(state, prefix, fallback) {
     return {
@@ -116,9 +121,9 @@
       return [
         element("h2", { tabindex: "-1" }, midalign.name(summary.title)),
         midalign.choice("Task", "task", midalign.data.index.sections.map(function (one) { return [one.slug, one.title]; }), summary.slug),
-        facts(section.facts),
         rowsTable(summary, task, section, state),
         section.rows.length > 1 ? element("p", {}, element("a", { href: midalign.link({ view: "compare", task: summary.slug }) }, "Compare two of these models")) : null,
+        facts(section.facts),
         element("h3", {}, "Baseline and aligned by language"),
         comparisons.length > 1 ? midalign.choice("Model", "arm", comparisons.map(function (d, i) { return [String(i), section.rows[d.row].label]; }), String(comparisons.indexOf(chosen))) : null,
         dumbbell(summary, task, section, chosen),
