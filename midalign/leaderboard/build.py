@@ -11,10 +11,9 @@ from midalign.errors import MidalignError
 from midalign.files import write_atomically
 from midalign.leaderboard import plots
 from midalign.leaderboard.comet_comparison import compare_by_comet
-from midalign.leaderboard.compare import ModelFigures, compare_models
+from midalign.leaderboard.compare import ModelFigures, compare_models, compare_other_pairs
 from midalign.leaderboard.formatting import round_figures
 from midalign.leaderboard.load import load_runs
-from midalign.leaderboard.page.draws import headline_draws
 from midalign.leaderboard.page.write import write_page
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
@@ -68,8 +67,8 @@ def compare_records(results: Path, written: Collection[str] | None = None) -> li
         slug = f"{slug}-v{taken + 1}" if taken else slug
         scores = bootstrap(section)
         models, differences = compare_models(section, scores)
-        comet, draws = compare_by_comet(section), headline_draws(section, scores)
-        parts.append(SectionFigures(slug, section, models, differences, comet, draws))
+        pairs = compare_other_pairs(section, scores, differences)
+        parts.append(SectionFigures(slug, section, models, differences, compare_by_comet(section), pairs))
     return parts
 
 

@@ -8,6 +8,7 @@ over seeds is reported beside them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from midalign.leaderboard.statistics import (
 _HEADLINE = 0
 """Among a family's metrics."""
 _GAP_SETS = ("non-supervised", "aligned", "unseen")
+MOST_PAIRED_ROWS = 20
+"""Rows of a section up to which every pair is compared: 190 pairs."""
 Measured = tuple[int, int, str, str | None]
 """Layer, candidates, pooling and digest of the candidates. Accuracies compare if all are equal."""
 
@@ -113,6 +116,23 @@ def compare_models(
         _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
     ]
     return models, differences
+
+
+def compare_other_pairs(
+    section: BoardSection, scores: Mapping[str, Scores], differences: Sequence[Difference]
+) -> list[Difference]:
+    """Return the differences of all pairs of rows but those given. Empty for more than MOST_PAIRED_ROWS.
+
+    The later row is the difference's model, the earlier one its baseline.
+    """
+    if len(section.rows) > MOST_PAIRED_ROWS:
+        return []
+    known = {frozenset((difference.model, difference.baseline)) for difference in differences}
+    return [
+        _difference(section, row, other, scores)
+        for other, row in combinations(section.rows, 2)
+        if frozenset((row.label, other.label)) not in known
+    ]
 
 
 def arms_with_baseline(section: BoardSection) -> list[tuple[BoardRow, BoardRow]]:

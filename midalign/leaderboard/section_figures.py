@@ -1,9 +1,7 @@
 """A section of the board with its figures, and the titles of its tables and plots."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from midalign.leaderboard.comet_comparison import CometComparison
 from midalign.leaderboard.compare import Difference, ModelFigures
@@ -20,8 +18,8 @@ class SectionFigures:
     models: list[ModelFigures]
     differences: list[Difference]
     comet: CometComparison | None = None
-    draws: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Row -> bootstrap draws of the headline, as `midalign.leaderboard.page.draws` stores them."""
+    other_pairs: Sequence[Difference] = ()
+    """Differences of all other pairs of rows, for the page."""
 
     @property
     def plot(self) -> str:

@@ -5,8 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from midalign.leaderboard.compare import Difference, ModelFigures
-from midalign.leaderboard.page.draws import STEPS, UNDEFINED, encode_draws
+from midalign.leaderboard.compare import MOST_PAIRED_ROWS, Difference, ModelFigures
 from midalign.leaderboard.page.models import PageModel, collect_models, parameters_in_name, size_bucket
 from midalign.leaderboard.section_figures import (
     SectionFigures,
@@ -29,8 +28,7 @@ def page_index(parts: Sequence[SectionFigures]) -> Data:
     return {
         "level": LEVEL,
         "draws": DRAWS,
-        "steps": STEPS,
-        "undefined": UNDEFINED,
+        "paired_rows": MOST_PAIRED_ROWS,
         "languages": {
             code: {"name": language_title(code), "resource": resource_of(code)} for code in codes
         },
@@ -72,10 +70,10 @@ def section_data(part: SectionFigures) -> Data:
     }
 
 
-def row_draws(part: SectionFigures, index: int) -> Data:
-    """Return the headline's bootstrap draws of one row, a base64 string per language."""
-    label = part.models[index].label
-    return dict(zip(part.section.languages, encode_draws(part.draws[label]), strict=True))
+def pair_data(part: SectionFigures) -> dict[str, Data]:
+    """Return the differences of pairs without a published one, by the name of their file."""
+    differences = [_difference(part.section, difference) for difference in part.other_pairs]
+    return {f"{part.slug}-{entry['row']}-{entry['baseline']}": entry for entry in differences}
 
 
 def _tasks(parts: Sequence[SectionFigures]) -> list[Data]:

@@ -1,14 +1,14 @@
 """Write the page: `index.html`, its script and style files, and the data as script files."""
 
+import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from midalign.files import write_atomically
-from midalign.leaderboard.escaping import script_json
 from midalign.leaderboard.formatting import round_figures
-from midalign.leaderboard.page.data import page_index, row_draws, section_data
+from midalign.leaderboard.page.data import page_index, pair_data, section_data
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.tables import MARK
 
@@ -24,7 +24,7 @@ STYLE = "board.css"
 def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
     """Write the page of all sections into a folder. The same sections give the same bytes."""
     folder = output / FOLDER
-    for name in ("data", "draws"):
+    for name in ("data", "pairs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         # Data of sections that no longer exist must not stay.
         for outdated in (folder / name).glob("*.js"):
@@ -34,9 +34,8 @@ def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
     _write_data(folder / "data" / "index.js", "index", page_index(parts))
     for part in parts:
         _write_data(folder / "data" / f"{part.slug}.js", part.slug, section_data(part))
-        for index in range(len(part.models)):
-            name = f"{part.slug}/{index}"
-            _write_data(folder / "draws" / f"{part.slug}-{index}.js", name, row_draws(part, index))
+        for name, pair in pair_data(part).items():
+            _write_data(folder / "pairs" / f"{name}.js", name, pair)
     write_atomically(output / "index.html", render_html(parts).encode(), sync=False)
 
 
@@ -52,6 +51,14 @@ def render_html(parts: Sequence[SectionFigures]) -> str:
     groups = sorted({part.section.group for part in parts})
     names = {"folder": FOLDER, "scripts": SCRIPTS, "start": START, "style": STYLE}
     return template.render(mark=Markup(MARK), groups=groups, **names) + "\n"
+
+
+def script_json(value: Any) -> str:
+    """Return a value as JSON that is safe inside a script file and a script element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _packaged(folder: str, name: str) -> str:

@@ -1,73 +1,38 @@
-// The difference of any two rows of a section, from their bootstrap draws, which share their documents.
+// The difference of any two rows of a section.
 "use strict";
 
 (function () {
   const isNumber = midalign.isNumber;
 
-  // Return base64 of little-endian 16-bit integers as shares, NaN where a draw has no case.
-  function decode(text) {
-    const index = midalign.data.index, bytes = Uint8Array.from(atob(text), function (c) { return c.charCodeAt(0); });
-    const view = new DataView(bytes.buffer), shares = new Float64Array(bytes.length / 2);
-    for (let i = 0; i < shares.length; i += 1) {
-      const stored = view.getUint16(2 * i, true);
-      shares[i] = stored === index.undefined ? NaN : stored / index.steps;
-    }
-    return shares;
+  function negative(estimate) {
+    if (!isNumber(estimate[0])) return estimate;
+    return [-estimate[0], isNumber(estimate[2]) ? -estimate[2] : null, isNumber(estimate[1]) ? -estimate[1] : null, estimate[3]];
   }
 
-  // Percentile with linear interpolation, as numpy's.
-  function percentile(sorted, share) {
-    const place = share * (sorted.length - 1), below = Math.floor(place), above = Math.min(below + 1, sorted.length - 1);
-    return sorted[below] + (sorted[above] - sorted[below]) * (place - below);
+  function mirrored(difference) {
+    return Object.assign({}, difference, {
+      scores: difference.scores.map(negative),
+      means: Object.fromEntries(Object.entries(difference.means).map(function (entry) { return [entry[0], negative(entry[1])]; })),
+    });
   }
 
-  function estimate(point, draws) {
-    const defined = Array.from(draws).filter(isNumber).sort(function (a, b) { return a - b; });
-    if (!isNumber(point) || defined.length < 2) return [point, null, null, null];
-    const tail = (1 - midalign.data.index.level) / 2, mean = midalign.meanDefined(defined);
-    const variance = defined.reduce(function (sum, draw) { return sum + (draw - mean) * (draw - mean); }, 0) / (defined.length - 1);
-    return [point, percentile(defined, tail), percentile(defined, 1 - tail), Math.sqrt(variance)];
+  // Differences without an interval, where a section has too many rows to compare every pair.
+  function plain(section, codes, a, b) {
+    const minus = function (left, right) { return [isNumber(left) && isNumber(right) ? left - right : null, null, null, null]; };
+    const left = section.rows[a], right = section.rows[b];
+    return {
+      scores: codes.map(function (code, i) { return minus(left.scores[i][0], right.scores[i][0]); }),
+      means: Object.fromEntries(Object.keys(section.sets).map(function (name) { return [name, minus(left.means[name][0], right.means[name][0])]; })),
+    };
   }
 
-  // Return {scores, means}: row `a` minus row `b` per language and per set of languages.
-  midalign.difference = function (section, codes, a, b, drawsA, drawsB) {
-    const points = codes.map(function (code, i) {
-      const left = section.rows[a].scores[i][0], right = section.rows[b].scores[i][0];
-      return isNumber(left) && isNumber(right) ? left - right : null;
-    });
-    const draws = codes.map(function (code) {
-      const left = decode(drawsA[code]), right = decode(drawsB[code]);
-      return left.map(function (share, draw) { return share - right[draw]; });
-    });
-    const means = {};
-    Object.keys(section.sets).forEach(function (name) {
-      const places = section.sets[name].map(function (code) { return codes.indexOf(code); });
-      const mean = new Float64Array(draws[0].length);
-      for (let draw = 0; draw < mean.length; draw += 1) {
-        let sum = 0, count = 0;
-        places.forEach(function (place) { if (isNumber(draws[place][draw])) { sum += draws[place][draw]; count += 1; } });
-        mean[draw] = count ? sum / count : NaN;
-      }
-      means[name] = estimate(midalign.meanDefined(places.map(function (place) { return points[place]; })), mean);
-    });
-    return { scores: points.map(function (point, i) { return estimate(point, draws[i]); }), means: means };
-  };
-
-  function negative(one) { return isNumber(one[1]) ? [-one[0], -one[2], -one[1], one[3]] : [isNumber(one[0]) ? -one[0] : null, null, null, null]; }
-
-  // Return the difference of two rows: the published one to a baseline, or one computed from the draws.
-  midalign.comparison = function (section, slug, codes, a, b) {
-    const published = section.differences.find(function (d) { return d.row === a && d.baseline === b; });
-    const mirrored = section.differences.find(function (d) { return d.row === b && d.baseline === a; });
-    if (published) return Promise.resolve({ scores: published.scores, means: published.means, published: true });
-    if (mirrored) {
-      return Promise.resolve({
-        scores: mirrored.scores.map(negative), published: true,
-        means: Object.fromEntries(Object.entries(mirrored.means).map(function (entry) { return [entry[0], negative(entry[1])]; })),
-      });
-    }
-    return Promise.all([midalign.loadDraws(slug, a), midalign.loadDraws(slug, b)]).then(function (loaded) {
-      return midalign.difference(section, codes, a, b, loaded[0], loaded[1]);
-    });
+  // Resolve to row `a` minus row `b`: the published difference to a baseline, or the file of the pair.
+  midalign.comparison = function (section, codes, a, b) {
+    const found = function (one, other) { return section.differences.find(function (d) { return d.row === one && d.baseline === other; }); };
+    if (a === b || found(a, b)) return Promise.resolve(found(a, b) || plain(section, codes, a, b));
+    if (found(b, a)) return Promise.resolve(mirrored(found(b, a)));
+    if (section.rows.length > midalign.data.index.paired_rows) return Promise.resolve(plain(section, codes, a, b));
+    const name = section.slug + "-" + Math.max(a, b) + "-" + Math.min(a, b);
+    return midalign.load(name, "pairs/" + name + ".js").then(function (difference) { return a > b ? difference : mirrored(difference); });
   };
 })();

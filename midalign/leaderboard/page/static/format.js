@@ -28,10 +28,6 @@ midalign.load = function (name, path) {
 
 midalign.loadSection = function (slug) { return midalign.load(slug, "data/" + slug + ".js"); };
 
-midalign.loadDraws = function (slug, row) {
-  return midalign.load(slug + "/" + row, "draws/" + slug + "-" + row + ".js");
-};
-
 midalign.NONE = "–";
 const MINUS = "−";
 
@@ -56,6 +52,7 @@ midalign.bounds = function (estimate) {
 
 midalign.change = function (estimate) {
   if (!estimate || !isNumber(estimate[0])) return midalign.NONE;
+  if (!isNumber(estimate[1])) return midalign.signed(estimate[0]);
   return midalign.signed(estimate[0]) + " [" + midalign.percent(estimate[1]) + ", " + midalign.percent(estimate[2]) + "]";
 };
 

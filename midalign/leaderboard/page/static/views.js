@@ -140,9 +140,18 @@
 
   function verdict(left, right, change, name) {
     if (!isNumber(change[0])) return "No score of both models on the " + name + " languages.";
+    if (!isNumber(change[1])) return "On " + name + " languages the difference is " + midalign.signed(change[0]) + " points, without an interval.";
     const points = Math.abs(100 * change[0]).toFixed(1), interval = " (difference " + midalign.change(change) + ").";
     if (change[1] <= 0 && change[2] >= 0) return "On " + name + " languages the difference is not larger than sampling noise: the interval holds 0" + interval;
     return "On " + name + " languages " + midalign.escapes.isolated(left) + " scores " + points + " points " + (change[0] > 0 ? "higher" : "lower") + " than " + midalign.escapes.isolated(right) + interval;
+  }
+
+  function explanation(difference, same) {
+    const index = midalign.data.index;
+    if (same) return "Both are the same model.";
+    if (!difference.seeds) return "With more than " + index.paired_rows + " models in a task, only differences to a baseline have intervals here. For these two: midalign compare.";
+    const seeds = difference.paired ? "over the training seeds that both models share: " + difference.seeds.map(function (seed) { return seed === null ? "none" : seed; }).join(", ") : "over all seeds of both models, which share none";
+    return "The difference is paired by documents (" + midalign.count(index.draws) + " bootstrap draws, the same for both models), " + seeds + ". Bold: the interval lies on one side of 0. There is no correction for looking at many languages.";
   }
 
   midalign.views.compare = function (state) {
@@ -153,7 +162,7 @@
       const first = section.differences[0] || { row: 1, baseline: 0 };
       const place = function (id, other) { const found = summary.rows.indexOf(id); return found < 0 ? other : found; };
       const a = place(state.a, first.row), b = place(state.b, first.baseline);
-      return midalign.comparison(section, summary.slug, task.languages, a, b).then(function (difference) {
+      return midalign.comparison(section, task.languages, a, b).then(function (difference) {
         const left = section.rows[a], right = section.rows[b], models = section.rows.map(function (row, i) { return [summary.rows[i], row.label]; });
         const sets = SETS.filter(function (name) { return difference.means[name]; });
         const line = function (name, n, role, one, two, change) {
@@ -172,8 +181,7 @@
           midalign.table({ name: "comparison-means", caption: "Means in per cent with 95% intervals", rowHeader: "language", rows: setRows, columns: columns("Languages", "Count") }, sortingOf(state, "m")),
           midalign.figure("comparison", left.label + " minus " + right.label, "Paired difference per language with 95% interval.", null, midalign.charts.intervals(chartRows, "difference, points", true)),
           midalign.table({ name: "comparison-languages", caption: "Every language, in per cent with 95% intervals", rowHeader: "language", rows: languageRows, columns: columns("Language", "Items") }, sortingOf(state, "l")),
-          element("p", { class: "rule" }, (difference.published ? "The difference is the published one, over the seeds that both models share. " : "The difference is over all seeds of both models. ") +
-            "Intervals: " + midalign.data.index.draws + " paired bootstrap draws of documents, the same for both models. There is no correction for looking at many languages."),
+          element("p", { class: "rule" }, explanation(difference, a === b)),
         ];
       });
     });
