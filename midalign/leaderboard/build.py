@@ -20,18 +20,20 @@ from midalign.leaderboard.sections import group_runs, language_sets, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL, bootstrap
 from midalign.leaderboard.tables import MARK, render_page
 
+
 def build_board(results: Path, output: Path) -> list[SectionFigures]:
     """Write the board of `results/*.json` into `output` and return its sections.
 
     The same records give the same bytes. Raises RecordError for invalid or conflicting records, and
-    MidalignError if `output` has a README.md that this function did not write.
+    MidalignError if `output` has a README.md or index.html that this function did not write.
     """
     readme = output / "README.md"
-    if readme.is_file() and not readme.read_text("utf-8", errors="replace").startswith(MARK):
-        raise MidalignError(
-            f"{readme} was not written by midalign leaderboard build, so it is kept. "
-            f"Choose another folder with --output"
-        )
+    for path in (readme, output / "index.html"):
+        if path.is_file() and MARK not in path.read_text("utf-8", errors="replace")[:100]:
+            raise MidalignError(
+                f"{path} was not written by midalign leaderboard build, so it is kept. "
+                f"Choose another folder with --output"
+            )
     parts = compare_records(results)
     pictures = {part.plot: plots.plot_section(part) for part in parts}
     (output / "plots").mkdir(parents=True, exist_ok=True)

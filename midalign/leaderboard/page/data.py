@@ -7,6 +7,7 @@ from typing import Any
 
 from midalign.leaderboard.compare import MOST_PAIRED_ROWS, Difference, ModelFigures
 from midalign.leaderboard.page.models import PageModel, collect_models, parameters_in_name, size_bucket
+from midalign.leaderboard.page.references import ReferenceRow
 from midalign.leaderboard.section_figures import (
     SectionFigures,
     headline_title,
@@ -20,7 +21,9 @@ from midalign.leaderboard.statistics import DRAWS, LEVEL, Estimate
 Data = dict[str, Any]
 
 
-def page_index(parts: Sequence[SectionFigures]) -> Data:
+def page_index(
+    parts: Sequence[SectionFigures], references: Sequence[ReferenceRow], analyses: Sequence[Data]
+) -> Data:
     """Return what the page needs to show its first table: tasks, languages, models and their scores."""
     models = collect_models(parts)
     tasks = _tasks(parts)
@@ -29,12 +32,12 @@ def page_index(parts: Sequence[SectionFigures]) -> Data:
         "level": LEVEL,
         "draws": DRAWS,
         "paired_rows": MOST_PAIRED_ROWS,
-        "languages": {
-            code: {"name": language_title(code), "resource": resource_of(code)} for code in codes
-        },
+        "languages": {code: {"name": language_title(code), "resource": resource_of(code)} for code in codes},
         "tasks": tasks,
-        "sections": [_section_summary(part, models) for part in parts],
+        "sections": [_section_summary(part, models, analyses) for part in parts],
         "models": [_model_summary(model) for model in models],
+        "references": [_reference(row, parts) for row in references],
+        "analyses": list(analyses),
     }
 
 
@@ -112,15 +115,18 @@ def _short_sample(section: BoardSection) -> str:
 def _task_key(section: BoardSection) -> str:
     """Return the digest of what two sections share whose scores are on the same items."""
     sample = section.first.record.sample
-    parts = [section.group, sample.split, sample.limit, sample.seed, section.regime]
+    parts: list[Any] = [section.group, sample.split, sample.limit, sample.seed, section.regime]
     for code in section.languages:
         task = section.first.task(code)
         parts += [code, task.version, task.data_digest, section.first.ids[code]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
-def _section_summary(part: SectionFigures, models: Sequence[PageModel]) -> Data:
+def _section_summary(part: SectionFigures, models: Sequence[PageModel], analyses: Sequence[Data]) -> Data:
     section = part.section
+    entries = [run.record for row in section.rows for run in row.runs]
+    adapters = {entry.adapter.digest for entry in entries if entry.adapter}
+    base = section.first.record.base.digest
     by_row = {index: model.key for model in models for other, index in model.places if other is part}
     return {
         "slug": part.slug,
@@ -129,7 +135,27 @@ def _section_summary(part: SectionFigures, models: Sequence[PageModel]) -> Data:
         "base": section.first.record.base.name,
         "roles": [section.role(code) for code in section.languages],
         "rows": [by_row[index] for index in range(len(section.rows))],
+        "analyses": [
+            number
+            for number, analysis in enumerate(analyses)
+            if analysis["base"] == base and analysis["adapter"] in (None, *adapters)
+        ],
     }
+
+
+def _reference(reference: ReferenceRow, parts: Sequence[SectionFigures]) -> Data:
+    """Return a reference row with its scores on the tasks of the same group, version and split."""
+    cells: dict[str, Data] = {}
+    for part in parts:
+        section = part.section
+        versions = {section.first.task(code).version for code in section.languages}
+        for known in reference.groups:
+            if (known.group, {known.version}) == (section.group, versions) and (
+                known.split == section.first.record.sample.split
+            ):
+                scores = [known.scores.get(code) for code in section.languages]
+                cells.setdefault(_task_key(section), {"section": part.slug, "scores": scores})
+    return {"title": reference.title, "cells": cells}
 
 
 def _model_summary(model: PageModel) -> Data:

@@ -9,12 +9,23 @@ from typing import Any
 from midalign.files import write_atomically
 from midalign.leaderboard.formatting import round_figures
 from midalign.leaderboard.page.data import page_index, pair_data, section_data
+from midalign.leaderboard.page.layers import read_layer_curves
+from midalign.leaderboard.page.references import read_references
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.tables import MARK
 
 FOLDER = "page"
 """Folder of the page's files, next to `index.html`."""
-SCRIPTS = ("format.js", "state.js", "tables.js", "charts.js", "compare.js", "overview.js", "views.js", "model.js")
+SCRIPTS = (
+    "format.js",
+    "state.js",
+    "tables.js",
+    "charts.js",
+    "compare.js",
+    "overview.js",
+    "views.js",
+    "model.js",
+)
 """Scripts in the order of loading. A page opened from a file may not load JavaScript modules."""
 START = "start.js"
 """The script that draws the first view, once the index is there."""
@@ -22,8 +33,12 @@ STYLE = "board.css"
 
 
 def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
-    """Write the page of all sections into a folder. The same sections give the same bytes."""
+    """Write the page of all sections into a folder. The same sections give the same bytes.
+
+    Raises MidalignError for reference rows or analyses in the folder that cannot be read.
+    """
     folder = output / FOLDER
+    index = page_index(parts, read_references(output), read_layer_curves(output))
     for name in ("data", "pairs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         # Data of sections that no longer exist must not stay.
@@ -31,7 +46,7 @@ def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
             outdated.unlink()
     for name in (*SCRIPTS, START, STYLE):
         write_atomically(folder / name, _packaged("static", name).encode(), sync=False)
-    _write_data(folder / "data" / "index.js", "index", page_index(parts))
+    _write_data(folder / "data" / "index.js", "index", index)
     for part in parts:
         _write_data(folder / "data" / f"{part.slug}.js", part.slug, section_data(part))
         for name, pair in pair_data(part).items():

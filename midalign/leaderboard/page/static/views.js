@@ -113,6 +113,14 @@
     ];
   }
 
+  function layerFigure(number) {
+    const analysis = midalign.data.index.analyses[number];
+    const lines = Object.keys(analysis.curves).map(function (title) { return { label: title, values: analysis.curves[title] }; });
+    return midalign.figure("layers-" + analysis.name, "Layers of " + analysis.model,
+      "Share of sentences that find their translation by the states of a layer, mean over all pairs of " + analysis.languages + " languages, " + analysis.sentences + " sentences each.",
+      null, midalign.charts.curves(lines, "blocks below the state", "%"));
+  }
+
   midalign.views.task = function (state) {
     const summary = summaryOf(state.task) || midalign.data.index.sections[0], task = taskOf(summary);
     return midalign.loadSection(summary.slug).then(function (section) {
@@ -129,7 +137,8 @@
         dumbbell(summary, task, section, chosen),
         gapFigures(summary, section).some(Boolean) ? element("h3", {}, "Transfer gap") : null,
         gapFigures(summary, section),
-        midalign.layerFigures ? midalign.layerFigures(summary) : null,
+        summary.analyses.length ? element("h3", {}, "Alignment by layer") : null,
+        summary.analyses.map(layerFigure),
         element("h3", {}, "Every language"),
         languageTable(summary, task, section, state),
         element("h3", {}, "Languages and models"),
