@@ -1,12 +1,11 @@
 """What answers without a model score on the mini benchmark: the most frequent of training, and a copy.
 
 usage: python scripts/benchmarks/trivial_answers.py      (test split, mean over the tasks of each group, in %)
-       python scripts/benchmarks/trivial_answers.py --output leaderboard/references.json      (rows of the page)
+       python scripts/benchmarks/trivial_answers.py --output leaderboard/references.json    (rows of the page)
 """
 
 import argparse
 import json
-
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 ANSWERS: dict[str, Answer] = {"majority": majority, "copy": copy}
-TITLES = {"majority": "always the most frequent training answer", "copy": "copy of the source"}
+TITLES = {"majority": "most frequent training answer", "copy": "copy of the source"}
 
 if __name__ == "__main__":
     main()

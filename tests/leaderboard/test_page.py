@@ -344,7 +344,7 @@ def test_layer_curves_and_reference_rows_come_from_the_folder(tmp_path, sections
     write_page(sections[1], tmp_path)
     index = read_script(tmp_path / "page" / "data" / "index.js")
     (analysis,) = index["analyses"]
-    assert analysis["curves"]["margin"] == pytest.approx([[0, 0], [2, 0.2], [4, 0.4]])
+    assert dict(analysis["curves"]["margin"]) == pytest.approx({0: 0, 2: 0.2, 4: 0.4})
     assert [one["analyses"] for one in index["sections"]] == [
         [0] if one["base"] == BASE else [] for one in index["sections"]
     ]

@@ -39,7 +39,10 @@ class _ReferenceFile(BaseModel):
 
 
 def read_references(output: Path) -> list[ReferenceRow]:
-    """Return the reference rows next to a board, none without a file. Raises MidalignError for a wrong file."""
+    """Return the reference rows next to a board, if there are any.
+
+    Raises MidalignError for a wrong file.
+    """
     path = output / FILE
     if not path.is_file():
         return []
