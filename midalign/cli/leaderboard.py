@@ -51,7 +51,8 @@ def build(
             console.print(line.replace("**", ""))
         console.print()
     console.print(
-        f"Page: {folder / 'index.html'}, tables: {folder / 'README.md'}, figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
+        f"Tables: {folder / 'README.md'}, page: {folder / 'index.html'}, "
+        f"figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
         soft_wrap=True,
     )
 

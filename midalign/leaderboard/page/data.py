@@ -5,7 +5,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from midalign.adapter import Manifest
 from midalign.leaderboard.compare import MOST_PAIRED_ROWS, Difference, ModelFigures
+from midalign.leaderboard.load import Run
 from midalign.leaderboard.page.models import PageModel, collect_models, parameters_in_name, size_bucket
 from midalign.leaderboard.page.references import ReferenceRow
 from midalign.leaderboard.section_figures import (
@@ -262,7 +264,7 @@ def _interval(estimate: Estimate) -> list[float]:
     return [estimate.value, estimate.low, estimate.high, estimate.stderr]
 
 
-def _run(section: BoardSection, run: Any) -> Data:
+def _run(section: BoardSection, run: Run) -> Data:
     """Return how one record of a row was made and what it cost on the section's tasks."""
     entry = run.record
     tasks = [run.task(code) for code in section.languages]
@@ -281,7 +283,7 @@ def _run(section: BoardSection, run: Any) -> Data:
     }
 
 
-def _training(manifest: Any) -> Data:
+def _training(manifest: Manifest) -> Data:
     """Return what a manifest says about training."""
     return {
         "task": manifest.task,

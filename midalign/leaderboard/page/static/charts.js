@@ -26,7 +26,8 @@
 
   function rangeOf(values) {
     const defined = values.filter(isNumber);
-    return [Math.min.apply(null, [0].concat(defined)), Math.max.apply(null, [0.05].concat(defined))];
+    const low = Math.min.apply(null, [0].concat(defined)), high = Math.max.apply(null, [0].concat(defined));
+    return [low, high - low < 0.02 ? low + 0.02 : high];
   }
 
   // A chart with rows: axis at the bottom, a label per row, groups with a heading.
