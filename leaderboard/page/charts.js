@@ -26,7 +26,8 @@
 
   function rangeOf(values) {
     const defined = values.filter(isNumber);
-    return [Math.min.apply(null, [0].concat(defined)), Math.max.apply(null, [0.05].concat(defined))];
+    const low = Math.min.apply(null, [0].concat(defined)), high = Math.max.apply(null, [0].concat(defined));
+    return [low, high - low < 0.02 ? low + 0.02 : high];
   }
 
   // A chart with rows: axis at the bottom, a label per row, groups with a heading.
@@ -117,9 +118,9 @@
         children.push(label(left - 8, y + ROW / 2, text, { "text-anchor": "end" }, Math.floor(left / 6.4)));
         columnLabels.forEach(function (columnLabel, column) {
           const score = scores[column][row], colour = isNumber(score) ? shade(score / high) : null;
-          children.push(svg("g", {}, svg("title", {}, names[row] + ", " + columnLabel + ": " + midalign.percent(score)),
-            svg("rect", { x: left + cell * column, y: y, width: cell - 1, height: ROW - 1, class: colour ? null : "missing", fill: colour ? colour.fill : null }),
-            cell >= 34 ? label(left + cell * (column + 0.5) - 0.5, y + ROW / 2, midalign.percent(score), { "text-anchor": "middle", class: "cell", style: colour ? "fill:" + colour.ink : null }) : null));
+          children.push(svg("rect", { x: left + cell * column, y: y, width: cell - 1, height: ROW - 1, class: colour ? null : "missing", fill: colour ? colour.fill : null },
+            svg("title", {}, names[row] + ", " + columnLabel + ": " + midalign.percent(score))));
+          if (cell >= 34) children.push(label(left + cell * (column + 0.5) - 0.5, y + ROW / 2, midalign.percent(score), { "text-anchor": "middle", class: "cell", style: colour ? "fill:" + colour.ink : null }));
         });
       });
       return { width: Math.max(width, left + cell * columns + 8), height: top + ROW * rowLabels.length + 4, children: children };

@@ -46,14 +46,14 @@ def page_index(
 def section_data(part: SectionFigures) -> Data:
     """Return a section's figures: facts, every row with every language, and the differences."""
     section = part.section
+    metrics = section.metrics  # computed over all records at every access
     tasks = {code: section.first.task(code) for code in section.languages}
     return {
         "slug": part.slug,
         "facts": _facts(part),
         "sets": language_sets(section),
         "metrics": {
-            name: {"title": metric.title, "percent": metric.percent}
-            for name, metric in section.metrics.items()
+            name: {"title": metric.title, "percent": metric.percent} for name, metric in metrics.items()
         },
         "languages": {
             code: {
@@ -68,7 +68,7 @@ def section_data(part: SectionFigures) -> Data:
             for code, task in tasks.items()
         },
         "decoding": section.first.record.decoding,
-        "rows": [_row(section, model) for model in part.models],
+        "rows": [_row(section, model, list(metrics)) for model in part.models],
         "runs": [[_run(section, run) for run in row.runs] for row in section.rows],
         "differences": [_difference(section, difference) for difference in part.differences],
         "plot": part.plot,
@@ -212,7 +212,7 @@ def _facts(part: SectionFigures) -> list[list[str]]:
     return facts
 
 
-def _row(section: BoardSection, model: ModelFigures) -> Data:
+def _row(section: BoardSection, model: ModelFigures, metrics: Sequence[str]) -> Data:
     headline = section.scorer.HEADLINE
     return {
         "label": model.label,
@@ -234,7 +234,7 @@ def _row(section: BoardSection, model: ModelFigures) -> Data:
         "scores": [_interval(model.languages[code][headline]) for code in section.languages],
         "details": {
             name: [model.languages[code][name].value for code in section.languages]
-            for name in section.metrics
+            for name in metrics
             if name != headline
         },
         "cut_off": model.cut_off,

@@ -66,18 +66,21 @@
     }, sortingOf(state, ""));
   }
 
+  // Columns of the table by language. More models would be unreadable, and slow to draw.
+  const MOST_COLUMNS = 20;
+
   function languageTable(summary, task, section, state) {
-    const differences = section.differences;
+    const differences = section.differences.slice(0, MOST_COLUMNS), models = section.rows.slice(0, MOST_COLUMNS);
     const rows = task.languages.map(function (code, i) {
       const cells = { language: { text: nameOf(code) + " (" + code + ")" }, role: { text: summary.roles[i] }, resource: { text: midalign.data.index.languages[code].resource }, n: { text: midalign.count(section.languages[code].n), value: section.languages[code].n } };
-      section.rows.forEach(function (row, j) { cells["row" + j] = { text: midalign.bounds(row.scores[i]), value: row.scores[i][0] }; });
+      models.forEach(function (row, j) { cells["row" + j] = { text: midalign.bounds(row.scores[i]), value: row.scores[i][0] }; });
       differences.forEach(function (d, j) { cells["difference" + j] = { text: midalign.change(d.scores[i]), value: d.scores[i][0] }; });
       return cells;
     });
     return midalign.table({
       name: summary.slug + "-languages", caption: task.headline + " by language in per cent with 95% intervals", rowHeader: "language", rows: rows,
       columns: [{ key: "language", title: "Language" }, { key: "role", title: "Role" }, { key: "resource", title: "Class" }, { key: "n", title: "Items", numeric: true }].concat(
-        section.rows.map(function (row, j) { return { key: "row" + j, title: row.label, numeric: true }; }),
+        models.map(function (row, j) { return { key: "row" + j, title: row.label, numeric: true }; }),
         differences.map(function (d, j) { return { key: "difference" + j, title: section.rows[d.row].label + " − " + section.rows[d.baseline].label, numeric: true }; })),
     }, sortingOf(state, "l"));
   }
@@ -125,7 +128,7 @@
     const summary = summaryOf(state.task) || midalign.data.index.sections[0], task = taskOf(summary);
     return midalign.loadSection(summary.slug).then(function (section) {
       const comparisons = section.differences.length ? section.differences : section.rows.length > 1 ? [{ row: 1, baseline: 0 }] : [{ row: 0, baseline: 0 }];
-      const chosen = comparisons[Number(state.arm) || 0] || comparisons[0];
+      const chosen = comparisons[Number(state.arm) || 0] || comparisons[0], gaps = gapFigures(summary, section);
       return [
         element("h2", { tabindex: "-1" }, midalign.name(summary.title)),
         midalign.choice("Task", "task", midalign.data.index.sections.map(function (one) { return [one.slug, one.title]; }), summary.slug),
@@ -135,11 +138,12 @@
         element("h3", {}, "Baseline and aligned by language"),
         comparisons.length > 1 ? midalign.choice("Model", "arm", comparisons.map(function (d, i) { return [String(i), section.rows[d.row].label]; }), String(comparisons.indexOf(chosen))) : null,
         dumbbell(summary, task, section, chosen),
-        gapFigures(summary, section).some(Boolean) ? element("h3", {}, "Transfer gap") : null,
-        gapFigures(summary, section),
+        gaps.some(Boolean) ? element("h3", {}, "Transfer gap") : null,
+        gaps,
         summary.analyses.length ? element("h3", {}, "Alignment by layer") : null,
         summary.analyses.map(layerFigure),
         element("h3", {}, "Every language"),
+        section.rows.length > MOST_COLUMNS ? element("p", {}, "The first " + MOST_COLUMNS + " models. The map below has all, and leaderboard.json has every figure.") : null,
         languageTable(summary, task, section, state),
         element("h3", {}, "Languages and models"),
         heatMap(summary, task, section),
