@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "build_time_math",
     "docstrings",
+    "board_page",
     "external_links",
     "reference_pages",
 ]

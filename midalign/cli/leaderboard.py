@@ -29,11 +29,12 @@ def build(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where README.md, leaderboard.json and plots/ go. Default: the folder above --results.",
+            help="Where README.md, index.html, leaderboard.json, page/ and plots/ go. "
+            "Default: the folder above --results.",
         ),
     ] = None,
 ) -> None:
-    """Build tables and plots from records, and print the tables."""
+    """Build tables, plots and a page from records, and print the tables."""
     from rich.console import Console
 
     from midalign.cli.table_printing import print_table
@@ -51,7 +52,8 @@ def build(
             console.print(line.replace("**", ""))
         console.print()
     console.print(
-        f"Tables: {folder / 'README.md'}, figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
+        f"Tables: {folder / 'README.md'}, page: {folder / 'index.html'}, "
+        f"figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
         soft_wrap=True,
     )
 

@@ -1,7 +1,6 @@
 """Write a board, README.md, leaderboard.json and plots, from a folder of records."""
 
 import json
-import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -12,16 +11,17 @@ from midalign.errors import MidalignError
 from midalign.files import write_atomically
 from midalign.leaderboard import plots
 from midalign.leaderboard.comet_comparison import compare_by_comet
-from midalign.leaderboard.compare import ModelFigures, compare_models
+from midalign.leaderboard.compare import ModelFigures, compare_models, compare_other_pairs
+from midalign.leaderboard.formatting import round_figures
 from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.page.write import write_page
 from midalign.leaderboard.paired_comparison import Breakdown, PairedComparison, compare_pair
 from midalign.leaderboard.row_pairs import select_pairs
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
-from midalign.leaderboard.statistics import DRAWS, LEVEL
+from midalign.leaderboard.statistics import DRAWS, LEVEL, bootstrap
 from midalign.leaderboard.tables import MARK, render_page
 
-DIGITS = 6
 LONGEST_SLUG = 120
 """Characters of a plot's file name. File systems take 255 bytes."""
 
@@ -30,14 +30,15 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     """Write the board of `results/*.json` into `output` and return its sections.
 
     The same records give the same bytes. Raises RecordError for invalid or conflicting records, and
-    MidalignError if `output` has a README.md that this function did not write.
+    MidalignError if `output` has a README.md or index.html that this function did not write.
     """
     readme = output / "README.md"
-    if readme.is_file() and not readme.read_text("utf-8", errors="replace").startswith(MARK):
-        raise MidalignError(
-            f"{readme} was not written by midalign leaderboard build, so it is kept. "
-            f"Choose another folder with --output"
-        )
+    for path in (readme, output / "index.html"):
+        if path.is_file() and MARK not in path.read_text("utf-8", errors="replace")[:100]:
+            raise MidalignError(
+                f"{path} was not written by midalign leaderboard build, so it is kept. "
+                f"Choose another folder with --output"
+            )
     parts = compare_records(results)
     pictures = {part.plot: plots.plot_section(part) for part in parts}
     (output / "plots").mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,7 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
         write_atomically(output / name, picture)
     write_atomically(output / "leaderboard.json", _json(parts).encode())
     write_atomically(readme, render_page(parts).encode())
+    write_page(parts, output)
     return parts
 
 
@@ -112,7 +114,10 @@ def _compare_folder(results: Path, written: Collection[str] | None) -> list[Sect
         slug = slug[:LONGEST_SLUG]
         taken = sum(part.slug == slug or part.slug.startswith(f"{slug}-v") for part in parts)
         slug = f"{slug}-v{taken + 1}" if taken else slug
-        parts.append(SectionFigures(slug, section, *compare_models(section), compare_by_comet(section)))
+        scores = bootstrap(section)
+        models, differences = compare_models(section, scores)
+        pairs = compare_other_pairs(section, scores, differences)
+        parts.append(SectionFigures(slug, section, models, differences, compare_by_comet(section), pairs))
     return parts
 
 
@@ -123,7 +128,7 @@ def _json(parts: Sequence[SectionFigures]) -> str:
         "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired bootstrap over documents and seeds"},
         "sections": [_section(part) for part in parts],
     }
-    return json.dumps(_rounded(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(round_figures(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _section(part: SectionFigures) -> dict[str, Any]:
@@ -162,16 +167,3 @@ def _model(model: ModelFigures) -> dict[str, Any]:
     if model.training_dtype is None:
         del figures["training_dtype"]
     return figures
-
-
-def _rounded(value: Any) -> Any:
-    """Return the same structure with floats rounded to DIGITS decimals and None for NaN."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return round(value, DIGITS) + 0.0  # + 0.0: no minus zero
-    if isinstance(value, dict):
-        return {key: _rounded(member) for key, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(member) for member in value]
-    return value

@@ -7,6 +7,7 @@ documents and, if there are several, training seeds. See `midalign.leaderboard.s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from midalign.leaderboard.statistics import (
 _HEADLINE = 0
 """Among a family's metrics."""
 _GAP_SETS = ("non-supervised", "aligned", "unseen")
+MOST_PAIRED_ROWS = 20
+"""Rows of a section up to which every pair is compared: 190 pairs."""
 Measured = tuple[int, int, str, str | None]
 """Layer, candidates, pooling and digest of the candidates. Accuracies compare if all are equal."""
 
@@ -110,14 +113,36 @@ class Difference:
     gap_closed_languages: dict[str, Estimate | None]
 
 
-def compare_models(section: BoardSection) -> tuple[list[ModelFigures], list[Difference]]:
-    """Return the figures of the section's rows, and the difference of each arm from its baseline."""
-    scores = bootstrap(section)
+def compare_models(
+    section: BoardSection, scores: Mapping[str, Scores] | None = None
+) -> tuple[list[ModelFigures], list[Difference]]:
+    """Return the figures of the section's rows, and the difference of each arm from its baseline.
+
+    `scores` are those of `bootstrap`, if the caller has them already.
+    """
+    scores = scores or bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
     differences = [
         _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
     ]
     return models, differences
+
+
+def compare_other_pairs(
+    section: BoardSection, scores: Mapping[str, Scores], differences: Sequence[Difference]
+) -> list[Difference]:
+    """Return the differences of all pairs of rows but those given. Empty for more than MOST_PAIRED_ROWS.
+
+    The later row is the difference's model, the earlier one its baseline.
+    """
+    if len(section.rows) > MOST_PAIRED_ROWS:
+        return []
+    known = {frozenset((difference.model, difference.baseline)) for difference in differences}
+    return [
+        _difference(section, row, other, scores)
+        for other, row in combinations(section.rows, 2)
+        if frozenset((row.label, other.label)) not in known
+    ]
 
 
 def arms_with_baseline(section: BoardSection) -> list[tuple[BoardRow, BoardRow]]:

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from midalign.leaderboard.statistics import Estimate
 
 NONE = "–"
 MINUS = "−"
+DIGITS = 6
+"""Decimals of the figures in data files."""
 
 
 def format_span(numbers: Collection[int]) -> str:
@@ -72,3 +75,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: S
     marks = [":--" if i in left else "--:" for i in range(len(header))]
     lines = [header, marks, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def round_figures(value: Any) -> Any:
+    """Return the same structure with floats rounded to DIGITS decimals and None for NaN."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return round(value, DIGITS) + 0.0  # + 0.0: no minus zero
+    if isinstance(value, dict):
+        return {key: round_figures(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [round_figures(member) for member in value]
+    return value

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,17 @@ class Run:
 
     def task_name(self, language: str) -> str:
         """Return the task of a language, as lm-eval spells it."""
-        return next(
-            name
-            for name, task in self.record.tasks.items()
-            if task_place(name, task.language) == (self.group, language)
-        )
+        return self._task_names[language]
+
+    @cached_property
+    def _task_names(self) -> dict[str, str]:
+        """Task of each language. Boards look tasks up often: a search per look-up would be quadratic."""
+        names: dict[str, str] = {}
+        for name, task in self.record.tasks.items():
+            place = task_place(name, task.language)
+            if place and place[0] == self.group:
+                names.setdefault(place[1], name)
+        return names
 
 
 def load_runs(folder: Path) -> list[Run]:

@@ -18,6 +18,8 @@ class SectionFigures:
     models: list[ModelFigures]
     differences: list[Difference]
     comet: CometComparison | None = None
+    other_pairs: Sequence[Difference] = ()
+    """Differences of all other pairs of rows, for the page."""
 
     @property
     def plot(self) -> str:

@@ -1,11 +1,15 @@
 """What answers without a model score on the mini benchmark: the most frequent of training, and a copy.
 
 usage: python scripts/benchmarks/trivial_answers.py      (test split, mean over the tasks of each group, in %)
+       python scripts/benchmarks/trivial_answers.py --output leaderboard/references.json    (rows of the page)
 """
 
+import argparse
+import json
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,18 +49,29 @@ def score(task: str, answer: Answer) -> float:
 
 
 def main() -> None:
-    """A line a group."""
+    """A line a group, and the file of the page's reference rows."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, help="where the rows of the page go")
+    output = parser.parse_args().output
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ANSWERS}
     for group in ("midalign_mini_slot", "midalign_mini_mt", "midalign_mini_json"):
-        tasks = harness.expand([group])
-        headline = scorer(harness.metadata(tasks[0])["family"]).HEADLINE
-        shares = [
-            f"{name} {np.mean([score(task, answer) for task in tasks]):.1f}"
-            for name, answer in ANSWERS.items()
-        ]
-        print(f"{group}, {headline}: {', '.join(shares)}")
+        tasks = {task: harness.metadata(task) for task in harness.expand([group])}
+        first = next(iter(tasks.values()))
+        shares = []
+        for name, answer in ANSWERS.items():
+            scores = {data["language"]: score(task, answer) for task, data in tasks.items()}
+            shares.append(f"{name} {np.mean(list(scores.values())):.1f}")
+            stored = {code: round(value / 100, 6) for code, value in sorted(scores.items())}
+            version = float(first["version"])
+            rows[name].append({"group": group, "version": version, "split": "test", "scores": stored})
+        print(f"{group}, {scorer(first['family']).HEADLINE}: {', '.join(shares)}")
+    if output:
+        references = [{"title": TITLES[name], "groups": groups} for name, groups in rows.items()]
+        output.write_text(json.dumps({"references": references}, indent=1) + "\n", "utf-8")
 
 
 ANSWERS: dict[str, Answer] = {"majority": majority, "copy": copy}
+TITLES = {"majority": "most frequent training answer", "copy": "copy of the source"}
 
 if __name__ == "__main__":
     main()

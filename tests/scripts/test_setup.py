@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,7 @@ def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module, "create_venv", lambda: (tmp_path / ".venv").mkdir(exist_ok=True))
     monkeypatch.setattr(module, "this_platform", lambda: "cpu-linux")
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")  # a browser is there
     return module
 
 
@@ -110,6 +112,30 @@ def test_a_gpu_brings_vllm_and_keeps_torchs_companions(
     run(setup, monkeypatch)
     assert [arguments[0] for arguments in pip] == ["install", "install"]
     assert "vllm" in pip[1]
+
+
+def test_root_on_debian_gets_a_browser_and_others_are_told_how(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def fake(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 100, "", "E: no network\n")
+
+    monkeypatch.setattr(setup.subprocess, "run", fake)
+    monkeypatch.setattr(setup.os, "geteuid", lambda: 0)
+    setup.install_browser()
+    assert not asked, "a browser is there"
+    monkeypatch.setattr(setup.shutil, "which", lambda name: name if name == "apt-get" else None)
+    setup.install_browser()
+    assert [command[1] for command in asked] == ["update", "install"]
+    assert asked[1][-1] == "chromium"
+    assert "E: no network" in capsys.readouterr().out
+    monkeypatch.setattr(setup.os, "geteuid", lambda: 1000)
+    setup.install_browser()
+    assert len(asked) == 2
+    assert "apt-get install" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
