@@ -2,8 +2,8 @@
 
 Each file is the resolution of pyproject.toml (with the dev group) and the direct pins below for one platform,
 by `uv pip compile` for the oldest Python. One set of versions serves every supported Python, so that records
-made on two Pythons can be compared: where a version does not fit a newer Python, scripts/checks/pins.py, which
-runs at the end, says so, and a direct pin here settles it. What is already pinned stays unless it no longer
+made on two Pythons can be compared. scripts/checks/pins.py, which runs at the end, names a version that does
+not fit a newer Python, and a direct pin here settles it. What is already pinned stays unless it no longer
 fits. `--upgrade` takes the newest of everything but the direct pins. Builds of torch for the CPU come from
 PyTorch's own index, or from $PIP_FIND_LINKS when set. COMET has an environment of its own, and one file for
 all platforms, in the package.
@@ -110,4 +110,6 @@ if __name__ == "__main__":
     for platform_name in PLATFORMS:
         compile_platform(platform_name, "--upgrade" in sys.argv[1:])
     compile_comet("--upgrade" in sys.argv[1:])
-    sys.exit(subprocess.run([sys.executable, ROOT / "scripts" / "checks" / "pins.py"], check=False).returncode)
+    sys.exit(
+        subprocess.run([sys.executable, ROOT / "scripts" / "checks" / "pins.py"], check=False).returncode
+    )

@@ -41,7 +41,9 @@ def warn_of_gpu_problems() -> None:
 
     try:
         gpus = list_gpus()
-        problems = [driver_problem(gpus[0].driver, PINNED_CUDA) if gpus else "no nvidia-smi to ask for the driver"]
+        problems = [
+            driver_problem(gpus[0].driver, PINNED_CUDA) if gpus else "no nvidia-smi to ask for the driver"
+        ]
     except EngineError as error:
         problems = [f"{error}. Without a working driver, everything runs on the CPU"]
     compiler = compiler_problem()

@@ -122,7 +122,13 @@ H200 = "echo 'NVIDIA H200, 143771, {driver}'"
         (H200.format(driver="575.51.03"), "12.8", True, "pass", ""),
         (H200.format(driver="580.65.06"), "13.0", False, "fail", "torch sees no GPU"),
         (H200.format(driver="580.65.06"), None, False, "warn", "rm -r .venv && make setup"),
-        ("echo 'Driver/library version mismatch'; exit 18", "13.0", False, "fail", "Repair the NVIDIA driver"),
+        (
+            "echo 'Driver/library version mismatch'; exit 18",
+            "13.0",
+            False,
+            "fail",
+            "Repair the NVIDIA driver",
+        ),
         ("echo 'Driver/library version mismatch'; exit 18", None, False, "warn", "Repair the NVIDIA driver"),
     ],
 )

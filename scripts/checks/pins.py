@@ -2,9 +2,9 @@
 
     python scripts/checks/pins.py [PLATFORM...]      # needs `pip install uv`; make check-pins
 
-For each platform and Python, the requirements that `make setup-dev` installs must resolve under the platform's
-constraints, with a wheel for every package but SOURCES, and each resolved package must be pinned. Builds of
-torch for the CPU come from PyTorch's own index. Where $PIP_FIND_LINKS is set, they are stand-ins with the
+For each platform and Python, the requirements of `make setup-dev` must resolve under the constraints
+of the platform, with a wheel for every package but SOURCES, and each resolved package must be pinned. Builds
+of torch for the CPU come from PyTorch's own index. Where $PIP_FIND_LINKS is set, they are stand-ins with the
 metadata of the build in that folder, since the folder may have a build for one Python only.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-# The oldest system of each platform that has wheels of everything, as uv names it. llguidance needs glibc 2.31.
+# The oldest system of each platform with wheels of everything, as uv names it. llguidance needs glibc 2.31.
 SYSTEMS = {
     "cpu-linux": "x86_64-manylinux_2_31",
     "cuda-linux": "x86_64-manylinux_2_31",
@@ -38,7 +38,7 @@ def supported_pythons() -> list[str]:
 
 
 def write_stand_in(builds: Path, folder: Path) -> None:
-    """Write a wheel for every Python into `folder`, with the metadata of the CPU build of torch in `builds`."""
+    """Write a wheel for every Python into `folder`, with the metadata of the build of torch in `builds`."""
     (build,) = builds.glob("torch-*+cpu-*.whl")
     release = "-".join(build.name.split("-")[:2])
     with zipfile.ZipFile(build) as archive:
