@@ -78,7 +78,7 @@ def _check_gpu() -> Iterator[Finding]:
 
     from midalign.evaluate.install import has_vllm
 
-    # A build of torch for CUDA is there for a GPU. With a build for the CPU, a GPU may be left alone on purpose.
+    # A build of torch for CUDA expects a GPU. With a build for the CPU, a GPU may be idle on purpose.
     cuda = torch.version.cuda
     try:
         gpus = nvidia.list_gpus()

@@ -111,6 +111,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return install
 
 
+MISMATCH = "echo 'Driver/library version mismatch'; exit 18"
 H200 = "echo 'NVIDIA H200, 143771, {driver}'"
 
 
@@ -129,7 +130,7 @@ H200 = "echo 'NVIDIA H200, 143771, {driver}'"
             "fail",
             "Repair the NVIDIA driver",
         ),
-        ("echo 'Driver/library version mismatch'; exit 18", None, False, "warn", "Repair the NVIDIA driver"),
+        (MISMATCH, None, False, "warn", "Repair the NVIDIA driver"),
     ],
 )
 def test_driver_too_old_for_torch_or_unused_gpu_comes_with_a_remedy(
