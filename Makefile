@@ -2,7 +2,7 @@
 # Another interpreter than python3: make PYTHON=python3.12 test
 PYTHON ?= python3
 
-.PHONY: setup setup-dev demo test lint docs dist test-wheel audit bench
+.PHONY: setup setup-dev demo test lint docs dist test-wheel check-pins audit bench
 
 setup:
 	@$(PYTHON) scripts/setup.py
@@ -39,6 +39,10 @@ docs: setup-dev
 	.venv/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 	@echo "External links, not fetched: docs/_build/html/external-links.txt"
 	@echo "Open docs/_build/html/index.html in a browser"
+
+# The pins of every platform resolve on every supported Python. Needs the package index, and takes minutes.
+check-pins: setup-dev
+	.venv/bin/python scripts/checks/pins.py
 
 # Known vulnerabilities of the pinned packages. Needs a network, and an environment of its own.
 audit:

