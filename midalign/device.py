@@ -1,6 +1,7 @@
-"""Devices of this machine, and the dtypes that they compute in."""
+"""Devices of this machine, their memory, and the dtypes that they compute in."""
 
 import ctypes
+import gc
 import logging
 import sys
 from typing import Literal
@@ -25,6 +26,13 @@ def device() -> str:
 def devices() -> list[str]:
     """Return every GPU, such as `cuda:0` and `cuda:1`, or the only device."""
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device()]
+
+
+def free_memory() -> None:
+    """Give the GPU the memory that finished models have left, for another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:
