@@ -28,6 +28,13 @@ def devices() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device()]
 
 
+def gpu_name() -> str | None:
+    """Return the name of the GPU, of several that of each kind. None without a GPU of CUDA."""
+    if not torch.cuda.is_available():
+        return None
+    return ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
+
+
 def free_memory() -> None:
     """Give the GPU the memory that finished models have left, for another process."""
     gc.collect()

@@ -1,6 +1,7 @@
 """The choice of an engine, and its start after the proof that each adapter acts."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from midalign import adapter as adapters
 from midalign.errors import AdapterError, EngineError
 from midalign.evaluate import constrain, install, live, retrieval, vllm_limits
 from midalign.evaluate.requests import Generated
-from midalign.evaluate.settings import EvalSettings, EvaluatedModel
+from midalign.evaluate.settings import BATCH_INVARIANT, EvalSettings, EvaluatedModel
 from midalign.evaluate.vllm_proof import ProbeReference, prove_vllm_serves, take_reference
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def choose_engine(settings: EvalSettings, base: str, models: Sequence[EvaluatedM
     answers before vLLM has started. Raises AdapterError or EngineError if the engine that was asked for does
     not serve an adapter, or not as the settings say.
     """
+    os.environ[BATCH_INVARIANT] = str(int(settings.batch_invariant))  # read when vLLM is imported
     engine = _serving_engine(settings, base, models)
-    _check_parallel(settings.tensor_parallel, engine)
+    _check_vllm_options(settings, engine)
     return engine
 
 
@@ -81,21 +83,22 @@ def _serving_engine(settings: EvalSettings, base: str, models: Sequence[Evaluate
     return "vllm"
 
 
-def _check_parallel(gpus: int, engine: str) -> None:
-    """Raise EngineError if the engine does not split a model over that many GPUs here."""
+def _check_vllm_options(settings: EvalSettings, engine: str) -> None:
+    """Raise EngineError for options that the engine would ignore, and for more GPUs than there are."""
     import torch
 
-    if gpus == 1:
-        return
-    if engine != "vllm":
+    gpus, found = settings.tensor_parallel, torch.cuda.device_count()
+    options = {f"--tensor-parallel {gpus}": gpus > 1, "--batch-invariant": settings.batch_invariant}
+    given = [option for option, is_given in options.items() if is_given]
+    if given and (engine != "vllm" or not found):
+        variable = f" (or unset {BATCH_INVARIANT})" if settings.batch_invariant else ""
+        here = engine if found else f"{engine} without a GPU"
         raise EngineError(
-            f"--tensor-parallel {gpus} splits the model in vLLM, and the engine is {engine}. Remove it, or "
-            f"use --engine vllm"
+            f"{' and '.join(given)} is for vLLM on GPUs, and the engine is {here}. Remove it{variable}, or "
+            f"use --engine vllm on a machine with GPUs"
         )
-    if gpus > torch.cuda.device_count():
-        raise EngineError(
-            f"--tensor-parallel {gpus} needs {gpus} GPUs, and torch finds {torch.cuda.device_count()}"
-        )
+    if gpus > found and gpus > 1:
+        raise EngineError(f"--tensor-parallel {gpus} needs {gpus} GPUs, and torch finds {found}")
 
 
 @contextmanager
