@@ -1,7 +1,7 @@
 """Progress of vLLM within a call."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -18,10 +18,13 @@ class AnswerProgress:
         self.n = 0
         self.postfix = ""
 
-    def __call__(self, **_: Any) -> "AnswerProgress":
-        """Begin a call: vLLM passes the arguments of tqdm."""
+    def __call__(self, prompts: Iterable[Any] | None = None, **_: Any) -> Any:
+        """Return a bar for answers, or the prompts, which vLLM renders before and which do not count.
+
+        vLLM passes the arguments of tqdm.
+        """
         self.n, self.start = 0, time.monotonic()
-        return self
+        return self if prompts is None else prompts
 
     @property
     def format_dict(self) -> dict[str, float]:

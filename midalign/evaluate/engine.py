@@ -72,7 +72,8 @@ def _serving_engine(settings: EvalSettings, base: str, models: Sequence[Evaluate
         return "vllm"
     folders = [model.folder for model in models if model.folder is not None]
     try:
-        vllm_limits.check_adapters(folders, adapters.base_config(base), fast_dtype(), device())
+        if folders:
+            vllm_limits.check_adapters(folders, adapters.base_config(base), fast_dtype(), device())
         if settings.constrained:
             vllm_limits.check_biases(constrain.base_markup(base))
     except (AdapterError, EngineError) as error:

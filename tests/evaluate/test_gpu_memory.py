@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 
 from midalign.errors import EngineError
 from midalign.evaluate import gpu_memory, install, vllm_start
+from midalign.evaluate.engine import choose_engine
 from midalign.evaluate.gpu_memory import GIB
+from midalign.evaluate.settings import BATCH_INVARIANT, EvalSettings, EvaluatedModel
 from midalign.evaluate.vllm_start import EngineLog, start_vllm
 
 MOVED = (
@@ -195,3 +198,30 @@ def test_variables_are_set_before_vllm_is_imported(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(vllm_start, "require_vllm", lambda: None)
     vllm_start.prepare_vllm()
     assert [os.environ[name] for name in names] == ["spawn", "0", "ERROR"]
+
+
+def test_options_of_vllm_are_not_ignored(
+    cuda: list[tuple[float, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = EvaluatedModel("tiny", None, None, None)
+    settings = EvalSettings(base="tiny", tasks=(), output=tmp_path, engine="hf", tensor_parallel=2)
+    with pytest.raises(EngineError, match="--tensor-parallel 2 is for vLLM on GPUs, and the engine is hf"):
+        choose_engine(settings, "tiny", [base])
+    monkeypatch.setattr(install, "has_vllm", lambda: True)
+    assert choose_engine(replace(settings, engine="vllm"), "tiny", [base]) == "vllm"
+    with pytest.raises(EngineError, match="needs 3 GPUs, and torch finds 2"):
+        choose_engine(replace(settings, engine="vllm", tensor_parallel=3), "tiny", [base])
+    # Batch-invariant by the option, or by the variable of vLLM, which then reads what the record says.
+    monkeypatch.setenv(BATCH_INVARIANT, "1")
+    invariant = EvalSettings(base="tiny", tasks=(), output=tmp_path, engine="vllm")
+    assert invariant.batch_invariant
+    assert choose_engine(invariant, "tiny", [base]) == "vllm"
+    assert os.environ[BATCH_INVARIANT] == "1"
+    with pytest.raises(EngineError, match="--batch-invariant is for vLLM.*unset VLLM_BATCH_INVARIANT"):
+        choose_engine(replace(invariant, engine="hf"), "tiny", [base])
+    choose_engine(replace(invariant, batch_invariant=False), "tiny", [base])
+    assert os.environ[BATCH_INVARIANT] == "0"
+    cuda.clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match="the engine is vllm without a GPU"):
+        choose_engine(replace(settings, engine="vllm"), "tiny", [base])
