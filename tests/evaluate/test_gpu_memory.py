@@ -217,7 +217,7 @@ def test_options_of_vllm_are_not_ignored(
     assert invariant.batch_invariant
     assert choose_engine(invariant, "tiny", [base]) == "vllm"
     assert os.environ[BATCH_INVARIANT] == "1"
-    with pytest.raises(EngineError, match="--batch-invariant is for vLLM.*unset VLLM_BATCH_INVARIANT"):
+    with pytest.raises(EngineError, match=r"--batch-invariant is for vLLM.*unset VLLM_BATCH_INVARIANT"):
         choose_engine(replace(invariant, engine="hf"), "tiny", [base])
     choose_engine(replace(invariant, batch_invariant=False), "tiny", [base])
     assert os.environ[BATCH_INVARIANT] == "0"
