@@ -39,7 +39,7 @@ class AnswerProgress:
             self.reported = self.n
 
     def refresh(self) -> None:
-        """Do nothing: `update` reports at once."""
+        """Accept the call of vLLM: `update` reports at once."""
 
     def close(self) -> None:
-        """Do nothing: the bar belongs to the caller."""
+        """Accept the call of vLLM: the bar belongs to the caller."""
