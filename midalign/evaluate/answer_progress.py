@@ -39,7 +39,7 @@ class AnswerProgress:
             self.reported = self.n
 
     def refresh(self) -> None:
-        """Accept the call of vLLM: `update` reports at once."""
+        """Skip what tqdm does here, since `update` reports at once."""
 
     def close(self) -> None:
-        """Accept the call of vLLM: the bar belongs to the caller."""
+        """Skip what tqdm does here, since the bar belongs to the caller."""
