@@ -127,7 +127,7 @@ def test_a_doubled_shard_is_refused(folders: dict[str, Path], tmp_path: Path) ->
         ("packages", {"torch": "1.0"}, "their packages differs"),
         (
             "engine",
-            {"gpu": "NVIDIA L4"},
+            {"name": None, "dtype": None, "device": None, "gpu": "NVIDIA L4"},
             r"their engine differs \(hf float32 on NVIDIA L4, hf float32 on cpu",
         ),
         ("shard", {"number": 2, "of": 3, "run": "0" * 64}, "their tasks, settings or number"),
