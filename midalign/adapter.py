@@ -345,22 +345,6 @@ def may_change_base(folder: Path) -> bool:
     return not matrices_alone or settings.get("init_lora_weights") not in PLAIN_STARTS
 
 
-def beyond_plain_lora(folder: Path) -> str | None:
-    """Return the setting or weight by which an adapter is more than plain LoRA of one rank, None if none is.
-
-    vLLM serves no other adapters, and some versions ignore the difference silently.
-    """
-    settings = adapter_config(folder)
-    if settings["peft_type"] != "LORA":
-        return f"peft_type {settings['peft_type']}"
-    if settings.get("init_lora_weights") not in PLAIN_STARTS:
-        return f"init_lora_weights {settings['init_lora_weights']}"
-    for field in ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "target_parameters"):
-        if settings.get(field):
-            return field
-    return next((name for name in tensor_shapes(folder / WEIGHTS) if ".lora_" not in name), None)
-
-
 def trained_tokens(folder: Path) -> list[int]:
     """Return the ids of the tokens whose embeddings the adapter trains individually, at most 64 of them."""
     settings = adapter_config(folder)

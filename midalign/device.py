@@ -1,6 +1,7 @@
-"""Devices of this machine, and the dtypes that they compute in."""
+"""Devices of this machine, their memory, and the dtypes that they compute in."""
 
 import ctypes
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,20 @@ def device() -> str:
 def devices() -> list[str]:
     """Return every GPU, such as `cuda:0` and `cuda:1`, or the only device."""
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [device()]
+
+
+def gpu_name() -> str | None:
+    """Return the name of the GPU, of several that of each kind. None without a GPU of CUDA."""
+    if not torch.cuda.is_available():
+        return None
+    return ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
+
+
+def free_memory() -> None:
+    """Give the GPU the memory that finished models have left, for another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:

@@ -236,6 +236,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"engine": {"name": "hf", "dtype": "bfloat16", "device": "cpu"}},
         "dtype float32, now bfloat16",
     ),
+    "batches": (
+        {"engine": {"name": "hf", "dtype": "float32", "device": "cpu", "batch_invariant": True}},
+        "batch-invariant None, now True",
+    ),
     "shots": ({"decoding": {"num_fewshot": 3}}, "num_fewshot None, now 3"),
     "template": ({"decoding": {"apply_chat_template": True}}, "apply_chat_template None, now True"),
     "instruction": (
@@ -266,6 +270,19 @@ def test_a_record_under_other_conditions_is_not_replaced(
     assert "--output OTHER" in str(error.value)
     assert f"rm '{path}'" in str(error.value)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_record_of_another_gpu_is_not_replaced(tmp_path: Path, items: dict[str, record.Items]) -> None:
+    """Older records do not name their GPU, and any result may replace these."""
+
+    def on(gpu: str | None) -> record.Record:
+        engine = record.Engine(name="vllm", dtype="bfloat16", device="cuda", gpu=gpu)
+        return make(items).model_copy(update={"engine": engine})
+
+    for gpu in (None, "NVIDIA A100-SXM4-80GB"):
+        record.write_record(on(gpu), items, tmp_path)
+    with pytest.raises(RecordError, match="GPU NVIDIA A100-SXM4-80GB, now NVIDIA L4"):
+        record.write_record(on("NVIDIA L4"), items, tmp_path)
 
 
 def changed(entry: record.Record, **fields: Any) -> record.Record:

@@ -210,6 +210,16 @@ def evaluate(
         int,
         typer.Option(metavar="N", min=1, help="GPUs per model, vLLM only.", rich_help_panel=HARDWARE),
     ] = 1,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--batch-invariant",
+            envvar="VLLM_BATCH_INVARIANT",
+            show_envvar=False,
+            help="Make answers independent of the batch, so that repeated runs are equal. vLLM only.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = False,
 ) -> None:
     """Score a base model and its adapters: one record per model.
 
@@ -252,6 +262,7 @@ def evaluate(
         constrained=constrained,
         shard=_shard(shard),
         tensor_parallel=tensor_parallel,
+        batch_invariant=batch_invariant,
     )
     from midalign.record import format_score
 

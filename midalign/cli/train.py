@@ -180,9 +180,14 @@ def _state(now: "TrainProgress") -> str:
 
 
 def evaluate_adapters(recipe: "Recipe", adapters: Sequence[Path]) -> None:
-    """Score adapters in a fresh process, since training leaves memory allocated for every batch shape."""
+    """Score adapters in a fresh process, since training leaves memory allocated for every batch shape.
+
+    This process gives the GPU back what training has left: vLLM starts with what is free.
+    """
+    from midalign.device import free_memory
     from midalign.train.evaluation_command import evaluation_command
 
+    free_memory()
     command = evaluation_command(recipe, adapters, recipe.output / "results")
     process = subprocess.Popen([*command, "--save-outputs"])
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from midalign import harness
 from midalign.errors import EngineError, TaskError
+from midalign.evaluate import generation, tokenizers
 from midalign.families import family
 from midalign.families.slot_grammar import quoted
 
@@ -118,6 +119,12 @@ def markup(tokenizer: Any, ends: Collection[int]) -> list[int]:
     """
     added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     return sorted((added | set(tokenizer.all_special_ids)) - set(ends))
+
+
+def base_markup(base: str) -> list[int]:
+    """Return the `markup` of a base, by folder or hub id."""
+    tokenizer = tokenizers.load_tokenizer(base)
+    return markup(tokenizer, generation.end_ids(generation.base_generation_config(base), tokenizer))
 
 
 class Compiler:

@@ -1,7 +1,7 @@
 """The choice of an engine, and its start after the proof that each adapter acts."""
 
-import gc
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from midalign import adapter as adapters
-from midalign.errors import EngineError
-from midalign.evaluate import install, live, retrieval
+from midalign.errors import AdapterError, EngineError
+from midalign.evaluate import constrain, install, live, retrieval, vllm_limits
 from midalign.evaluate.requests import Generated
-from midalign.evaluate.settings import EngineName, EvalSettings, EvaluatedModel
+from midalign.evaluate.settings import BATCH_INVARIANT, EvalSettings, EvaluatedModel
+from midalign.evaluate.vllm_proof import ProbeReference, prove_vllm_serves, take_reference
 
 if TYPE_CHECKING:
     from midalign.evaluate.plan import EvalPlan
@@ -45,31 +46,60 @@ def check_engine(settings: EvalSettings) -> None:
         install.require_vllm()
 
 
-def choose_engine(wanted: EngineName, models: Sequence[EvaluatedModel]) -> str:
-    """Return the name of the engine that answers as all models: `wanted`, or the choice for "auto".
+def choose_engine(settings: EvalSettings, base: str, models: Sequence[EvaluatedModel]) -> str:
+    """Return the name of the engine that answers as all models: the one asked for, or the choice for "auto".
 
     "auto" is vLLM on CUDA if it is installed and serves all adapters, else Hugging Face, which on a CPU
-    answers before vLLM has started. Raises EngineError if vLLM was asked for and does not serve an adapter.
+    answers before vLLM has started. Raises AdapterError or EngineError if the engine that was asked for does
+    not serve an adapter, or not as the settings say.
     """
-    from midalign.device import device
+    os.environ[BATCH_INVARIANT] = str(int(settings.batch_invariant))  # read when vLLM is imported
+    engine = _serving_engine(settings, base, models)
+    _check_vllm_options(settings, engine)
+    return engine
 
+
+def _serving_engine(settings: EvalSettings, base: str, models: Sequence[EvaluatedModel]) -> str:
+    """Return the engine that serves all models. Raises AdapterError or EngineError."""
+    from midalign.device import device, fast_dtype
+
+    wanted = settings.engine
     if wanted not in ("auto", "vllm"):
         return wanted
     if wanted == "auto" and not (device() == "cuda" and install.has_vllm()):
         return "hf"
     if device() == "cpu":  # there vLLM gets merged copies, proved equal
         return "vllm"
-    for model in models:
-        problem = model.folder and adapters.beyond_plain_lora(model.folder)
-        if problem and wanted == "auto":
-            log.warning("%s has %s, which vLLM does not serve: the engine is hf", model.folder, problem)
-            return "hf"
-        if problem:
-            raise EngineError(
-                f"{model.folder} has {problem}, which vLLM does not serve: it takes plain LoRA of one rank. "
-                f"Use the other engine: --engine hf"
-            )
+    folders = [model.folder for model in models if model.folder is not None]
+    try:
+        if folders:
+            vllm_limits.check_adapters(folders, adapters.base_config(base), fast_dtype(), device())
+        if settings.constrained:
+            vllm_limits.check_biases(constrain.base_markup(base))
+    except (AdapterError, EngineError) as error:
+        if wanted == "vllm":
+            raise type(error)(f"{error}. Use the other engine: --engine hf") from error
+        log.warning("The engine is hf: %s", error)
+        return "hf"
     return "vllm"
+
+
+def _check_vllm_options(settings: EvalSettings, engine: str) -> None:
+    """Raise EngineError for options that the engine would ignore, and for more GPUs than there are."""
+    import torch
+
+    gpus, found = settings.tensor_parallel, torch.cuda.device_count()
+    options = {f"--tensor-parallel {gpus}": gpus > 1, "--batch-invariant": settings.batch_invariant}
+    given = [option for option, is_given in options.items() if is_given]
+    if given and (engine != "vllm" or not found):
+        variable = f" (or unset {BATCH_INVARIANT})" if settings.batch_invariant else ""
+        here = engine if found else f"{engine} without a GPU"
+        raise EngineError(
+            f"{' and '.join(given)} is for vLLM on GPUs, and the engine is {here}. Remove it{variable}, or "
+            f"use --engine vllm on a machine with GPUs"
+        )
+    if gpus > found and gpus > 1:
+        raise EngineError(f"--tensor-parallel {gpus} needs {gpus} GPUs, and torch finds {found}")
 
 
 @contextmanager
@@ -78,20 +108,20 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
 
     Pair retrieval is measured before, while the base and its adapters are in memory.
     """
-    from midalign.device import fast_dtype
+    from midalign.device import device, fast_dtype, free_memory
 
-    # 1. Load the base with its adapters, in fp32 for the proof. Without adapters there is nothing to prove.
+    # 1. Load the base with its adapters. On a CPU the proof is in fp32, unless there is nothing to prove. A
+    # base in fp32 may not fit on a GPU, where adapters are proved in the dtype of the answers.
     settings, dtype = plan.settings, fast_dtype()
     folders = {model.name: model.folder for model in models if model.folder is not None}
-    base_model, tokenizer = live.load_with_adapters(plan.base, folders, "float32" if folders else dtype)
-    live.prove_each_acts(base_model, tokenizer, folders)
-    on_cpu = base_model.device.type == "cpu"
-    # 2. Take the logits that merged copies must reproduce.
-    logits = {}
-    if plan.engine == "vllm" and on_cpu:
-        for name, adapter in folders.items():
-            live.switch(base_model, name)
-            logits[name] = live.probe_logits(base_model, tokenizer, adapter)
+    in_fp32 = bool(folders) and device() == "cpu"
+    base_model, tokenizer = live.load_with_adapters(plan.base, folders, "float32" if in_fp32 else dtype)
+    # 2. Prove that each adapter acts, or take what vLLM must reproduce.
+    reference = None
+    if plan.engine != "vllm" or in_fp32:
+        live.prove_each_acts(base_model, tokenizer, folders)
+    if plan.engine == "vllm" and folders:
+        reference = take_reference(base_model, tokenizer, folders)
     # 3. Measure retrieval in the dtype of the answers.
     live.cast(base_model, dtype)
     retrieval.measure_missing(plan, models, base_model, tokenizer)
@@ -111,38 +141,31 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
     del base_model
     free_memory()
     if plan.engine == "vllm":
-        with _open_vllm(plan, folders, logits, answering) as engine:
+        with _open_vllm(plan, folders, reference, answering) as engine:
             yield engine
 
 
 @contextmanager
 def _open_vllm(
-    plan: "EvalPlan", folders: Mapping[str, Path], logits: Mapping[str, Any], answering: Mapping[str, Any]
+    plan: "EvalPlan",
+    folders: Mapping[str, Path],
+    reference: ProbeReference | None,
+    answering: Mapping[str, Any],
 ) -> Iterator[InferenceEngine]:
-    """Yield vLLM with live adapters, or on a CPU with merged copies that reproduce `logits`."""
+    """Yield vLLM with live adapters, on a CPU with merged copies, after the proof that each acts."""
     from midalign.device import device, fast_dtype
     from midalign.evaluate.merged_copies import merged_copies
     from midalign.evaluate.vllm import MidalignVLLM
 
-    dtype = fast_dtype()
-    if device() != "cpu":
-        tensor_parallel = plan.settings.tensor_parallel
-        yield MidalignVLLM(
-            plan.base, adapters=folders, dtype=dtype, tensor_parallel_size=tensor_parallel, **answering
-        )
-        return
     with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
-        copies = merged_copies(plan.base, folders, logits, Path(folder))
-        yield MidalignVLLM(plan.base, merged=copies, dtype=dtype, **answering)
-
-
-def free_memory() -> None:
-    """Give the device the memory that a finished model has left, for another process."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        serving: dict[str, Any] = {"adapters": folders, "tensor_parallel_size": plan.settings.tensor_parallel}
+        if device() == "cpu":
+            logits = reference.logits if reference else {}
+            serving = {"merged": merged_copies(plan.base, folders, logits, Path(folder))}
+        engine = MidalignVLLM(plan.base, dtype=fast_dtype(), **serving, **answering)
+        if reference is not None:
+            prove_vllm_serves(engine, reference, folders)
+        yield engine
 
 
 @contextmanager

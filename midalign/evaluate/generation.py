@@ -77,3 +77,10 @@ def base_generation_config(base: str, revision: str | None = None, trust_remote_
     except OSError:  # the base has no generation_config.json
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
         return GenerationConfig.from_model_config(config)
+
+
+def end_ids(config: Any, tokenizer: Any) -> set[int]:
+    """Return the end-of-sequence ids of a GenerationConfig and of the tokenizer."""
+    of_config = config.eos_token_id
+    several = of_config if isinstance(of_config, list) else [of_config]
+    return {i for i in (*several, tokenizer.eos_token_id) if i is not None}

@@ -86,7 +86,7 @@ class MidalignHF(HFLM):
             _check_attached(self.model, Path(adapter))
         self.contiguous_heads: set[torch.nn.Module] = set()
         self._make_head_contiguous()
-        self.end_ids = self._end_ids()
+        self.end_ids = generation.end_ids(self.model.generation_config, self.tokenizer)
         self.ignored = generation.neutralize(self.model)
         """Generation settings of the base that would change greedy answers."""
         self.constrained = constrained
@@ -288,12 +288,6 @@ class MidalignHF(HFLM):
     def _vocabulary(self) -> int:
         """Return the number of logits per token, which may exceed the entries of the tokenizer."""
         return int(self.model.get_output_embeddings().weight.shape[0])
-
-    def _end_ids(self) -> set[int]:
-        """Return the end-of-sequence ids of the tokenizer and of the model's generation settings."""
-        ids = self.model.generation_config.eos_token_id
-        several = ids if isinstance(ids, list) else [ids]
-        return {i for i in (*several, self.tokenizer.eos_token_id) if i is not None}
 
     def _stop_test(self, until: tuple[str, ...]) -> Callable[[list[int]], bool] | None:
         """Return a test for stop strings that may span tokens, or None if there are none."""

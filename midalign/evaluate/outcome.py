@@ -33,11 +33,17 @@ def describe_base(settings: EvalSettings) -> record.Base:
     )
 
 
-def describe_engine(engine: str) -> record.Engine:
+def describe_engine(engine: str, settings: EvalSettings) -> record.Engine:
     """Return the engine as records describe it."""
-    from midalign.device import device, fast_dtype
+    from midalign.device import device, fast_dtype, gpu_name
 
-    return record.Engine(name=engine, dtype=fast_dtype(), device=device())
+    return record.Engine(
+        name=engine,
+        dtype=fast_dtype(),
+        device=device(),
+        gpu=gpu_name(),
+        batch_invariant=settings.batch_invariant and engine == "vllm",
+    )
 
 
 def describe_sample(settings: EvalSettings) -> record.Sample:
@@ -91,7 +97,7 @@ def planned_conditions(
     shared = record.shared_conditions(
         describe_base(settings),
         model.digest,
-        describe_engine(engine),
+        describe_engine(engine, settings),
         describe_sample(settings),
         describe_decoding(settings),
     )
@@ -120,8 +126,9 @@ def deciding_settings(
     The digest of it names the folder of finished parts, so a key that is added only where it has an effect
     keeps the parts of other evaluations valid.
     """
-    from midalign.device import fast_dtype
+    from midalign.device import fast_dtype, gpu_name
 
+    gpu, batch_invariant = gpu_name(), settings.batch_invariant and engine == "vllm"
     pooling = retrieval.describe_pooling(base_tokenizer(base), adapters.base_config(base).get_text_config())
     return {
         "base": adapters.base_digest(base),
@@ -139,18 +146,21 @@ def deciding_settings(
         **_unusual_prompting(settings, base),
         **({"shots": "of other texts"} if settings.num_fewshot else {}),
         **({"pooling": pooling} if pooling != retrieval.POOLING else {}),
+        **({"gpu": gpu} if gpu else {}),
+        **({"batch_invariant": True} if batch_invariant else {}),
     }
 
 
 def run_digest(
     settings: EvalSettings, base: str, engine: str, model: EvaluatedModel, tasks: Mapping[str, Any]
 ) -> str:
-    """Return the digest of everything that determines the run's outcome except package versions.
+    """Return the digest of everything that determines the run's outcome except package versions and GPU.
 
-    It is equal for all shards of a run. Records keep the package versions beside it.
+    It is equal for all shards of a run. Records keep package versions and GPU beside it.
     """
     decides = deciding_settings(replace(settings, shard=None), base, engine, model)
     del decides["packages"]
+    decides.pop("gpu", None)
     renderings = {name: rendering_digest(name, task) for name, task in tasks.items()}
     text = json.dumps([decides, renderings, settings.comet], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

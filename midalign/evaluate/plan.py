@@ -130,7 +130,7 @@ def make_plan(settings: EvalSettings) -> EvalPlan:
     base = bases.resolve(settings.base)
     _check_prompting(settings, base)
     models = _check_models(settings, base)
-    engine = choose_engine(settings.engine, models)
+    engine = choose_engine(settings, base, models)
     roles = assign_roles(settings, models, task_names)
     # 3. Task objects as this evaluation needs them, and what decides the outcome of the run.
     tasks = harness.load_tasks(task_names)

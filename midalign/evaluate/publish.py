@@ -47,7 +47,7 @@ def publish_record(
         if model.digest
         else None,
         roles=plan.roles[model.name],
-        engine=describe_engine(plan.engine),
+        engine=describe_engine(plan.engine, settings),
         decoding={
             **describe_decoding(settings),
             "generation": shards.in_common([plan.tasks[task].config.generation_kwargs for task in parts]),

@@ -87,3 +87,9 @@ def cut_at_stop(text: str, until: Sequence[str]) -> str:
         if stop:
             text = text.split(stop, 1)[0]
     return text
+
+
+def even_parts(items: int, most: int) -> list[slice]:
+    """Return the fewest parts of at most `most` items, of even size: the end of each leaves a GPU idle."""
+    parts = -(-items // most)
+    return [slice(items * number // parts, items * (number + 1) // parts) for number in range(parts)]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from midalign import locks
-from midalign.evaluate.engine import free_memory, open_engine, quiet_libraries
+from midalign.evaluate.engine import open_engine, quiet_libraries
 from midalign.evaluate.plan import EvalPlan, make_plan
 from midalign.evaluate.publish import add_overlap, check_training_overlap, lacks_overlap, publish_record
 from midalign.evaluate.scoring import answer_tasks, read_parts, score_by_comet
@@ -40,6 +40,8 @@ def evaluate_models(settings: EvalSettings, report: EvalReporter = ignore_progre
             _answer_missing(plan, unfinished, report)
             parts = {model.name: read_parts(plan, model) for model in unfinished}
             if settings.comet is not None:
+                from midalign.device import free_memory
+
                 free_memory()
                 score_by_comet(plan, parts, report)
             for model in unfinished:

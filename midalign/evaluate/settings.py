@@ -1,7 +1,8 @@
 """Settings of an evaluation, its progress, its models, and where their records go."""
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,15 @@ from midalign import record
 from midalign.evaluate.thoughts import BUDGET
 
 SEED = 0
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+"""Environment variable that vLLM reads."""
 EngineName = Literal["auto", "vllm", "hf"]
 Split = Literal["validation", "test"]
+
+
+def batch_invariant_by_default() -> bool:
+    """Return whether vLLM is batch-invariant unless it is told otherwise."""
+    return os.environ.get(BATCH_INVARIANT) == "1"
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class EvalSettings:
     """(I, N): the I-th of N parts of the items."""
     tensor_parallel: int = 1
     """GPUs that vLLM splits the model over."""
+    batch_invariant: bool = field(default_factory=batch_invariant_by_default)
+    """vLLM's kernels whose results do not depend on the batch, so that repeated runs answer alike."""
 
     @property
     def regime(self) -> str:

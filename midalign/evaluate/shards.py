@@ -113,8 +113,9 @@ def _sort_shards(name: str, entries: Mapping[Path, record.Record]) -> list[Path]
             raise RecordError(f"{file} has the name of a shard but is none. Restore or remove it")
         for field in SAME:
             if getattr(entry, field) != getattr(first, field):
+                engines = f" ({_engine(entry)}, {_engine(first)})" if field == "engine" else ""
                 raise RecordError(
-                    f"{file} and {first_file} are shards of different runs: their {field} differs. "
+                    f"{file} and {first_file} are shards of different runs: their {field} differs{engines}. "
                     f"Keep the shards of each run in a separate folder, and merge those of one run"
                 )
         if (entry.shard.of, entry.shard.run) != (first.shard.of, first.shard.run):
@@ -137,6 +138,13 @@ def _sort_shards(name: str, entries: Mapping[Path, record.Record]) -> list[Path]
             f"midalign eval ... --shard {missing[0]}/{first.shard.of}, or give the folder that has it"
         )
     return [by_number[number] for number in sorted(by_number)]
+
+
+def _engine(entry: record.Record) -> str:
+    """Name an engine, its dtype and its device."""
+    engine = entry.engine
+    invariant = ", batch-invariant" if engine.batch_invariant else ""
+    return f"{engine.name} {engine.dtype} on {engine.gpu or engine.device}{invariant}"
 
 
 def _join_items(parts: Sequence[record.Items]) -> record.Items:

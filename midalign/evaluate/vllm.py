@@ -3,46 +3,54 @@
 It is available in lm-eval as `--model midalign-vllm`.
 """
 
-import os
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from midalign import chat
-from midalign.device import device, fast_dtype
-from midalign.evaluate import constrain, generation, tokenizers
-from midalign.evaluate.install import present_vllm_cpu, require_vllm
+from midalign.device import device, fast_dtype, free_memory
+from midalign.errors import AdapterError, MidalignError
+from midalign.evaluate import constrain, generation, tokenizers, vllm_limits
+from midalign.evaluate.answer_progress import AnswerProgress
+from midalign.evaluate.gpu_memory import measured_gpus
 from midalign.evaluate.requests import (
     Finish,
     Generated,
     Greedy,
     cut_at_stop,
+    even_parts,
     greedy_settings,
     prompt_room,
     report_truncated,
 )
 from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, sampled_thoughts_error
+from midalign.evaluate.vllm_start import EngineLog, is_full, prepare_vllm, start_vllm
 
-require_vllm()
-if device() == "cpu":
-    # Read by vLLM when it is imported.
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-present_vllm_cpu()
+prepare_vllm()
 
 from lm_eval.models.utils import truncate_tokens  # noqa: E402
 from lm_eval.models.vllm_causallms import VLLM  # noqa: E402
-from vllm import SamplingParams, TokensPrompt  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+from vllm import LLM, SamplingParams, TokensPrompt  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.sampling_params import StructuredOutputsParams  # noqa: E402
+from vllm.v1.engine.exceptions import EngineDeadError  # noqa: E402
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
 MAX_LENGTH = 8192
 """Maximum tokens of a request, unless the model has fewer. The cache on a CPU has 1 GB."""
+
+AT_ONCE = 2_000
+"""Most items of a call. vLLM compiles the grammars of a call's items before it answers, about half a megabyte
+each, and an interrupted call is repeated."""
 
 
 class Answer(NamedTuple):
@@ -56,7 +64,7 @@ class Answer(NamedTuple):
 class MidalignVLLM(VLLM):
     """lm-eval's vLLM model with switched adapters, constraints and thoughts."""
 
-    items_at_once = 512 if device() == "cpu" else 24_000
+    items_at_once = 512 if device() == "cpu" else AT_ONCE
     """Items that one call should bring. The last requests of a call leave most of a GPU idle."""
 
     def __init__(
@@ -91,35 +99,58 @@ class MidalignVLLM(VLLM):
             name: LoRARequest(name, number, str(folder))
             for number, (name, folder) in enumerate((adapters or {}).items(), start=1)
         }
-        if adapters:
-            kwargs |= {
-                "enable_lora": True,
-                "max_loras": 1,
-                "max_lora_rank": max(map(_rank, adapters.values())),
-            }
         # vLLM would fall back to another library for grammars that xgrammar rejects.
         kwargs |= {"structured_outputs_config": {"backend": "xgrammar"}}
+        kwargs["dtype"] = fast_dtype() if dtype == "auto" else dtype
         if device() == "cpu":
             kwargs = {"gpu_memory_utilization": 0.2, "enforce_eager": True} | kwargs
-        adapter = kwargs.get("lora_local_path")
-        if adapter and Path(adapter).is_dir():
-            tokenizers.check_tokenizer(Path(adapter), pretrained, chat=True)
+        vllm_limits.check_one_engine(kwargs)
+        kwargs |= self._serving_adapters(pretrained, kwargs, list((adapters or {}).values()))
         if not (kwargs.get("max_length") or kwargs.get("max_model_len")):
-            kwargs["max_length"] = _max_length(
-                pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
-            )
-        super().__init__(pretrained=pretrained, dtype=fast_dtype() if dtype == "auto" else dtype, **kwargs)
+            kwargs["max_length"] = _max_length(_base_config(pretrained, kwargs))
+        self.engine_log = EngineLog()
+        self.has_restarted = False
+        self.measured_gpus = measured_gpus(kwargs)
+        start_vllm(
+            lambda share: super(MidalignVLLM, self).__init__(
+                pretrained=pretrained, **({"gpu_memory_utilization": share} if share else {}), **kwargs
+            ),
+            *(self.measured_gpus, self.engine_log),
+        )
         self.enable_thinking = enable_thinking
         config = generation.base_generation_config(
             pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
         )
-        self.eos_token_id = config.eos_token_id
+        self.generation_config = config
         self.ignored = generation.report_ignored(generation.acting_settings(config))
         """Generation settings of the base that would change greedy answers. vLLM ignores them, since requests
         have sampling parameters."""
         self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         self.generated: dict[tuple[str, int], Generated] = {}
+        if constrained:
+            vllm_limits.check_biases(self.markup)
+
+    def _serving_adapters(
+        self, pretrained: str, settings: Mapping[str, Any], folders: Sequence[Path]
+    ) -> dict[str, Any]:
+        """Return vLLM's settings for live adapters, ours or the one that lm-eval was given.
+
+        Raises AdapterError or EngineError for adapters that vLLM does not serve.
+        """
+        adapter = settings.get("lora_local_path")
+        if adapter and Path(adapter).is_dir():
+            folders = [*folders, Path(adapter)]
+            tokenizers.check_tokenizer(Path(adapter), pretrained, chat=True)
+        if not folders:
+            return {}
+        config = _base_config(pretrained, settings)
+        vllm_limits.check_adapters(folders, config, settings["dtype"], device())
+        return {
+            "enable_lora": True,
+            "max_loras": settings.get("max_loras", 1),
+            "max_lora_rank": vllm_limits.max_lora_rank(folders),
+        }
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -137,13 +168,42 @@ class MidalignVLLM(VLLM):
         return {"generation_config_ignored": self.ignored}
 
     def use(self, adapter: str | None) -> None:
-        """Answer with the adapter of that name, or as the base."""
+        """Answer with the adapter of that name, or as the base.
+
+        Raises AdapterError, and keeps answering as before, for an adapter that vLLM rejects.
+        """
         if self.requests:
-            self.lora_request = None if adapter is None else self.requests[adapter]
+            request = None if adapter is None else self.requests[adapter]
+            if request is not None:
+                self._add_adapter(request)
+            self.lora_request = request
         elif adapter != self.loaded:
-            self.model.collective_rpc("reload_weights", kwargs={"weights_path": self.folders[adapter]})
-            self.model.reset_prefix_cache()
-            self.loaded = adapter
+            self._run(lambda: self._load(adapter))
+
+    def _add_adapter(self, request: LoRARequest) -> None:
+        """Load a live adapter before any request: vLLM's process would die of one that it rejects."""
+        try:
+            self._run(lambda: self.model.llm_engine.add_lora(request))
+        except MidalignError:
+            raise
+        except Exception as error:  # vLLM's processes send the text of their errors in a bare Exception
+            reason = " ".join(str(error).split())
+            raise AdapterError(
+                f"vLLM rejects the adapter {request.lora_path}: {reason[:500]}. Use the other engine: "
+                f"--engine hf"
+            ) from error
+
+    def _load(self, name: str | None) -> None:
+        """Load the weights of the base or of a merged copy."""
+        self.model.collective_rpc("reload_weights", kwargs={"weights_path": self.folders[name]})
+        self.model.reset_prefix_cache()
+        self.loaded = name
+
+    def probe_logprobs(self, ids: Sequence[int]) -> list[float]:
+        """Return the log probability of each token but the first, given those before it."""
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        (output,) = self._outputs([list(ids)], [sampling])
+        return [float(step[id].logprob) for step, id in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Return answers in the order of the requests.
@@ -167,61 +227,115 @@ class MidalignVLLM(VLLM):
             truncate_tokens(prompt, prompt_room(greedy, self.max_length, budget), self.truncation_side)
             for prompt, greedy in zip(ids, greedies, strict=True)
         ]
-        # 3. Answer, and keep text, end and tokens of each answer.
-        bar = not disable_tqdm and self.on_output is None
-        if self.thinking:
-            answers = self._answer_after_thoughts(self.thinking, requests, greedies, prompts, bar)
-        else:
-            answers = self._answer(requests, greedies, prompts, bar)
-        for request, greedy, whole, prompt, answer in zip(
-            requests, greedies, ids, prompts, answers, strict=True
-        ):
-            self.generated[request.task_name, request.doc_id] = Generated(
-                cut_at_stop(answer.text, greedy.until),
-                answer.finish,
-                len(prompt),
-                answer.tokens,
-                len(prompt) < len(whole),
-            )
-        if self.on_output:
-            self.on_output(len(requests))
+        # 3. Answer in calls of at most AT_ONCE, and keep text, end and tokens of each answer.
+        with tqdm(total=len(requests), disable=disable_tqdm or self.on_output is not None) as bar:
+            for part in even_parts(len(requests), AT_ONCE):
+                progress = AnswerProgress(self.on_output or bar.update)
+                answers = self._answers(requests[part], greedies[part], prompts[part], progress)
+                progress.update(len(answers) - progress.n)
+                for request, greedy, whole, prompt, answer in zip(
+                    requests[part], greedies[part], ids[part], prompts[part], answers, strict=True
+                ):
+                    self.generated[request.task_name, request.doc_id] = Generated(
+                        cut_at_stop(answer.text, greedy.until),
+                        answer.finish,
+                        len(prompt),
+                        answer.tokens,
+                        len(prompt) < len(whole),
+                    )
         done = [self.generated[request.task_name, request.doc_id] for request in requests]
         report_truncated([str(request.task_name) for request in requests], done, self.max_length)
         for request, generated in zip(requests, done, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, generated.text)
         return [generated.text for generated in done]
 
-    def _generate(
-        self, prompts: Sequence[list[int]], sampling: Sequence[SamplingParams], bar: bool
+    def _model_generate(
+        self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None
     ) -> list[Any]:
-        """Return vLLM's first completion of each prompt."""
+        """Return vLLM's outputs to lm-eval's own loops, without vLLM's bar: see AnswerProgress."""
+        if not generate or sampling_params is None:
+            sampling_params = SamplingParams(temperature=0, prompt_logprobs=1, max_tokens=1, detokenize=False)
+        several = isinstance(sampling_params, list)
+        return self._outputs(requests, sampling_params if several else [sampling_params] * len(requests))
+
+    def _outputs(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sequence[SamplingParams],
+        progress: AnswerProgress | None = None,
+    ) -> list[Any]:
+        """Return vLLM's outputs."""
         if not prompts:
             return []
-        if self.data_parallel_size > 1:
-            outputs = self._model_generate(list(prompts), generate=True, sampling_params=list(sampling))
-            return [output.outputs[0] for output in outputs]
-        outputs = self.model.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
-            list(sampling),
-            lora_request=self.lora_request,
-            use_tqdm=bar,
+        outputs: list[Any] = self._run(
+            lambda: self.model.generate(
+                [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
+                list(sampling),
+                lora_request=self.lora_request,
+                use_tqdm=progress or False,
+            )
         )
-        return [output.outputs[0] for output in outputs]
+        return outputs
 
-    def _answer(
+    def _completions(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sequence[SamplingParams],
+        progress: AnswerProgress | None = None,
+    ) -> list[Any]:
+        """Return vLLM's first completion of each prompt."""
+        return [output.outputs[0] for output in self._outputs(prompts, sampling, progress)]
+
+    def _run(self, call: Callable[[], Result]) -> Result:
+        """Return the result of a call to vLLM, which is repeated in a new process if the first one dies.
+
+        Raises EngineError if vLLM dies a second time, or if memory is full.
+        """
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                cause = self.engine_log.cause_of(error)
+                is_dead = isinstance(error, EngineDeadError)
+                if not is_dead and not is_full(cause):
+                    raise
+                if self.has_restarted or not is_dead:
+                    problem = "vLLM ended while it answered"
+                    raise self.engine_log.failure(problem, cause, self.measured_gpus) from error
+            log.warning("vLLM ended while it answered (%s). Starting it again, once", cause)
+            self._restart()
+
+    def _restart(self) -> None:
+        """Start another process of vLLM in place of a dead one, with the weights that were loaded last."""
+        self.has_restarted = True
+        self.model.llm_engine.engine_core.shutdown()
+        del self.model
+        free_memory()
+        start_vllm(self._start_again, self.measured_gpus, self.engine_log)
+        if self.loaded is not None:
+            self._load(self.loaded)
+
+    def _start_again(self, share: float | None) -> None:
+        if share is not None:
+            self.model_args["gpu_memory_utilization"] = share
+        self.model = LLM(**self.model_args)
+
+    def _answers(
         self,
         requests: "Sequence[Instance]",
         settings: Sequence[Greedy],
         prompts: Sequence[list[int]],
-        bar: bool,
+        progress: AnswerProgress,
     ) -> list["Answer"]:
-        """Return the answers without thoughts."""
+        """Return the answers, after thoughts if the model thinks."""
+        if self.thinking:
+            return self._answer_after_thoughts(self.thinking, requests, settings, prompts)
         sampling = [
             self._sampling(request, greedy) for request, greedy in zip(requests, settings, strict=True)
         ]
         return [
             Answer(self._text(output.token_ids), _finish(output), len(output.token_ids))
-            for output in self._generate(prompts, sampling, bar)
+            for output in self._completions(prompts, sampling, progress)
         ]
 
     def _answer_after_thoughts(
@@ -230,10 +344,9 @@ class MidalignVLLM(VLLM):
         requests: "Sequence[Instance]",
         settings: Sequence[Greedy],
         prompts: Sequence[list[int]],
-        bar: bool,
     ) -> list["Answer"]:
         """Return the answers after thoughts, which are generated first."""
-        thoughts = self._think(thinking, prompts, bar)
+        thoughts = self._think(thinking, prompts)
         ids: list[list[int]] = [[] for _ in prompts]
         finish: list[Finish] = ["stop" if thought.stopped else "length" for thought in thoughts]
         # An output without thoughts is the answer, but not if it was to be constrained: then the answer is
@@ -243,10 +356,9 @@ class MidalignVLLM(VLLM):
             i for i, thought in enumerate(thoughts) if thought.ended or (thought.stopped and self.constrained)
         ]
         while open_:
-            outputs = self._generate(
+            outputs = self._completions(
                 [prompts[i] + (thoughts[i].ids if thoughts[i].ended else []) + ids[i] for i in open_],
                 [self._sampling(requests[i], settings[i], len(ids[i])) for i in open_],
-                bar,
             )
             for i, output in zip(open_, outputs, strict=True):
                 ids[i] += output.token_ids
@@ -268,7 +380,7 @@ class MidalignVLLM(VLLM):
             for thought, direct, answer, reason in zip(thoughts, at_once, ids, finish, strict=True)
         ]
 
-    def _think(self, thinking: Thinking, prompts: Sequence[list[int]], bar: bool) -> list[Thoughts]:
+    def _think(self, thinking: Thinking, prompts: Sequence[list[int]]) -> list[Thoughts]:
         """Return the thoughts after each prompt, empty after prompts that end the thoughts themselves."""
         thoughts = [Thoughts([], ended=True) for _ in prompts]
         open_ = [i for i, prompt in enumerate(prompts) if not thinking.is_closed(self.tokenizer, prompt)]
@@ -278,7 +390,7 @@ class MidalignVLLM(VLLM):
         sampling = SamplingParams(
             temperature=0.0, max_tokens=thinking.budget, skip_special_tokens=False, **end
         )
-        outputs = self._generate([prompts[i] for i in open_], [sampling] * len(open_), bar)
+        outputs = self._completions([prompts[i] for i in open_], [sampling] * len(open_))
         for i, output in zip(open_, outputs, strict=True):
             ids = list(output.token_ids)
             ended = thinking.is_over(self.tokenizer, ids)
@@ -309,28 +421,19 @@ class MidalignVLLM(VLLM):
     @cached_property
     def markup(self) -> list[int]:
         """Ids of special tokens, which a grammar would match as text."""
-        return constrain.markup(self.tokenizer, self._end_ids())
-
-    def _end_ids(self) -> set[int]:
-        """Return the end-of-sequence ids of the tokenizer and of the model's generation settings."""
-        several = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        return {i for i in (*several, self.tokenizer.eos_token_id) if i is not None}
-
-
-def _rank(adapter: Path) -> int:
-    """Return the smallest `max_lora_rank` of vLLM that an adapter fits in: a power of two from 8 on."""
-    import json
-
-    rank = int(json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"])
-    return max(8, 1 << (rank - 1).bit_length())
+        return constrain.markup(self.tokenizer, generation.end_ids(self.generation_config, self.tokenizer))
 
 
 def _finish(output: Any) -> Finish:
     return "length" if output.finish_reason == "length" else "stop"
 
 
-def _max_length(base: str, revision: str | None, trust_remote_code: bool) -> int:
+def _base_config(base: str, settings: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
+    trust = bool(settings.get("trust_remote_code"))
+    return AutoConfig.from_pretrained(base, revision=settings.get("revision"), trust_remote_code=trust)
+
+
+def _max_length(config: Any) -> int:
     return min(int(getattr(config.get_text_config(), "max_position_embeddings", MAX_LENGTH)), MAX_LENGTH)

@@ -236,7 +236,8 @@ def decoding_settings(run: Run) -> dict[str, Any]:
     generation = {
         key: value for key, value in decoding.get("generation", {}).items() if key != "max_gen_toks"
     }
-    return {**decoding, "generation": generation}
+    batch_invariant = {"batch_invariant": True} if run.record.engine.batch_invariant else {}
+    return {**decoding, "generation": generation, **batch_invariant}
 
 
 def _decoding(run: Run) -> dict[str, Any]:

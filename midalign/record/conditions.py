@@ -11,7 +11,13 @@ from midalign.record.models import Base, Engine, Record, Sample
 TOKENIZER = "tokenizer, chat template or generation settings"
 PROMPTS = "prompts"
 SHARDS = "run of the shards"
-USUAL: dict[str, JsonValue] = {"num_fewshot": 0, "apply_chat_template": False, "system_instruction": ""}
+GPU = "GPU"
+USUAL: dict[str, JsonValue] = {
+    "num_fewshot": 0,
+    "apply_chat_template": False,
+    "system_instruction": "",
+    "batch-invariant": False,
+}
 """Values of conditions that mean the same as not stating them."""
 
 
@@ -38,6 +44,8 @@ def shared_conditions(
         "adapter": adapter,
         "engine": engine.name,
         "dtype": engine.dtype,
+        GPU: engine.gpu,
+        "batch-invariant": engine.batch_invariant,
         "split": sample.split,
         "limit": sample.limit,
         "sampling seed": sample.seed,
@@ -100,7 +108,7 @@ def condition_differences(existing: Conditions, planned: Conditions) -> Iterator
     """Yield in words what the planned result would change or lose."""
     for name in {**existing.shared, **planned.shared}:
         before, now = _stated(existing, name), _stated(planned, name)
-        unknown = name in (TOKENIZER, SHARDS) and None in (before, now)
+        unknown = name in (TOKENIZER, SHARDS, GPU) and None in (before, now)
         if before != now and not unknown:
             yield f"{name} {_short(before)}, now {_short(now)}"
     if existing.retrieval and not planned.retrieval:

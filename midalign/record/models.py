@@ -69,6 +69,10 @@ class Engine(RecordModel):
     name: str
     dtype: str
     device: str
+    gpu: str | None = None
+    """Name of the GPU, such as `NVIDIA H100 80GB HBM3`. None on other devices and in older records."""
+    batch_invariant: bool = False
+    """True if vLLM ran with kernels whose results do not depend on the batch."""
 
 
 class Sample(RecordModel):

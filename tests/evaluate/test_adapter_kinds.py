@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from midalign import adapter as adapters
 from midalign import bases
 from midalign.errors import AdapterError, EngineError
-from midalign.evaluate import install, live
+from midalign.evaluate import install, live, vllm_limits
 from midalign.evaluate.engine import choose_engine
 from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.merged_copies import merged_copies
-from midalign.evaluate.settings import EvaluatedModel
+from midalign.evaluate.settings import EvalSettings, EvaluatedModel
 
 PROMPTS = ["Utterance: wecke mich um neun\nSlots:", "wake me up at nine", "saa tatu asubuhi; None"]
 TRAINED = [40, 41, 90]
@@ -325,7 +325,7 @@ def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: p
     folders = {
         kind: make_adapter_of(tmp_path / kind, str(tiny), config(targets)) for kind, config in KINDS.items()
     }
-    plain = {kind for kind, folder in folders.items() if adapters.beyond_plain_lora(folder) is None}
+    plain = {kind for kind, folder in folders.items() if vllm_limits.beyond_plain_lora(folder) is None}
     assert plain == {
         "lora",
         "rslora",
@@ -335,14 +335,33 @@ def test_vllm_serves_plain_lora_alone(tiny: Path, tmp_path: Path, monkeypatch: p
         "some layers",
         "olora converted",
         "pissa_niter_4 converted",
-        "all biases",
-        "biases of targets",
     }
     monkeypatch.setattr("midalign.device.device", lambda: "cuda")
-    model = EvaluatedModel("pissa", folders["pissa"], "0", None)
-    base = EvaluatedModel("tiny", None, None, None)
+    monkeypatch.setattr("midalign.device.fast_dtype", lambda: "bfloat16")
     monkeypatch.setattr(install, "has_vllm", lambda: True)
-    with pytest.raises(EngineError, match=r"init_lora_weights pissa.*--engine hf"):
-        choose_engine("vllm", [base, model])
-    assert choose_engine("auto", [base, model]) == "hf"
-    assert choose_engine("vllm", [base]) == "vllm"
+    monkeypatch.setattr(vllm_limits, "lora_embeddings", lambda config: ("LlamaForCausalLM", ["lm_head"]))
+    base = EvaluatedModel("tiny", None, None, None)
+    vllm, auto = (
+        EvalSettings(base=str(tiny), tasks=(), output=tmp_path, engine=engine) for engine in ("vllm", "auto")
+    )
+    for kind, problem in {
+        "pissa": "init_lora_weights pissa",
+        "dora": "use_dora",
+        "patterns": "rank_pattern",
+        "all biases": "bias all",
+        "head saved": "modules_to_save",
+        "IA3": "peft_type IA3",
+    }.items():
+        model = EvaluatedModel(kind, folders[kind], "0", None)
+        with pytest.raises(AdapterError, match=rf"{problem}.*--engine hf"):
+            choose_engine(vllm, str(tiny), [base, model])
+        assert choose_engine(auto, str(tiny), [base, model]) == "hf"
+    for settings in (vllm, auto):
+        assert choose_engine(settings, str(tiny), [base]) == "vllm"
+        lora_alone = EvaluatedModel("lora", folders["lora"], "0", None)
+        assert choose_engine(settings, str(tiny), [base, lora_alone]) == "vllm"
+    monkeypatch.setattr("midalign.device.fast_dtype", lambda: "float32")  # a T4
+    with pytest.raises(EngineError, match=r"not in float32.*--engine hf"):
+        choose_engine(vllm, str(tiny), [base, lora_alone])
+    assert choose_engine(auto, str(tiny), [base, lora_alone]) == "hf"
+    assert choose_engine(auto, str(tiny), [base]) == "vllm"

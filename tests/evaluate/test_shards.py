@@ -22,7 +22,7 @@ from midalign.cli.eval import _shard
 from midalign.data.overlap import OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.evaluate import live, run, shards
-from midalign.evaluate.outcome import run_digest
+from midalign.evaluate.outcome import deciding_settings, describe_engine, run_digest
 from midalign.evaluate.plan import _check_models
 from midalign.evaluate.settings import EvalSettings
 from midalign.leaderboard.load import load_runs
@@ -125,6 +125,11 @@ def test_a_doubled_shard_is_refused(folders: dict[str, Path], tmp_path: Path) ->
     [
         ("sample", {"split": "test", "limit": 5, "seed": 0}, "their sample differs"),
         ("packages", {"torch": "1.0"}, "their packages differs"),
+        (
+            "engine",
+            {"name": None, "dtype": None, "device": None, "gpu": "NVIDIA L4"},
+            r"their engine differs \(hf float32 on NVIDIA L4, hf float32 on cpu",
+        ),
         ("shard", {"number": 2, "of": 3, "run": "0" * 64}, "their tasks, settings or number"),
         ("shard", {"number": 2, "of": 4, "run": None}, "their tasks, settings or number"),
     ],
@@ -153,6 +158,27 @@ def test_what_is_asked_decides_which_run_it_is(base: Path, tmp_path: Path) -> No
         model = _check_models(own, str(base))[0]
         names[shots] = run_digest(own, str(base), "hf", model, tasks)
     assert names[0] != names[1]
+
+
+def test_a_gpu_decides_about_parts_but_not_which_run_it_is(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of unlike GPUs may differ, so none reuses those of another. Their shards meet in the merge."""
+    settings = EvalSettings(base=str(base), tasks=TASKS, output=tmp_path, limit=4)
+    tasks, model = harness.load_tasks(TASKS), _check_models(settings, str(base))[0]
+    runs, parts = set(), set()
+    for gpu in (None, "NVIDIA A100", "NVIDIA L4"):
+        monkeypatch.setattr(device, "gpu_name", lambda gpu=gpu: gpu)
+        runs.add(run_digest(settings, str(base), "vllm", model, tasks))
+        parts.add(json.dumps(deciding_settings(settings, str(base), "vllm", model)))
+        assert describe_engine("vllm", settings).gpu == gpu
+    assert (len(runs), len(parts)) == (1, 3)
+    invariant = replace(settings, batch_invariant=True)
+    assert describe_engine("vllm", invariant).batch_invariant
+    assert run_digest(invariant, str(base), "vllm", model, tasks) not in runs
+    assert run_digest(invariant, str(base), "hf", model, tasks) == run_digest(
+        settings, str(base), "hf", model, tasks
+    )
 
 
 def test_a_shard_of_other_tasks_is_refused_before_the_model_is_loaded(

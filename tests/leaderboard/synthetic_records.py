@@ -62,6 +62,7 @@ def write(
     engine: str = "hf",
     dtype: str = "float32",
     device: str = "cpu",
+    batch_invariant: bool = False,
     limit: int | None = None,
     decoding: Mapping[str, str] | None = None,
     data: str = "data",
@@ -160,7 +161,7 @@ def write(
         if trained
         else None,
         roles=record.Roles(**roles),
-        engine=record.Engine(name=engine, dtype=dtype, device=device),
+        engine=record.Engine(name=engine, dtype=dtype, device=device, batch_invariant=batch_invariant),
         decoding=dict(decoding or {}),
         sample=record.Sample(split="test", limit=limit, seed=0),
         tasks=tasks,

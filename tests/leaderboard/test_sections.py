@@ -44,6 +44,7 @@ def test_seeds_of_one_recipe_and_arm_are_one_row(tmp_path):
         {"group": "midalign_slot"},
         {"limit": 10},
         {"decoding": {"regime": "constrained"}},
+        {"batch_invariant": True},
         {"data": "altered"},
         {"prompt": "reworded"},
         {"max_gen_toks": 256},

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from midalign import adapter
 from midalign.errors import RecipeError
+from midalign.evaluate import vllm_limits
 from midalign.train.base_model import with_adapter
 from midalign.train.initial_weights import as_base, copy_initial_weights, write_plain_copy
 from midalign.train.progress import TrainProgress
@@ -131,6 +132,6 @@ def test_a_run_that_starts_with_pissa(tmp_path: Path) -> None:
 
     (folder,) = train_recipe(recipe, report, ["aligned"])
     assert preservation[1] < 1e-6 < preservation[2]
-    assert adapter.beyond_plain_lora(folder) is None
+    assert vllm_limits.beyond_plain_lora(folder) is None
     assert adapter.adapter_config(folder)["r"] == 2 * recipe.lora.r
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
