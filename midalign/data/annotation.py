@@ -12,7 +12,7 @@ def split_spans(annotated: str) -> list[tuple[str | None, str]]:
     """Return the pieces of an annotation in order: (label, value) of spans, (None, text) between them."""
     pieces: list[tuple[str | None, str]] = []
     end = 0
-    for span in SPAN.finditer(annotated):
+    for span in ANNOTATED_SPAN.finditer(annotated):
         pieces += [(None, annotated[end : span.start()].strip()), (span[1], span[2].strip())]
         end = span.end()
     pieces.append((None, annotated[end:].strip()))

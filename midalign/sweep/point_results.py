@@ -135,4 +135,3 @@ def _group_results(
                 if metric in section.scorer.LOSS_METRICS
             },
         )
-

@@ -415,7 +415,8 @@ def test_switched_samples_are_english_ones_with_words_and_values_of_the_pairs(to
     stream = made(recipe, tokens)
     update = flat(stream[3])
     assert (update["answers", "kinds"] == KINDS.index("switched")).any()
-    assert all(torch.equal(tensor, flat(made(recipe, tokens)[3])[key]) for key, tensor in update.items())
+    again = flat(made(recipe, tokens)[3])
+    assert all(torch.equal(update[key], again[key]) for key in update if key[0] == "answers")
 
     drawn = [sample for batch in range(20) for sample in stream.switched.draw(3, batch, 6)]
     texts = [tokens.tokenizer.decode(sample.prompt).split("Utterance: ")[1] for sample in drawn]
