@@ -90,7 +90,7 @@ class EvalPlan:
             entry.run == self.run_digests[model.name]
             and entry.packages == adapters.package_versions()
             and entry.base.note == self.settings.note
-            and entry.trained_on == self.settings.declared_training(model)
+            and entry.trained_on == model.declared_training(self.settings)
             and manifest == model.manifest
             and (any_roles or entry.roles == self.roles[model.name])
             and _has_items(path)

@@ -60,7 +60,7 @@ def publish_record(
         tokens=sum(result.tokens for result in results.values()),
         overlap=overlap,
         run=run,
-        trained_on=settings.declared_training(model),
+        trained_on=model.declared_training(settings),
         shard=record.Shard(number=settings.shard[0], of=settings.shard[1], run=run)
         if settings.shard
         else None,

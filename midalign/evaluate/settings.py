@@ -71,10 +71,6 @@ class EvalSettings:
         """True if outputs are needed after lm-eval has scored them."""
         return self.log_samples or self.save_outputs or self.comet is not None or self.shard is not None
 
-    def declared_training(self, model: "EvaluatedModel") -> str:
-        """Return `trained_on` for an adapter without a manifest, and nothing for other models."""
-        return self.trained_on if model.folder is not None and model.manifest is None else ""
-
 
 @dataclass(frozen=True)
 class EvalProgress:
@@ -105,6 +101,10 @@ class EvaluatedModel:
     def adapter(self) -> str | None:
         """Name of the adapter in the engine; None for the base."""
         return None if self.folder is None else self.name
+
+    def declared_training(self, settings: EvalSettings) -> str:
+        """Return `trained_on` of the settings for an adapter without a manifest, and nothing for others."""
+        return settings.trained_on if self.folder is not None and self.manifest is None else ""
 
 
 def base_name(base: str) -> str:

@@ -13,6 +13,7 @@ import zstandard
 from typer.testing import CliRunner
 
 from midalign.cli.app import app
+from midalign.evaluate.settings import EvalSettings, EvaluatedModel
 from midalign.leaderboard.check import RecordCheck, check_records, record_files
 from midalign.metrics import bootstrap, slot
 from midalign.record import read_items
@@ -160,6 +161,13 @@ def test_a_declaration_in_words_suffices_without_a_manifest(path):
         record["trained_on"] = "MASSIVE train, en es"
 
     assert "declared as: MASSIVE train, en es" in notes(edited(path, elsewhere), "training")
+
+
+def test_only_adapters_without_a_manifest_carry_the_declaration():
+    settings = EvalSettings(base="mini", tasks=(), output=Path(), trained_on="MASSIVE train")
+    base = EvaluatedModel("mini", None, None, None)
+    adapter = EvaluatedModel("a", Path("a"), "0" * 64, None)
+    assert (base.declared_training(settings), adapter.declared_training(settings)) == ("", "MASSIVE train")
 
 
 def test_two_records_of_one_model_fail(path):
