@@ -18,7 +18,8 @@ def main() -> None:
     engine = LLM(resolve("mini"), enable_lora=True, max_lora_rank=recipe.lora.r)
     adapter = LoRARequest("aligned", 1, str(aligned))
     prompt = "Utterance: Wecke mich um sechs.\nSlots:"
-    (answer,) = engine.generate([prompt], SamplingParams(temperature=0, max_tokens=32), lora_request=adapter)
+    greedy = SamplingParams(temperature=0, max_tokens=32)
+    (answer,) = engine.generate([prompt], greedy, use_tqdm=False, lora_request=adapter)
     print("Answer:", answer.outputs[0].text)
 
 

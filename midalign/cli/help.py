@@ -65,6 +65,8 @@ class _Page:
         sections: dict[str, list[tuple[str, str]]] = {}
         other = []
         for entry in self.get_params(ctx):  # type: ignore[attr-defined]
+            if entry.hidden:
+                continue
             if _is_argument(entry):
                 sections.setdefault("Arguments", []).append((_name(entry), entry.help))
             elif section := entry.rich_help_panel:

@@ -169,7 +169,7 @@ def test_what_is_wrong_with_comet_is_said_before_anything_is_generated(
         "wmt22-comet-da": "neither a checkpoint file nor a folder here, nor a hub id",
         str(tmp_path / "hub-of-mine"): "neither a checkpoint file nor a folder here",
         str(comet_model.parent / "no-encoder"): "has 0 files checkpoints/*.ckpt, expected one",
-        str(broken): f"there is no {broken / 'hparams.yaml'}",
+        str(broken): f"{broken / 'hparams.yaml'} is missing",
     }
     for name, message in refused.items():
         assert message in midalign(*command, "--comet", name, status=1).stderr
@@ -227,5 +227,5 @@ class TestDirections:
         assert "midalign_mt_ntrex_en-bo" in warning
 
     def test_other_families_are_refused(self) -> None:
-        with pytest.raises(TaskError, match="midalign_mini_slot_en is none"):
+        with pytest.raises(TaskError, match="midalign_mini_slot_en is not"):
             scores.comet_directions([EN_HI, "midalign_mini_slot_en"])
