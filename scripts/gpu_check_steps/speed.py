@@ -161,7 +161,7 @@ def training_step(run: CheckRun) -> list[CheckRow]:
     speed, peak = counter.get_total_flops() / update, matrix_product_speed(8192 if run.gpu else 1024)
     held = torch.cuda.max_memory_allocated() / 1e9 if run.gpu else 0.0
     found = (
-        f"{update:.2f} s, {speed / 1e12:.2f} of {peak / 1e12:.2f} TFLOP/s ({speed / peak:.0%}), {held:.0f} GB"
+        f"{update:.2f} s, {speed / 1e12:.3g} of {peak / 1e12:.3g} TFLOP/s ({speed / peak:.0%}), {held:.0f} GB"
     )
     reference = "scripts/benchmarks/train_step.py runs the reference's way on CPUs only"
     return [
