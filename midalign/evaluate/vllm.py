@@ -26,7 +26,7 @@ from midalign.evaluate.requests import (
     report_truncated,
 )
 from midalign.evaluate.thoughts import BUDGET, Thinking, Thoughts, sampled_thoughts_error
-from midalign.evaluate.vllm_start import EngineLog, is_full, prepare_vllm, start_vllm
+from midalign.evaluate.vllm_start import EngineLog, is_full, prepare_vllm, start_vllm, watch_processes
 
 prepare_vllm()
 
@@ -117,6 +117,7 @@ class MidalignVLLM(VLLM):
             ),
             *(self.measured_gpus, self.engine_log),
         )
+        watch_processes(self.model.llm_engine.engine_core)
         self.enable_thinking = enable_thinking
         config = generation.base_generation_config(
             pretrained, kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
@@ -319,6 +320,7 @@ class MidalignVLLM(VLLM):
         if share is not None:
             self.model_args["gpu_memory_utilization"] = share
         self.model = LLM(**self.model_args)
+        watch_processes(self.model.llm_engine.engine_core)
 
     def _answers(
         self,

@@ -6,10 +6,12 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from midalign.device import device, free_memory
 from midalign.errors import EngineError, MidalignError, first_line
@@ -164,3 +166,26 @@ def start_vllm(start: Callable[[float | None], None], gpus: int, engine_log: Eng
                 raise engine_log.failure("vLLM did not start", cause, gpus) from error
         log.warning("The free GPU memory changed while vLLM started (%s). Starting it again", cause)
         free_memory()
+
+
+def watch_processes(engine_core: Any) -> None:
+    """Let waiting calls raise EngineDeadError once a process of vLLM ends without a message, as if killed.
+
+    vLLM's own monitor lets the next call raise, but not one that waits: SyncMPClient.get_output in
+    vllm/v1/engine/core_client.py would wait forever. An engine within this process needs no watch.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    manager = getattr(getattr(engine_core, "resources", None), "engine_manager", None)
+    if not hasattr(manager, "sentinels"):
+        return
+    sentinels, outputs, calls = manager.sentinels(), engine_core.outputs_queue, engine_core.utility_results
+
+    def watch() -> None:
+        connection.wait(sentinels)
+        outputs.put_nowait(EngineDeadError())
+        for call in list(calls.values()):
+            if not call.done():
+                call.set_exception(EngineDeadError())
+
+    threading.Thread(target=watch, daemon=True, name="midalign-vllm-watch").start()

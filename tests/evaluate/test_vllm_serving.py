@@ -1,7 +1,10 @@
 """vLLM with live adapters, as on a GPU: what it serves, how that is proved, and how it fails."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -173,6 +176,30 @@ def test_a_dead_engine_is_restarted_once(
         assert started == [8]
     finally:
         engine.model, engine.has_restarted, engine.engine_log.is_kept = alive, False, False
+
+
+def test_a_waiting_call_learns_that_its_process_was_killed() -> None:
+    """A process that is killed sends no message, and vLLM 0.32 then waits forever."""
+    from concurrent.futures import Future
+    from queue import Queue
+    from types import SimpleNamespace
+
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    from midalign.evaluate.vllm_start import watch_processes
+
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    call: Future[None] = Future()
+    manager = SimpleNamespace(sentinels=lambda: [os.pidfd_open(process.pid)])
+    engine_core = SimpleNamespace(
+        resources=SimpleNamespace(engine_manager=manager), outputs_queue=Queue(), utility_results={1: call}
+    )
+    watch_processes(engine_core)
+    assert engine_core.outputs_queue.empty()
+    process.kill()
+    assert isinstance(engine_core.outputs_queue.get(timeout=60), EngineDeadError)
+    assert isinstance(call.exception(timeout=60), EngineDeadError)
+    process.wait()
 
 
 def test_calls_are_of_even_size_and_progress_moves_within(
