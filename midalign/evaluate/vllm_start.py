@@ -177,7 +177,7 @@ def watch_processes(engine_core: Any) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     manager = getattr(getattr(engine_core, "resources", None), "engine_manager", None)
-    if not hasattr(manager, "sentinels"):
+    if manager is None or not hasattr(manager, "sentinels"):
         return
     sentinels, outputs, calls = manager.sentinels(), engine_core.outputs_queue, engine_core.utility_results
 
