@@ -160,7 +160,7 @@ def _latex_table(part: SectionFigures) -> str:
         means = [model.means[part.section.scorer.HEADLINE][name] for name in sets]
         cells = [rf"{_number(mean.value)} $\pm$ {_number(mean.stderr)}" for mean in means]
         lines.append(" & ".join([latex_text(model.label), *cells]) + r" \\")
-    caption = f"{section_title(part.section)}: {headline_title(part)} in %, standard error over items."
+    caption = f"{section_title(part.section)}: {headline_title(part)} in %, ± standard error."
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{latex_text(caption)}}}", r"\end{table}", ""]
     return "\n".join(lines)
 
