@@ -184,9 +184,10 @@ def test_a_waiting_call_learns_that_its_process_was_killed() -> None:
     from queue import Queue
     from types import SimpleNamespace
 
-    from vllm.v1.engine.exceptions import EngineDeadError
+    from midalign.evaluate.vllm_start import prepare_vllm, watch_processes
 
-    from midalign.evaluate.vllm_start import watch_processes
+    prepare_vllm()
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     call: Future[None] = Future()
