@@ -46,7 +46,7 @@ sys.exit(status)
 def tasks_of(run: CheckRun) -> tuple[str, int]:
     """Return the tasks and the items per task for comparisons of engines."""
     if run.short:
-        return "midalign_mini_json_en,midalign_mini_mt_en-de", 8
+        return "midalign_mini_json_en,midalign_mini_mt_en-de", 10
     return "midalign_mini_json", 40 if run.gpu else 10
 
 
