@@ -55,9 +55,7 @@ def compare(
     ] = Format.TABLE,
     sacrebleu: Annotated[
         bool,
-        typer.Option(
-            "--sacrebleu", help="Add the p-values of sacreBLEU's --paired-bs and --paired-ar (translation)."
-        ),
+        typer.Option("--sacrebleu", help="Add the p-values of sacreBLEU's own paired tests (translation)."),
     ] = False,
 ) -> None:
     """Compare two arms: differences with intervals and tests.
