@@ -29,6 +29,8 @@ _LATEX = {
     "−": "$-$",
     "–": "--",
     "…": r"\ldots{}",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
 }
 _OUTSIDE_OF_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -49,12 +51,12 @@ def _is_unreadable(character: str) -> bool:
     return character in _DIRECTION or unicodedata.category(character) in ("Cc", "Cs", "Cn")
 
 
-def escape_markdown(text: str) -> str:
+def escape_markdown(text: str, longest: int = LONGEST) -> str:
     """Return foreign text as Markdown that renders as this text, without markup, links and formulas.
 
     `formatting.markdown_table` escapes the bars of a cell.
     """
-    return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(lambda match: f"\\{match[0]}", plain_text(text)))
+    return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(lambda match: f"\\{match[0]}", plain_text(text, longest)))
 
 
 def code_span(text: str) -> str:
@@ -62,9 +64,9 @@ def code_span(text: str) -> str:
     return f"`{plain_text(text).replace('`', chr(39)).strip() or ' '}`"
 
 
-def latex_text(text: str) -> str:
+def latex_text(text: str, longest: int = LONGEST) -> str:
     """Return foreign text as LaTeX that prints this text."""
-    return "".join(_LATEX.get(character, character) for character in plain_text(text))
+    return "".join(_LATEX.get(character, character) for character in plain_text(text, longest))
 
 
 def terminal_lines(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from midalign.escaping import escape_markdown, latex_text
 from midalign.leaderboard.formatting import (
     MINUS,
     NONE,
@@ -21,18 +22,8 @@ from midalign.metrics.paired_tests import TRIALS
 
 DAGGERS = ((0.01, "‡"), (0.05, "†"))
 """Levels after Holm's correction and their marks."""
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "†": r"$^{\dagger}$",
-    "‡": r"$^{\ddagger}$",
-    MINUS: "$-$",
-    NONE: "--",
-}
+LONGEST_CAPTION = 4000
+"""Characters of a caption or a verdict."""
 
 
 def comparison_title(comparison: PairedComparison) -> str:
@@ -185,13 +176,15 @@ def comparison_notes(comparison: PairedComparison) -> str:
 def comparison_markdown(comparison: PairedComparison) -> str:
     """Return title, table, verdict and notes as Markdown."""
     table = markdown_table(comparison_header(comparison), comparison_cells(comparison), left=(0,))
-    words = "\n".join(f"- {line}" for line in describe_comparison(comparison))
-    return f"### {comparison_title(comparison)}\n\n{table}\n\n{words}\n\n{comparison_notes(comparison)}\n"
+    lines = [escape_markdown(line, LONGEST_CAPTION) for line in describe_comparison(comparison)]
+    words = "\n".join(f"- {line}" for line in lines)
+    title = escape_markdown(comparison_title(comparison))
+    return f"### {title}\n\n{table}\n\n{words}\n\n{comparison_notes(comparison)}\n"
 
 
 def comparison_latex(comparison: PairedComparison) -> str:
     """Return a table for the package booktabs, with verdict and notes as its caption."""
-    rows = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in comparison_cells(comparison)]
+    rows = [" & ".join(map(latex_text, cells)) + r" \\" for cells in comparison_cells(comparison)]
     header = comparison_header(comparison)
     caption = [comparison_title(comparison) + ".", *describe_comparison(comparison)]
     return "\n".join(
@@ -200,23 +193,18 @@ def comparison_latex(comparison: PairedComparison) -> str:
             r"\centering",
             rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
-            " & ".join(map(escape_latex, header)) + r" \\",
+            " & ".join(map(latex_text, header)) + r" \\",
             r"\midrule",
             *rows[:-1],
             r"\midrule",
             rows[-1],
             r"\bottomrule",
             r"\end{tabular}",
-            rf"\caption{{{escape_latex(' '.join([*caption, comparison_notes(comparison)]))}}}",
+            rf"\caption{{{latex_text(' '.join([*caption, comparison_notes(comparison)]), LONGEST_CAPTION)}}}",
             r"\end{table}",
             "",
         ]
     )
-
-
-def escape_latex(text: str) -> str:
-    """Return text with LaTeX's special characters escaped, and minus signs and daggers as formulas."""
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def comparison_json(comparisons: Sequence[PairedComparison]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from midalign.escaping import escape_markdown
 from midalign.languages import ROLES
 from midalign.leaderboard.compare import Difference, ModelFigures
 from midalign.leaderboard.formatting import NONE, format_interval, format_percent, markdown_table
@@ -39,7 +40,7 @@ def _table_by_role(part: SectionFigures, metrics: Sequence[str]) -> str:
     rows = [
         [
             part.section.scorer.METRICS[metric].title,
-            model.label,
+            escape_markdown(model.label),
             *(_mean_with_change(model, changes.get(model.label), metric, role) for role in roles),
         ]
         for metric in metrics
@@ -69,4 +70,6 @@ def _table_by_language(part: SectionFigures, metrics: Sequence[str], languages: 
         ]
         for code in languages
     ]
-    return markdown_table(["language", "role", *(model.label for model in part.models)], rows, left=(0, 1))
+    return markdown_table(
+        ["language", "role", *(escape_markdown(model.label) for model in part.models)], rows, left=(0, 1)
+    )

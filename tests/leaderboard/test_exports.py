@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from synthetic_records import share, write
+from synthetic_records import counts, share, write
 from typer.testing import CliRunner
 
 from midalign.cli.app import app
 from midalign.escaping import latex_text
 from midalign.leaderboard.exports import record_frame
+from midalign.metrics.slot import METRICS
 
 SCHEMA = Path(__file__).with_name("every_eval_ever-0.3.0.schema.json")
 """Of https://pypi.org/project/every-eval-ever/0.3.0, whose package needs Python 3.12. MIT licence."""
@@ -41,7 +42,7 @@ def export(results: Path, name: str) -> Path:
 def test_pandas_reads_the_rows_that_python_users_get(results):
     frame, read = record_frame(results), pd.read_csv(export(results, "csv"))
     assert list(read.columns) == list(frame.columns)
-    assert len(read) == len(frame) == 5 * 8
+    assert len(read) == len(frame) == 5 * len(METRICS)
     arm = frame[(frame.record == "arm") & (frame.metric == "slot_f1")].set_index("language")
     assert arm.value.to_dict() == {"de": 0.4, "en": 0.7}
     assert arm.role.to_dict() == {"de": "aligned", "en": "supervised"}
@@ -85,7 +86,7 @@ def test_latex_has_a_row_per_model_and_escapes_names(results):
 def test_records_of_schema_version_1_are_migrated(tmp_path):
     """Version 1 stated 0 where version 2 has no value: nothing was predicted here."""
     results = tmp_path / "results"
-    path = write(results, "old", "base", {"en": share(4, 0) * [1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]})
+    path = write(results, "old", "base", {"en": counts([0] * 4, [0] * 4, [1] * 4)})
     content = json.loads(path.read_text())
     content["schema_version"] = 1
     for metric in content["tasks"]["midalign_mini_slot_en"]["metrics"].values():
