@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LOG = "verifications.jsonl"
 """File next to the records with the outcomes of their reruns."""
 
+NOT_STATED = -1
+"""Count in a column that a record lacks, since it is older than the column."""
+
 Verdict = Literal["verified", "altered", "not verifiable"]
 Documents = Mapping[str, list[int]]
 """Document ids by task."""
@@ -128,7 +131,8 @@ def _differing(
     for task, doc_ids in drawn.items():
         order = np.argsort(items[task].doc_ids)
         rows = order[np.searchsorted(items[task].doc_ids, doc_ids, sorter=order)]
-        differs = (items[task].counts[rows] != counts[task]).any(axis=1)
+        stated = items[task].counts[rows]
+        differs = ((stated != counts[task]) & (stated != NOT_STATED)).any(axis=1)
         differing += [(task, doc_id) for doc_id, other in zip(doc_ids, differs, strict=True) if other]
     return differing
 
@@ -142,8 +146,8 @@ def _obstacle(record: Record, adapter: Path | None) -> str:
             f"No tolerance was measured for dtype {record.engine.dtype!r}, only for {', '.join(TOLERANCES)}"
         )
     for name, task in record.tasks.items():
-        if set(task.counts) != set(scorer(task.family).COLUMNS):
-            return f"{name} has the counts of another version of midalign"
+        if not set(task.counts) <= set(scorer(task.family).COLUMNS):
+            return f"{name} has counts of a newer version of midalign"
     if record.adapter and adapter is None:
         return f"The adapter {record.adapter.name} is not here. Give its folder: --adapter FOLDER"
     if adapter and not record.adapter:
@@ -182,12 +186,18 @@ def _without_comet(conditions: Conditions) -> Conditions:
 
 
 def items_in_column_order(record: Record, items: Mapping[str, Items]) -> dict[str, Items]:
-    """Return the items with the columns of their families, in the order of a rerun."""
+    """Return the items with the columns of their families, in the order of a rerun.
+
+    Columns that are newer than the record are NOT_STATED.
+    """
     ordered = {}
     for name, task in record.tasks.items():
-        columns = list(task.counts)
-        places = [columns.index(column) for column in scorer(task.family).COLUMNS]
-        ordered[name] = replace(items[name], counts=items[name].counts[:, places])
+        columns, stated = list(task.counts), items[name].counts
+        counts = np.full((len(stated), len(scorer(task.family).COLUMNS)), NOT_STATED, stated.dtype)
+        for place, column in enumerate(scorer(task.family).COLUMNS):
+            if column in columns:
+                counts[:, place] = stated[:, columns.index(column)]
+        ordered[name] = replace(items[name], counts=counts)
     return ordered
 
 
