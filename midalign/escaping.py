@@ -1,4 +1,4 @@
-"""Foreign text in outputs: names, notes and settings that somebody else wrote into a record.
+"""Escape text from records (names, notes, settings) for each output format.
 
 One function per output format. HTML has its own next to the code that writes it.
 """

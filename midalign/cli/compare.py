@@ -1,8 +1,7 @@
 """`midalign compare`."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,23 +17,6 @@ midalign compare aligned baseline --metric bleu --sacrebleu
 """
 
 
-class By(Enum):
-    """Rows of the table."""
-
-    LANGUAGE = "language"
-    ROLE = "role"
-    CLASS = "class"
-
-
-class Format(Enum):
-    """Form of the output."""
-
-    TABLE = "table"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    JSON = "json"
-
-
 def compare(
     first: Annotated[
         str,
@@ -42,17 +24,19 @@ def compare(
     ],
     second: Annotated[str, typer.Argument(metavar="B", help="What A is compared with.")],
     by: Annotated[
-        By, typer.Option(help="Rows: language, role or class (of resources).", metavar="NAME")
-    ] = By.LANGUAGE,
+        Literal["language", "role", "class"],
+        typer.Option(help="Rows: language, role or class (of resources).", metavar="NAME"),
+    ] = "language",
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="Metric of the records. Default: the task's headline.")
     ] = None,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Records, for names of arms.")] = Path(
         "leaderboard/results"
     ),
-    form: Annotated[
-        Format, typer.Option("--format", metavar="NAME", help="table, markdown, latex (booktabs) or json.")
-    ] = Format.TABLE,
+    format_: Annotated[
+        Literal["table", "markdown", "latex", "json"],
+        typer.Option("--format", metavar="NAME", help="table, markdown, latex (booktabs) or json."),
+    ] = "table",
     sacrebleu: Annotated[
         bool,
         typer.Option("--sacrebleu", help="Add the p-values of sacreBLEU's own paired tests (translation)."),
@@ -65,36 +49,32 @@ def compare(
     from midalign.leaderboard import comparison_tables
     from midalign.leaderboard.build import compare_records
 
-    comparisons = compare_records(
-        first, second, by=by.value, metric=metric, results=results, sacrebleu=sacrebleu
-    )
-    if form is Format.JSON:
+    comparisons = compare_records(first, second, by=by, metric=metric, results=results, sacrebleu=sacrebleu)
+    if format_ == "json":
         print(comparison_tables.comparison_json(comparisons), end="")
-    elif form is Format.TABLE:
+    elif format_ == "table":
         for comparison in comparisons:
             _print(comparison)
+    elif format_ == "markdown":
+        print("\n".join(map(comparison_tables.comparison_markdown, comparisons)), end="")
     else:
-        render = {
-            Format.MARKDOWN: comparison_tables.comparison_markdown,
-            Format.LATEX: comparison_tables.comparison_latex,
-        }[form]
-        print("\n".join(map(render, comparisons)), end="")
+        print("\n".join(map(comparison_tables.comparison_latex, comparisons)), end="")
 
 
 def _print(comparison: "PairedComparison") -> None:
     """Print the verdict below the table."""
-    from rich.console import Console
+    from midalign.cli.table_printing import print_table, table_console
+    from midalign.escaping import plain_text
+    from midalign.leaderboard.comparison_tables import (
+        LONGEST_CAPTION,
+        comparison_notes,
+        describe_comparison,
+    )
 
-    from midalign.cli.leaderboard import WIDTH
-    from midalign.cli.table_printing import print_table
-    from midalign.leaderboard.comparison_tables import comparison_notes, describe_comparison
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     print_table(console, _table(comparison))
     for line in describe_comparison(comparison):
-        console.print(line)
+        console.print(plain_text(line, LONGEST_CAPTION))
     console.print(comparison_notes(comparison), style="dim")
     console.print()
 
@@ -103,6 +83,7 @@ def _table(comparison: "PairedComparison") -> "Table":
     from rich import box
     from rich.table import Table
 
+    from midalign.escaping import plain_text
     from midalign.leaderboard.comparison_tables import (
         comparison_cells,
         comparison_header,
@@ -110,7 +91,10 @@ def _table(comparison: "PairedComparison") -> "Table":
     )
 
     view = Table(
-        title=comparison_title(comparison), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=plain_text(comparison_title(comparison)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     header, *others = comparison_header(comparison)
     view.add_column(header, overflow="fold")

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from midalign.errors import MidalignError
 from midalign.escaping import terminal_lines
 
+NOT_VERIFIABLE = 3
+"""Exit status of a record that cannot be verified here."""
+ALTERED = 4
+"""Exit status of a record whose items were altered."""
 INTERRUPTED = 130
 
 
@@ -14,6 +18,7 @@ def run_command(command: Callable[[], object]) -> None:
     """Run a command. Errors that users can fix end in one screen on stderr, without a traceback.
 
     Exit status: 1 for a MidalignError or a full disk, 2 for wrong usage (typer's), 130 for Ctrl-C.
+    `midalign leaderboard verify` also has 3 and 4.
     """
     try:
         command()

@@ -12,10 +12,8 @@ if TYPE_CHECKING:
 
     from midalign.leaderboard.section_figures import SectionFigures
 
-WIDTH = 100
-
 app = new_app(
-    "Build tables and plots from records, or join shards.",
+    "Build, check, verify and export boards and records, find missing records, or join shards.",
     "midalign leaderboard build --results results --output board",
 )
 
@@ -35,17 +33,13 @@ def build(
     ] = None,
 ) -> None:
     """Build tables, plots and a page from records, and print the tables."""
-    from rich.console import Console
-
-    from midalign.cli.table_printing import print_table
+    from midalign.cli.table_printing import print_table, table_console
     from midalign.escaping import plain_text
     from midalign.leaderboard.build import build_board as write_board
     from midalign.leaderboard.result_sentences import describe_results
 
     folder = output or results.parent
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     for part in write_board(results, folder):
         print_table(console, board_table(part))
         for line in describe_results(part, plain_text):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from midalign.cli.help import add_command
-from midalign.cli.leaderboard import WIDTH, app
+from midalign.cli.leaderboard import app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,15 +33,11 @@ def check(
     ] = True,
 ) -> None:
     """Check records before they go on a board. Exit status 1 if one fails."""
-    from rich.console import Console
-
-    from midalign.cli.table_printing import print_table
+    from midalign.cli.table_printing import print_table, table_console
     from midalign.leaderboard.check import check_records, record_files
 
     checks = check_records(record_files(records), prompts)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     print_table(console, check_table(checks))
     for line in finding_lines(checks):
         console.print(line, soft_wrap=True)

@@ -7,7 +7,7 @@ import typer
 
 from midalign.cli.comma_lists import split_commas
 from midalign.cli.help import add_command
-from midalign.cli.leaderboard import WIDTH, app
+from midalign.cli.leaderboard import app
 
 EXAMPLES = """\
 midalign leaderboard missing --results results
@@ -27,18 +27,15 @@ def missing(
 ) -> None:
     """List models and tasks without a record, and the commands that fill them."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    from midalign.cli.table_printing import print_table
+    from midalign.cli.table_printing import print_table, table_console
     from midalign.escaping import plain_text
     from midalign.leaderboard.load import load_runs
     from midalign.leaderboard.missing import find_missing
 
     columns, cells = find_missing(load_runs(results), split_commas(tasks or ()))
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("model", "tasks", "missing"):
         table.add_column(name, overflow="fold")

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from midalign.cli.exits import ALTERED, NOT_VERIFIABLE
 from midalign.cli.help import add_command
 from midalign.cli.leaderboard import app
 
 if TYPE_CHECKING:
     from midalign.evaluate.settings import EvalProgress
-
-NOT_VERIFIABLE = 3
-"""Exit status of a record whose model is not here."""
 
 EXAMPLES = """\
 midalign leaderboard verify results/mini.json --rerun 100
@@ -45,7 +43,7 @@ def verify(
 ) -> None:
     """Answer random items of a record again, and compare them one by one.
 
-    Exit status 0: verified. 1: altered. 3: not verifiable, such as an adapter that is not here.
+    Exit status 0: verified. 3: not verifiable, such as an adapter that is not here. 4: altered.
     """
     import os
 
@@ -71,4 +69,4 @@ def verify(
         print(f"  differs: {plain_text(task)}, document {doc_id}")
     print(f"Seed of the draw: {outcome.seed}. Logged in {log_verification(outcome)}")
     if outcome.verdict == "altered":
-        raise typer.Exit(1)
+        raise typer.Exit(ALTERED)

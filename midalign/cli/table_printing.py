@@ -6,8 +6,20 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+WIDTH = 100
+"""Columns of a table where the output is no terminal."""
 ELLIPSIS = "…"
 """Character that rich puts in place of text that does not fit its column."""
+
+
+def table_console() -> "Console":
+    """Return a console that prints text as it is, WIDTH columns wide unless it is a terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
 
 
 def print_table(console: "Console", table: "Table") -> None:

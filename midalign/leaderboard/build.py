@@ -15,7 +15,7 @@ from midalign.leaderboard.compare import ModelFigures, compare_models, compare_o
 from midalign.leaderboard.formatting import round_figures
 from midalign.leaderboard.load import load_runs
 from midalign.leaderboard.page.write import write_page
-from midalign.leaderboard.paired_comparison import Breakdown, PairedComparison, compare_pair
+from midalign.leaderboard.paired_comparison import Breakdown, PairedComparison, compare_pairs
 from midalign.leaderboard.row_pairs import select_pairs
 from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
@@ -86,7 +86,7 @@ def compare_records(
         second: what `first` is compared with, named in the same ways.
         written: names of record files. Only groups with one of them are compared. None: all groups.
         by: rows of the comparison of two: one per language, role or resource class.
-        metric: metric of the comparison of two. None: the headline of the tasks.
+        metric: metric of the comparison of two. Groups without it are skipped. None: the tasks' headline.
         results: folder of records in which names of arms are looked up.
         sacrebleu: also run sacreBLEU's paired tests. Translation only.
 
@@ -96,7 +96,7 @@ def compare_records(
     if second is None:
         return _compare_folder(Path(first), written)
     pairs = select_pairs(str(first), str(second), Path(results))
-    return [compare_pair(pair, by, metric, sacrebleu) for pair in pairs]
+    return compare_pairs(pairs, by, metric, sacrebleu)
 
 
 def _compare_folder(results: Path, written: Collection[str] | None) -> list[SectionFigures]:

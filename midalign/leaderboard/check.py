@@ -1,4 +1,4 @@
-"""Checks of records: may somebody else's record stand on a board?
+"""Check records before they go on a board.
 
 `load_runs` rejects records whose figures do not follow from their items. A check finds more, and reports all
 of it: unknown tasks, data and prompts, missing languages, undeclared training, records of the same model.
@@ -18,19 +18,19 @@ from midalign.leaderboard.load import runs_of_file
 from midalign.metrics import bootstrap, scorer
 from midalign.record import Items, Record, read_items, read_record
 
-SUBJECTS = {
-    "schema": "valid files of a known schema version",
-    "figures": "totals, rates and standard errors follow from the counts per item",
-    "tasks": "tasks and versions that this version of midalign has",
-    "data": "known data digests, the items of the sample, gold counts",
-    "prompts": "prompt digests equal those of prompts rendered here",
-    "languages": "all languages of the group",
-    "overlap": "training and test text were compared",
-    "training": "declared training that fits the manifest",
-    "engine": "known engine and dtype",
-    "unique": "no other record of the same model, tasks and sample",
-}
-"""Subject of a check -> what it means, in the order of the table."""
+SUBJECTS = (
+    "schema",
+    "figures",
+    "tasks",
+    "data",
+    "prompts",
+    "languages",
+    "overlap",
+    "training",
+    "engine",
+    "unique",
+)
+"""Subjects of a check in the order of the table. docs/results/check-and-verify.md says what they mean."""
 
 ENGINES = ("hf", "vllm", "external")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -156,13 +156,18 @@ def _documents(name: str, split: Split, num_fewshot: int) -> tuple[Any, list[dic
     return tasks[name], list(tasks[name].eval_docs)
 
 
+def _sample_positions(size: int, limit: int | None, seed: int) -> list[int]:
+    """Return the positions of a record's sample, all of them for an invalid seed."""
+    sample = draw_sample(size, limit, seed) if 0 <= seed < 2**32 else None
+    return sample or list(range(size))
+
+
 def _items_problem(name: str, record: Record, items: Items, docs: Sequence[dict[str, Any]]) -> str:
     """Return how the items of a record differ from its sample, or their gold counts from the data."""
     limit, seed = record.sample.limit, record.sample.seed
     if limit is not None and limit < 1:
         return f"{name} has a sample of {limit} items"
-    expected = draw_sample(len(docs), limit, seed) if 0 <= seed < 2**32 else None
-    if sorted(items.doc_ids.tolist()) != (expected or list(range(len(docs)))):
+    if sorted(items.doc_ids.tolist()) != _sample_positions(len(docs), limit, seed):
         return f"{name} has {len(items.doc_ids)} items that are not its sample of {len(docs)} documents"
     columns = [column for column in GOLD if column in record.tasks[name].counts]
     if not columns:
@@ -201,18 +206,20 @@ def _prompt_finding(
         return "", "Not rendered: the chat template is the base's"
     if system is not None and not isinstance(system, str):
         return f"system_instruction is no text: {system!r}", ""
-    known = _rendered(name, record.sample.split, record.sample.limit, _fewshot(record), system)
+    sample = record.sample
+    known = _rendered(name, sample.split, sample.limit, sample.seed, _fewshot(record), system)
     return ("" if stated == known else f"{name} has prompts {stated[:12]}, rendered here {known[:12]}"), ""
 
 
 @cache
-def _rendered(name: str, split: Split, limit: int | None, num_fewshot: int, system: str | None) -> str:
+def _rendered(
+    name: str, split: Split, limit: int | None, seed: int, num_fewshot: int, system: str | None
+) -> str:
     """Return the digest of a task's prompts."""
     task, docs = _documents(name, split, num_fewshot)
-    sample = draw_sample(len(docs), limit) or range(len(docs))
     return prompt_digest(
         harness.prompt(task, docs[position], system_instruction=system, num_fewshot=num_fewshot)
-        for position in sample
+        for position in _sample_positions(len(docs), limit, seed)
     )
 
 

@@ -90,7 +90,7 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the baseline of the same recipe, over the seeds that both have."""
+    """A row minus another one, usually an arm minus the baseline of its recipe, over the seeds of both."""
 
     model: str
     baseline: str
@@ -109,7 +109,10 @@ class Difference:
     """The same, adjusted for the number of languages (Holm 1979)."""
     baseline_gap: dict[str, Estimate]
     gap_closed: dict[str, Estimate | None]
-    """Set of languages -> (model - baseline) / baseline's gap. None unless its interval lies above 0."""
+    """Set of languages -> (model - baseline) / baseline's gap.
+
+    None unless the difference is defined and the gap's interval lies above 0.
+    """
     gap_closed_languages: dict[str, Estimate | None]
 
 
@@ -368,9 +371,10 @@ def _difference(
 def _closed(change: TwoLevel, gap: TwoLevel) -> Estimate | None:
     """Return the share of the gap that the change closes.
 
-    None if the gap's interval holds 0, where the ratio has no bounds, or lies below 0.
+    None if the change is undefined, or if the gap is undefined, its interval holds 0, where the ratio has no
+    bounds, or its interval lies below 0.
     """
-    if not estimate(gap).low > 0:
+    if np.isnan(change.value) or not estimate(gap).low > 0:
         return None
     # The interval excludes draws in its tails, where a gap of 0 may still occur.
     return estimate(ratio(change, gap))

@@ -13,6 +13,7 @@ from midalign.leaderboard.formatting import (
     format_interval,
     format_percent,
     markdown_table,
+    round_figures,
 )
 from midalign.leaderboard.paired_comparison import ALL, EFFECT_SIZE, PairedComparison, PairedRow
 from midalign.leaderboard.section_figures import sample_name
@@ -83,7 +84,9 @@ def row_title(comparison: PairedComparison, row: PairedRow) -> str:
 
 
 def dagger(row: PairedRow) -> str:
-    """Return the mark of a difference that is shown after Holm's correction."""
+    """Return the mark of a difference that is shown after Holm's correction. The mean is not corrected."""
+    if row.name == ALL:
+        return ""
     return next((mark for level, mark in DAGGERS if row.p_holm < level), "")
 
 
@@ -92,7 +95,7 @@ def _p(p: float) -> str:
 
 
 def describe_comparison(comparison: PairedComparison) -> list[str]:
-    """Return the verdict, and what it rests on, in plain words."""
+    """Return the verdict and its basis."""
     *rows, mean = comparison.rows
     first, second = comparison.first, comparison.second
     where = (
@@ -209,14 +212,13 @@ def comparison_latex(comparison: PairedComparison) -> str:
 
 def comparison_json(comparisons: Sequence[PairedComparison]) -> str:
     """Return comparisons as JSON. Scores and differences are shares between 0 and 1."""
-    return (
-        json.dumps([_data(one) for one in comparisons], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    data = [round_figures(_comparison_data(comparison)) for comparison in comparisons]
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _data(comparison: PairedComparison) -> dict[str, Any]:
+def _comparison_data(comparison: PairedComparison) -> dict[str, Any]:
     section = comparison.section
-    data: dict[str, Any] = {
+    return {
         "first": comparison.first,
         "second": comparison.second,
         "records": [[run.file.partition("/")[2] for run in row.runs] for row in section.rows],
@@ -234,15 +236,3 @@ def _data(comparison: PairedComparison) -> dict[str, Any]:
         "left_out": comparison.left_out,
         "other_conditions": comparison.other_conditions,
     }
-    rounded: dict[str, Any] = _nan_to_none(data)
-    return rounded
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if isinstance(value, dict):
-        return {key: _nan_to_none(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_nan_to_none(member) for member in value]
-    return value

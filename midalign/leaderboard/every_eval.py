@@ -101,7 +101,9 @@ def _result(run: Run, row: dict[str, Any]) -> dict[str, Any]:
         else {}
     )
     limit = run.task(row["language"]).max_gen_toks
-    arguments: dict[str, Any] = {"temperature": 0.0} | ({"max_tokens": limit} if limit else {})
+    # The temperature of outputs made elsewhere is not known.
+    arguments: dict[str, Any] = {} if row["engine"] == "external" else {"temperature": 0.0}
+    arguments |= {"max_tokens": limit} if limit else {}
     return {
         "evaluation_result_id": f"{plain_text(row['task'])}/{row['metric']}",
         "evaluation_name": plain_text(row["task"]),

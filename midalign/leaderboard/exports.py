@@ -158,12 +158,11 @@ def _latex_table(part: SectionFigures) -> str:
     ]
     for model in part.models:
         means = [model.means[part.section.scorer.HEADLINE][name] for name in sets]
-        cells = [rf"{_number(mean.value)} $\pm$ {_number(mean.stderr)}" for mean in means]
+        cells = [
+            rf"{latex_text(format_percent(mean.value))} $\pm$ {latex_text(format_percent(mean.stderr))}"
+            for mean in means
+        ]
         lines.append(" & ".join([latex_text(model.label), *cells]) + r" \\")
     caption = f"{section_title(part.section)}: {headline_title(part)} in %, ± standard error."
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{latex_text(caption)}}}", r"\end{table}", ""]
     return "\n".join(lines)
-
-
-def _number(share: float) -> str:
-    return format_percent(share).replace("–", "--").replace("−", "$-$")

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from midalign import harness
 from midalign.errors import MidalignError
@@ -13,10 +13,10 @@ from midalign.record import Record
 
 @dataclass(frozen=True)
 class BoardModel:
-    """A model of a board: a base, or an adapter on it."""
+    """A model of a board: a base, or an adapter on it. Models with equal digests are the same model."""
 
-    name: str
-    base: str
+    name: str = field(compare=False)
+    base: str = field(compare=False)
     """Name of the base."""
     digests: tuple[str | None, str | None]
     """Digests of base and adapter."""

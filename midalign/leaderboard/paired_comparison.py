@@ -94,6 +94,22 @@ class PairedComparison:
         return self.section.metrics[self.metric]
 
 
+def compare_pairs(
+    pairs: Sequence[RowPair], by: Breakdown, metric: str | None, sacrebleu: bool
+) -> list[PairedComparison]:
+    """Compare the pairs that have the metric, and of these only translation for sacreBLEU's tests.
+
+    Raises RecordError as `compare_pair` does if no pair is left.
+    """
+    suitable = [
+        pair
+        for pair in pairs
+        if (metric is None or metric in pair.section.metrics)
+        and (not sacrebleu or pair.section.family == "translation")
+    ]
+    return [compare_pair(pair, by, metric, sacrebleu) for pair in suitable or pairs]
+
+
 def compare_pair(
     pair: RowPair, by: Breakdown = "language", metric: str | None = None, sacrebleu: bool = False
 ) -> PairedComparison:

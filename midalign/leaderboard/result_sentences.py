@@ -55,7 +55,7 @@ def describe_languages(languages: Mapping[str, Mapping[str, Estimate]], holm: Ma
 def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
     """Yield the sentences that interpret a difference: sign, languages, gap closed, seeds and engines."""
     aligned = means.get("aligned")
-    if aligned and not math.isnan(aligned.value):
+    if aligned and not math.isnan(aligned.low):
         if aligned.holds_zero:
             yield "On aligned languages the interval holds 0: no difference is shown."
         else:
@@ -67,8 +67,12 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
         if share:
             value, low, high = map(format_percent, (share.value, share.low, share.high))
             yield f"Gap closed: {value}% [{low}, {high}] of the baseline's gap of {bounds}."
-        else:
-            reason = "holds 0" if gap.holds_zero else "lies below 0"
+        elif not gap.low > 0:  # else the difference is undefined
+            reason = "lies below 0"
+            if math.isnan(gap.value):
+                reason = "is undefined"
+            elif gap.holds_zero:
+                reason = "holds 0"
             yield f"Gap closed is not reported: the interval of the baseline's gap, {bounds}, {reason}."
     if not difference.paired_seeds:
         yield "The two share no seed: all seeds of both count."

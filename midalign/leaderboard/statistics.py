@@ -22,6 +22,8 @@ DRAWS = 10_000
 LEVEL = 0.95
 POWER = 0.8
 """Share of the tests that show a true difference as large as the smallest detectable one."""
+RESOLUTION = 1e-7
+"""Resolution of float32 draws. Smaller standard errors are rounding."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def mean_over_languages(
 ) -> TwoLevel:
     """Return the mean of one metric over the languages at these places.
 
-    With `minus`, the mean over the languages at those places is taken off.
+    With `minus`, subtract the mean over the languages at those places.
     """
     values, draws = zip(*(_run_mean(run, places, metric) for run in scores.runs), strict=True)
     if minus:
@@ -218,10 +220,12 @@ def two_level(values: np.ndarray, draws: np.ndarray, weights: np.ndarray, groups
     complete = ~np.isnan(combined)
     draws = draws[:, complete]
     documents = float(combined[complete].var(ddof=1)) if complete.sum() > 1 else np.nan
+    if documents < RESOLUTION**2:
+        documents = 0.0
 
     # 3. Add the variance over seeds. Seeds also differ because each errs on other documents, which the
     #    variance over documents has in it already: that part is taken off.
-    variance, squares = documents, 0.0
+    variance, squares, least = documents, 0.0, np.inf
     for group in total:
         members = groups == group
         if members.sum() > 1:
@@ -232,7 +236,10 @@ def two_level(values: np.ndarray, draws: np.ndarray, weights: np.ndarray, groups
                 share = (weights[members] ** 2).sum()
                 variance += share * (between - interaction)
                 squares += (share * between) ** 2 / (members.sum() - 1)
-    freedom = variance**2 / squares if squares else np.inf
+                least = min(least, members.sum() - 1)
+    # Satterthwaite's formula has no lower bound here, since the variance subtracts a mean square. A sum of
+    # variances has at least the degrees of freedom of its least certain one.
+    freedom = max(variance**2 / squares, least) if squares else np.inf
     return TwoLevel(
         float(weights @ values),
         combined,

@@ -1,4 +1,4 @@
-"""Answer items of a record again, and decide whether the record is true."""
+"""Answer items of a record again, and decide whether the record was altered."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from midalign.adapter import package_versions
-from midalign.errors import MidalignError
+from midalign.errors import EngineError, MidalignError
 from midalign.evaluate.rerun import open_rerun, planned_rerun, scratch_folder
 from midalign.evaluate.settings import EvalReporter, EvalSettings
 from midalign.evaluate.thoughts import BUDGET
@@ -20,7 +20,7 @@ from midalign.leaderboard.decision import FURTHER, TOLERANCES, RerunRule
 from midalign.leaderboard.load import runs_of_file
 from midalign.metrics import scorer
 from midalign.record import Conditions, Items, Record, conditions_of, read_items, read_record
-from midalign.record.conditions import condition_differences
+from midalign.record.conditions import GPU, condition_differences
 from midalign.reporting import ignore_progress
 
 if TYPE_CHECKING:
@@ -84,16 +84,18 @@ def verify_record(
     with scratch_folder() as folder, fixed_dtype(dtype):
         try:
             plan, planned = planned_rerun(settings_of_record(record, folder, base, adapter))
-            differences = list(condition_differences(_without_comet(conditions_of(record)), planned))
+            stated = _rerun_conditions(conditions_of(record))
+            differences = list(condition_differences(stated, _rerun_conditions(planned)))
             if differences:
                 return Verification(file, "not verifiable", "; ".join(differences))
         except (MidalignError, OSError) as error:
             return Verification(file, "not verifiable", str(error))
-        with open_rerun(plan, report) as rerun:
-            ordered = items_in_column_order(record, items)
-            return replace(
-                compare_answers(ordered, rerun, RerunRule(TOLERANCES[dtype]), count, seed), file=file
-            )
+        ordered, rule = items_in_column_order(record, items), RerunRule(TOLERANCES[dtype])
+        try:
+            with open_rerun(plan, report) as rerun:
+                return replace(compare_answers(ordered, rerun, rule, count, seed), file=file)
+        except EngineError as error:
+            return Verification(file, "not verifiable", str(error))
 
 
 def compare_answers(
@@ -138,7 +140,7 @@ def _differing(
 
 
 def _obstacle(record: Record, adapter: Path | None) -> str:
-    """Return why nobody can answer the record's items again here, or nothing."""
+    """Return why the record cannot be verified here, or an empty text."""
     if record.engine.name == "external":
         return "The outputs were made elsewhere"
     if record.engine.dtype not in TOLERANCES:
@@ -165,6 +167,7 @@ def settings_of_record(record: Record, output: Path, base: str | None, adapter: 
         adapters=(adapter,) if adapter else (),
         adapters_only=adapter is not None,
         engine="vllm" if record.engine.name == "vllm" else "hf",
+        batch_invariant=record.engine.batch_invariant,
         split="validation" if record.sample.split == "validation" else "test",
         limit=record.sample.limit,
         note=record.base.note,
@@ -178,10 +181,12 @@ def settings_of_record(record: Record, output: Path, base: str | None, adapter: 
     )
 
 
-def _without_comet(conditions: Conditions) -> Conditions:
-    """Return the conditions without COMET's scores, which a rerun does not compute."""
+def _rerun_conditions(conditions: Conditions) -> Conditions:
+    """Return the conditions of a rerun: it computes no COMET scores, and may run on another GPU."""
     return replace(
-        conditions, tasks={name: {**task, "COMET": None} for name, task in conditions.tasks.items()}
+        conditions,
+        shared={name: value for name, value in conditions.shared.items() if name != GPU},
+        tasks={name: {**task, "COMET": None} for name, task in conditions.tasks.items()},
     )
 
 

@@ -186,9 +186,9 @@ def count_slots(
     ]
 
 
-def _shared(some: Iterable[Hashable], others: Iterable[Hashable]) -> int:
+def _shared(first: Iterable[Hashable], second: Iterable[Hashable]) -> int:
     """Return the size of the intersection of two multisets."""
-    return (Counter(some) & Counter(others)).total()
+    return (Counter(first) & Counter(second)).total()
 
 
 def reference_gold(annotated: str, language: str) -> tuple[list[str], list[str]]:

@@ -71,8 +71,8 @@ def loose_matches(predicted: Sequence[Span], gold: Sequence[Span]) -> tuple[int,
         touch a predicted one of their label.
     """
     return (
-        sum(any(_touches(one, other) for other in gold) for one in predicted),
-        sum(any(_touches(one, other) for other in predicted) for one in gold),
+        sum(any(_touches(span, other) for other in gold) for span in predicted),
+        sum(any(_touches(span, other) for other in predicted) for span in gold),
     )
 
 
@@ -140,11 +140,11 @@ def _published(span: Span, units: int) -> Span:
     return label, start, min(end, units - 1)
 
 
-def _touches(one: Span, other: Span) -> bool:
-    """Return whether `other` has the same label and begins or ends within `one`.
+def _touches(span: Span, other: Span) -> bool:
+    """Return whether `other` has the same label and begins or ends within `span`.
 
-    The unit after `one` counts as within. This keeps quirks of the original: neighbours touch, and a span
+    The unit after `span` counts as within. This keeps quirks of the original: neighbours touch, and a span
     does not touch a span that extends beyond it on both sides (but is touched by it).
     """
-    (label, start, end), (other_label, other_start, other_end) = one, other
+    (label, start, end), (other_label, other_start, other_end) = span, other
     return label == other_label and (start <= other_start <= end or start <= other_end <= end)

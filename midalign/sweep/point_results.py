@@ -124,12 +124,9 @@ def _group_results(
             },
             {
                 metric: {
-                    role: (
-                        mean_over_languages(mean, indices, m).value,
-                        estimate(mean_over_languages(change, indices, m)),
-                    )
+                    role: (mean_over_languages(mean, indices, m).value, estimate(figure))
                     for role, indices in places.items()
-                    if not np.isnan(mean_over_languages(change, indices, m).value)
+                    if not np.isnan((figure := mean_over_languages(change, indices, m)).value)
                 }
                 for m, metric in enumerate(section.metrics)
                 if metric in section.scorer.LOSS_METRICS

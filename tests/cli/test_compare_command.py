@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import midalign
 from midalign.cli.app import app
 from midalign.errors import RecordError
+from midalign.leaderboard.formatting import round_figures
 from midalign.leaderboard.load import load_runs
 from midalign.metrics.paired_tests import sacrebleu_bootstrap, sacrebleu_randomization
 from midalign.metrics.slot import HEADLINE
@@ -92,14 +93,14 @@ def test_arms_compare_as_on_the_board(mini_arms, by_rows):
     by_name = rows(comparison)
     for code, metrics in board.languages.items():
         shown = by_name[code]["difference"]
-        assert [shown[key] for key in ("value", "low", "high", "stderr")] == pytest.approx(
+        assert [shown[key] for key in ("value", "low", "high", "stderr")] == round_figures(
             [getattr(metrics[HEADLINE], key) for key in ("value", "low", "high", "stderr")]
         )
-        assert by_name[code]["p_holm"] == board.holm[code]
-        assert by_name[code]["detectable"] == metrics[HEADLINE].detectable
+        assert by_name[code]["p_holm"] == round_figures(board.holm[code])
+        assert by_name[code]["detectable"] == round_figures(metrics[HEADLINE].detectable)
     by_role = rows(by_rows["role"])
     for role in ("supervised", "aligned", "unseen"):
-        assert by_role[role]["difference"]["low"] == board.means[HEADLINE][role].low
+        assert by_role[role]["difference"]["low"] == round_figures(board.means[HEADLINE][role].low)
     by_class = rows(by_rows["class"])
     assert {name: len(row["languages"]) for name, row in by_class.items()} == {"high": 9, "mid": 1, "all": 10}
 
@@ -116,7 +117,7 @@ def test_folders_of_seeds_compare_as_arms(mini_arms, by_rows):
     folders = [mini_arms / "arms" / arm for arm in ("aligned", "baseline")]
     assert compared(*folders, "--by", "role")["rows"] == by_rows["role"]["rows"]
     (comparison,) = midalign.compare_records(*folders, by="role")
-    assert [row.p for row in comparison.rows] == [row["p"] for row in by_rows["role"]["rows"]]
+    assert round_figures([row.p for row in comparison.rows]) == [row["p"] for row in by_rows["role"]["rows"]]
 
 
 def test_verdicts_in_plain_words():
@@ -153,9 +154,30 @@ def test_markdown_and_latex(mini_arms):
     rules = [latex.index(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption")]
     assert rules == sorted(rules)
     assert latex.count(" & ") == 9 * 5  # header, three roles, mean
-    assert r"$^{\dagger}$ &" in latex  # of the mean
+    assert "dagger" not in latex.partition(r"\caption")[0]  # the mean is below 0.05, and not corrected
     assert r"midalign\_mini\_slot" in latex
     assert "−" not in latex
+
+
+def test_foreign_text_does_not_control_the_terminal(tmp_path, mini_arms):
+    for arm in ("aligned", "baseline"):
+        shutil.copytree(mini_arms / "arms" / arm, tmp_path / f"{arm}\x1b[31m")
+    output = run(*(tmp_path / f"{arm}\x1b[31m" for arm in ("aligned", "baseline")), "--by", "role")
+    assert "A: aligned\ufffd[31m, B: baseline\ufffd[31m." in " ".join(output.split())
+    assert "\x1b" not in output
+
+
+def test_groups_without_the_metric_are_skipped(tmp_path, mini_arms):
+    """Both arms have slot filling and translation: BLEU is a metric of one of them."""
+    for file in [*mini_arms.glob("mini-*-seed1.*"), *(PUBLISHED / "alma-gemma").glob("alma-gemma-*-seed1.*")]:
+        shutil.copy(file, tmp_path)
+    arms = ["aligned", "baseline", "--results", tmp_path]
+    assert compared(*arms, "--metric", "bleu", "--sacrebleu")["group"].startswith("midalign_mt")
+    assert compared(*arms, "--metric", "slot_f1")["group"] == "midalign_mini_slot"
+    (comparison,) = midalign.compare_records("aligned", "baseline", results=tmp_path, sacrebleu=True)
+    assert comparison.section.family == "translation"
+    with pytest.raises(RecordError, match="no metric 'blue'"):
+        midalign.compare_records("aligned", "baseline", results=tmp_path, metric="blue")
 
 
 def test_sacrebleus_tests_of_translation():
@@ -166,12 +188,14 @@ def test_sacrebleus_tests_of_translation():
     row = rows(compared(*files, "--metric", "bleu", "--sacrebleu"))["en-de"]
     aligned, baseline = (counts[file.name]["en-de"].astype(np.int64) for file in files)
     (tests,) = row["sacrebleu"]
-    assert tests["bootstrap"] == sacrebleu_bootstrap(baseline, aligned, METRICS["bleu"])
-    assert tests["randomization"] == sacrebleu_randomization(baseline, aligned, METRICS["bleu"])
+    assert tests["bootstrap"] == round_figures(sacrebleu_bootstrap(baseline, aligned, METRICS["bleu"]))
+    assert tests["randomization"] == round_figures(
+        sacrebleu_randomization(baseline, aligned, METRICS["bleu"])
+    )
     # Without ties, approximate randomization is the same test.
     assert row["p_randomization"] == pytest.approx(tests["randomization"], abs=1e-3)
     difference = METRICS["bleu"](aligned.sum(0)) - METRICS["bleu"](baseline.sum(0))
-    assert 100 * row["difference"]["value"] == pytest.approx(float(difference), abs=1e-9)
+    assert row["difference"]["value"] == round_figures(float(difference) / 100)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from midalign.leaderboard.build import build_board
 from midalign.leaderboard.compare import compare_models
 from midalign.leaderboard.formatting import format_with_error
 from midalign.leaderboard.load import load_runs
+from midalign.leaderboard.result_sentences import describe_results
 from midalign.leaderboard.sections import group_runs
 from midalign.leaderboard.statistics import DRAWS, bootstrap
 from midalign.leaderboard.tables import retrieval_cell, retrieval_columns
@@ -105,6 +106,31 @@ def test_a_gap_below_zero_is_not_closed(tmp_path):
     _, (difference,) = compare_models(only_section(tmp_path))
     assert not difference.baseline_gap["aligned"].holds_zero
     assert difference.gap_closed["aligned"] is None
+
+
+def test_gap_closed_is_withheld_where_the_difference_is_undefined(tmp_path):
+    """The only aligned language has no slot: the baseline scores 0 there, and the arm has no score."""
+    slots = counts([1] * 100, [1] * 100, [1] * 100)
+    false_alarms, silence = (counts([0] * 100, [pred] * 100, [0] * 100) for pred in (1, 0))
+    write(tmp_path, "baseline", "baseline", {"en": slots, "de": false_alarms}, seed=1)
+    write(tmp_path, "aligned", "aligned", {"en": slots, "de": silence}, seed=1)
+    _, (difference,) = compare_models(only_section(tmp_path))
+    assert difference.baseline_gap["aligned"].value == 1
+    assert difference.gap_closed["aligned"] is None
+    (part,) = build_board(tmp_path, tmp_path / "board")
+    (line,) = describe_results(part)
+    assert "aligned languages (1): **–**" in line
+    assert "On aligned languages" not in line
+    assert "Gap closed" not in line
+
+
+def test_an_undefined_gap_is_named(tmp_path):
+    slots, silence = counts([1] * 50, [1] * 50, [1] * 50), counts([0] * 50, [0] * 50, [0] * 50)
+    for arm in ("baseline", "aligned"):
+        write(tmp_path, arm, arm, {"en": slots, "de": silence}, seed=1)
+    (part,) = build_board(tmp_path, tmp_path / "board")
+    (line,) = describe_results(part)
+    assert "the interval of the baseline's gap, – [–, –], is undefined." in line
 
 
 def f1(table, chosen):

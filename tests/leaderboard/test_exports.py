@@ -64,6 +64,20 @@ def test_every_eval_ever_accepts_the_files(results):
     ]
 
 
+def test_the_temperature_of_outputs_made_elsewhere_is_not_stated(tmp_path):
+    results = tmp_path / "results"
+    write(results, "midalign", "base", {"en": share(10, 5)})
+    write(results, "elsewhere", "base", {"en": share(10, 5)}, base="other", engine="external")
+    arguments = {
+        content["source_metadata"]["additional_details"]["record"]: [
+            result["generation_config"]["generation_args"] for result in content["evaluation_results"]
+        ]
+        for content in map(json.loads, (file.read_text() for file in export(results, "eee").rglob("*.json")))
+    }
+    assert all(stated == {"temperature": 0.0} for stated in arguments["midalign"])
+    assert not any(arguments["elsewhere"])
+
+
 def test_the_hub_reads_the_scores_of_a_card(results):
     from huggingface_hub import ModelCard
 

@@ -1,5 +1,6 @@
 """`midalign leaderboard missing`, and the option of `midalign eval` that its commands use."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_a_complete_board_misses_nothing(tmp_path):
     write(tmp_path, "whole", "baseline", ALL, seed=1)
     assert "Nothing is missing" in missing(tmp_path)
     assert "Nothing is missing" in missing(tmp_path, "--tasks", "midalign_slot")
+
+
+def test_a_base_under_two_names_is_one_model(tmp_path):
+    write(tmp_path, "base", "base", ALL)
+    write(tmp_path, "whole", "baseline", ALL, seed=1)
+    path = write(tmp_path, "local", "base", {"de": ALL["de"]}, limit=2)
+    content = json.loads(path.read_text())
+    content["base"]["name"] = "/models/mini"
+    path.write_text(json.dumps(content))
+    output = missing(tmp_path)
+    assert "/models/mini" not in output
+    assert output.count("midalign eval") == 1
 
 
 def test_groups_are_restricted_to_languages():

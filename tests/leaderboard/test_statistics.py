@@ -100,6 +100,27 @@ def test_equal_seeds_add_nothing():
     assert (estimate(alone).low, estimate(alone).high) == pytest.approx((low, high))
 
 
+def test_freedom_is_at_least_that_of_the_seeds():
+    """The variance subtracts a mean square, so Satterthwaite's formula alone would fall to 0.04 here."""
+    opposed = np.array([[1.0, -1.0]] * 50 + [[-1.0, 1.0]] * 50).T * 0.5
+    figure = of_seeds(opposed + np.array([[0.1], [-0.1]]))
+    assert figure.stderr > figure.document_stderr
+    assert figure.freedom == 1
+    assert estimate(figure).high < 10
+
+
+def test_rounding_of_float32_draws_is_no_spread(tmp_path):
+    """All documents score alike, so the draws of every share are its float32 value."""
+    equal = {"en": counts([1] * 50, [1] * 50, [2] * 50), "de": counts([1] * 50, [2] * 50, [4] * 50)}
+    for seed, tables in ((1, equal), (2, equal)):
+        write(tmp_path, f"baseline{seed}", "baseline", tables, seed=seed)
+    (section,) = group_runs(load_runs(tmp_path))
+    (model,), _ = compare_models(section)
+    for estimate_ in (*model.means[HEADLINE].values(), model.gap["aligned"]):
+        assert estimate_.low == estimate_.value == estimate_.high
+        assert estimate_.stderr == 0
+
+
 def test_intervals_of_three_seeds_are_covered_where_seeds_differ():
     rng, held, alone = np.random.default_rng(6), 0, 0
     for _ in range(300):

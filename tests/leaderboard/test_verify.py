@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from midalign.cli.app import app
+from midalign.cli.exits import ALTERED, NOT_VERIFIABLE
+from midalign.errors import EngineError
+from midalign.evaluate import outcome
 from midalign.leaderboard.decision import FALSE_ALARM, FURTHER, RerunRule
-from midalign.leaderboard.verify import LOG, compare_answers
-from midalign.record import Items
+from midalign.leaderboard.verify import LOG, Verification, compare_answers, settings_of_record
+from midalign.record import Items, read_items, read_record
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboard" / "results"
 FP32 = RerunRule(0.002)
@@ -109,7 +113,7 @@ def test_a_record_of_other_answers_is_altered(tmp_path):
     forged = tmp_path / "forged.json"
     forged.write_text(json.dumps(content))
     result = verify(forged)
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == ALTERED, result.output
     assert "forged: altered." in result.output
     assert "differs: midalign_mini_slot_" in result.output
 
@@ -128,12 +132,51 @@ def test_what_cannot_be_answered_again_is_not_verifiable(mini, change, reason):
     change(content)
     mini.write_text(json.dumps(content))
     result = verify(mini)
-    assert result.exit_code == 3, result.output
+    assert result.exit_code == NOT_VERIFIABLE, result.output
     assert "not verifiable" in result.output
     assert reason in result.output
 
 
+def test_a_record_of_another_gpu_is_answered_again(mini, monkeypatch):
+    content = json.loads(mini.read_text())
+    content["engine"]["gpu"] = "NVIDIA H100 80GB HBM3"
+    mini.write_text(json.dumps(content))
+    described = outcome.describe_engine
+    monkeypatch.setattr(
+        outcome, "describe_engine", lambda *given: described(*given).model_copy(update={"gpu": "another GPU"})
+    )
+    answers = {task: of_task.counts for task, of_task in read_items(mini).items()}
+    monkeypatch.setattr("midalign.leaderboard.verify.open_rerun", lambda *given: nullcontext(answers))
+    monkeypatch.setattr(
+        "midalign.leaderboard.verify.compare_answers",
+        lambda items, rerun, *given: Verification(Path(), "verified", f"{len(rerun)} tasks"),
+    )
+    result = verify(mini)
+    assert result.exit_code == 0, result.output
+    assert "mini: verified. 10 tasks" in result.output
+
+
+def test_an_engine_that_does_not_start_is_not_verifiable(mini, monkeypatch):
+    def no_engine(*given):
+        raise EngineError("vLLM is not installed")
+
+    monkeypatch.setattr("midalign.evaluate.rerun.open_engine", no_engine)
+    result = verify(mini)
+    assert result.exit_code == NOT_VERIFIABLE, result.output
+    assert "mini: not verifiable. vLLM is not installed" in result.output
+    assert not (mini.parent / LOG).exists()
+
+
+def test_reruns_use_the_kernels_of_the_record(monkeypatch):
+    record = read_record(PUBLISHED / "mini.json")
+    for invariant in (True, False):
+        monkeypatch.setenv("VLLM_BATCH_INVARIANT", str(int(not invariant)))
+        engine = record.engine.model_copy(update={"name": "vllm", "batch_invariant": invariant})
+        of_vllm = record.model_copy(update={"engine": engine})
+        assert settings_of_record(of_vllm, Path(), None, None).batch_invariant == invariant
+
+
 def test_an_adapter_that_is_not_here_is_not_verifiable():
     result = verify(PUBLISHED / "mini-aligned-seed1.json")
-    assert result.exit_code == 3
+    assert result.exit_code == NOT_VERIFIABLE
     assert "Give its folder: --adapter FOLDER" in result.output

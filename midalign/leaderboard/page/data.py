@@ -151,11 +151,11 @@ def _reference(reference: ReferenceRow, parts: Sequence[SectionFigures]) -> Data
     for part in parts:
         section = part.section
         versions = {section.first.task(code).version for code in section.languages}
-        for known in reference.groups:
-            if (known.group, {known.version}) == (section.group, versions) and (
-                known.split == section.first.record.sample.split
+        for scored in reference.groups:
+            if (scored.group, {scored.version}) == (section.group, versions) and (
+                scored.split == section.first.record.sample.split
             ):
-                scores = [known.scores.get(code) for code in section.languages]
+                scores = [scored.scores.get(code) for code in section.languages]
                 cells.setdefault(_task_key(section), {"section": part.slug, "scores": scores})
     return {"title": reference.title, "cells": cells}
 
