@@ -90,7 +90,7 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row minus another one, usually an arm minus the baseline of its recipe, over the seeds of both."""
+    """A row minus another, usually an arm minus the baseline of its recipe, over the seeds that both have."""
 
     model: str
     baseline: str

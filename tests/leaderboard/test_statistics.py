@@ -110,15 +110,15 @@ def test_freedom_is_at_least_that_of_the_seeds():
 
 
 def test_rounding_of_float32_draws_is_no_spread(tmp_path):
-    """All documents score alike, so the draws of every share are its float32 value."""
-    equal = {"en": counts([1] * 50, [1] * 50, [2] * 50), "de": counts([1] * 50, [2] * 50, [4] * 50)}
-    for seed, tables in ((1, equal), (2, equal)):
+    """All documents of a seed score alike, so its draws are its float32 value, and only seeds differ."""
+    for seed, (tp, gold) in enumerate([(1, 2), (2, 5), (1, 6)]):
+        tables = {"en": counts([tp] * 50, [tp] * 50, [gold] * 50)}
         write(tmp_path, f"baseline{seed}", "baseline", tables, seed=seed)
-    (section,) = group_runs(load_runs(tmp_path))
-    (model,), _ = compare_models(section)
-    for estimate_ in (*model.means[HEADLINE].values(), model.gap["aligned"]):
-        assert estimate_.low == estimate_.value == estimate_.high
-        assert estimate_.stderr == 0
+    (model,), _ = compare_models(group_runs(load_runs(tmp_path))[0])
+    shown, f1 = model.languages["en"][HEADLINE], [2 / 3, 4 / 7, 2 / 7]
+    assert shown.stderr == pytest.approx(np.std(f1, ddof=1) / np.sqrt(3))
+    half = student.ppf(0.975, 2) * shown.stderr
+    assert (shown.low, shown.high) == pytest.approx((np.mean(f1) - half, np.mean(f1) + half))
 
 
 def test_intervals_of_three_seeds_are_covered_where_seeds_differ():
