@@ -264,6 +264,8 @@ class Recipe(RecipeSection):
                 "midalign eval scores midalign's tasks: set evaluate=false, and score with "
                 "lm_eval --model hf --model_args pretrained=BASE,peft=ADAPTER --tasks TASK"
             )
+        if self.labelled_share is not None and harness.is_stock(self.task):
+            raise ValueError("labelled_share needs the item ids of midalign's tasks: set it to null")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self

@@ -12,7 +12,17 @@ from midalign.train.parallel import train_in_parallel
 from midalign.train.recipe import load_recipe
 from midalign.train.run import train_recipe
 
-SMALL = ["updates=3", "samples_per_update=4", "align.pairs_per_update=4", "evaluate=false", "seeds=[1]"]
+SMALL = [
+    "arms={baseline: null, aligned: {}}",
+    *("updates=3", "samples_per_update=4", "align.pairs_per_update=4", "evaluate=false", "seeds=[1]"),
+]
+    "arms={baseline: null, aligned: {}}",
+    "updates=3",
+    "samples_per_update=4",
+    "align.pairs_per_update=4",
+    "evaluate=false",
+    "seeds=[1]",
+]
 
 
 def test_arms_trained_at_once_have_the_weights_of_arms_trained_in_turn(tmp_path):
@@ -32,6 +42,12 @@ def test_an_error_of_a_process_is_raised_and_ends_the_others(tmp_path):
     with pytest.raises(TrainingError, match="Inspect that batch, or lower learning_rate"):
         train_in_parallel(recipe, 2)
     assert not list(tmp_path.glob("adapters/*/adapter_model.safetensors"))
+
+
+def test_jobs_in_a_launch_of_several_processes_are_rejected(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="Remove --jobs"):
+        train_in_parallel(load_recipe("mini", SMALL), 2)
 
 
 def test_a_killed_process_is_named():
