@@ -16,13 +16,6 @@ SMALL = [
     "arms={baseline: null, aligned: {}}",
     *("updates=3", "samples_per_update=4", "align.pairs_per_update=4", "evaluate=false", "seeds=[1]"),
 ]
-    "arms={baseline: null, aligned: {}}",
-    "updates=3",
-    "samples_per_update=4",
-    "align.pairs_per_update=4",
-    "evaluate=false",
-    "seeds=[1]",
-]
 
 
 def test_arms_trained_at_once_have_the_weights_of_arms_trained_in_turn(tmp_path):

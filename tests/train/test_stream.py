@@ -434,6 +434,12 @@ def test_switched_samples_are_english_ones_with_words_and_values_of_the_pairs(to
     assert not {item.utterance for item in mini.items("de", "train")}.intersection(texts)
 
 
+def reject(recipe, tokens):
+    """Raise what the checks before training, or the first update, raise."""
+    check_roles(recipe)
+    made(recipe, tokens)[0]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -443,10 +449,8 @@ def test_switched_samples_are_english_ones_with_words_and_values_of_the_pairs(to
     ],
 )
 def test_switched_samples_that_cannot_be_made_are_rejected(overrides, message, tokens):
-    recipe = load_recipe("mini", ["align.context=sentence", *overrides])
     with pytest.raises(RecipeError, match=message):
-        check_roles(recipe)
-        made(recipe, tokens)[0]
+        reject(load_recipe("mini", ["align.context=sentence", *overrides]), tokens)
 
 
 def test_pairs_of_a_labelled_share_translate_no_labelled_sentence(tokens):
