@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +94,7 @@ def _train_one(recipe: Recipe, arm: str, seed: int, threads: int, messages: "Mes
     """Train one adapter in this process, and send its progress and its error."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         train_recipe(recipe.model_copy(update={"seeds": [seed]}), messages.put, [arm])
@@ -100,3 +102,11 @@ def _train_one(recipe: Recipe, arm: str, seed: int, threads: int, messages: "Mes
         messages.put(error)
     except KeyboardInterrupt:
         pass  # the parent was interrupted too, and says so
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent has ended, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -189,7 +189,7 @@ class Recipe(RecipeSection):
     """Updates of the task per arm."""
     samples_per_update: PositiveInt
     """Task samples per update."""
-    labelled_share: float | None = Field(gt=0, lt=1, default=None)
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training items, by id, that the task is trained on. Pairs of a parallel data set then come
     from the other items: a translation of a labelled sentence would be labelled data. null: all items."""
     learning_rate: float = Field(gt=0)
