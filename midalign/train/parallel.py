@@ -105,7 +105,7 @@ def _train_one(recipe: Recipe, arm: str, seed: int, threads: int, messages: "Mes
 
 
 def _end_with_parent() -> None:
-    """End this process when the parent has ended, even if it was killed."""
+    """Wait for the end of the parent, even by a signal, and exit."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
