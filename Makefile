@@ -10,10 +10,10 @@ setup:
 setup-dev:
 	@$(PYTHON) scripts/setup.py --dev
 
-# Two arms of recipe mini at once, fewer updates and a sample of the test split. FULL=1: the whole recipe.
+# Two arms of recipe mini-switched at once, fewer updates and a sample of the test split. FULL=1: the whole recipe.
 FORM = $(if $(FULL),,--arm baseline --arm aligned 'seeds=[1]' updates=150 evaluation.limit=60 evaluation.base=false)
 demo: setup
-	.venv/bin/midalign-train mini --jobs 2 output=demo $(FORM)
+	.venv/bin/midalign-train mini-switched --jobs 2 output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard
 
 # Less than ten minutes on two cores. FULL=1: whole data sets and runs of many processes too.

@@ -76,7 +76,7 @@ def _check_torch() -> Iterator[Finding]:
 def _check_gpu() -> Iterator[Finding]:
     import torch
 
-    from midalign.evaluate.install import has_vllm
+    from midalign.evaluate.install import has_vllm, is_cuda_build
 
     # A build of torch for CUDA expects a GPU. With a build for the CPU, a GPU may be idle on purpose.
     cuda = torch.version.cuda
@@ -96,7 +96,7 @@ def _check_gpu() -> Iterator[Finding]:
     # vLLM compiles kernels at run time. Training and the Hugging Face engine work without a compiler.
     problem = nvidia.compiler_problem()
     found = "vLLM on a GPU does not start" if problem else "found, with the headers of Python"
-    yield Finding("compiler", found, problem, essential=has_vllm())
+    yield Finding("compiler", found, problem, essential=has_vllm() and is_cuda_build())
 
 
 def _gpu_remedy(cuda: str | None, driver: str, available: bool) -> str:

@@ -97,7 +97,7 @@ def _translation_probabilities(
         real: Whether the target token is not the empty word.
         source: Numbers of the source words.
         kind: Number of each combination's (target, source).
-        kinds: How many there are.
+        kinds: Number of different (target, source) combinations.
     """
     source_of_kind = np.zeros(kinds, np.int64)
     source_of_kind[kind] = source
@@ -117,12 +117,12 @@ class _Vocabulary:
         self.words = {"": 0}
 
     def numbers(self, words: Iterable[str]) -> list[int]:
-        """Return the numbers of words, which new words get too."""
+        """Return the numbers of words. A new word gets the next number."""
         return [self.words.setdefault(word, len(self.words)) for word in words]
 
 
 def _links(probability: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Return (foreign, English) positions of words that are each other's best."""
+    """Return (foreign, English) positions of words that are each other's most probable link."""
     rows, columns = probability.shape
     distance = np.abs(np.arange(rows)[:, None] / rows - np.arange(columns) / columns)
     score = probability * np.exp(-DIAGONAL * distance)

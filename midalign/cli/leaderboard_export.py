@@ -23,8 +23,8 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="csv (a row per record, task and metric), latex (booktabs tables), eee (files of Every "
-            "Eval Ever), model-index (front matter of model cards).",
+            help="csv (a row per record, task and metric), latex (booktabs), eee (files of Every Eval Ever), "
+            "model-index (front matter of model cards).",
         ),
     ],
     output: Annotated[

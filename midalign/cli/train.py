@@ -53,7 +53,7 @@ def train(
         typer.Option(metavar="NAME", help="Train only this arm of the recipe. Repeatable."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Adapters to train at once, in a process each.")
+        int, typer.Option(min=1, metavar="N", help="Adapters to train at once, one process per adapter.")
     ] = 1,
     allow_overlap: Annotated[
         bool,
@@ -84,7 +84,7 @@ def train(
     from midalign.record import SUFFIX
     from midalign.train.parallel import train_in_parallel
     from midalign.train.recipe import load_recipe
-    from midalign.train.run import train_recipe, training_runs
+    from midalign.train.run import training_runs
 
     is_main = os.environ.get("RANK", "0") == "0"  # only the first process prints and evaluates
     changes = [*(overrides or []), *(["allow_overlap=true"] if allow_overlap else [])]
@@ -101,10 +101,7 @@ def train(
         f"to {settings.output}/adapters"
     )
     with training_bars(console, visible=is_main) as report:
-        if jobs == 1:
-            adapters = train_recipe(settings, report, arm)
-        else:
-            adapters = train_in_parallel(settings, jobs, report, arm)
+        adapters = train_in_parallel(settings, jobs, report, arm)
     if not is_main:
         return
     for adapter in adapters:

@@ -27,8 +27,8 @@ def read_pairs(source: str, language: str, labelled_share: float = 0.0) -> list[
             utterances are taken, without their annotations), or the path of files of lines
             `foreign TAB English` in which `{language}` stands for the code.
         language: code of `languages.tsv`.
-        labelled_share: share of a parallel data set's items that are left out, since a task is trained on
-            their labels.
+        labelled_share: share of a parallel data set's items to exclude, because the task is trained on their
+            labels.
 
     Raises:
         DataError: an unknown source, one without the language, or a file with a malformed line.

@@ -267,9 +267,10 @@ def _same(logits: "Tensor", expected: "Tensor") -> bool:
 
 
 def prove_each_acts(model: Any, tokenizer: Any, adapters: Mapping[str, Path]) -> None:
-    """Raise AdapterError for an adapter whose fp32 logits on the probe equal those of the base.
+    """Raise AdapterError for an adapter whose logits on the probe equal those of the base.
 
-    `model` is in fp32, since rounding to bf16 could hide a weak adapter or cause a difference.
+    On a CPU `model` is in fp32. On a GPU it has the dtype of the answers, so an adapter whose effect rounding
+    removes is rejected.
     """
     for name, folder in adapters.items():
         switch(model, None)

@@ -75,7 +75,8 @@ def publish_record(
         )
         for task, part in parts.items()
     }
-    record.write_record(entry, items, settings.output)
+    # The record comes last: a record without its outputs would count as finished.
+    save_outputs(plan, name, parts)
     if settings.log_samples:
         lines = (
             json.dumps({"task": task, **output.model_dump()}, ensure_ascii=False) + "\n"
@@ -83,7 +84,7 @@ def publish_record(
             for output in part.outputs or []
         )
         write_atomically(settings.output / f"{name}.outputs.jsonl", "".join(lines).encode())
-    save_outputs(plan, name, parts)
+    record.write_record(entry, items, settings.output)
 
 
 def save_outputs(plan: EvalPlan, name: str, parts: Mapping[str, TaskPart]) -> None:
@@ -101,10 +102,10 @@ def save_outputs(plan: EvalPlan, name: str, parts: Mapping[str, TaskPart]) -> No
             lines[OUTPUTS_SUFFIX if quotable else PRIVATE_OUTPUTS_SUFFIX].append(
                 json.dumps(line, ensure_ascii=False) + "\n"
             )
-    for suffix, of_file in lines.items():
+    for suffix, file_lines in lines.items():
         path = plan.settings.output / (name + suffix)
-        if of_file:
-            packed = zstandard.ZstdCompressor(level=19).compress("".join(of_file).encode())
+        if file_lines:
+            packed = zstandard.ZstdCompressor(level=19).compress("".join(file_lines).encode())
             write_atomically(path, packed)
         else:
             path.unlink(missing_ok=True)

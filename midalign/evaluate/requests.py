@@ -1,6 +1,7 @@
 """Requests of lm-eval and answers of an engine, in one form for both engines."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,6 @@ def cut_at_stop(text: str, until: Sequence[str]) -> str:
 
 
 def even_parts(items: int, most: int) -> list[slice]:
-    """Return the fewest parts of at most `most` items, of even size: the end of each leaves a GPU idle."""
-    parts = -(-items // most)
+    """Return slices of even size over `items`, as few as possible: a GPU idles at the end of each."""
+    parts = math.ceil(items / most)
     return [slice(items * number // parts, items * (number + 1) // parts) for number in range(parts)]

@@ -17,7 +17,7 @@ from midalign.evaluate.external_outputs import pooled_metrics
 from midalign.families import family
 
 NAME = re.compile(r"(.+)\.shard-\d+-of-\d+")
-SAME = ("base", "adapter", "arm", "seed", "recipe", "roles", "engine", "sample", "packages")
+SAME = ("base", "adapter", "arm", "seed", "recipe", "roles", "engine", "sample", "packages", "trained_on")
 """Fields of a record that are equal in all its shards."""
 
 

@@ -290,7 +290,7 @@ class MidalignVLLM(VLLM):
     def _run(self, call: Callable[[], Result]) -> Result:
         """Return the result of a call to vLLM, which is repeated in a new process if the first one dies.
 
-        Raises EngineError if vLLM dies a second time, or if memory is full.
+        Raises EngineError if vLLM dies a second time, or if memory is full while it lives.
         """
         while True:
             try:
@@ -301,7 +301,7 @@ class MidalignVLLM(VLLM):
                 if not is_dead and not is_full(cause):
                     raise
                 if self.has_restarted or not is_dead:
-                    problem = "vLLM ended while it answered"
+                    problem = f"vLLM {'ended' if is_dead else 'ran out of memory'} while it answered"
                     raise self.engine_log.failure(problem, cause, self.measured_gpus) from error
             log.warning("vLLM ended while it answered (%s). Starting it again, once", cause)
             self._restart()

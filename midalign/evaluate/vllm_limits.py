@@ -13,7 +13,7 @@ from midalign.errors import AdapterError, EngineError
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of `max_lora_rank`: MaxLoRARanks in vllm/config/lora.py."""
 
-LORA_DTYPES = ("float16", "bfloat16")
+LORA_DTYPES = ("float16", "half", "bfloat16")
 """Dtypes of LoRA on CUDA: the assertions of vllm/lora/ops/triton_ops/lora_shrink_op.py."""
 
 LARGEST_VOCABULARY = 258_048
@@ -63,8 +63,8 @@ def check_lora_dtype(dtype: str, device: str) -> None:
     """Raise EngineError for a dtype in which vLLM has no LoRA on the device, "cuda" or "cpu"."""
     if device != "cpu" and dtype not in LORA_DTYPES:
         raise EngineError(
-            f"vLLM has LoRA on a GPU in {' and '.join(LORA_DTYPES)} alone, not in {dtype}. GPUs "
-            f"without bf16, such as the T4, would answer in float32"
+            f"On a GPU, vLLM serves LoRA only in float16 or bfloat16, not in {dtype}. GPUs without bf16, "
+            f"such as the T4, would answer in float32"
         )
 
 

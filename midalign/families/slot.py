@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from midalign.data.annotation import split_spans
 from midalign.data.overlap import SplitText
 from midalign.data.registry import slot_data
+from midalign.errors import DataError
 from midalign.families import slot_grammar
 from midalign.families.aggregation import ItemScore, aggregations_by_name, item_scores
 from midalign.families.shots import TaskSplits, draw_shots
@@ -97,15 +98,18 @@ def switch_words(doc: Mapping[str, Any], translate: Callable[..., str]) -> dict[
 
     Args:
         doc: A document of `slot_document`.
-        translate: Called as `translate(text, whole=False)` with the text between slots, and as
+        translate: called as `translate(text, whole=False)` with the text between slots, and as
             `translate(value, whole=True)` with a value, which must not be half translated.
     """
     utterance, slots, end = "", [], 0
     for label, piece in split_spans(doc["annotated"]):
-        found = re.compile(r"\s+".join(map(re.escape, piece.split()))).search(doc["utterance"], end)
-        assert found, f"{piece!r} is not in {doc['utterance']!r}"
-        utterance += doc["utterance"][end : found.start()]
-        end = found.end()
+        match = re.compile(r"\s+".join(map(re.escape, piece.split()))).search(doc["utterance"], end)
+        if match is None:
+            raise DataError(
+                f"item {doc['id']}: the annotation has {piece!r}, which is not in {doc['utterance']!r}"
+            )
+        utterance += doc["utterance"][end : match.start()]
+        end = match.end()
         piece = translate(piece, whole=label is not None)
         if label is not None:
             slots.append((label, piece))

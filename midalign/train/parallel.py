@@ -1,7 +1,9 @@
-"""Train several adapters of a recipe at once, in a process each."""
+"""Train several adapters of a recipe at once, one process per adapter."""
 
 import multiprocessing
+import os
 import queue
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     Messages = multiprocessing.Queue[TrainProgress | MidalignError]
 
 PATIENCE = 0.2
-"""Seconds between two looks at the processes."""
+"""Seconds to wait for a message before the processes are checked."""
 
 
 def train_in_parallel(
@@ -36,6 +38,11 @@ def train_in_parallel(
     """
     import torch
 
+    if jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise TrainingError(
+            "--jobs starts one process per adapter, and does not work in a launch of several processes. "
+            "Remove --jobs"
+        )
     runs = [run for run in training_runs(recipe, arms) if not is_trained(run[2], recipe, run[0])]
     jobs = min(jobs, len(runs))
     if jobs > 1:
@@ -56,25 +63,27 @@ def _run_all(
 ) -> None:
     """Run processes, up to `jobs` at a time, and report what they send."""
     waiting, running = list(processes), list["BaseProcess"]()
+    message: TrainProgress | MidalignError | None = None
     try:
-        while waiting or running:
+        while waiting or running or message is not None:
             while waiting and len(running) < jobs:
                 running.append(waiting.pop(0))
                 running[-1].start()
             try:
                 message = messages.get(timeout=PATIENCE)
             except queue.Empty:
-                for process in [process for process in running if not process.is_alive()]:
-                    running.remove(process)
-                    if process.exitcode:
-                        raise TrainingError(
-                            f"a training process ended with status {process.exitcode}. Its checkpoints are "
-                            "kept: rerun the same command to resume, with --jobs 1 if memory was short"
-                        ) from None
-                continue
+                message = None
             if isinstance(message, MidalignError):
                 raise message
-            report(message)
+            if message is not None:
+                report(message)
+            for process in [process for process in running if not process.is_alive()]:
+                running.remove(process)
+                if process.exitcode:
+                    raise TrainingError(
+                        f"a training process ended with status {process.exitcode}. Its checkpoints are "
+                        "kept: rerun the same command to resume, with --jobs 1 if memory was short"
+                    )
     finally:
         for process in running:
             process.terminate()
@@ -85,6 +94,7 @@ def _train_one(recipe: Recipe, arm: str, seed: int, threads: int, messages: "Mes
     """Train one adapter in this process, and send its progress and its error."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         train_recipe(recipe.model_copy(update={"seeds": [seed]}), messages.put, [arm])
@@ -92,3 +102,11 @@ def _train_one(recipe: Recipe, arm: str, seed: int, threads: int, messages: "Mes
         messages.put(error)
     except KeyboardInterrupt:
         pass  # the parent was interrupted too, and says so
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the parent, even by a signal, and exit."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

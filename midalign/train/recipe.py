@@ -189,7 +189,7 @@ class Recipe(RecipeSection):
     """Updates of the task per arm."""
     samples_per_update: PositiveInt
     """Task samples per update."""
-    labelled_share: float | None = Field(gt=0, lt=1, default=None)
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training items, by id, that the task is trained on. Pairs of a parallel data set then come
     from the other items: a translation of a labelled sentence would be labelled data. null: all items."""
     learning_rate: float = Field(gt=0)
@@ -264,6 +264,8 @@ class Recipe(RecipeSection):
                 "midalign eval scores midalign's tasks: set evaluate=false, and score with "
                 "lm_eval --model hf --model_args pretrained=BASE,peft=ADAPTER --tasks TASK"
             )
+        if self.labelled_share is not None and harness.is_stock(self.task):
+            raise ValueError("labelled_share needs the item ids of midalign's tasks: set it to null")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("a base in 4 bits cannot be trained itself: lora is null")
         return self

@@ -25,6 +25,11 @@ def check_roles(recipe: Recipe) -> None:
         if align.context == "prompt":
             for name in tasks:
                 harness.input_field(name)
+        if align.switched_samples:
+            if "en" not in recipe.supervised:
+                raise RecipeError("align.switched_samples needs English among the supervised languages")
+            for name in tasks:
+                harness.word_switch(name)
         _, training = aligned_pairs(recipe, align)
         _check_numbers(recipe, arm, align, training)
         if align.multiway:

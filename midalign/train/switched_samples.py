@@ -42,15 +42,12 @@ class SwitchedSamples:
 
     @cached_property
     def english(self) -> list[tuple[Any, dict[str, Any]]]:
-        """(task, document) of all English training documents. Raises RecipeError if there are none."""
-        english = [
+        """(task, document) of all English training documents."""
+        return [
             (task, document)
             for task, document in self.task.every
             if harness.task_languages(task.config.task) == ["en"]
         ]
-        if not english:
-            raise RecipeError("align.switched_samples needs English among the supervised languages")
-        return english
 
     def draw(self, seed: int, batch: int, count: int) -> list[TokenizedSample]:
         """Return the switched samples of a batch."""
@@ -60,12 +57,12 @@ class SwitchedSamples:
             task, document = self.english[random.integers(len(self.english))]
             lexicon = self.lexicons[random.integers(len(self.lexicons))]
             switch_words = harness.word_switch(task.config.task)
-            switched = switch_words(document, partial(translate, lexicon=lexicon))
+            switched = switch_words(document, partial(translate_phrases, lexicon=lexicon))
             samples.append(self.task.render(task, switched))
         return samples
 
 
-def translate(text: str, lexicon: Lexicon, *, whole: bool) -> str:
+def translate_phrases(text: str, lexicon: Lexicon, *, whole: bool) -> str:
     """Return a text with the translations of its phrases. Phrases without one stay English.
 
     With `whole`, a text is translated completely or not at all.

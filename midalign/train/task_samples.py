@@ -51,12 +51,15 @@ class TaskSamples:
     def every(self) -> list[tuple[Any, dict[str, Any]]]:
         """(task, document) of every supervised language, language after language."""
         share = self.recipe.labelled_share
-        return [
+        documents = [
             (task, document)
             for task in self.tasks.values()
             for document in task.training_docs()
             if share is None or is_labelled(document["id"], share)
         ]
+        if not documents:
+            raise RecipeError(f"labelled_share={share} leaves no training item. Raise it")
+        return documents
 
     @cached_property
     def positions(self) -> Sequence[int]:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from midalign import bases, harness  # noqa: E402
+from midalign.device import device  # noqa: E402
 from midalign.evaluate.engine import BATCH  # noqa: E402
 from midalign.evaluate.plan import draw_sample  # noqa: E402
 
@@ -40,7 +41,7 @@ def plain(
     peft = f",peft={adapter}" if adapter else ""
     command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf", "--batch_size"]
     command += [str(BATCH), "--model_args", f"pretrained={base},dtype={dtype}{peft}", "--device"]
-    command += ["cpu", "--tasks", ",".join(positions), "--samples", json.dumps(positions), "--log_samples"]
+    command += [device(), "--tasks", ",".join(positions), "--samples", json.dumps(positions), "--log_samples"]
     subprocess.run([*command, "--output_path", str(folder)], capture_output=True, check=True)
     outputs = {}
     for file in folder.rglob("samples_*.jsonl"):

@@ -28,7 +28,7 @@ from typing import Any
 from midalign import device
 from midalign.train.recipe import Recipe, load_recipe
 
-PAIRS = {"preservation": 0.0, "copy_samples": 0}
+PAIRS = {"preservation": 0.0, "copy_samples": 0, "switched_samples": 0}
 """What the reference does not have is left out on both sides."""
 
 

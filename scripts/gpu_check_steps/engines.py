@@ -51,7 +51,7 @@ def tasks_of(run: CheckRun) -> tuple[str, int]:
 
 
 def demo(run: CheckRun) -> list[CheckRow]:
-    """Train and evaluate as `make demo` does, while memory is sampled."""
+    """Train and evaluate a short form of recipe mini-families while memory is sampled."""
     form = [
         "seeds=[1]",
         "updates=240",

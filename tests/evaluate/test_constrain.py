@@ -155,7 +155,7 @@ def test_special_tokens_are_never_said(engine: MidalignHF, constraint: Constrain
     constraint({"type": "string", "minLength": 1})
     ids = engine.compiler.markup
     assert ids
-    assert not set(ids) & engine._end_ids()
+    assert not set(ids) & engine.end_ids
     handle = engine.model.get_output_embeddings().register_forward_hook(
         lambda _, __, logits: logits.index_fill(-1, torch.tensor(ids), 1e4)
     )
@@ -171,7 +171,7 @@ def test_a_model_may_end_with_a_stop_string_or_an_end_of_sequence(
 ) -> None:
     constraint('root ::= "None"')
     newline = engine.tok_encode("\n", add_special_tokens=False)[-1]
-    end = next(iter(engine._end_ids()))
+    end = next(iter(engine.end_ids))
     for wanted in (newline, end):
         handle = engine.model.get_output_embeddings().register_forward_hook(
             lambda _, __, logits, wanted=wanted: logits.index_fill(-1, torch.tensor([wanted]), 1e4)

@@ -1,6 +1,10 @@
 """`--jobs`: the same weights as one after the other, and clear ends of processes that fail."""
 
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +16,9 @@ from midalign.train.parallel import train_in_parallel
 from midalign.train.recipe import load_recipe
 from midalign.train.run import train_recipe
 
-SMALL = ["updates=3", "samples_per_update=4", "align.pairs_per_update=4", "evaluate=false", "seeds=[1]"]
+SMALL = [
+    *("updates=3", "samples_per_update=4", "align.pairs_per_update=4", "evaluate=false", "seeds=[1]"),
+]
 
 
 def test_arms_trained_at_once_have_the_weights_of_arms_trained_in_turn(tmp_path):
@@ -32,6 +38,12 @@ def test_an_error_of_a_process_is_raised_and_ends_the_others(tmp_path):
     with pytest.raises(TrainingError, match="Inspect that batch, or lower learning_rate"):
         train_in_parallel(recipe, 2)
     assert not list(tmp_path.glob("adapters/*/adapter_model.safetensors"))
+
+
+def test_jobs_in_a_launch_of_several_processes_are_rejected(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="Remove --jobs"):
+        train_in_parallel(load_recipe("mini", SMALL), 2)
 
 
 def test_a_killed_process_is_named():
@@ -54,3 +66,34 @@ def test_a_killed_process_is_named():
     with pytest.raises(TrainingError, match=r"status -9.*rerun the same command to resume"):
         parallel._run_all([Killed()], 2, torch.multiprocessing.get_context("spawn").Queue(), print)
     assert len(processes) == 1
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    """A parent that is killed has no time to end its processes. They must not train on without it."""
+    code = (
+        "from midalign.train.parallel import train_in_parallel\n"
+        "from midalign.train.recipe import load_recipe\n"
+        "if __name__ == '__main__':\n"
+        f"    recipe = load_recipe('mini', {[*SMALL, 'updates=100000', f'output={tmp_path}']!r})\n"
+        "    train_in_parallel(recipe, 2, lambda now: print(now.update, flush=True))\n"
+    )
+    script = tmp_path / "train.py"
+    script.write_text(code)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        children = [
+            int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        ]
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while any(_is_running(pid) for pid in children):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.1)
+
+
+def _is_running(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False

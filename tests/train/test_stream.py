@@ -434,6 +434,12 @@ def test_switched_samples_are_english_ones_with_words_and_values_of_the_pairs(to
     assert not {item.utterance for item in mini.items("de", "train")}.intersection(texts)
 
 
+def reject(recipe, tokens):
+    """Raise what the checks before training, or the first update, raise."""
+    check_roles(recipe)
+    made(recipe, tokens)[0]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -444,7 +450,7 @@ def test_switched_samples_are_english_ones_with_words_and_values_of_the_pairs(to
 )
 def test_switched_samples_that_cannot_be_made_are_rejected(overrides, message, tokens):
     with pytest.raises(RecipeError, match=message):
-        made(load_recipe("mini", ["align.switched_samples=4", *overrides]), tokens)[0]
+        reject(load_recipe("mini", ["align.context=sentence", *overrides]), tokens)
 
 
 def test_pairs_of_a_labelled_share_translate_no_labelled_sentence(tokens):
@@ -493,3 +499,10 @@ def test_bare_prompts_end_with_the_line_break_that_answers_follow(monkeypatch, t
     sample = samples.render(task, document)
     assert tokens.tokenizer.decode(sample.prompt, skip_special_tokens=True) == f"{document['utterance']}\n"
     assert tokens.tokenizer.decode(sample.target, skip_special_tokens=True) == document["target"]
+
+
+def test_a_labelled_share_without_items_is_rejected(tokens):
+    with pytest.raises(RecipeError, match="leaves no training item"):
+        made(load_recipe("mini", ["labelled_share=0.000001"]), tokens)[0]
+    with pytest.raises(RecipeError, match="labelled_share needs the item ids"):
+        load_recipe("mini", ["labelled_share=0.5", "task=lm_eval:arc_easy", "evaluate=false"])
