@@ -28,7 +28,11 @@ def compare(
         typer.Option(help="Rows: language, role or class (of resources).", metavar="NAME"),
     ] = "language",
     metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Metric of the records. Default: the task's headline.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Metric. Groups of tasks without it are skipped. Default: the task's headline.",
+        ),
     ] = None,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Records, for names of arms.")] = Path(
         "leaderboard/results"

@@ -10,7 +10,7 @@ from midalign.cli.leaderboard import app
 
 EXAMPLES = """\
 midalign leaderboard export --format csv --output board.csv
-midalign leaderboard export --results results --format latex --output board.tex
+midalign leaderboard export --results results --format latex --output a.tex
 midalign leaderboard export --format eee --output exchange
 midalign leaderboard export --format model-index --output cards
 """
