@@ -11,7 +11,7 @@ setup-dev:
 	@$(PYTHON) scripts/setup.py --dev
 
 # Two arms of recipe mini-switched at once, fewer updates and a sample of the test split. FULL=1: the whole recipe.
-FORM = $(if $(FULL),,--arm baseline --arm aligned 'seeds=[1]' updates=150 evaluation.limit=60 evaluation.base=false)
+FORM = $(if $(FULL),,--arm baseline --arm switched 'seeds=[1]' updates=150 evaluation.limit=60 evaluation.base=false)
 demo: setup
 	.venv/bin/midalign-train mini-switched --jobs 2 output=demo $(FORM)
 	.venv/bin/midalign leaderboard build --results demo/results --output demo/leaderboard

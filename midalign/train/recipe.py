@@ -78,7 +78,7 @@ class Align(RecipeSection):
     objective: Literal["info_nce", "cosine", "squared"] = "info_nce"
     """The alignment loss: contrastive, or without negatives by cosine or by squared distance."""
     weight: float = Field(ge=0)
-    """Weight of the alignment loss beside the task loss."""
+    """Weight of the alignment loss beside the task loss. 0 skips it, and keeps the samples made of the pairs."""
     temperature: float = Field(gt=0)
     """Divisor of the cosines in `info_nce`."""
     learn_temperature: bool = False
@@ -137,6 +137,8 @@ class Align(RecipeSection):
                 "a contrastive batch of one pair has no negatives and is its own mean: "
                 f"set pairs_per_update={2 * self.pairs_per_update // batch} or more"
             )
+        if not (self.weight or self.copy_samples or self.text_samples or self.switched_samples):
+            raise ValueError("weight=0 without samples of the pairs is the task alone: set the arm to null")
         if self.until == 0 and not self.first and self.task:
             raise ValueError("until=0 and first=0 never align: set until above 0, or the arm to null")
         if self.context == "prompt" and self.include_bos and self.pooling == "mean":

@@ -109,9 +109,10 @@ class Stream(Dataset[dict[str, Any]]):
             else:
                 assert self.aligned is not None
                 drawn = self.aligned.draw(self.seed, step.batch)
-                batch = self.contrastive(_part(drawn, step), step.weight, self.rank, self.world)
-                content["tokens"] += batch.pop("tokens")
-                content["pairs"].append(batch)
+                if self.aligned.align.weight:  # an arm without it trains on the samples of the pairs alone
+                    batch = self.contrastive(_part(drawn, step), step.weight, self.rank, self.world)
+                    content["tokens"] += batch.pop("tokens")
+                    content["pairs"].append(batch)
                 extra = {"copy": self.aligned.copies(drawn), "text": self.aligned.texts(drawn)}
                 if count := self.aligned.align.switched_samples:
                     extra["switched"] = self.switched.draw(self.seed, step.batch, count)

@@ -22,10 +22,12 @@ from midalign.train.sentence_pairs import Pair, PairSamples
 from midalign.train.stream import KINDS, Stream, lay_out_answers
 from midalign.train.task_samples import TaskSamples, epoch_positions
 
+SMALL = ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4"]
+
 
 @pytest.fixture(scope="module")
 def recipe():
-    return load_recipe("mini", ["samples_per_update=8", "align.pairs_per_update=8", "align.copy_samples=4"])
+    return load_recipe("mini", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -499,6 +501,15 @@ def test_bare_prompts_end_with_the_line_break_that_answers_follow(monkeypatch, t
     sample = samples.render(task, document)
     assert tokens.tokenizer.decode(sample.prompt, skip_special_tokens=True) == f"{document['utterance']}\n"
     assert tokens.tokenizer.decode(sample.target, skip_special_tokens=True) == document["target"]
+
+
+def test_a_weight_of_zero_keeps_the_samples_of_the_pairs_alone(recipe, tokens, stream):
+    with_loss, without = stream[3], made(load_recipe("mini", [*SMALL, "align.weight=0"]), tokens)[3]
+    assert with_loss["pairs"]
+    assert not without["pairs"]
+    assert all(torch.equal(tensor, with_loss["answers"][key]) for key, tensor in without["answers"].items())
+    with pytest.raises(RecipeError, match="set the arm to null"):
+        load_recipe("mini", ["align.weight=0", "align.copy_samples=0"])
 
 
 def test_a_labelled_share_without_items_is_rejected(tokens):
