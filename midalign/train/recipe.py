@@ -78,7 +78,7 @@ class Align(RecipeSection):
     objective: Literal["info_nce", "cosine", "squared"] = "info_nce"
     """The alignment loss: contrastive, or without negatives by cosine or by squared distance."""
     weight: float = Field(ge=0)
-    """Weight of the alignment loss beside the task loss. 0 skips it, and keeps the samples made of the pairs."""
+    """Weight of the alignment loss beside the task loss. 0 skips it. Samples made of the pairs stay."""
     temperature: float = Field(gt=0)
     """Divisor of the cosines in `info_nce`."""
     learn_temperature: bool = False
