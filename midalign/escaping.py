@@ -16,7 +16,7 @@ _DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u
 _MARKUP = re.compile(r"[\\`*\[\]<>$~&]|(?<![^\W_])_|_(?![^\W_])|(?<=:)(?=//)|(?<=\bwww)(?=\.)")
 """Characters that begin markup on GitHub, in Sphinx, or both. An underscore inside a word does not, and a
 URL becomes a link only if nothing stands before `//`."""
-_BLOCK = re.compile(r"\A(\d*)([#%+=.:)-])(?=[ #%+=:-]|\Z)")
+_BLOCK = re.compile(r"\A( ?\d*)([#%+=.:)-])(?=[ #%+=:-]|\Z)")
 """Start of a heading, a list item or another block."""
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},

@@ -73,7 +73,7 @@ def test_a_second_data_set_of_entities_needs_the_registry_only(monkeypatch: pyte
     registry.treebanks.cache_clear()
     try:
         assert registry.treebanks() == {**uner.treebanks(), "de_atis": "de"}
-        assert load._place("midalign_json_atis_de_atis", "de") == ("midalign_json_atis", "de_atis")
+        assert load.task_place("midalign_json_atis_de_atis", "de") == ("midalign_json_atis", "de_atis")
         assert sections.language_title("de_atis") == "German"
         assert structured.input_field({"source": "atis", "language": "de"}) == "text"
     finally:

@@ -157,7 +157,8 @@ def test_a_cuda_build_without_a_gpu_is_found_at_once(monkeypatch: pytest.MonkeyP
 def live_bytes() -> int:
     """Bytes of all tensors that Python can reach, as torch.cuda.memory_allocated counts them on a GPU."""
     gc.collect()
-    tensors = (thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor))
+    # Exact types: other tests leave fake tensors without memory.
+    tensors = (thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter))
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 

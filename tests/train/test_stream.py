@@ -452,7 +452,7 @@ def reject(recipe, tokens):
 )
 def test_switched_samples_that_cannot_be_made_are_rejected(overrides, message, tokens):
     with pytest.raises(RecipeError, match=message):
-        reject(load_recipe("mini", ["align.context=sentence", *overrides]), tokens)
+        reject(load_recipe("mini", ["align.switched_samples=4", *overrides]), tokens)
 
 
 def test_pairs_of_a_labelled_share_translate_no_labelled_sentence(tokens):
