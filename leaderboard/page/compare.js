@@ -28,9 +28,9 @@
 
   // Resolve to row `a` minus row `b`: the published difference to a baseline, or the file of the pair.
   midalign.comparison = function (section, codes, a, b) {
-    const found = function (one, other) { return section.differences.find(function (d) { return d.row === one && d.baseline === other; }); };
-    if (a === b || found(a, b)) return Promise.resolve(found(a, b) || plain(section, codes, a, b));
-    if (found(b, a)) return Promise.resolve(mirrored(found(b, a)));
+    const difference = function (row, baseline) { return section.differences.find(function (d) { return d.row === row && d.baseline === baseline; }); };
+    if (a === b || difference(a, b)) return Promise.resolve(difference(a, b) || plain(section, codes, a, b));
+    if (difference(b, a)) return Promise.resolve(mirrored(difference(b, a)));
     if (section.rows.length > midalign.data.index.paired_rows) return Promise.resolve(plain(section, codes, a, b));
     const name = section.slug + "-" + Math.max(a, b) + "-" + Math.min(a, b);
     return midalign.load(name, "pairs/" + name + ".js").then(function (difference) { return a > b ? difference : mirrored(difference); });

@@ -43,15 +43,15 @@
   }
 
   function signatures(task, section) {
-    const found = {};
+    const languages = {};
     task.languages.forEach(function (code) {
       Object.entries(section.languages[code].signatures).forEach(function (entry) {
         const key = entry[0] + ": " + entry[1];
-        (found[key] = found[key] || []).push(code);
+        (languages[key] = languages[key] || []).push(code);
       });
     });
-    const keys = Object.keys(found);
-    return keys.length ? [element("h4", {}, "Signatures"), element("ul", {}, keys.map(function (key) { return element("li", {}, element("code", {}, key), " (" + found[key].join(" ") + ")"); }))] : null;
+    const keys = Object.keys(languages);
+    return keys.length ? [element("h4", {}, "Signatures"), element("ul", {}, keys.map(function (key) { return element("li", {}, element("code", {}, key), " (" + languages[key].join(" ") + ")"); }))] : null;
   }
 
   function run(one) {

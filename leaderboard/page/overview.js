@@ -42,10 +42,10 @@
   // A model without a score, or without a rival, has null.
   midalign.winRates = function (scores) {
     const rivals = scores.filter(isNumber).length - 1;
-    return scores.map(function (own, i) {
-      if (!isNumber(own) || rivals < 1) return null;
+    return scores.map(function (score, i) {
+      if (!isNumber(score) || rivals < 1) return null;
       return scores.reduce(function (wins, other, j) {
-        return wins + (i === j || !isNumber(other) ? 0 : other < own ? 1 : other === own ? 0.5 : 0);
+        return wins + (i === j || !isNumber(other) ? 0 : other < score ? 1 : other === score ? 0.5 : 0);
       }, 0) / rivals;
     });
   };
@@ -68,7 +68,7 @@
     const rates = tasks.map(function (task, column) {
       return midalign.winRates(models.map(function (entry) { return entry.scores[column]; }));
     }).filter(function (rate) { return rate.some(isNumber); });
-    rates.forEach(function (rate) { rate.forEach(function (own, i) { points[i] += (own || 0) / rates.length; }); });
+    rates.forEach(function (rate) { rate.forEach(function (score, i) { points[i] += (score || 0) / rates.length; }); });
     const rows = models.map(function (entry, i) {
       const model = entry.model, rank = 1 + points.filter(function (other) { return other > points[i] + 1e-9; }).length;
       const row = {

@@ -46,7 +46,7 @@
   function rowsTable(summary, task, section, state) {
     const sets = SETS.filter(function (name) { return section.sets[name] && name !== "non-supervised"; });
     const gaps = ["aligned", "unseen"].filter(function (name) { return section.rows.some(function (row) { return row.gap[name]; }); });
-    const closed = section.rows.map(function (row, i) { const found = section.differences.find(function (d) { return d.row === i; }); return found ? found.closed.aligned : null; });
+    const closed = section.rows.map(function (row, i) { const difference = section.differences.find(function (d) { return d.row === i; }); return difference ? difference.closed.aligned : null; });
     const items = task.languages.reduce(function (sum, code) { return sum + section.languages[code].n; }, 0);
     const rows = section.rows.map(function (row, i) {
       const cells = { model: { text: row.label, href: midalign.link({ view: "model", model: summary.rows[i] }), mark: row.overlap.length ? " §" : null, about: row.overlap.join("; ") }, seeds: { text: row.seeds.map(function (seed) { return seed === null ? midalign.NONE : seed; }).join(" ") } };
@@ -155,7 +155,7 @@
     if (!isNumber(change[0])) return "No score of both models on the " + name + " languages.";
     if (!isNumber(change[1])) return "On " + name + " languages the difference is " + midalign.signed(change[0]) + " points, without an interval.";
     const points = Math.abs(100 * change[0]).toFixed(1), interval = " (difference " + midalign.change(change) + ").";
-    if (change[1] <= 0 && change[2] >= 0) return "On " + name + " languages the difference is not larger than sampling noise: the interval holds 0" + interval;
+    if (change[1] <= 0 && change[2] >= 0) return "On " + name + " languages no difference is shown: the interval holds 0" + interval;
     return "On " + name + " languages " + midalign.escapes.isolated(left) + " scores " + points + " points " + (change[0] > 0 ? "higher" : "lower") + " than " + midalign.escapes.isolated(right) + interval;
   }
 
@@ -163,8 +163,8 @@
     const index = midalign.data.index;
     if (same) return "Both are the same model.";
     if (!difference.seeds) return "With more than " + index.paired_rows + " models in a task, only differences to a baseline have intervals here. For these two: midalign compare.";
-    const seeds = difference.paired ? "over the training seeds that both models share: " + difference.seeds.map(function (seed) { return seed === null ? "none" : seed; }).join(", ") : "over all seeds of both models, which share none";
-    return "The difference is paired by documents (" + midalign.count(index.draws) + " bootstrap draws, the same for both models), " + seeds + ". Bold: the interval lies on one side of 0. There is no correction for looking at many languages.";
+    const seeds = difference.paired ? difference.seeds.map(function (seed) { return seed === null ? "none" : seed; }).join(", ") : "all of both models, which share none";
+    return "Intervals cover documents (" + midalign.count(index.draws) + " bootstrap draws, the same for both models) and, with several seeds, training seeds: " + seeds + ". Bold: the interval excludes 0. Intervals of single languages are not corrected for their number. README.md counts languages after Holm's correction.";
   }
 
   midalign.views.compare = function (state) {
@@ -173,7 +173,7 @@
     const summary = sections.find(function (one) { return one.slug === state.task; }) || sections[0], task = taskOf(summary);
     return midalign.loadSection(summary.slug).then(function (section) {
       const first = section.differences[0] || { row: 1, baseline: 0 };
-      const place = function (id, other) { const found = summary.rows.indexOf(id); return found < 0 ? other : found; };
+      const place = function (id, other) { const index = summary.rows.indexOf(id); return index < 0 ? other : index; };
       const a = place(state.a, first.row), b = place(state.b, first.baseline);
       return midalign.comparison(section, task.languages, a, b).then(function (difference) {
         const left = section.rows[a], right = section.rows[b], models = section.rows.map(function (row, i) { return [summary.rows[i], row.label]; });
