@@ -13,7 +13,7 @@ UNREADABLE = "\ufffd"
 
 _SPACE = re.compile(r"[ \t\n\r\v\f\x85\u2028\u2029]+")
 _DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_MARKUP = re.compile(r"[\\`*\[\]<>$~&]|(?<![^\W_])_|_(?![^\W_])|(?<=:)(?=//)|(?<=\bwww)(?=\.)")
+_MARKUP = re.compile(r"[\\`*\[\]<>$~&#]|(?<![^\W_])_|_(?![^\W_])|(?<=:)(?=//)|(?<=\bwww)(?=\.)")
 """Characters that begin markup on GitHub, in Sphinx, or both. An underscore inside a word does not, and a
 URL becomes a link only if nothing stands before `//`."""
 _BLOCK = re.compile(r"\A( ?\d*)([#%+=.:)-])(?=[ #%+=:-]|\Z)")

@@ -39,6 +39,7 @@ FORMS = {
     "cycles": ("align.alternate=micro", "align.cycles=2", "align.rise=0.7"),
     "update": ("align.alternate=update", "align.copy_samples=1", "align.centred=false"),
     "a part": ("align.first=0.4", "align.until=0.5"),
+    "switched": ("align.switched_samples=3",),
     "in the prompt": ("align.context=prompt", "align.layer=3"),
     "alone": ("align.task=false", "align.copy_samples=2"),
 }
