@@ -44,5 +44,6 @@ def test_a_sample_counts_its_own_repeated_items(
     rows = items.counts[[i not in expected for i in items.doc_ids]]
     assert np.array_equal(items.unrepeated, rows)
     assert result.without_repeated == {
-        name: pytest.approx(record.nan_to_none(float(metric(rows.sum(0))))) for name, metric in METRICS.items()
+        name: pytest.approx(record.nan_to_none(float(metric(rows.sum(0)))))
+        for name, metric in METRICS.items()
     }
