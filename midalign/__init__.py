@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from midalign.evaluate.run import evaluate_models as evaluate_models
     from midalign.evaluate.settings import EvalSettings as EvalSettings
     from midalign.leaderboard.build import build_board as build_board
+    from midalign.leaderboard.build import compare_arms as compare_arms
     from midalign.leaderboard.build import compare_records as compare_records
     from midalign.leaderboard.load import load_record as load_record
     from midalign.merge import merge_adapters as merge_adapters
@@ -26,6 +27,7 @@ ENTRY_POINTS = {
     "MergeWeights": "midalign.merge.weights",
     "analyze_layers": "midalign.analyze.layers",
     "build_board": "midalign.leaderboard.build",
+    "compare_arms": "midalign.leaderboard.build",
     "compare_records": "midalign.leaderboard.build",
     "evaluate_models": "midalign.evaluate.run",
     "load_recipe": "midalign.train.recipe",

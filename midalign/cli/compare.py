@@ -51,9 +51,9 @@ def compare(
     Documents and seeds are resampled in pairs. p-values are adjusted for the number of rows (Holm).
     """
     from midalign.leaderboard import comparison_tables
-    from midalign.leaderboard.build import compare_records
+    from midalign.leaderboard.build import compare_arms
 
-    comparisons = compare_records(first, second, by=by, metric=metric, results=results, sacrebleu=sacrebleu)
+    comparisons = compare_arms(first, second, by=by, metric=metric, results=results, sacrebleu=sacrebleu)
     if format_ == "json":
         print(comparison_tables.comparison_json(comparisons), end="")
     elif format_ == "table":

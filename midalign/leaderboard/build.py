@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from midalign.errors import MidalignError
 from midalign.files import write_atomically
@@ -50,58 +50,17 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     return parts
 
 
-@overload
-def compare_records(
-    first: Path | str, second: None = None, *, written: Collection[str] | None = None
-) -> list[SectionFigures]: ...
-
-
-@overload
-def compare_records(
-    first: Path | str,
-    second: Path | str,
-    *,
-    by: Breakdown = "language",
-    metric: str | None = None,
-    results: Path | str = "leaderboard/results",
-    sacrebleu: bool = False,
-) -> list[PairedComparison]: ...
-
-
-def compare_records(
-    first: Path | str,
-    second: Path | str | None = None,
-    *,
-    written: Collection[str] | None = None,
-    by: Breakdown = "language",
-    metric: str | None = None,
-    results: Path | str = "leaderboard/results",
-    sacrebleu: bool = False,
-) -> list[SectionFigures] | list[PairedComparison]:
-    """Compare the arms of a folder of records with their baselines, or two arms with each other.
+def compare_records(results: Path | str, *, written: Collection[str] | None = None) -> list[SectionFigures]:
+    """Compare the arms of a folder of records with their baselines.
 
     Args:
-        first: folder of records. With `second`: a record, a folder of records of one arm that differ
-            in their seed, or the name of an arm in `results`.
-        second: what `first` is compared with, named in the same ways.
+        results: folder of records.
         written: names of record files. Only groups with one of them are compared. None: all groups.
-        by: rows of the comparison of two: one per language, role or resource class.
-        metric: metric of the comparison of two. Groups without it are skipped. None: the tasks' headline.
-        results: folder of records in which names of arms are looked up.
-        sacrebleu: also run sacreBLEU's paired tests. Translation only.
 
-    Returns one entry per group of tasks, base and sample. Raises RecordError as `load_runs` does, and for
-    names without records or without items in common.
+    Returns one entry per group of tasks, base and sample. Raises RecordError as `load_runs` does.
     """
-    if second is None:
-        return _compare_folder(Path(first), written)
-    pairs = select_pairs(str(first), str(second), Path(results))
-    return compare_pairs(pairs, by, metric, sacrebleu)
-
-
-def _compare_folder(results: Path, written: Collection[str] | None) -> list[SectionFigures]:
     parts: list[SectionFigures] = []
-    for section in group_runs(load_runs(results)):
+    for section in group_runs(load_runs(Path(results))):
         if written is not None and not any(run.file in written for row in section.rows for run in row.runs):
             continue
         entry = section.first.record
@@ -119,6 +78,32 @@ def _compare_folder(results: Path, written: Collection[str] | None) -> list[Sect
         pairs = compare_other_pairs(section, scores, differences)
         parts.append(SectionFigures(slug, section, models, differences, compare_by_comet(section), pairs))
     return parts
+
+
+def compare_arms(
+    first: Path | str,
+    second: Path | str,
+    *,
+    by: Breakdown = "language",
+    metric: str | None = None,
+    results: Path | str = "leaderboard/results",
+    sacrebleu: bool = False,
+) -> list[PairedComparison]:
+    """Compare two arms with each other.
+
+    Args:
+        first: a record, a folder of records of one arm that differ in their seed, or the name of an arm in
+            `results`.
+        second: the arm to compare `first` with, named in the same ways.
+        by: one row per language, role or resource class.
+        metric: groups without it are skipped. None: the tasks' headline.
+        results: folder of records in which names of arms are looked up.
+        sacrebleu: also run sacreBLEU's paired tests. Translation only.
+
+    Returns one entry per group of tasks, base and sample. Raises RecordError as `load_runs` does, and for
+    names without records or without items in common.
+    """
+    return compare_pairs(select_pairs(str(first), str(second), Path(results)), by, metric, sacrebleu)
 
 
 def _json(parts: Sequence[SectionFigures]) -> str:

@@ -14,7 +14,7 @@ from midalign.adapter import Manifest
 from midalign.errors import MidalignError, RecordError
 from midalign.languages import same_language
 from midalign.leaderboard.check_tasks import CheckFinding, check_task_group, list_problems
-from midalign.leaderboard.load import runs_of_file
+from midalign.leaderboard.load import family_columns, record_paths, runs_of_file
 from midalign.metrics import bootstrap, scorer
 from midalign.record import Items, Record, read_items, read_record
 
@@ -73,14 +73,7 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = [
-                file
-                for file in sorted([*path.glob("*.json"), *path.glob("*/*.json")])
-                if file.parent == path or not file.parent.name.startswith(".")
-            ]
-            if not inside:
-                raise RecordError(f"No record (*.json) in {path}. Records are written by midalign eval")
-            files |= dict.fromkeys(inside)
+            files |= dict.fromkeys(record_paths(path))
         elif path.exists():
             files[path] = None
         else:
@@ -145,11 +138,10 @@ def _stderr_problems(record: Record, items: dict[str, Items]) -> list[str]:
         return []
     problems = []
     for name, task in record.tasks.items():
-        family, columns = scorer(task.family), list(task.counts)
-        padded = np.pad(items[name].counts, ((0, 0), (0, 1)))
-        at = [columns.index(column) if column in columns else len(columns) for column in family.COLUMNS]
+        family = scorer(task.family)
+        counts = family_columns(items[name].counts, list(task.counts), family)
         for metric, stated in task.metrics.items():
-            error = bootstrap.stderr(padded[:, at], family.METRICS[metric])
+            error = bootstrap.stderr(counts, family.METRICS[metric])
             known = None if np.isnan(error) else error
             if (known is None) != (stated.stderr is None) or abs(
                 (known or 0) - (stated.stderr or 0)

@@ -12,6 +12,7 @@ from midalign.leaderboard.formatting import (
     NONE,
     format_interval,
     format_percent,
+    latex_table,
     markdown_table,
     round_figures,
 )
@@ -187,27 +188,14 @@ def comparison_markdown(comparison: PairedComparison) -> str:
 
 def comparison_latex(comparison: PairedComparison) -> str:
     """Return a table for the package booktabs, with verdict and notes as its caption."""
-    rows = [" & ".join(map(latex_text, cells)) + r" \\" for cells in comparison_cells(comparison)]
-    header = comparison_header(comparison)
-    caption = [comparison_title(comparison) + ".", *describe_comparison(comparison)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"\toprule",
-            " & ".join(map(latex_text, header)) + r" \\",
-            r"\midrule",
-            *rows[:-1],
-            r"\midrule",
-            rows[-1],
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{latex_text(' '.join([*caption, comparison_notes(comparison)]), LONGEST_CAPTION)}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    caption = [
+        comparison_title(comparison) + ".",
+        *describe_comparison(comparison),
+        comparison_notes(comparison),
+    ]
+    rows = [[*map(latex_text, cells)] for cells in comparison_cells(comparison)]
+    header = [*map(latex_text, comparison_header(comparison))]
+    return latex_table(header, rows, latex_text(" ".join(caption), LONGEST_CAPTION), mean_last=True)
 
 
 def comparison_json(comparisons: Sequence[PairedComparison]) -> str:

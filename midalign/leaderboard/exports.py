@@ -12,7 +12,7 @@ from midalign import harness
 from midalign.errors import MidalignError
 from midalign.escaping import latex_text, plain_text
 from midalign.languages import ROLES
-from midalign.leaderboard.formatting import format_percent
+from midalign.leaderboard.formatting import format_percent, latex_table
 from midalign.leaderboard.load import Run, load_runs
 from midalign.leaderboard.section_figures import SectionFigures, headline_title, section_title
 from midalign.leaderboard.sections import language_sets, resource_of
@@ -148,21 +148,13 @@ def export_latex(parts: Sequence[SectionFigures]) -> str:
 def _latex_table(part: SectionFigures) -> str:
     sets = [name for name in ("all", *ROLES) if name in language_sets(part.section)]
     header = ["model", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\begin{{tabular}}{{l{'r' * len(sets)}}}",
-        r"\toprule",
-        " & ".join(header) + r" \\",
-        r"\midrule",
-    ]
+    rows = []
     for model in part.models:
         means = [model.means[part.section.scorer.HEADLINE][name] for name in sets]
         cells = [
             rf"{latex_text(format_percent(mean.value))} $\pm$ {latex_text(format_percent(mean.stderr))}"
             for mean in means
         ]
-        lines.append(" & ".join([latex_text(model.label), *cells]) + r" \\")
+        rows.append([latex_text(model.label), *cells])
     caption = f"{section_title(part.section)}: {headline_title(part)} in %, ± standard error."
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{latex_text(caption)}}}", r"\end{table}", ""]
-    return "\n".join(lines)
+    return latex_table(header, rows, latex_text(caption))

@@ -88,3 +88,31 @@ def round_figures(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [round_figures(member) for member in value]
     return value
+
+
+def latex_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, *, mean_last: bool = False
+) -> str:
+    """Return a table for the package booktabs. Cells and caption are LaTeX already.
+
+    `mean_last` sets the last row apart by a rule.
+    """
+    lines = [" & ".join(cells) + r" \\" for cells in rows]
+    if mean_last:
+        lines.insert(-1, r"\midrule")
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            " & ".join(header) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{caption}}}",
+            r"\end{table}",
+            "",
+        ]
+    )

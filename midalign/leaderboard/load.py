@@ -66,6 +66,18 @@ def load_runs(folder: Path) -> list[Run]:
     Raises RecordError for a folder without records, an invalid record, a missing or altered items file, and
     figures of a record that do not follow from its items.
     """
+    return [
+        run
+        for file in record_paths(folder)
+        for run in runs_of_file(file, file.relative_to(folder).as_posix())
+    ]
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """Return the record files `folder/*.json` and `folder/*/*.json`, sorted.
+
+    Raises RecordError for a missing folder and for one without records.
+    """
     if not folder.is_dir():
         raise RecordError(f"No folder {folder}. Records are written by: midalign eval")
     files = sorted(
@@ -76,7 +88,7 @@ def load_runs(folder: Path) -> list[Run]:
     )
     if not files:
         raise RecordError(f"No record (*.json) in {folder}. Records are written by midalign eval")
-    return [run for file in files for run in runs_of_file(file, file.relative_to(folder).as_posix())]
+    return files
 
 
 def load_record(file: Path) -> Record:
@@ -158,13 +170,13 @@ def _counts(
     if (np.diff(ids) == 0).any():
         raise RecordError(f"{file}: {task} counts a document twice. Evaluate the model again")
     # The cast is safe: read_items allows no larger counts.
-    counts = _select_columns(items[task].counts[order], columns, family).astype(np.int32)
+    counts = family_columns(items[task].counts[order], columns, family).astype(np.int32)
     _check_relations(file, task, entry.tasks[task].family, ids, counts)
     digest = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
-    return counts, digest, _select_columns(items[task].unrepeated, columns, family)
+    return counts, digest, family_columns(items[task].unrepeated, columns, family)
 
 
-def _select_columns(counts: np.ndarray, columns: Sequence[str], family: Scorer) -> np.ndarray:
+def family_columns(counts: np.ndarray, columns: Sequence[str], family: Scorer) -> np.ndarray:
     """Return the family's columns of (items, columns) counts.
 
     Derived columns are computed from the others. Other columns that the record lacks are zeros.

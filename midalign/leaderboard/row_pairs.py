@@ -34,7 +34,11 @@ def select_pairs(first: str, second: str, results: Path) -> list[RowPair]:
 
     Raises RecordError for a name without records, a folder of several arms, and sides without common items.
     """
-    sides = [_candidates(name, results) for name in (first, second)]
+    both = [_candidates(name, results) for name in (first, second)]
+    sides = [
+        _unambiguous(name, side, other)
+        for name, side, other in zip((first, second), both, reversed(both), strict=True)
+    ]
     names = (_shown(first), _shown(second)) if _shown(first) != _shown(second) else (first, second)
     pairs: dict[tuple[tuple[str, ...], tuple[str, ...]], RowPair] = {}
     for (section, row), (other_section, other) in product(*sides):
@@ -77,18 +81,40 @@ def _candidates(name: str, results: Path) -> list[tuple[BoardSection, BoardRow]]
         return _rows(group_runs(list(runs_of_file(path, path.name))))
     sections = group_runs(load_runs(results))
     labels = sorted({row.label for _, row in _rows(sections)})
-    chosen = [(section, row) for section, row in _rows(sections) if row.label == name]
-    chosen = chosen or [(section, row) for section, row in _rows(sections) if row.arm == name]
+    chosen = [(section, row) for section, row in _rows(sections) if name in (row.label, row.arm)]
     if not chosen:
         raise RecordError(
             f"{name} is not a record, a folder or an arm of {results}.{nearest(name, labels)} "
             f"Arms: {', '.join(labels)}. Choose another folder of records with --results"
         )
-    for section in sections:
-        alike = [row.label for of, row in chosen if of is section]
-        if len(alike) > 1:
-            raise RecordError(f"{results} has {len(alike)} arms {name}. Name one of: {', '.join(alike)}")
     return chosen
+
+
+def _unambiguous(
+    name: str, side: list[tuple[BoardSection, BoardRow]], other: list[tuple[BoardSection, BoardRow]]
+) -> list[tuple[BoardSection, BoardRow]]:
+    """Return a side without the arms of recipes that the other side lacks, where a name stands for several.
+
+    Raises RecordError if it still stands for several arms of a task.
+    """
+    recipes = {_recipe_of(row) for _, row in other}
+    kept = []
+    for group in dict.fromkeys(section.group for section, _ in side):
+        rows = [(section, row) for section, row in side if section.group == group]
+        if len({row.label for _, row in rows}) > 1:
+            rows = [(section, row) for section, row in rows if _recipe_of(row) in recipes] or rows
+        labels = sorted({row.label for _, row in rows})
+        if len(labels) > 1:
+            raise RecordError(
+                f"{name} stands for {len(labels)} arms of {group}. Name one of: {', '.join(labels)}"
+            )
+        kept += rows
+    return kept
+
+
+def _recipe_of(row: BoardRow) -> str | None:
+    recipe = row.runs[0].record.recipe
+    return recipe.name if recipe else None
 
 
 def _rows(sections: list[BoardSection]) -> list[tuple[BoardSection, BoardRow]]:

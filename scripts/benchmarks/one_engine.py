@@ -29,8 +29,8 @@ Outputs = dict[tuple[str, int], str]
 EVAL = """
 import sys
 from midalign import cli, device
-device.has_bf16 = lambda: {bf16}
-cli.main()
+with device.fixed_dtype("{dtype}"):
+    cli.main()
 """
 
 
@@ -58,7 +58,7 @@ def ours(
     command = [
         sys.executable,
         "-c",
-        EVAL.format(bf16=dtype == "bfloat16"),
+        EVAL.format(dtype=dtype),
         "eval",
         "--base",
         base,

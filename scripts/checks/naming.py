@@ -139,8 +139,6 @@ def repeated_names(modules: dict[str, Module]) -> list[str]:
         asked = [members for members in protocols.get(_package(module), []) if members <= defined]
         for node in module.tree.body:
             is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            if is_function and _has_decorator(node, "overload"):
-                continue  # its names are those of the function that follows
             if not (isinstance(node, ast.ClassDef) or (is_function and not node.name.startswith("_"))):
                 continue
             if is_function and (module.is_command or any(node.name in members for members in asked)):
@@ -189,9 +187,7 @@ def docstrings_without_a_verb(modules: dict[str, Module]) -> list[str]:
     lines = []
     for module in modules.values():
         for node in ast.walk(module.tree):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            if _has_decorator(node, "property"):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_property(node):
                 continue
             docstring = ast.get_docstring(node)
             if docstring is not None and docstring.split(maxsplit=1)[0].rstrip(",.:") not in VERBS:
@@ -210,8 +206,8 @@ def docstrings_that_name_no_thing(modules: dict[str, Module]) -> list[str]:
     ]
 
 
-def _has_decorator(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> bool:
-    return any(name in ast.unparse(decorator) for decorator in node.decorator_list)
+def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def main() -> None:

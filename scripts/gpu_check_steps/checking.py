@@ -70,30 +70,45 @@ class CheckRun:
         """Run a command in the checkout, and end it and its children at the deadline of the step."""
         process, start = self.start(*words, environment=environment), time.monotonic()
         try:
-            stdout, stderr = process.communicate(timeout=max(self.deadline - start, 1))
+            process.wait(timeout=max(self.deadline - start, 1))
+            ended = ""
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            stdout, stderr = process.communicate()
-            stderr += f"\nended after {time.monotonic() - start:.0f} s, the most that a step may take"
-        return Finished(process.returncode, stdout, stderr, time.monotonic() - start)
+            process.wait()
+            ended = f"\nended after {time.monotonic() - start:.0f} s, the most that a step may take"
+        stdout, stderr = self.printed()
+        return Finished(process.returncode, stdout, stderr + ended, time.monotonic() - start)
 
     def start(self, *words: object, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-        """Start a command in a process group of its own, and log its command line."""
+        """Start a command in a process group of its own, and log its command line.
+
+        It prints into files, since nobody reads a pipe while the command is watched.
+        """
         line = [str(word) for word in words]
         self.output.mkdir(parents=True, exist_ok=True)
         with (self.output / "commands.log").open("a", encoding="utf-8") as log:
             log.write(" ".join([*(f"{k}={v}" for k, v in (environment or {}).items()), *line]) + "\n")
         paths = [str(ROOT), str(ROOT / "harness_plugins"), os.environ.get("PYTHONPATH", "")]
-        return subprocess.Popen(
-            line,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        stdout, stderr = self._printed_files()
+        with stdout.open("w") as out, stderr.open("w") as messages:
+            return subprocess.Popen(
+                line,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=messages,
+                text=True,
+                start_new_session=True,
+            )
+
+    def printed(self) -> tuple[str, str]:
+        """Return what the last command has printed to stdout and to stderr."""
+        stdout, stderr = (file.read_text("utf-8", errors="replace") for file in self._printed_files())
+        return stdout, stderr
+
+    def _printed_files(self) -> tuple[Path, Path]:
+        return self.output / "stdout.txt", self.output / "stderr.txt"
 
     def midalign(self, *words: object, environment: Mapping[str, str] | None = None) -> Finished:
         """Run a midalign command."""

@@ -30,8 +30,8 @@ MOST_LINES = 25
 
 FP32 = """
 from midalign import cli, device
-device.has_bf16 = lambda: False
-cli.main()
+with device.fixed_dtype("float32"):
+    cli.main()
 """
 """On a CPU, engines are compared in fp32: in bf16, rounding alone changes half of the answers."""
 
@@ -71,8 +71,8 @@ def demo(run: CheckRun) -> list[CheckRow]:
         samples = memory.watch_memory(process, run.deadline)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        _, messages = process.communicate()
-        status, message = process.returncode, (messages.strip().splitlines() or [""])[-1]
+        status = process.wait()
+        message = (run.printed()[1].strip().splitlines() or [""])[-1]
     else:
         done = run.command(*words)
         status, message = done.status, done.last_line
@@ -265,7 +265,7 @@ def interrupted(run: CheckRun) -> list[CheckRow]:
     if process.poll() is not None:
         return [judged("killed run", "killed", "ended before the first task was finished", False)]
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     before = _parts(folder)
     process, again = run.start(sys.executable, "-m", "midalign", *words), set[str]()
     while process.poll() is None and time.monotonic() < run.deadline:
@@ -274,7 +274,7 @@ def interrupted(run: CheckRun) -> list[CheckRow]:
         time.sleep(0.2)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     found = f"status {process.returncode}, {len(again)} of {len(before)} finished tasks repeated"
     complete = process.returncode == 0 and len(read_records(folder)) == 3
     return [judged("killed run", "finishes, repeats no task", found, complete and not again)]

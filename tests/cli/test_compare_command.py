@@ -66,7 +66,8 @@ def test_swapping_the_sides_negates():
 def mini_arms(tmp_path_factory):
     """The published records of the bundled base alone, in one folder and in one per arm."""
     folder = tmp_path_factory.mktemp("mini")
-    for file in PUBLISHED.glob("mini*"):
+    files = [*PUBLISHED.glob("mini.*"), *PUBLISHED.glob("mini-[ab]*")]
+    for file in files:
         shutil.copy(file, folder)
         for arm in ("aligned", "baseline"):
             if arm in file.name:
@@ -116,7 +117,7 @@ def test_the_mean_of_one_language_is_its_row(by_rows):
 def test_folders_of_seeds_compare_as_arms(mini_arms, by_rows):
     folders = [mini_arms / "arms" / arm for arm in ("aligned", "baseline")]
     assert compared(*folders, "--by", "role")["rows"] == by_rows["role"]["rows"]
-    (comparison,) = midalign.compare_records(*folders, by="role")
+    (comparison,) = midalign.compare_arms(*folders, by="role")
     assert round_figures([row.p for row in comparison.rows]) == [row["p"] for row in by_rows["role"]["rows"]]
 
 
@@ -174,10 +175,10 @@ def test_groups_without_the_metric_are_skipped(tmp_path, mini_arms):
     arms = ["aligned", "baseline", "--results", tmp_path]
     assert compared(*arms, "--metric", "bleu", "--sacrebleu")["group"].startswith("midalign_mt")
     assert compared(*arms, "--metric", "slot_f1")["group"] == "midalign_mini_slot"
-    (comparison,) = midalign.compare_records("aligned", "baseline", results=tmp_path, sacrebleu=True)
+    (comparison,) = midalign.compare_arms("aligned", "baseline", results=tmp_path, sacrebleu=True)
     assert comparison.section.family == "translation"
     with pytest.raises(RecordError, match="no metric 'blue'"):
-        midalign.compare_records("aligned", "baseline", results=tmp_path, metric="blue")
+        midalign.compare_arms("aligned", "baseline", results=tmp_path, metric="blue")
 
 
 def test_sacrebleus_tests_of_translation():
@@ -214,9 +215,17 @@ def test_sacrebleus_tests_of_translation():
 )
 def test_errors_say_what_to_type(words, message):
     with pytest.raises(RecordError, match=message):
-        midalign.compare_records(
+        midalign.compare_arms(
             *words[:2],
             results=PUBLISHED,
             metric=words[3] if "--metric" in words else None,
             sacrebleu="--sacrebleu" in words,
         )
+
+
+def test_an_arm_of_several_recipes_is_that_of_the_other_sides_recipe():
+    files = [name for side in compared("switched", "baseline")["records"] for name in side]
+    assert len(files) == 6
+    assert all("mini-switched" in name for name in files)
+    with pytest.raises(RecordError, match=r"baseline stands for 2 arms .*Name one of: baseline \(mini\)"):
+        midalign.compare_arms(PUBLISHED / "mini.json", "baseline", results=PUBLISHED)

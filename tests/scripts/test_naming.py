@@ -25,14 +25,6 @@ def twice() -> None:
     from midalign import c
 
 def _private() -> None: ...
-
-from typing import overload
-
-@overload
-def often(many: int) -> None: ...
-
-def often(many: object) -> None:
-    """Return nothing."""
 ''',
     "c.py": '''
 from typing import TYPE_CHECKING
