@@ -22,7 +22,7 @@ def compare(
         str,
         typer.Argument(metavar="A", help="A record, a folder of records of one arm, or an arm of --results."),
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="What A is compared with.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The record, folder or arm to compare A with.")],
     by: Annotated[
         Literal["language", "role", "class"],
         typer.Option(help="Rows: language, role or class (of resources).", metavar="NAME"),
@@ -66,7 +66,7 @@ def compare(
 
 
 def _print(comparison: "PairedComparison") -> None:
-    """Print the verdict below the table."""
+    """Print the table, the verdict and the notes."""
     from midalign.cli.table_printing import print_table, table_console
     from midalign.escaping import plain_text
     from midalign.leaderboard.comparison_tables import (
