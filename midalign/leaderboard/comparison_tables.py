@@ -133,7 +133,7 @@ def describe_comparison(comparison: PairedComparison) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f" ({' '.join(names)})" if names else ""
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _seeds(comparison: PairedComparison) -> str:
