@@ -311,7 +311,7 @@ def test_the_page_shows_token_limits_and_how_many_outputs_reached_them(tmp_path)
     build_board(folder, tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "- Token limit of an answer: 96\n" in page
-    header = next(line for line in page.splitlines() if line.startswith("| model | seeds |"))
+    header = next(line for line in page.splitlines() if line.startswith("| model | high"))
     column = header.split(" | ").index("cut off")
     rows = {
         line.split(" | ")[0]: line.split(" | ") for line in page.splitlines() if "| hf float32, cpu |" in line
