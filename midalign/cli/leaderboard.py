@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from midalign.leaderboard.section_figures import SectionFigures
 
 app = new_app(
-    "Build, check, verify and export boards and records, find missing records, or join shards.",
+    "Build, check, verify, export and publish boards and records, find missing records, or join shards.",
     "midalign leaderboard build --results results --output board",
 )
 
