@@ -11,6 +11,7 @@ from midalign.cli import (
     leaderboard_check,
     leaderboard_export,
     leaderboard_missing,
+    leaderboard_publish,
     leaderboard_verify,
     merge,
     score,
@@ -44,6 +45,7 @@ _ = (
     leaderboard_export,
     leaderboard_verify,
     leaderboard_missing,
+    leaderboard_publish,
 )  # they add their commands to the group
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
 add_command(app, "compare", section=COMPARE, examples=compare.EXAMPLES)(compare.compare)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from midalign.leaderboard.section_figures import SectionFigures
 
 app = new_app(
-    "Build, check, verify and export boards and records, find missing records, or join shards.",
+    "Build, check, verify, export and publish boards and records, find missing records, or join shards.",
     "midalign leaderboard build --results results --output board",
 )
 
@@ -36,11 +36,13 @@ def build(
     from midalign.cli.table_printing import print_table, table_console
     from midalign.escaping import plain_text
     from midalign.leaderboard.build import build_board as write_board
+    from midalign.leaderboard.missing import find_outdated
     from midalign.leaderboard.result_sentences import describe_results
 
     folder = output or results.parent
     console = table_console()
-    for part in write_board(results, folder):
+    parts = write_board(results, folder)
+    for part in parts:
         print_table(console, board_table(part))
         for line in describe_results(part, plain_text):
             console.print(line.replace("**", ""))
@@ -50,6 +52,15 @@ def build(
         f"figures: {folder / 'leaderboard.json'}, plots: {folder / 'plots'}",
         soft_wrap=True,
     )
+    runs = {(run.file, run.group): run for part in parts for row in part.section.rows for run in row.runs}
+    if outdated := find_outdated(list(runs.values())):
+        versions = sorted({f"{plain_text(entry.column.group)} {entry.versions}" for entry in outdated})
+        number = "1 record is" if len(outdated) == 1 else f"{len(outdated)} records are"
+        console.print(
+            f"{number} of an earlier task version ({', '.join(versions)}). "
+            "Print the commands that score them again:"
+        )
+        console.print(f"midalign leaderboard missing --results {results}", soft_wrap=True)
 
 
 @add_command(app, examples="midalign leaderboard merge shards/1 shards/2 --output results")

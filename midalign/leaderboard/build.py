@@ -14,8 +14,8 @@ from midalign.leaderboard import plots
 from midalign.leaderboard.comet_comparison import compare_by_comet
 from midalign.leaderboard.compare import ModelFigures, compare_models, compare_other_pairs
 from midalign.leaderboard.formatting import round_figures
-from midalign.leaderboard.load import load_runs
-from midalign.leaderboard.page.write import write_page
+from midalign.leaderboard.load import load_runs, record_sums
+from midalign.leaderboard.page.write import FOLDER, write_page
 from midalign.leaderboard.paired_comparison import Breakdown, PairedComparison, compare_pairs
 from midalign.leaderboard.row_pairs import select_pairs
 from midalign.leaderboard.section_figures import SectionFigures
@@ -23,6 +23,8 @@ from midalign.leaderboard.sections import group_runs, language_sets, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL, bootstrap
 from midalign.leaderboard.tables import MARK, render_page
 
+RECORD_SUMS = f"{FOLDER}/records.sha256"
+"""Digests of the records that a board was built from, below its folder."""
 LONGEST_SLUG = 120
 """Characters of a plot's file name. File systems take 255 bytes."""
 
@@ -40,6 +42,7 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
                 f"{path} was not written by midalign leaderboard build, so it is kept. "
                 f"Choose another folder with --output"
             )
+    sums = record_sums(results)
     parts = compare_records(results)
     pictures = {part.plot: plots.plot_section(part) for part in parts}
     (output / "plots").mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,7 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
     write_atomically(output / "leaderboard.json", _json(parts).encode())
     write_atomically(readme, render_page(parts).encode())
     write_page(parts, output)
+    write_atomically(output / RECORD_SUMS, sums.encode(), sync=False)
     return parts
 
 

@@ -91,6 +91,19 @@ def record_paths(folder: Path) -> list[Path]:
     return files
 
 
+def record_sums(folder: Path) -> str:
+    """Return a line per record with its sha256 and its path below the folder, as `sha256sum` prints it.
+
+    A record has the digest of its items file, so the lines pin both files.
+    """
+    paths = record_paths(folder)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return "".join(
+        f"{digest}  {path.relative_to(folder).as_posix()}\n"
+        for digest, path in zip(digests, paths, strict=True)
+    )
+
+
 def load_record(file: Path) -> Record:
     """Load one complete record. Raises RecordError as `load_runs` does."""
     *_, run = runs_of_file(file, file.name)

@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
-from midalign import bases, harness
-from midalign.errors import TaskError
+from midalign import bases
 from midalign.escaping import code_span, escape_markdown
 from midalign.languages import ROLES
 from midalign.leaderboard.compare import ModelFigures
 from midalign.leaderboard.formatting import format_span
+from midalign.leaderboard.missing import current_version
 from midalign.leaderboard.section_figures import (
     SectionFigures,
     items_span,
@@ -106,16 +105,15 @@ def _signature_lines(section: BoardSection) -> list[str]:
 
 def _superseded(section: BoardSection) -> str | None:
     """Return the line that marks records of an earlier task version, or None for the current version."""
-    versions = set()
+    newer = set()
     for code in section.languages:
-        with suppress(TaskError):  # a user's own data, or a task that was removed
-            name = section.first.task_name(code)
-            versions.add((section.first.task(code).version, float(harness.metadata(name)["version"])))
-    earlier = sorted({was for was, now in versions if was != now})
-    if not earlier:
+        now = current_version(section.first.task_name(code))
+        if now is not None and section.first.task(code).version < now:
+            newer.add(now)
+    if not newer:
         return None
     return (
-        f"- **Made before task version {max(now for _, now in versions):g}** and kept as recorded: scores do "
+        f"- **Made before task version {max(newer):g}** and kept as recorded: scores do "
         f"not compare with those of later records, and what these records lack is a dash"
     )
 

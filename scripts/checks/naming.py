@@ -32,13 +32,13 @@ NO_THING = frozenset({"Of", "What", "Where", "Whether", "Those", "By"})
 VERBS = frozenset(
     """
     Add Allow Answer Append Apply Attach Begin Break Build Call Cast Catch Change Check Choose Clear
-    Close Collect Combine Compare Compute Continue Convert Copy Count Create Cut Decode Delete Describe
+    Close Collect Combine Commit Compare Compute Continue Convert Copy Count Create Cut Decode Delete Describe
     Detach Discard Divide Download Draw Drop Embed Encode Ensure Estimate Evaluate Exit Expand Explain
     Fail Fetch Fill Filter Find Fit Fold Format Free Gather Generate Get Give Go Group Halve Hash Hold
     Ignore Import
     Insert Install Iterate Join Keep Lay Leave Let Limit List Load Lock Log Look Make Map Mark Mask
     Match Measure Meet Merge Move Name Normalise Open Order Pack Pad Parse Pick Place Plot Pool Prepare
-    Print Process Project Prove Put Raise Read Record Reduce Register Reject Release Remove Render
+    Print Process Project Prove Publish Put Raise Read Record Reduce Register Reject Release Remove Render
     Repeat Replace Report Require Reset Resolve Restore Resume Return Round Run Sample Save Say Scale
     Score Seal Search Send Set Shorten Show Silence Skip Solve Sort Split Start State Stop Store Stream
     Sum Summarise Take Tell Tokenize Train Translate Truncate Try Turn Undo Unwrap Update Upload Use

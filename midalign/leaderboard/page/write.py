@@ -30,6 +30,8 @@ SCRIPTS = (
 START = "start.js"
 """The script that draws the first view, once the index is there."""
 STYLE = "board.css"
+PUBLICATION = "<!-- publication -->"
+"""Place in `index.html` where a published page links its files and versions."""
 
 
 def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
@@ -56,16 +58,21 @@ def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
 
 def render_html(parts: Sequence[SectionFigures]) -> str:
     """Return the HTML of the page. Its tables and charts are drawn by the scripts."""
+    groups = sorted({part.section.group for part in parts})
+    return render_template("index.html.j2", groups=groups, scripts=SCRIPTS, start=START)
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Return the HTML of a template, with every value escaped."""
     import jinja2
     from markupsafe import Markup
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(_packaged("templates", "index.html.j2"))
-    groups = sorted({part.section.group for part in parts})
-    names = {"folder": FOLDER, "scripts": SCRIPTS, "start": START, "style": STYLE}
-    return template.render(mark=Markup(MARK), groups=groups, **names) + "\n"
+    template = environment.from_string(_packaged("templates", name))
+    marks = {"mark": Markup(MARK), "publication": Markup(PUBLICATION)}
+    return template.render(**marks, folder=FOLDER, style=STYLE, **values) + "\n"
 
 
 def script_json(value: Any) -> str:

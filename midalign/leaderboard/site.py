@@ -1,0 +1,223 @@
+"""The published form of a board: a folder with the page, the records, digests and frozen versions."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+from midalign.errors import MidalignError
+from midalign.leaderboard.build import RECORD_SUMS
+from midalign.leaderboard.exports import export_csv
+from midalign.leaderboard.load import load_runs, record_sums
+from midalign.leaderboard.page.write import FOLDER, PUBLICATION, SCRIPTS, START, STYLE, render_template
+from midalign.record import ITEMS_SUFFIX, SUFFIX
+
+RECORDS = "records"
+VERSIONS = "versions"
+REPLACED = (FOLDER, "plots", RECORDS)
+"""Folders whose old files a new publication removes. Frozen versions and foreign files stay."""
+SCORES = "scores.csv"
+SUMS = "SHA256SUMS"
+CITATION = "citation.bib"
+FILES_PAGE = "files.html"
+"""Page with the downloads and versions. A folder with it is a published board."""
+TITLE = "midalign leaderboard"
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+_VERSION = re.compile(r"\d{4}\.(0[1-9]|1[0-2])(\.[1-9]\d{0,3})?")
+_RECORD_PATH = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@=+-]*/)?[A-Za-z0-9][A-Za-z0-9._@=+-]*\.json")
+"""Names that need no escaping in HTML, URLs, file names and digests' lines."""
+
+
+def check_version(version: str) -> None:
+    """Raise MidalignError unless a version is a year and a month, such as `2026.12` or `2026.12.1`."""
+    if not _VERSION.fullmatch(version):
+        raise MidalignError(
+            f"{version!r} is not a version: expected year and month, such as 2026.12, or 2026.12.1 for a "
+            f"second one of the month"
+        )
+
+
+def versions_in(paths: Sequence[str]) -> list[str]:
+    """Return the frozen versions among the paths of a published board, newest first."""
+    parts = [path.split("/") for path in paths]
+    names = {
+        part[1] for part in parts if part[0] == VERSIONS and len(part) > 2 and _VERSION.fullmatch(part[1])
+    }
+    return sorted(names, key=lambda name: [int(number) for number in name.split(".")], reverse=True)
+
+
+def write_site(
+    board: Path,
+    results: Path,
+    folder: Path,
+    versions: Sequence[str] = (),
+    new_version: str | None = None,
+    front_matter: str = "",
+) -> None:
+    """Write the published form of a built board into an empty folder.
+
+    Args:
+        board: folder that `build_board` wrote.
+        results: the records that the board was built from.
+        folder: where the files go.
+        versions: frozen versions that the target has already, newest first. The page links them.
+        new_version: also freeze the board as this version, in `versions/NAME/`.
+        front_matter: text before the board's README.md, such as the configuration of a Space.
+
+    Raises MidalignError for a board that was not built from these records, and RecordError as `load_runs`.
+    """
+    _check_board(board, results)
+    scores = export_csv(load_runs(results))
+    if new_version:
+        _write_content(board, results, folder / VERSIONS / new_version, scores, version=new_version)
+        versions = versions_in([f"{VERSIONS}/{name}/" for name in (*versions, new_version)])
+    _write_content(board, results, folder, scores, versions=versions, front_matter=front_matter)
+
+
+def _check_board(board: Path, results: Path) -> None:
+    """Raise MidalignError unless the board was built from the records as they are."""
+    build = f"midalign leaderboard build --results {results} --output {board}"
+    page, sums = board / "index.html", board / RECORD_SUMS
+    if not page.is_file():
+        raise MidalignError(f"{board} has no built board. Build it: {build}")
+    if not sums.is_file() or PUBLICATION not in page.read_text("utf-8"):
+        raise MidalignError(f"{board} was built by an earlier version of midalign. Build it again: {build}")
+    built, current = sums.read_text("utf-8").splitlines(), record_sums(results).splitlines()
+    differing = sorted({line.partition("  ")[2] for line in {*built} ^ {*current}})
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise MidalignError(
+            f"{board} was not built from the records of {results}: {differing[0]}{more} differ. "
+            f"Build it again: {build}"
+        )
+    for path in (line.partition("  ")[2] for line in current):
+        if not _RECORD_PATH.fullmatch(path):
+            raise MidalignError(
+                f"{results / path}: names of published records and their folders have letters, digits and "
+                f"._@=+- only. Rename it, and build the board again: {build}"
+            )
+
+
+def _write_content(
+    board: Path,
+    results: Path,
+    folder: Path,
+    scores: str,
+    *,
+    version: str = "",
+    versions: Sequence[str] = (),
+    front_matter: str = "",
+) -> None:
+    """Write the files of the current board, or of a frozen version."""
+    # 1. What the build wrote, and the records. Nothing else may leave this machine, such as outputs.
+    for path in _board_paths(board):
+        _copy(board / path, folder / path)
+    records = [line.partition("  ") for line in record_sums(results).splitlines()]
+    for _, _, path in records:
+        for name in (path, _items_path(path)):
+            _copy(results / name, folder / RECORDS / name)
+    (folder / SCORES).write_text(scores, "utf-8")
+    # 2. The page, with a link to the list of files.
+    page = (board / "index.html").read_text("utf-8")
+    (folder / "index.html").write_text(page.replace(PUBLICATION, _banner(version)), "utf-8")
+    readme = (board / "README.md").read_text("utf-8")
+    (folder / "README.md").write_text(front_matter + readme, "utf-8")
+    # 3. Digests, and the citation that names their digest. The list of files shows the citation.
+    listed = [
+        {
+            "name": path.removesuffix(SUFFIX),
+            "path": f"{RECORDS}/{path}",
+            "counts": f"{RECORDS}/{_items_path(path)}",
+            "sha256": digest,
+        }
+        for digest, _, path in records
+    ]
+    digests = folder_sums(folder)
+    citation = bibtex_entry(version, hashlib.sha256(digests.encode()).hexdigest()) if version else ""
+    (folder / SUMS).write_text(digests, "utf-8")
+    if version:
+        (folder / CITATION).write_text(citation, "utf-8")
+    files_page = render_template(
+        "files.html.j2",
+        title=f"{TITLE}, version {version}" if version else TITLE,
+        version=version,
+        versions=versions,
+        citation=citation,
+        citation_file=CITATION,
+        records=listed,
+        scores=SCORES,
+        sums=SUMS,
+    )
+    (folder / FILES_PAGE).write_text(files_page, "utf-8")
+
+
+def _board_paths(board: Path) -> Iterator[str]:
+    """Yield the paths of a board's files that are published as they are."""
+    yield "leaderboard.json"
+    for name in (*SCRIPTS, START, STYLE):
+        yield f"{FOLDER}/{name}"
+    for name in ("data", "pairs"):
+        for path in sorted((board / FOLDER / name).glob("*.js")):
+            yield path.relative_to(board).as_posix()
+    sections = json.loads((board / "leaderboard.json").read_text("utf-8"))["sections"]
+    yield from (section["plot"] for section in sections)
+
+
+def _items_path(record: str) -> str:
+    return record.removesuffix(SUFFIX) + ITEMS_SUFFIX
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise MidalignError(f"{source} is missing. Restore it, or build the board again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _banner(version: str) -> str:
+    """Return the HTML that stands in place of PUBLICATION."""
+    if version:
+        return (
+            f'<p><strong>Version {version}</strong>, frozen. <a href="{FILES_PAGE}">Files and citation</a>. '
+            f'<a href="../../index.html">Current board</a>.</p>'
+        )
+    return f'<p><a href="{FILES_PAGE}">Records, downloads and frozen versions</a></p>'
+
+
+def folder_sums(folder: Path) -> str:
+    """Return the digests of all files of a folder except frozen versions, as `sha256sum` prints them."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    lines = []
+    for name in sorted(paths):
+        if not name.startswith(f"{VERSIONS}/"):
+            with paths[name].open("rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def bibtex_entry(version: str, digest: str) -> str:
+    """Return the BibTeX entry of a frozen version. `digest` is the sha256 of its SHA256SUMS."""
+    year, month, *_ = version.split(".")
+    address = _project_address()
+    fields = [
+        "author = {{The midalign authors}}",
+        f"title = {{{TITLE}, version {version}}}",
+        f"year = {{{year}}}",
+        f"month = {MONTHS[int(month) - 1]}",
+        f"note = {{sha256 of its {SUMS}: {digest}}}",
+        *([f"url = {{{address}}}"] if address else []),
+    ]
+    return f"@misc{{midalign-leaderboard-{version},\n" + "".join(f"  {field},\n" for field in fields) + "}\n"
+
+
+def _project_address() -> str:
+    """Return the first address of pyproject.toml's [project.urls], empty if there is none."""
+    try:
+        addresses = metadata("midalign").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    return next((str(entry).partition(", ")[2] for entry in addresses), "")
