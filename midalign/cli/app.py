@@ -11,6 +11,8 @@ from midalign.cli import (
     leaderboard_check,
     leaderboard_export,
     leaderboard_missing,
+    leaderboard_review,
+    leaderboard_submit,
     leaderboard_verify,
     merge,
     score,
@@ -44,6 +46,8 @@ _ = (
     leaderboard_export,
     leaderboard_verify,
     leaderboard_missing,
+    leaderboard_submit,
+    leaderboard_review,
 )  # they add their commands to the group
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
 add_command(app, "compare", section=COMPARE, examples=compare.EXAMPLES)(compare.compare)

@@ -126,7 +126,7 @@ def compare_models(
     scores = scores or bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
     differences = [
-        _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
+        row_difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
     ]
     return models, differences
 
@@ -142,7 +142,7 @@ def compare_other_pairs(
         return []
     known = {frozenset((difference.model, difference.baseline)) for difference in differences}
     return [
-        _difference(section, row, other, scores)
+        row_difference(section, row, other, scores)
         for other, row in combinations(section.rows, 2)
         if frozenset((row.label, other.label)) not in known
     ]
@@ -327,9 +327,10 @@ def seed_change(
     return mean_of_seeds([by_seed[seed].minus(against[seed]) for seed in shared]), reference
 
 
-def _difference(
+def row_difference(
     section: BoardSection, row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]
 ) -> Difference:
+    """Return a row minus another of the section. `scores` are those of `bootstrap`."""
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
     change, reference = seed_change(row, baseline, scores)
