@@ -102,7 +102,8 @@ def new_submission(files: Sequence[Path], board: Path | None) -> BoardChange:
         files: record files.
         board: clone of the board's repository. None: an empty board.
 
-    Raises MidalignError for a folder that is no clone, and for two records of one name.
+    Raises MidalignError for a folder that is no clone, for two records of one name, and for records that the
+    board has in such a folder already.
     """
     by_name: dict[str, Path] = {}
     for file in files:
@@ -122,6 +123,8 @@ def new_submission(files: Sequence[Path], board: Path | None) -> BoardChange:
             )
         published = {file.relative_to(results).as_posix(): file for file in record_paths(results)}
     folder = submission_name(files)
+    if f"{folder}/{files[0].name}" in published:
+        raise RecordError(f"{board}/{RESULTS}/{folder} has these records already. There is nothing to submit")
     return BoardChange(published, published | {f"{folder}/{name}": file for name, file in by_name.items()})
 
 
