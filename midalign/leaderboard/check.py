@@ -16,7 +16,7 @@ from midalign.languages import same_language
 from midalign.leaderboard.check_tasks import CheckFinding, check_task_group, list_problems
 from midalign.leaderboard.load import family_columns, record_paths, runs_of_file
 from midalign.metrics import bootstrap, scorer
-from midalign.record import ITEMS_SUFFIX, Items, Record, read_items, read_record
+from midalign.record import Items, Record, read_items, read_record
 
 SUBJECTS = (
     "schema",
@@ -136,9 +136,6 @@ def _check_record(file: Path, prompts: bool) -> RecordCheck:
 def _schema_problems(file: Path, record: Record) -> list[str]:
     if record.name != file.stem:
         return [f"The record's name is {record.name}, its file's {file.stem}. Rename the file"]
-    expected = record.name + ITEMS_SUFFIX
-    if record.items and record.items.file != expected:
-        return [f"The items file is {record.items.file}, expected {expected}. Evaluate the model again"]
     return []
 
 

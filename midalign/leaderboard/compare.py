@@ -29,6 +29,7 @@ from midalign.leaderboard.statistics import (
     ratio,
     unpaired_difference,
 )
+from midalign.leaderboard.trust import Trust, weakest
 
 _HEADLINE = 0
 """Among a family's metrics."""
@@ -86,6 +87,8 @@ class ModelFigures:
     """Overlaps of the model's training text and the test text, in words."""
     overlap_unchecked: list[str]
     """Training text that was not compared with the test text, in words. Empty in older records."""
+    trust: Trust = "checked"
+    """The weakest trust in its records."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,7 @@ def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -
         cut_off=_cut_off(section, row),
         overlap=_overlap(row),
         overlap_unchecked=_overlap_unchecked(row),
+        trust=weakest(run.trust for run in row.runs),
     )
 
 

@@ -14,7 +14,7 @@ import zstandard
 
 from midalign.errors import MidalignError
 from midalign.leaderboard.submission import RESULTS, BoardChange, items_beside
-from midalign.leaderboard.verify import LOG
+from midalign.leaderboard.trust import LOG
 from midalign.record import ITEMS_SUFFIX, SUFFIX
 
 LARGEST_FILE = 20_000_000

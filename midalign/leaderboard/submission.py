@@ -178,6 +178,11 @@ def review_change(change: BoardChange) -> ChangeReview:
         for name, check in zip(change.submitted, checks, strict=True)
         if check.record and not check.failed
     }
+    problems += [
+        f"{name}: its items are in {record.items.file}, expected {record.name}{ITEMS_SUFFIX}"
+        for name, record in passed.items()
+        if record.items and record.items.file != record.name + ITEMS_SUFFIX
+    ]
     runs = _load(change.proposed, passed)
     related = _load(change.kept, _same_base(change.kept, [record.base for record in passed.values()]))
     differences: list[BaselineDifference] = []

@@ -18,6 +18,7 @@ from midalign.leaderboard.result_sentences import describe_languages
 from midalign.leaderboard.section_figures import sample_name
 from midalign.leaderboard.sections import language_sets
 from midalign.leaderboard.submission import RESULTS, BaselineDifference, ChangeReview
+from midalign.leaderboard.trust import LOG
 from midalign.record import Record
 
 LICENCE = "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
@@ -142,6 +143,8 @@ def _findings(review: ChangeReview) -> str:
         name = code_span(review.names.get(files[0], files[0].name))
         lines.append(f"- {state}, {finding.subject}, {name}{more}: {_foreign(finding.text, review)}")
     lines += [f"- note: {_foreign(note, review)}" for note in review.notes]
+    if any(Path(path).name == LOG for path in review.change.other_files):
+        lines.append(f"- note: `{LOG}` changes. It makes records **verified**: only maintainers may write it")
     if others := review.change.other_files:
         shown = ", ".join(map(code_span, others[:20]))
         more = f" and {len(others) - 20} more" if len(others) > 20 else ""

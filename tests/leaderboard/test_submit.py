@@ -241,6 +241,15 @@ def test_altered_rate_is_refused_and_nothing_is_written(clone: Path, new: Path, 
     assert git(clone, "status", "--porcelain") == ""
 
 
+def test_items_of_another_name_are_refused(new: Path, tmp_path: Path) -> None:
+    items = new / f"{SUBMITTED}-seed1.items.jsonl.zst"
+    items.rename(new / "items.zst")
+    edit(new / f"{SUBMITTED}-seed1.json", lambda record: record["items"].update(file="items.zst"))
+    result = submit(tmp_path, new)
+    assert result.exit_code == 1
+    assert f"its items are in items.zst, expected {items.name}" in result.output
+
+
 def test_partial_record_is_marked(clone: Path, new: Path, tmp_path: Path) -> None:
     file = new / f"{SUBMITTED}-seed1.json"
     kept = [f"midalign_mini_slot_{code}" for code in ("en", "de")]
