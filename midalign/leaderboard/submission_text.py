@@ -154,9 +154,11 @@ def _findings(review: ChangeReview) -> str:
 
 def _foreign(text: str, review: ChangeReview) -> str:
     """Return a message for a comment, with files by their path below RESULTS."""
-    for files in (review.change.proposed, review.change.published):
-        for name, file in files.items():
-            text = text.replace(str(file), name).replace(str(file.parent), str(Path(name).parent))
+    for name, file in [*review.change.published.items(), *review.change.proposed.items()]:
+        folder = "" if "/" not in name else f"{name.rpartition('/')[0]}/"
+        text = text.replace(str(file), name)
+        if file.parent != Path():
+            text = text.replace(f"{file.parent}/", folder)
     return escape_comment(text, LONGEST)
 
 

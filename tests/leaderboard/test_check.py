@@ -110,6 +110,24 @@ def test_one_altered_value_fails_one_subject(path, change, subject, message):
     assert re.search(message, failures(edited(path, change), subject))
 
 
+def test_task_names_of_a_record_do_not_read_files(path, monkeypatch):
+    """A group of a user's own data is a path, which a stranger's record must not choose."""
+    opened = []
+    read = Path.read_bytes
+
+    def spy(file: Path) -> bytes:
+        opened.append(str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", spy)
+    name = f"slot:{path.parent}/secret_de"
+    with_items(path, lambda line: line.update(task=name))
+    check = edited(path, lambda r: r["tasks"].update({name: r["tasks"].pop(TASK)}))
+    assert "figures" in {finding.subject for finding in check.findings}
+    assert "languages" in {finding.subject for finding in check.findings}
+    assert not [file for file in opened if "secret" in file]
+
+
 def test_items_of_another_sample_fail(path):
     """A document that the model answered badly was exchanged for one that the split does not have."""
     check = with_items(path, lambda line: line["doc_ids"].__setitem__(0, 12345))
