@@ -5,6 +5,7 @@ effect.
 """
 
 import re
+import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
 
 def _tree(repository: Path, revision: str) -> dict[str, TreeEntry]:
     """Return the files of a revision by their path."""
+    if not shutil.which("git"):
+        raise MidalignError("git is not installed. Revisions are read by it")
     try:
         tree = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{tree}}")
         listed = _git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", tree.decode().strip())
