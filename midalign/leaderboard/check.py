@@ -174,7 +174,12 @@ def _overlap_problems(record: Record) -> list[str]:
         or overlap.short > overlap.exact + overlap.folded
         or min(overlap.exact, overlap.folded, overlap.near, overlap.short) < 0
     ]
-    return [f"Impossible figures: {sentence}" for sentence in impossible]
+    manifest = record.adapter.manifest if record.adapter else None
+    stated = [*(record.overlap.found if record.overlap else ()), *((manifest and manifest.overlap) or ())]
+    quoting = [overlap.sentence for overlap in stated if overlap.examples]
+    return [f"Impossible figures: {sentence}" for sentence in impossible] + [
+        f"Records must not quote test texts, whose licence may forbid it: {sentence}" for sentence in quoting
+    ]
 
 
 def _overlap_notes(record: Record) -> list[str]:

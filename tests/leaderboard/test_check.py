@@ -21,6 +21,12 @@ from midalign.record import read_items
 PUBLISHED = Path(__file__).parents[2] / "leaderboard" / "results"
 NAME = "mini-aligned-seed1"
 TASK = "midalign_mini_slot_de"
+QUOTING = {
+    **{"training": "p", "test": "mini", "split": "test", "language": "de"},
+    **{"texts": 300, "exact": 1, "short": 0, "near": 0},
+    "examples": [{"item": 3, "text": "a text", "training": "a text", "contained": 1.0}],
+}
+"""An overlap with an example, as no record has it."""
 
 
 @pytest.fixture
@@ -100,6 +106,11 @@ def test_published_records_pass():
         (lambda r: r["sample"].update(limit=20), "data", "300 items that are not its sample"),
         (lambda r: r["tasks"][TASK].update(prompt_digest="0" * 64), "prompts", "rendered here"),
         (lambda r: r["adapter"].update(manifest=None), "training", "--trained-on"),
+        (
+            lambda r: r.update(overlap={"found": [QUOTING], "unchecked": []}),
+            "overlap",
+            "must not quote test texts.*mini test, de",
+        ),
         (lambda r: r["roles"].update(supervised=["en"]), "training", "supervised"),
         (lambda r: r.update(seed=7), "training", "seed 7, the manifest says 1"),
         (lambda r: r["engine"].update(name="magic"), "engine", "Unknown engine 'magic'"),
