@@ -72,17 +72,17 @@ def checkout(tmp_path: Path) -> Path:
     (author / "midalign" / "__init__.py").write_text("raise SystemExit('code of the pull request')\n")
     git(author, "add", ".")
     git(author, "commit", "-q", "-m", "Submit a record")
-    # Meanwhile, the base branch has another record.
+    # The event names the base branch as it is now. Until it is merged, the branch gets another record.
     git(author, "switch", "-q", "main")
+    git(tmp_path, "clone", "-q", "--bare", "author", "origin.git")
+    git(tmp_path, "clone", "-q", "--depth=1", "--branch=main", f"file://{tmp_path}/origin.git", "checkout")
     for file in published.glob("mini-baseline-seed2.*"):
         shutil.copy(file, results)
     git(author, "add", ".")
     git(author, "commit", "-q", "-m", "Publish another record")
     git(author, "switch", "-q", "-c", "merged")
     git(author, "merge", "-q", "--no-ff", "-m", "Merge", "submission")
-    git(author, "update-ref", "refs/pull/7/merge", "merged")
-    git(tmp_path, "clone", "-q", "--mirror", "author", "origin.git")
-    git(tmp_path, "clone", "-q", "--depth=1", "--branch=main", f"file://{tmp_path}/origin.git", "checkout")
+    git(author, "push", "-q", "../origin.git", "main", "merged:refs/pull/7/merge")
     return tmp_path / "checkout"
 
 
