@@ -183,12 +183,13 @@ def _table_key(entry: BaselineDifference) -> tuple[str, tuple[tuple[str, int], .
 
 def _difference_table(sets: Sequence[tuple[str, int]], entries: Sequence[BaselineDifference]) -> str:
     header = ["model", "minus", *(f"{name} ({size})" for name, size in sets)]
-    header += ["languages after Holm's correction", "seeds", "remarks"]
+    unit = entries[0].pair.section.unit
+    header += [f"{unit}s after Holm's correction", "seeds", "remarks"]
     rows = []
     for entry in entries:
         difference = entry.difference
         means = difference.means[entry.pair.section.scorer.HEADLINE]
-        languages = describe_languages(difference.languages, difference.holm)
+        languages = describe_languages(difference.languages, difference.holm, entry.pair.section.unit)
         rows.append(
             [
                 code_span(entry.model),
