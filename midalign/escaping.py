@@ -18,6 +18,8 @@ _MARKUP = re.compile(r"[\\`*\[\]<>$~&#]|(?<![^\W_])_|_(?![^\W_])|(?<=:)(?=//)|(?
 URL becomes a link only if nothing stands before `//`."""
 _BLOCK = re.compile(r"\A( ?\d*)([#%+=.:)-])(?=[ #%+=:-]|\Z)")
 """Start of a heading, a list item or another block."""
+_REFERENCE = re.compile(r"@|\\#|(?<![A-Za-z])[Gg][Hh]-(?=\d)")
+"""Text that GitHub links in comments beyond Markdown: people, issues and pull requests."""
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -57,6 +59,14 @@ def escape_markdown(text: str, longest: int = LONGEST) -> str:
     `formatting.markdown_table` escapes the bars of a cell.
     """
     return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(lambda match: f"\\{match[0]}", plain_text(text, longest)))
+
+
+def escape_comment(text: str, longest: int = LONGEST) -> str:
+    """Return foreign text as Markdown of a comment on GitHub: nobody is notified, and nothing is linked.
+
+    An empty HTML comment after `@`, `#` and `GH-` ends the name before it begins.
+    """
+    return _REFERENCE.sub(lambda match: f"{match[0]}<!-- -->", escape_markdown(text, longest))
 
 
 def code_span(text: str) -> str:

@@ -7,7 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from midalign.escaping import LONGEST, code_span, escape_markdown, plain_text, terminal_lines
+from midalign.escaping import (
+    LONGEST,
+    code_span,
+    escape_comment,
+    escape_markdown,
+    plain_text,
+    terminal_lines,
+)
 from midalign.leaderboard.formatting import markdown_table
 
 HOSTILE = (
@@ -73,6 +80,23 @@ def test_markdown_shows_the_text_and_no_markup(text):
         visible, kinds = shown(mark + before + escape_markdown(text) + after)
         assert kinds <= {"text", "text_special"}
         assert visible.split() == (before + plain_text(text) + after).split()
+
+
+@given(st.one_of(TEXTS, st.text(alphabet="@#gGhH-1a\\ /", max_size=20)))
+@example("@team/all GH-1 #2 owner/name#3 a@b")
+def test_comments_show_the_text_and_notify_nobody(text):
+    """GitHub looks for people and issues in each text between two pieces of markup."""
+    (inline,) = (token for token in MARKDOWN.parse(f"a {escape_comment(text)} b") if token.type == "inline")
+    texts = [""]
+    for child in inline.children:
+        if child.type == "html_inline":
+            assert child.content == "<!-- -->"
+            texts.append("")
+        else:
+            assert child.type in ("text", "text_special")
+            texts[-1] += child.content
+    assert "".join(texts).split() == f"a {plain_text(text)} b".split()
+    assert not any(re.search(r"@\w|#\d|\bgh-\d", part, re.IGNORECASE) for part in texts)
 
 
 @given(TEXTS, TEXTS)

@@ -12,6 +12,8 @@ from midalign.cli import (
     leaderboard_export,
     leaderboard_missing,
     leaderboard_publish,
+    leaderboard_review,
+    leaderboard_submit,
     leaderboard_verify,
     merge,
     score,
@@ -46,6 +48,8 @@ _ = (
     leaderboard_verify,
     leaderboard_missing,
     leaderboard_publish,
+    leaderboard_submit,
+    leaderboard_review,
 )  # they add their commands to the group
 app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
 add_command(app, "compare", section=COMPARE, examples=compare.EXAMPLES)(compare.compare)

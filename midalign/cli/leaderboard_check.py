@@ -72,15 +72,12 @@ def check_table(checks: "Sequence[RecordCheck]") -> "Table":
 def finding_lines(checks: "Sequence[RecordCheck]") -> list[str]:
     """Return failures, then notes, each text once with the records that it is about."""
     from midalign.escaping import plain_text
+    from midalign.leaderboard.check import group_findings
 
-    about: dict[tuple[str, str, str], list[str]] = {}
-    for entry in checks:
-        for finding in entry.findings:
-            if finding.state != "ok":
-                key = (finding.state, finding.subject, plain_text(finding.text, longest=1000))
-                about.setdefault(key, []).append(plain_text(entry.file.stem))
     lines = []
-    for (state, subject, text), names in sorted(about.items(), key=lambda entry: entry[0][0] != "fail"):
-        others = f" and {len(names) - 1} more records" if len(names) > 1 else ""
-        lines.append(f"{'FAIL' if state == 'fail' else state}  {subject}  {names[0]}{others}: {text}")
+    for finding, files in group_findings(checks).items():
+        others = f" and {len(files) - 1} more records" if len(files) > 1 else ""
+        state = "FAIL" if finding.state == "fail" else finding.state
+        text = plain_text(finding.text, longest=1000)
+        lines.append(f"{state}  {finding.subject}  {plain_text(files[0].stem)}{others}: {text}")
     return lines

@@ -250,7 +250,7 @@ def split_name(name: str) -> tuple[str, str]:
     Raises TaskError for any other name.
     """
     parts = name.split("_", 4)
-    if len(parts) < 4 or parts[1] not in ROWS:
+    if len(parts) < 4 or parts[1] not in ROWS or not re.fullmatch(r"[\w.-]+", name):
         raise TaskError(f"No task {name!r}; expected own_<family>_<file>_<digest>_<language>")
     return "_".join(parts[:4]), parts[4] if len(parts) == 5 else ""
 

@@ -81,16 +81,32 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
     return list(files)
 
 
-def check_records(files: Sequence[Path], prompts: bool = True) -> list[RecordCheck]:
-    """Check records, each for itself and for duplicates among them.
+def check_records(
+    files: Sequence[Path], prompts: bool = True, published: Sequence[Path] = ()
+) -> list[RecordCheck]:
+    """Check records, each for itself and for duplicates among them and among published ones.
 
     Args:
         files: record files.
         prompts: True to render the prompts of tasks whose data are here, which loads lm-eval.
+        published: records that are on the board already. They are not checked.
+
+    Raises RecordError for an unreadable published record.
     """
+    known = [RecordCheck(file, read_record(file)) for file in published]
     checks = [_check_record(file, prompts) for file in files]
-    _check_duplicates([check for check in checks if check.record])
+    _check_duplicates([*known, *(check for check in checks if check.record)], published)
     return checks
+
+
+def group_findings(checks: Sequence[RecordCheck]) -> dict[CheckFinding, list[Path]]:
+    """Return failures, then notes, each text once, with the records that it is about."""
+    about: dict[CheckFinding, list[Path]] = {}
+    for check in checks:
+        for finding in check.findings:
+            if finding.state != "ok":
+                about.setdefault(finding, []).append(check.file)
+    return dict(sorted(about.items(), key=lambda entry: entry[0].state != "fail"))
 
 
 def _check_record(file: Path, prompts: bool) -> RecordCheck:
@@ -158,7 +174,12 @@ def _overlap_problems(record: Record) -> list[str]:
         or overlap.short > overlap.exact + overlap.folded
         or min(overlap.exact, overlap.folded, overlap.near, overlap.short) < 0
     ]
-    return [f"Impossible figures: {sentence}" for sentence in impossible]
+    manifest = record.adapter.manifest if record.adapter else None
+    stated = [*(record.overlap.found if record.overlap else ()), *((manifest and manifest.overlap) or ())]
+    quoting = [overlap.sentence for overlap in stated if overlap.examples]
+    return [f"Impossible figures: {sentence}" for sentence in impossible] + [
+        f"Records must not quote test texts, whose licence may forbid it: {sentence}" for sentence in quoting
+    ]
 
 
 def _overlap_notes(record: Record) -> list[str]:
@@ -226,8 +247,9 @@ def _engine_problems(record: Record) -> list[str]:
     return []
 
 
-def _check_duplicates(checks: Sequence[RecordCheck]) -> None:
+def _check_duplicates(checks: Sequence[RecordCheck], published: Sequence[Path]) -> None:
     """Add the records that answer a task with the same model on the same sample, and equal items files."""
+    on_board = set(published)
     by_result: dict[tuple[object, ...], RecordCheck] = {}
     by_items: dict[str, RecordCheck] = {}
     for check in checks:
@@ -241,9 +263,19 @@ def _check_duplicates(checks: Sequence[RecordCheck]) -> None:
         notes = []
         if same_items is not check and same_items.file not in twins:
             notes.append(f"The same counts per item as {same_items.file.name}, of another model")
-        check.add(
-            "unique", [f"{twin} has the same model, task and sample. Remove one" for twin in twins], notes
-        )
+        check.add("unique", [_duplicate(check.file, twin, twin in on_board) for twin in twins], notes)
+
+
+def _duplicate(file: Path, twin: Path, published: bool) -> str:
+    """Return the failure of a record with the same result as another."""
+    if not published:
+        return f"{twin} has the same model, task and sample. Remove one"
+    if file.read_bytes() == twin.read_bytes():
+        return f"{twin} is this record. It is published already, so there is nothing to submit"
+    return (
+        f"{twin} is published and has the same model, task and sample. To correct it, replace its two files, "
+        f"and commit them in the clone"
+    )
 
 
 def _results(record: Record) -> list[tuple[object, ...]]:

@@ -52,14 +52,14 @@ def check_task_group(record: Record, items: dict[str, Items], prompts: bool) -> 
     """
     problems: dict[str, list[str]] = {"tasks": [], "data": [], "prompts": [], "languages": []}
     notes: dict[str, list[str]] = {subject: [] for subject in problems}
-    current = []
+    current, known = [], []
     # 1. Tasks and versions.
     for name, task in record.tasks.items():
         problem, note = _version(name, task)
         problems["tasks"] += [problem] if problem else []
         notes["tasks"] += [note] if note else []
-        if not problem and not note:
-            current.append(name)
+        known += [] if problem else [name]
+        current += [] if problem or note else [name]
     if record.sample.split not in get_args(Split):
         problems["tasks"].append(f"Unknown split {record.sample.split!r}: expected validation or test")
         current = []
@@ -88,7 +88,7 @@ def check_task_group(record: Record, items: dict[str, Items], prompts: bool) -> 
     if len(current) < len(record.tasks):
         notes["data"].append("Digests of other task versions are not known")
     # 4. Languages.
-    notes["languages"] = _missing_languages(record)
+    notes["languages"] = _missing_languages(record, known)
     return [
         finding for subject in problems for finding in _findings(subject, problems[subject], notes[subject])
     ]
@@ -223,11 +223,15 @@ def _rendered(
     )
 
 
-def _missing_languages(record: Record) -> list[str]:
-    """Return which languages of a group the record lacks, in words: one text per partial group."""
+def _missing_languages(record: Record, existing: Sequence[str]) -> list[str]:
+    """Return which languages of a group the record lacks, in words: one text per partial group.
+
+    `existing` are tasks that this version knows. Others are not expanded, since `slot:PATH` would read any
+    file.
+    """
     groups: dict[str, set[str]] = {}
-    for name, task in record.tasks.items():
-        if place := task_place(name, task.language):
+    for name in existing:
+        if place := task_place(name, record.tasks[name].language):
             groups.setdefault(place[0], set()).add(name)
     notes = []
     for group, names in groups.items():

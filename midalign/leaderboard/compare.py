@@ -29,6 +29,7 @@ from midalign.leaderboard.statistics import (
     ratio,
     unpaired_difference,
 )
+from midalign.leaderboard.trust import Trust, weakest
 
 _HEADLINE = 0
 """Among a family's metrics."""
@@ -86,6 +87,8 @@ class ModelFigures:
     """Overlaps of the model's training text and the test text, in words."""
     overlap_unchecked: list[str]
     """Training text that was not compared with the test text, in words. Empty in older records."""
+    trust: Trust = "checked"
+    """The weakest trust in its records."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def compare_models(
     scores = scores or bootstrap(section)
     models = [_model(section, row, scores) for row in section.rows]
     differences = [
-        _difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
+        row_difference(section, row, baseline, scores) for row, baseline in arms_with_baseline(section)
     ]
     return models, differences
 
@@ -142,7 +145,7 @@ def compare_other_pairs(
         return []
     known = {frozenset((difference.model, difference.baseline)) for difference in differences}
     return [
-        _difference(section, row, other, scores)
+        row_difference(section, row, other, scores)
         for other, row in combinations(section.rows, 2)
         if frozenset((row.label, other.label)) not in known
     ]
@@ -243,6 +246,7 @@ def _model(section: BoardSection, row: BoardRow, scores: Mapping[str, Scores]) -
         cut_off=_cut_off(section, row),
         overlap=_overlap(row),
         overlap_unchecked=_overlap_unchecked(row),
+        trust=weakest(run.trust for run in row.runs),
     )
 
 
@@ -327,9 +331,10 @@ def seed_change(
     return mean_of_seeds([by_seed[seed].minus(against[seed]) for seed in shared]), reference
 
 
-def _difference(
+def row_difference(
     section: BoardSection, row: BoardRow, baseline: BoardRow, scores: Mapping[str, Scores]
 ) -> Difference:
+    """Return a row minus another of the section. `scores` are those of `bootstrap`."""
     by_seed, against = _by_seed(row, scores), _by_seed(baseline, scores)
     shared = [seed for seed in by_seed if seed in against]
     change, reference = seed_change(row, baseline, scores)

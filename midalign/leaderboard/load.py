@@ -12,6 +12,7 @@ from midalign import record
 from midalign.data.registry import treebanks
 from midalign.errors import RecordError, nearest
 from midalign.languages import languages
+from midalign.leaderboard.trust import Trust, trust_of
 from midalign.metrics import FAMILIES, Scorer, scorer
 from midalign.record import Items, Record, TaskResult
 
@@ -35,6 +36,7 @@ class Run:
     """The same keys -> (columns,) pooled counts of the items that occur in no training split, if known."""
     comet: dict[str, np.ndarray] = field(default_factory=dict)
     """Direction -> (items,) COMET's scores in millionths, if it has any."""
+    trust: Trust = "checked"
 
     @property
     def languages(self) -> list[str]:
@@ -123,6 +125,7 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
         raise RecordError(f"{file}: decoding.generation is not an object of settings. {_AGAIN}")
     _check_languages(file, entry)
     groups: dict[str, Run] = {}
+    trust = trust_of(file, entry)
     for name, task in entry.tasks.items():
         place = task_place(name, task.language)
         if place is None:
@@ -137,7 +140,7 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
         value_of = _formula(entry.schema_version, scorer(task.family))
         _verify(file, name, task, counts, value_of)
         _verify_repeated(file, name, task, unrepeated, value_of)
-        run = groups.setdefault(group, Run(shown, entry, group, {}, {}, {}))
+        run = groups.setdefault(group, Run(shown, entry, group, {}, {}, {}, trust=trust))
         run.counts[code] = counts
         run.ids[code] = ids
         if task.repeated is not None and len(unrepeated):

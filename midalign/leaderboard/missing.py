@@ -245,3 +245,15 @@ def _task_options(group: str, tasks: Sequence[str]) -> list[str]:
     except (MidalignError, KeyError):
         pass  # tasks that this version does not have
     return ["--tasks", ",".join(tasks)]
+
+
+def rerun_command(run: Run) -> str:
+    """Return the command that evaluates a run's model on its tasks again, or nothing for external outputs."""
+    record = run.record
+    if record.engine.name == "external":
+        return ""
+    tasks = tuple(run.task_name(code) for code in run.languages)
+    more = ["--engine", record.engine.name]
+    more += ["--batch-invariant"] if record.engine.batch_invariant else []
+    more += ["--trained-on", record.trained_on] if record.trained_on else []
+    return f"{MissingCell(_model(record), _column(run), tasks, tasks).command} {shlex.join(more)}"

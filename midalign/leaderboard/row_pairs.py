@@ -45,7 +45,7 @@ def select_pairs(first: str, second: str, results: Path) -> list[RowPair]:
         if section.group == other_section.group:
             # The base is a row of several sections: the same records make one pair.
             files = tuple(tuple(f"{section.group} {run.file}" for run in side.runs) for side in (row, other))
-            for pair in _pair(names, section, row, other):
+            for pair in pair_rows(names, section, row, other):
                 pairs.setdefault((files[0], files[1]), pair)
     if not pairs:
         raise RecordError(
@@ -138,7 +138,9 @@ def _items(side: list[tuple[BoardSection, BoardRow]]) -> str:
     )
 
 
-def _pair(names: tuple[str, str], section: BoardSection, row: BoardRow, other: BoardRow) -> Iterator[RowPair]:
+def pair_rows(
+    names: tuple[str, str], section: BoardSection, row: BoardRow, other: BoardRow
+) -> Iterator[RowPair]:
     """Yield the pair of two rows, reduced to the languages whose items they share, if there are any."""
     runs = [*row.runs, *other.runs]
     codes = sorted(set.union(*(set(run.languages) for run in runs)))

@@ -29,6 +29,7 @@ from midalign.leaderboard.section_figures import (
 )
 from midalign.leaderboard.sections import BoardSection, language_sets, language_title, resource_of
 from midalign.leaderboard.statistics import DRAWS
+from midalign.leaderboard.trust import MARKS, Trust
 
 MARK = "<!-- written by midalign leaderboard build -->"
 _PREFACE = f"""\
@@ -58,6 +59,11 @@ of the training seed too. Seeds are paired in differences. Intervals of one seed
   earlier versions lack it.
 - **cut off**: share of outputs that reached the token limit of an answer, over all languages and seeds.
 """
+
+_TRUST: dict[Trust, str] = {
+    "verified": "Verified: random items were answered again with the named model, and the counts agree.",
+    "self-reported": "Self-reported: outputs made elsewhere, or an adapter whose training is only declared.",
+}
 
 
 def render_page(parts: Sequence[SectionFigures]) -> str:
@@ -174,6 +180,8 @@ def _section(part: SectionFigures) -> str:
         for model in part.models
         if model.overlap_unchecked
     ]
+    states = {model.trust for model in part.models}
+    blocks += [f"{MARKS[state]} {sentence}" for state, sentence in _TRUST.items() if state in states]
     blocks.append("\n".join(f"- {line}" for line in words))
     if lonely:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
@@ -218,8 +226,8 @@ def _engine(part: SectionFigures, model: ModelFigures) -> str:
 
 
 def marked_label(model: ModelFigures) -> str:
-    """Return a row's label, with § if the model was trained on text of a test set."""
-    return f"{model.label} §" if model.overlap else model.label
+    """Return a row's label with § if it was trained on text of a test set, and its mark of trust."""
+    return " ".join(filter(None, [model.label, "§" if model.overlap else "", MARKS[model.trust]]))
 
 
 def _main_table(part: SectionFigures) -> str:

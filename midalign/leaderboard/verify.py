@@ -1,6 +1,5 @@
 """Answer items of a record again, and decide whether the record was altered."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from midalign.evaluate.thoughts import BUDGET
 from midalign.files import write_atomically
 from midalign.leaderboard.decision import FURTHER, TOLERANCES, RerunRule
 from midalign.leaderboard.load import runs_of_file
+from midalign.leaderboard.trust import LOG, file_sha256
 from midalign.metrics import scorer
 from midalign.record import Conditions, Items, Record, conditions_of, read_items, read_record
 from midalign.record.conditions import GPU, condition_differences
@@ -25,9 +25,6 @@ from midalign.reporting import ignore_progress
 
 if TYPE_CHECKING:
     from midalign.device import Dtype
-
-LOG = "verifications.jsonl"
-"""File next to the records with the outcomes of their reruns."""
 
 NOT_STATED = -1
 """Count in a column that a record lacks, since it is older than the column."""
@@ -223,8 +220,3 @@ def log_verification(outcome: Verification) -> Path:
     before = path.read_bytes() if path.is_file() else b""
     write_atomically(path, before + json.dumps(line).encode() + b"\n")
     return path
-
-
-def file_sha256(file: Path) -> str:
-    """Return the digest of a record's file, which holds the digest of its items."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -178,8 +178,8 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
     write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
     build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| external |  | 40.0 | 40.0 |\n" in page
-    assert "| external | 40.0 | – | 100 | external |\n" in page
+    assert "| external ◇ |  | 40.0 | 40.0 |\n" in page
+    assert "| external ◇ | 40.0 | – | 100 | external |\n" in page
     assert "No baseline" not in page
 
 
@@ -256,7 +256,7 @@ def test_the_board_says_what_a_record_found_and_could_not_check(tmp_path):
     write(tmp_path / "r", "a", "aligned", {"de": share(10, 4)}, seed=1, overlap=check)
     build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| aligned § |" in page
+    assert "| aligned § ◇ |" in page
     assert "§ aligned was trained on text of a test set: p holds 42 of 300 texts of mini test, de." in page
     assert (
         "The training text of aligned was not compared with the test text: q (sw) is not available." in page
@@ -318,8 +318,8 @@ def test_the_page_shows_token_limits_and_how_many_outputs_reached_them(tmp_path)
         line.split(" | ")[0]: line.split(" | ") for line in page.splitlines() if "| hf float32, cpu |" in line
     }
     # Five languages of 100 items: 5 x 3 and 5 x 5 of 1,000 outputs.
-    assert rows["| baseline"][column] == "4.0"
-    assert rows["| aligned"][column] == "–"
+    assert rows["| baseline ◇"][column] == "4.0"
+    assert rows["| aligned ◇"][column] == "–"
     (section,) = json.loads((tmp_path / "leaderboard.json").read_text())["sections"]
     assert [model["cut_off"] for model in section["models"]] == [40, None]
     assert section["languages"]["de"]["max_gen_toks"] == 96

@@ -15,7 +15,8 @@ from midalign.cli.exits import ALTERED, NOT_VERIFIABLE
 from midalign.errors import EngineError
 from midalign.evaluate import outcome
 from midalign.leaderboard.decision import FALSE_ALARM, FURTHER, RerunRule
-from midalign.leaderboard.verify import LOG, Verification, compare_answers, settings_of_record
+from midalign.leaderboard.trust import LOG
+from midalign.leaderboard.verify import Verification, compare_answers, settings_of_record
 from midalign.record import Items, read_items, read_record
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboard" / "results"

@@ -19,6 +19,7 @@ from midalign.leaderboard.section_figures import (
 )
 from midalign.leaderboard.sections import BoardSection, language_sets, language_title, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL, Estimate
+from midalign.leaderboard.trust import weakest
 
 Data = dict[str, Any]
 
@@ -181,6 +182,7 @@ def _model_summary(model: PageModel) -> Data:
         "engine": f"{engine} {dtype}".strip(),
         "seeds": len(row.runs),
         "overlap": any(part.models[index].overlap for part, index in model.places),
+        "trust": weakest(part.models[index].trust for part, index in model.places),
         "cells": cells,
     }
 
@@ -271,6 +273,7 @@ def _run(section: BoardSection, run: Run) -> Data:
     adapter, manifest = entry.adapter, entry.adapter.manifest if entry.adapter else None
     return {
         "record": run.file,
+        "trust": run.trust,
         "created": entry.created.date().isoformat(),
         "seed": entry.seed,
         "engine": " ".join(filter(None, [entry.engine.name, entry.engine.dtype, entry.engine.device])),

@@ -36,7 +36,7 @@ def collect_models(parts: Sequence[SectionFigures]) -> list[PageModel]:
     for part in parts:
         for index, row in enumerate(part.section.rows):
             key = _key(row)
-            model = models.setdefault(key, PageModel(key, row, _title(row)))
+            model = models.setdefault(key, PageModel(key, row, model_title(row)))
             model.places.append((part, index))
     _distinguish(list(models.values()))
     return list(models.values())
@@ -70,7 +70,8 @@ def _key(row: BoardRow) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
-def _title(row: BoardRow) -> str:
+def model_title(row: BoardRow) -> str:
+    """Return the name of the base, or recipe and arm, or record and arm without a recipe."""
     entry = row.runs[0].record
     if row.arm == "base":
         return entry.base.name

@@ -58,7 +58,7 @@
     const training = one.training || {};
     const packages = Object.entries(one.packages).map(function (entry) { return entry.join(" "); }).join(", ");
     return element("details", {}, element("summary", {}, midalign.name(one.record)), facts([
-      ["Evaluated", one.created + ", " + one.engine], ["Training seed", one.seed],
+      ["Evaluated", one.created + ", " + one.engine], ["Trust", one.trust], ["Training seed", one.seed],
       ["Cost of these tasks", duration(one.seconds) + ", " + midalign.count(one.tokens) + " tokens"],
       ["Adapter", one.adapter ? one.adapter.name : null], ["Adapter digest", one.adapter ? one.adapter.digest : null],
       ["Recipe", one.recipe ? one.recipe.name : null], ["Recipe digest", one.recipe ? one.recipe.digest : null],
@@ -96,7 +96,7 @@
       return [
         element("h2", { tabindex: "-1" }, midalign.name(model.title)),
         facts([
-          ["Base", model.base], ["Arm", model.arm], ["Recipe", model.recipe], ["Engine", model.engine], ["Seeds", model.seeds],
+          ["Base", model.base], ["Arm", model.arm], ["Recipe", model.recipe], ["Engine", model.engine], ["Seeds", model.seeds], ["Trust", model.trust],
           ["Parameters of the base", model.size ? midalign.count(model.size) + " (as its name states)" : "not recorded"],
           ["Base digest", model.digest || "not recorded"], ["Licence", "not recorded: see the base's and the data sets' own"],
         ]),

@@ -77,7 +77,7 @@
         base: { text: model.base },
         size: { text: model.size ? (model.size >= 1e9 ? model.size / 1e9 + "B" : model.size / 1e6 + "M") : midalign.NONE, value: model.size },
         seeds: { text: String(model.seeds), value: model.seeds },
-        engine: { text: model.engine || midalign.NONE },
+        engine: { text: model.engine || midalign.NONE }, trust: { text: model.trust },
         points: { text: midalign.percent(points[i]), value: points[i] },
         tasks: { text: entry.scores.filter(isNumber).length + " of " + tasks.length, value: entry.scores.filter(isNumber).length },
       };
@@ -88,7 +88,7 @@
       const row = {
         rank: { text: midalign.NONE, value: null }, model: { text: reference.title }, base: { text: midalign.NONE, value: null },
         size: { text: midalign.NONE, value: null }, seeds: { text: midalign.NONE, value: null }, engine: { text: midalign.NONE, value: null },
-        points: { text: midalign.NONE, value: null }, tasks: { text: midalign.NONE, value: null }, class: "reference",
+        trust: { text: midalign.NONE, value: null }, points: { text: midalign.NONE, value: null }, tasks: { text: midalign.NONE, value: null }, class: "reference",
       };
       let known = false;
       tasks.forEach(function (task) {
@@ -106,6 +106,7 @@
       ].concat(tasks.map(function (task) { return { key: task.id, title: task.title, numeric: true, about: task.headline + ", " + task.sample + ", " + task.items + " items per language" }; }), [
         { key: "points", title: "Wins", numeric: true, about: "Mean share of the other models that the model beats" }, { key: "tasks", title: "Tasks", numeric: true },
         { key: "seeds", title: "Seeds", numeric: true }, { key: "engine", title: "Engine" },
+        { key: "trust", title: "Trust", about: "verified: items were answered again; checked: figures follow from the counts per item; self-reported: so do they, but the outputs or the training come from elsewhere" },
       ]),
       rows: rows.concat(referenceRows), ranked: models.length,
     };
