@@ -176,6 +176,7 @@ def _model_summary(model: PageModel) -> Data:
         "digest": entry.base.digest,
         "arm": row.arm,
         "recipe": entry.recipe.name if entry.recipe and row.arm != "base" else None,
+        "settings": _settings(entry.adapter.manifest) if entry.adapter and entry.adapter.manifest else {},
         "size": parameters,
         "bucket": size_bucket(parameters),
         "engine": f"{engine} {dtype}".strip(),
@@ -183,6 +184,13 @@ def _model_summary(model: PageModel) -> Data:
         "overlap": any(part.models[index].overlap for part, index in model.places),
         "cells": cells,
     }
+
+
+def _settings(manifest: Manifest) -> Data:
+    """Return the settings of an arm, or of each parent of a merged one, by name. Empty in older records."""
+    every = [(manifest.arm, manifest.settings)]
+    every += [(parent.name, parent.settings) for parent in manifest.parents or []]
+    return {name: settings for name, settings in every if settings is not None}
 
 
 def _cell(part: SectionFigures, index: int) -> Data:
