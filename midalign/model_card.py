@@ -136,7 +136,10 @@ def _uses(manifest: Manifest) -> list[str]:
     families = dict.fromkeys(
         harness.metadata(name)["family"] for text in _texts(manifest) for name in _tasks(text)
     )
-    uses = " and ".join(dict.fromkeys(USES[name] for name in families)) or "the task that it was trained on"
+    uses = (
+        " and ".join(dict.fromkeys(USES.get(name, name) for name in families))
+        or "the task that it was trained on"
+    )
     uses = f"{uses}, with the prompt below, and research on cross-lingual transfer"
     if manifest.training_text and all(text.kind == "pairs" for text in manifest.training_text):
         uses = "merging with adapters of the same base that were trained on a task"
@@ -150,20 +153,20 @@ def _uses(manifest: Manifest) -> list[str]:
 
 def _facts(manifest: Manifest) -> list[str]:
     losses = ", ".join(f"{name} {loss:.2f}" for name, loss in manifest.training.items())
-    parents = [f"{escape_markdown(p.name)}, adapter `{p.digest[:12]}`" for p in manifest.parents or []]
+    parents = [f"{_cell(p.name)}, adapter `{p.digest[:12]}`" for p in manifest.parents or []]
     return [
         "| | |",
         "| --- | --- |",
-        f"| arm, seed | {escape_markdown(manifest.arm)}, {manifest.seed} |",
+        f"| arm, seed | {_cell(manifest.arm)}, {manifest.seed} |",
         *(f"| merged from | {parent} |" for parent in parents),
         f"| supervised languages | {', '.join(manifest.supervised)} |",
         f"| aligned languages | {', '.join(manifest.aligned) if manifest.layer is not None else 'none'} |",
         *([f"| dtype of training | {manifest.dtype} |"] if manifest.dtype else []),
         f"| updates, tokens | {manifest.updates:,}, {manifest.tokens:,} |",
         f"| last losses | {losses or 'none'} |",
-        f"| recipe | {escape_markdown(manifest.recipe.name)}, digest `{manifest.recipe.digest[:12]}` |",
+        f"| recipe | {_cell(manifest.recipe.name)}, digest `{manifest.recipe.digest[:12]}` |",
         f"| base, sha256 | `{manifest.base_digest[:12]}` |",
-        f"| licence of the base | {escape_markdown(manifest.base_licence or 'not known')} |",
+        f"| licence of the base | {_cell(manifest.base_licence or 'not known')} |",
         "",
     ]
 
@@ -183,10 +186,13 @@ def _data(manifest: Manifest) -> list[str]:
         licences = dict.fromkeys(data_set(name).LICENCE for name in names)
         licence = "; ".join(licences) or "not known"
         digest = f"`{text.digest[:12]}`" if text.digest else ""
-        lines.append(
-            f"| {escape_markdown(shown)} | {used} | {', '.join(text.languages)} | {licence} | {digest} |"
-        )
+        lines.append(f"| {_cell(shown)} | {used} | {', '.join(text.languages)} | {licence} | {digest} |")
     return [*lines, ""]
+
+
+def _cell(text: str) -> str:
+    """Return foreign text for a cell of a table."""
+    return escape_markdown(text).replace("|", "\\|")
 
 
 def _texts(manifest: Manifest) -> list[TrainingText]:

@@ -80,6 +80,8 @@ def train(
     `midalign train` and `midalign-train` are the same command. Interrupted runs resume from the last
     checkpoint. The base is scored too, for comparison.
     """
+    if private and not push_to_hub:
+        raise typer.BadParameter("--private is for --push-to-hub NAMESPACE")
     settle_environment()
     from rich.console import Console
 

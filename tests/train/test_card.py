@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -354,6 +355,12 @@ def test_repositories_have_names_that_the_hub_allows(trained, name, namespace):
     assert plan_upload(trained, namespace).repository.isascii()
     with pytest.raises(AdapterError, match="no name of a repository"):
         plan_upload(trained, "te/am")
+
+
+def test_names_do_not_break_tables(trained):
+    manifest = adapter.read_manifest(trained).model_copy(update={"arm": "a|b", "pairs": "x|y/{language}.tsv"})
+    lines = [line for line in render_card(manifest).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3, 6}
 
 
 def test_an_adapter_from_elsewhere_has_no_card(trained):

@@ -169,6 +169,7 @@ def _model_summary(model: PageModel) -> Data:
         # A base occurs once per choice of roles, with the same scores.
         cells.setdefault(_task_key(part.section), _cell(part, index))
     engine, dtype = row.engine
+    manifest = entry.adapter.manifest if entry.adapter else None
     return {
         "id": model.key,
         "title": model.title,
@@ -176,7 +177,8 @@ def _model_summary(model: PageModel) -> Data:
         "digest": entry.base.digest,
         "arm": row.arm,
         "recipe": entry.recipe.name if entry.recipe and row.arm != "base" else None,
-        "settings": _settings(entry.adapter.manifest) if entry.adapter and entry.adapter.manifest else {},
+        "settings": _settings(manifest) if manifest else {},
+        "licence": manifest.base_licence if manifest else None,
         "size": parameters,
         "bucket": size_bucket(parameters),
         "engine": f"{engine} {dtype}".strip(),
