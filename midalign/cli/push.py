@@ -31,10 +31,18 @@ def push(
     ] = False,
 ) -> None:
     """Upload adapters with their model cards to the Hugging Face hub."""
+    from midalign.errors import RecordError
     from midalign.hub_upload import plan_upload, upload_adapter
-    from midalign.leaderboard.adapter_cards import scored_cards
+    from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
 
-    cards = scored_cards(adapters, results) if results is not None else {}
+    cards = {}
+    for folder, runs in runs_by_adapter(adapters, results).items() if results is not None else ():
+        if not runs:
+            raise RecordError(
+                f"{results} has no record of the weights in {folder}. Score them first: "
+                f"midalign eval --base BASE --tasks TASKS --adapter {folder} --output {results}"
+            )
+        cards[folder] = scored_card(folder, runs)
     uploads = [plan_upload(folder, to, cards.get(folder)) for folder in adapters]
     for upload in uploads:
         if not dry_run:

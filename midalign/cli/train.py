@@ -87,7 +87,7 @@ def train(
 
     from midalign.cli.eval import print_differences
     from midalign.files import write_atomically
-    from midalign.leaderboard.adapter_cards import scored_cards
+    from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
     from midalign.model_card import CARD
     from midalign.record import SUFFIX
     from midalign.train.parallel import train_in_parallel
@@ -118,8 +118,8 @@ def train(
         print(f"All weights were trained. To score them: midalign eval --base FOLDER --tasks {settings.task}")
     elif settings.evaluate:
         evaluate_adapters(settings, adapters)
-        for folder, card in scored_cards(adapters, settings.output / "results").items():
-            write_atomically(folder / CARD, card.encode())
+        for folder, runs in runs_by_adapter(adapters, settings.output / "results").items():
+            write_atomically(folder / CARD, scored_card(folder, runs).encode())
         print_differences(console, sorted((settings.output / "results").glob(f"*{SUFFIX}")))
     if push_to_hub:
         from midalign.hub_upload import plan_upload, upload_adapter

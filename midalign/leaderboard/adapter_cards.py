@@ -10,8 +10,8 @@ from midalign.leaderboard.load import Run, runs_of_file
 from midalign.model_card import folder_card
 
 
-def scored_cards(adapters: Sequence[Path], results: Path) -> dict[Path, str]:
-    """Return the model card of each folder, with the scores of all complete records of its weights.
+def runs_by_adapter(adapters: Sequence[Path], results: Path) -> dict[Path, list[Run]]:
+    """Return the runs of all complete records of each adapter's weights, in the order of the records' names.
 
     Raises RecordError for a record of these weights whose figures do not follow from its items.
     """
@@ -22,13 +22,14 @@ def scored_cards(adapters: Sequence[Path], results: Path) -> dict[Path, str]:
         digest = entry.adapter.digest if entry.adapter else entry.base.digest
         if digest in runs and entry.shard is None:
             runs[digest] += runs_of_file(path, path.name)
-    cards = {}
-    for folder in adapters:
-        of_weights = runs[digests[folder]]
-        records = {run.file: run.record for run in of_weights}
-        scores = [score for scores in hub_results(of_weights).values() for score in scores]
-        cards[folder] = folder_card(folder, list(records.values()), scores)
-    return cards
+    return {folder: runs[digest] for folder, digest in digests.items()}
+
+
+def scored_card(folder: Path, runs: Sequence[Run]) -> str:
+    """Return the model card of a folder with the scores of these runs."""
+    records = {run.file: run.record for run in runs}
+    scores = [score for of_model in hub_results(runs).values() for score in of_model]
+    return folder_card(folder, list(records.values()), scores)
 
 
 def _weights_digest(folder: Path) -> str:

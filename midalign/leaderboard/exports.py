@@ -137,10 +137,16 @@ def hub_results(runs: Sequence[Run]) -> "dict[str, list[EvalResult]]":
                 metric_type=row["metric"],
                 metric_name=scorer(row["family"]).METRICS[row["metric"]].title,
                 metric_value=row["value"],
-                metric_args=None if row["regime"] == "free" else {"decoding": plain_text(row["regime"])},
+                metric_args=_conditions(row) or None,
             )
         )
     return results
+
+
+def _conditions(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells two results apart that the hub lists under one data set and split."""
+    decoding = {} if row["regime"] == "free" else {"decoding": plain_text(row["regime"])}
+    return decoding if row["limit"] is None else {**decoding, "items": row["n"]}
 
 
 def source_of(task: str) -> str:

@@ -18,7 +18,7 @@ from midalign import adapter, harness, record
 from midalign.cli.app import app
 from midalign.errors import AdapterError, RecordError
 from midalign.hub_upload import plan_upload, upload_adapter
-from midalign.leaderboard.adapter_cards import scored_cards
+from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
 from midalign.model_card import render_card
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
@@ -133,6 +133,10 @@ def test_an_adapter_is_uploaded_with_its_card_and_scores(tmp_path, hub):
     assert f"{scored['value']:.3f} ± {scored['stderr']:.3f}" in row
 
 
+def card_with_scores(folder, results):
+    return scored_card(folder, runs_by_adapter([folder], results)[folder])
+
+
 @pytest.fixture
 def trained(tmp_path):
     """An adapter's folder as midalign-train leaves it, with weights that nothing reads."""
@@ -177,7 +181,7 @@ def test_the_card_has_free_and_constrained_scores(trained, tmp_path):
     scored(results, "mini-aligned-seed1", 3, weights)
     scored(results, "mini-aligned-seed1-constrained", 7, weights, "constrained")
     scored(results, "other-weights-of-this-name", 9, "c" * 64)
-    text = scored_cards([trained], results)[trained]
+    text = card_with_scores(trained, results)
     free, constrained = text.split("## Scores on test, all items, ")[1:]
     assert free.startswith("free decoding\n\nRecord `mini-aligned-seed1`.")
     assert "| midalign_mini_slot_de | aligned | 0.300 ± 0.010 |" in free
@@ -188,7 +192,7 @@ def test_the_card_has_free_and_constrained_scores(trained, tmp_path):
 
 def test_the_card_of_other_weights_has_no_scores(trained, tmp_path):
     scored(tmp_path / "results", "mini-aligned-seed1", 3, "c" * 64)
-    assert "Not scored yet" in scored_cards([trained], tmp_path / "results")[trained]
+    assert "Not scored yet" in card_with_scores(trained, tmp_path / "results")
 
 
 def test_the_card_takes_no_impossible_scores(trained, tmp_path):
@@ -198,7 +202,7 @@ def test_the_card_takes_no_impossible_scores(trained, tmp_path):
     content["adapter"]["digest"] = adapter.adapter_digest(trained)
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="expected at most"):
-        scored_cards([trained], tmp_path / "results")
+        card_with_scores(trained, tmp_path / "results")
 
 
 def test_families_in_one_record_have_tables_of_their_own(trained, tmp_path):
@@ -231,7 +235,7 @@ def test_the_hub_reads_the_scores_of_the_card(trained, tmp_path):
     scored(results, "mini-aligned-seed1", 3, weights)
     scored(results, "mini-aligned-seed1-constrained", 7, weights, "constrained")
     scored(results, "other-weights-of-this-name", 9, "c" * 64)
-    card = ModelCard(scored_cards([trained], results)[trained])
+    card = ModelCard(card_with_scores(trained, results))
     values = [(r.metric_value, r.metric_args) for r in card.data.eval_results if r.metric_type == "slot_f1"]
     assert values == [(0.3, None), (0.7, {"decoding": "constrained"})]
     assert {(r.task_type, r.dataset_type, r.dataset_config) for r in card.data.eval_results} == {
@@ -361,6 +365,18 @@ def test_names_do_not_break_tables(trained):
     manifest = adapter.read_manifest(trained).model_copy(update={"arm": "a|b", "pairs": "x|y/{language}.tsv"})
     lines = [line for line in render_card(manifest).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3, 6}
+
+
+def test_results_of_other_weights_are_not_pushed(trained, tmp_path, online):
+    scored(tmp_path / "results", "mini-aligned-seed1", 3, "c" * 64)
+    command = ["push", str(trained), "--to", "team", "--results", str(tmp_path / "results")]
+    result = CliRunner().invoke(app, command)
+    assert "has no record of the weights in" in str(result.exception)
+    assert online.seen == []
+    scored(tmp_path / "results", "mini-aligned-seed1-constrained", 3, adapter.adapter_digest(trained))
+    assert CliRunner().invoke(app, command).output == f"{online.url}/team/mini-aligned-seed1\n"
+    (score, *_) = ModelCard(online.uploaded["README.md"].decode()).data.eval_results
+    assert (score.metric_type, score.metric_value) == ("slot_f1", 0.3)
 
 
 def test_an_adapter_from_elsewhere_has_no_card(trained):
