@@ -7,6 +7,7 @@ from sphinx.application import Sphinx
 
 BOARD = Path(__file__).parents[1] / "leaderboard"
 REFERENCES = "references.json"
+ANALYSES = "analysis"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -23,4 +24,5 @@ def _build_board(app: Sphinx, error: Exception | None) -> None:
     output = Path(app.outdir) / BOARD.name
     output.mkdir(exist_ok=True)
     shutil.copy(BOARD / REFERENCES, output)
+    shutil.copytree(BOARD / ANALYSES, output / ANALYSES, dirs_exist_ok=True)
     build_board(BOARD / "results", output)

@@ -295,7 +295,7 @@ def plot_curve(layers: Sequence[LayerMeans], title: str, other: Analysis | None)
         axes.set_xlabel("blocks below the state (dotted: where most translations are found)")
         axes.set_ylabel("sentences that find their translation, %")
         axes.set_title(title, fontsize=10)
-        axes.set_ylim(0, 100)
+        axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return _png(figure)
 

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from midalign.analyze.layers import LayerAnalysis
+    from midalign.analyze.patching import PatchAnalysis
 
 
 EXAMPLES = """\
 midalign analyze mini --languages en,de,hi
 midalign analyze google/gemma-3-270m --adapter runs/a --layers 6,9,12
 midalign analyze mini --adapter runs/a --against analysis/mini
+midalign analyze mini --patch midalign_mini_slot --languages de,tr
 """
 
 
@@ -44,6 +46,13 @@ def analyze(
         Path | None,
         typer.Option(metavar="FOLDER", help="Records: correlate alignment with their scores."),
     ] = None,
+    patch: Annotated[
+        str,
+        typer.Option(
+            metavar="TASK",
+            help="Instead: put the English prompt's last state into the translated prompt, layer by layer.",
+        ),
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -65,6 +74,7 @@ def analyze(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from midalign.analyze.layers import analyze_layers
+    from midalign.analyze.patching import analyze_patching
     from midalign.cli.comma_lists import split_commas
     from midalign.cli.table_printing import print_table
 
@@ -73,6 +83,21 @@ def analyze(
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
     )
+    if patch:
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+            patched = analyze_patching(
+                model,
+                patch,
+                split_commas([languages]),
+                adapter=adapter,
+                count=count,
+                output=output,
+                on_language=_shown_by(bars, "languages", 1),
+            )
+        print_table(Console(highlight=False, markup=False), _by_patched_layer(patched))
+        for path in patched.files:
+            print(path)
+        return
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         found = analyze_layers(
             model,
@@ -157,4 +182,35 @@ def _by_language(analysis: "LayerAnalysis") -> "Table":
     for code, share in sorted(shares.items(), key=lambda entry: -entry[1]):
         change = [f"{100 * (share - before[code]):+.1f}"] if before else []
         table.add_row(code, f"{100 * share:.1f}", *change)
+    return table
+
+
+def _by_patched_layer(analysis: "PatchAnalysis") -> "Table":
+    """Return the means over the languages by patched layer."""
+    import numpy as np
+    from rich import box
+    from rich.table import Table
+
+    from midalign.analyze.patching import MEASURES
+
+    curves = analysis.curves
+    levels = "; ".join(
+        f"{measure}: not patched {np.mean([curve.foreign[measure] for curve in curves]):.2f}, "
+        f"English {np.mean([curve.english[measure] for curve in curves]):.2f}"
+        for measure in MEASURES
+    )
+    title = f"{analysis.model}, mean of {len(curves)} languages\n{levels}"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    for heading in ("layer", *(f"{name}{kind}" for name in MEASURES for kind in ("", ", other item"))):
+        table.add_column(heading, justify="right")
+    for layer in range(len(curves[0].patched["decision"])):
+        cells = [
+            f"{np.mean([curve[layer] for curve in kinds]):.2f}"
+            for measure in MEASURES
+            for kinds in (
+                [curve.patched[measure] for curve in curves],
+                [curve.unrelated[measure] for curve in curves],
+            )
+        ]
+        table.add_row(str(layer), *cells)
     return table

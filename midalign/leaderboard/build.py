@@ -1,6 +1,7 @@
 """Write a board, README.md, leaderboard.json and plots, from a folder of records."""
 
 import json
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -57,7 +58,8 @@ def compare_records(results: Path | str, *, written: Collection[str] | None = No
         results: folder of records.
         written: names of record files. Only groups with one of them are compared. None: all groups.
 
-    Returns one entry per group of tasks, base and sample. Raises RecordError as `load_runs` does.
+    Returns one entry per group of tasks, base and sample, those with the most evidence first. Raises
+    RecordError as `load_runs` does.
     """
     parts: list[SectionFigures] = []
     for section in group_runs(load_runs(Path(results))):
@@ -77,7 +79,14 @@ def compare_records(results: Path | str, *, written: Collection[str] | None = No
         models, differences = compare_models(section, scores)
         pairs = compare_other_pairs(section, scores, differences)
         parts.append(SectionFigures(slug, section, models, differences, compare_by_comet(section), pairs))
-    return parts
+    return sorted(parts, key=_evidence)
+
+
+def _evidence(part: SectionFigures) -> tuple[bool, float, int]:
+    """Return a sort key: test splits first, then many items per language, then many seeds."""
+    sample = part.section.first.record.sample
+    seeds = max(len(model.seeds) for model in part.models)
+    return sample.split != "test", -(sample.limit or math.inf), -seeds
 
 
 def compare_arms(

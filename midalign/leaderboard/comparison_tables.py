@@ -39,7 +39,18 @@ def comparison_title(comparison: PairedComparison) -> str:
 
 def comparison_header(comparison: PairedComparison) -> list[str]:
     """Return the titles of the columns."""
-    header = [comparison.by, "n", "A", "B", f"A {MINUS} B", "SDD", "p", "p Holm", "p swaps", "d_z"]
+    header = [
+        comparison.section.unit if comparison.by == "language" else comparison.by,
+        "n",
+        "A",
+        "B",
+        f"A {MINUS} B",
+        "SDD",
+        "p",
+        "p Holm",
+        "p swaps",
+        "d_z",
+    ]
     if _has_sacrebleu(comparison):
         header += ["sacreBLEU bs", "sacreBLEU ar"]
     return header
@@ -98,10 +109,8 @@ def _p(p: float) -> str:
 def describe_comparison(comparison: PairedComparison) -> list[str]:
     """Return the verdict and its basis."""
     *rows, mean = comparison.rows
-    first, second = comparison.first, comparison.second
-    where = (
-        f"on the mean of {len(mean.languages)} languages" if len(mean.languages) > 1 else mean.languages[0]
-    )
+    first, second, unit = comparison.first, comparison.second, comparison.section.unit
+    where = f"on the mean of {len(mean.languages)} {unit}s" if len(mean.languages) > 1 else mean.languages[0]
     figures = f"{format_interval(mean.difference)}, p = {_p(mean.p)}"
     if math.isnan(mean.difference.low):
         verdict = f"{comparison.description.title} is undefined {where}: nothing can be said."
@@ -123,7 +132,9 @@ def describe_comparison(comparison: PairedComparison) -> list[str]:
         shown = [row for row in rows if row.p_holm < 1 - LEVEL]
         up = [row.name for row in shown if row.difference.value > 0]
         down = [row.name for row in shown if row.difference.value < 0]
-        kind = {"language": "Languages", "role": "Roles", "class": "Resource classes"}[comparison.by]
+        kind = {"language": f"{unit.capitalize()}s", "role": "Roles", "class": "Resource classes"}[
+            comparison.by
+        ]
         lines.append(
             f"{kind} after Holm's correction: {len(up)} of {len(rows)} up{_listed(up)}, "
             f"{len(down)} down{_listed(down)}."
@@ -133,7 +144,7 @@ def describe_comparison(comparison: PairedComparison) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f" ({' '.join(names)})" if names else ""
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _seeds(comparison: PairedComparison) -> str:

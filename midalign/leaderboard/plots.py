@@ -17,10 +17,17 @@ from midalign.leaderboard.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours (2008) are distinct for the common forms of colour blindness. There is one shape
-# more, so that the seventh arm differs from the first.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHAPES = ("o", "s", "D", "^", "v", "P", "X")
+# Okabe and Ito's colours (2008), then three of Tol's (2021), are distinct for the common forms of colour
+# blindness. There is one shape more, so that the tenth arm differs from the first.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#882255", "#999933", "#332288"),
+)
+SHAPES = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">")
+MOST_JOINED = 4
+"""Arms that are joined to their baseline by a line. The lines of more would be a fan."""
+MARGIN = 0.015
+"""Part of the axis left of 0, so that marks at 0 are whole."""
 GREY = "#767676"
 INCH = 0.21
 """Height of a language."""
@@ -73,15 +80,15 @@ def plot_section(part: SectionFigures) -> bytes:
             width_ratios=(3, 2) if paired else (1,),
             layout="constrained",
         )
-        _label_lines(axes[0, 0], lines)
+        _label_lines(axes[0, 0], lines, part.section.unit)
         _draw_scores(axes[0, 0], part, lines)
         if paired:
             _draw_differences(axes[0, 1], part, lines)
-        base = part.section.first.record.base
+        section, base = part.section, part.section.first.record.base
         note = f" ({base.note})" if base.note else ""
         figure.suptitle(
-            f"{plain_text(f'{part.section.group} on {base.name}{note}')}\n"
-            f"{plain_text(sample_name(part.section))}; n = {items_span(part.section)} per language",
+            f"{plain_text(f'{section.group} on {base.name}{note}')}\n"
+            f"{plain_text(sample_name(section))}; n = {items_span(section)} per {section.unit}",
             fontsize=11,
         )
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -116,7 +123,7 @@ def _lines(part: SectionFigures) -> list[_Line]:
     return lines
 
 
-def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
+def _label_lines(axes: "Axes", lines: list[_Line], unit: str) -> None:
     axes.set_yticks([line.y for line in lines])
     names = [
         f"{language_title(line.code)} ({line.code}), {resource_of(line.code)}"
@@ -127,7 +134,7 @@ def _label_lines(axes: "Axes", lines: list[_Line]) -> None:
     for text, line in zip(axes.set_yticklabels(names), lines, strict=True):
         text.set_fontweight("normal" if line.code else "bold")
     axes.set_ylim(lines[-1].y + 0.8, -0.8)
-    axes.set_ylabel("language, class")
+    axes.set_ylabel(f"{unit}, class")
 
 
 def _finish(axes: "Axes", lines: list[_Line]) -> None:
@@ -155,7 +162,7 @@ def _style(part: SectionFigures, model: ModelFigures) -> tuple[str, str, float]:
 
 def _draw_scores(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None:
     models = {model.label: model for model in part.models}
-    for difference in part.differences:
+    for difference in part.differences if len(part.differences) <= MOST_JOINED else ():
         model, baseline = models[difference.model], models[difference.baseline]
         colour, _, shift = _style(part, model)
         for line in lines:
@@ -175,15 +182,15 @@ def _draw_scores(axes: "Axes", part: SectionFigures, lines: list[_Line]) -> None
             [line.y + shift for line in lines],
             linestyle="none",
             marker=shape,
-            markersize=5.5 if model.arm != "base" else 8,
+            markersize=5.5 if model.arm != "base" else 10,
             color=colour,
             markerfacecolor=colour if filled else "white",
-            markeredgewidth=1.2,
+            markeredgewidth=1.2 if model.arm != "base" else 2,
             label=_legend_label(model.label),
             zorder=3,
         )
     axes.set_xlabel(f"{headline_title(part)} (%)")
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-MARGIN * axes.get_xlim()[1])
     _finish(axes, lines)
 
 

@@ -22,45 +22,48 @@ def describe_results(part: SectionFigures, escape: Callable[[str], str] = escape
         means = difference.means[part.section.scorer.HEADLINE]
         lines.append(
             f"{escape(f'{difference.model} minus {difference.baseline}')}, {headline_title(part)}: "
-            f"{_by_role(means, language_sets(part.section))}. " + " ".join(_remarks(difference, means))
+            f"{_by_role(means, language_sets(part.section), part.section.unit)}. "
+            + " ".join(_remarks(difference, means, part.section.unit))
         )
     if part.comet:
         sets = comet_sets(part.section, part.comet)
         lines += [
             f"{escape(f'{change.model} minus {change.baseline}')}, COMET × 100: "
-            f"{_by_role(change.means, sets)}."
+            f"{_by_role(change.means, sets, part.section.unit)}."
             for change in part.comet.differences
         ]
     return lines
 
 
-def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]]) -> str:
+def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]], unit: str) -> str:
     """Return the differences by role, such as `aligned languages (3): **+2.3 [1.4, 3.3]**; ...`."""
     return "; ".join(
-        f"{role} languages ({len(sets[role])}): "
+        f"{role} {unit}s ({len(sets[role])}): "
         + (f"**{format_difference(means[role])}**" if role == "aligned" else format_difference(means[role]))
         for role in ("aligned", "supervised", "unseen")
         if role in means
     )
 
 
-def describe_languages(languages: Mapping[str, Mapping[str, Estimate]], holm: Mapping[str, float]) -> str:
-    """Return how many languages differ in the headline after Holm's correction: "2 of 10 up, 1 down"."""
+def describe_languages(
+    languages: Mapping[str, Mapping[str, Estimate]], holm: Mapping[str, float], unit: str
+) -> str:
+    """Return how many languages or directions differ after Holm's correction: "2 of 10 up, 1 down"."""
     changes = {code: next(iter(metrics.values())).value for code, metrics in languages.items()}
     shown = [changes[code] for code, p in holm.items() if p < 1 - LEVEL]
     up = sum(change > 0 for change in shown)
-    return f"Languages after Holm's correction: {up} of {len(changes)} up, {len(shown) - up} down."
+    return f"{unit.capitalize()}s after Holm's correction: {up} of {len(changes)} up, {len(shown) - up} down."
 
 
-def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[str]:
+def _remarks(difference: Difference, means: Mapping[str, Estimate], unit: str) -> Iterable[str]:
     """Yield the sentences that interpret a difference: sign, languages, gap closed, seeds and engines."""
     aligned = means.get("aligned")
     if aligned and not math.isnan(aligned.low):
         if aligned.holds_zero:
-            yield "On aligned languages the interval holds 0: no difference is shown."
+            yield f"On aligned {unit}s the interval holds 0: no difference is shown."
         else:
-            yield f"On aligned languages the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
-    yield describe_languages(difference.languages, difference.holm)
+            yield (f"On aligned {unit}s the arm is {'above' if aligned.value > 0 else 'below'} its baseline.")
+    yield describe_languages(difference.languages, difference.holm, unit)
     if "aligned" in difference.gap_closed:
         gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
         bounds = format_bounds(gap)
@@ -81,6 +84,6 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate]) -> Iterable[
             f"{seed}: {format_signed(value)}"
             for seed, value in zip(difference.seeds, difference.by_seed["aligned"], strict=True)
         )
-        yield f"Aligned languages by seed: {each}."
+        yield f"Aligned {unit}s by seed: {each}."
     if not difference.same_engine:
         yield "The two were evaluated by different engines or dtypes, which alone may cause a difference."

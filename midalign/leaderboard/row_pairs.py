@@ -95,16 +95,17 @@ def _unambiguous(
 ) -> list[tuple[BoardSection, BoardRow]]:
     """Return a side without the arms of recipes that the other side lacks, where a name stands for several.
 
-    Raises RecordError if it still stands for several arms of a task.
+    Raises RecordError if it still stands for several arms of a task that the other side has.
     """
     recipes = {_recipe_of(row) for _, row in other}
+    shared = {section.group for section, _ in other}
     kept = []
     for group in dict.fromkeys(section.group for section, _ in side):
         rows = [(section, row) for section, row in side if section.group == group]
         if len({row.label for _, row in rows}) > 1:
             rows = [(section, row) for section, row in rows if _recipe_of(row) in recipes] or rows
         labels = sorted({row.label for _, row in rows})
-        if len(labels) > 1:
+        if len(labels) > 1 and group in shared:
             raise RecordError(
                 f"{name} stands for {len(labels)} arms of {group}. Name one of: {', '.join(labels)}"
             )

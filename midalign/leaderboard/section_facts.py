@@ -32,7 +32,9 @@ def section_facts(part: SectionFigures) -> str:
         lines.append(f"- These scores belong to an earlier version of the bundled base ({earlier})")
 
     # Items, data, prompts and the limit of answers.
-    lines.append(f"- Items per language: {items_span(section)}; {escape_markdown(sample_name(section))}")
+    lines.append(
+        f"- Items per {section.unit}: {items_span(section)}; {escape_markdown(sample_name(section))}"
+    )
     tasks = [section.first.task(code) for code in section.languages]
     versions = sorted({f"{task.version:g}" for task in tasks})
     data = _digest(task.data_digest for task in tasks)

@@ -80,6 +80,11 @@ class BoardSection:
         return self.first.task(self.languages[0]).family
 
     @property
+    def unit(self) -> str:
+        """The unit that is scored: `language` or, in translation, `direction`."""
+        return "direction" if self.family == "translation" else "language"
+
+    @property
     def scorer(self) -> Scorer:
         """The family's columns and metrics."""
         return scorer(self.family)

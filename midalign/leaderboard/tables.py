@@ -1,5 +1,6 @@
 """The board as Markdown: per section its facts, rows, results in words, and languages."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,9 +62,28 @@ of the training seed too. Seeds are paired in differences. Intervals of one seed
 
 def render_page(parts: Sequence[SectionFigures]) -> str:
     """Return the whole README.md."""
-    return (
-        "\n".join([MARK, "# Leaderboard", "", _PREFACE, *(_section(part) for part in parts)]).rstrip() + "\n"
-    )
+    sections = map(_section, parts)
+    return "\n".join([MARK, "# Leaderboard", "", _contents(parts), "", _PREFACE, *sections]).rstrip() + "\n"
+
+
+def _contents(parts: Sequence[SectionFigures]) -> str:
+    """Return a table of the sections, each with a link and its evidence."""
+    rows = [
+        [
+            f"[{escape_markdown(section_title(part.section))}](#{_anchor(section_title(part.section))})",
+            str(len(part.models)),
+            str(max(len(model.seeds) for model in part.models)),
+            items_name(part.section),
+            str(len(part.section.languages)),
+        ]
+        for part in parts
+    ]
+    return markdown_table(["section", "rows", "seeds", "items", "languages"], rows, left=(0,))
+
+
+def _anchor(title: str) -> str:
+    """Return the anchor that GitHub and MyST give to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def mean_with_seeds(model: ModelFigures, name: str) -> str:
@@ -159,11 +179,16 @@ def _section(part: SectionFigures) -> str:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
 
     # The detailed tables.
+    blocks += ["### Resource classes and evaluation", _class_table(part)]
     if part.differences:
-        blocks += ["### Differences from the baseline", _difference_table(part)]
-    blocks.append(f"![{headline_title(part)} by language: {title}]({part.plot})")
-    blocks += [f"### {headline_title(part)} by language".replace("slot", "Slot"), _language_table(part)]
-    blocks += [f"### {section.scorer.DETAIL_TITLE} by language", _details_table(part)]
+        blocks += [
+            "### Differences from the baseline",
+            _difference_table(part, ["aligned", "supervised", "unseen"]),
+            _difference_table(part, ["high", "mid", "low"]),
+        ]
+    blocks.append(f"![{headline_title(part)} by {section.unit}: {title}]({part.plot})")
+    blocks += [f"### {headline_title(part)} by {section.unit}".replace("slot", "Slot"), _language_table(part)]
+    blocks += [f"### {section.scorer.DETAIL_TITLE} by {section.unit}", _details_table(part)]
     blocks += loss_tables(part, ordered_languages(section))
     if part.comet:
         blocks += ["### COMET by direction", _comet_table(part, part.comet)]
@@ -198,47 +223,61 @@ def marked_label(model: ModelFigures) -> str:
 
 
 def _main_table(part: SectionFigures) -> str:
-    sets = [name for name in ("all", *ROLES, "high", "mid", "low") if name in language_sets(part.section)]
-    gaps = [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
+    sets = [name for name in ("all", *ROLES) if name in language_sets(part.section)]
     header = ["model", "seeds", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
-    header += [f"gap {name}" for name in gaps]
+    header += [f"gap {name}" for name in _gaps(part)]
+    header += ["gap closed"] if "aligned" in _gaps(part) else []
+    rows = [
+        [
+            escape_markdown(marked_label(model)),
+            "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
+            *(mean_with_seeds(model, name) for name in sets),
+            *(format_percent(model.gap[name].value) for name in _gaps(part)),
+            *([closed_gap(part, model)] if "aligned" in _gaps(part) else []),
+        ]
+        for model in part.models
+    ]
+    return markdown_table(header, rows, left=(0,))
+
+
+def _gaps(part: SectionFigures) -> list[str]:
+    return [name for name in ("non-supervised", "aligned") if name in part.models[0].gap]
+
+
+def _class_table(part: SectionFigures) -> str:
+    """Return the means by resource class, retrieval, and how the outputs were made."""
+    sets = [name for name in ("high", "mid", "low") if name in language_sets(part.section)]
+    header = ["model", *(f"{name} ({len(language_sets(part.section)[name])})" for name in sets)]
     columns = retrieval_columns(part.models)
-    header += ["gap closed", *columns, "cut off", "items", "engine"]
-    rows = []
-    for model in part.models:
-        rows.append(
-            [
-                escape_markdown(marked_label(model)),
-                "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
-                *(mean_with_seeds(model, name) for name in sets),
-                *(format_percent(model.gap[name].value) for name in gaps),
-                closed_gap(part, model),
-                *(retrieval_cell(part.section, model, layer) for layer in columns.values()),
-                cut_off_cell(part.section, model),
-                items_name(part.section),
-                _engine(part, model),
-            ]
-        )
+    header += [*columns, "cut off", "items", "engine"]
+    rows = [
+        [
+            escape_markdown(marked_label(model)),
+            *(mean_with_seeds(model, name) for name in sets),
+            *(retrieval_cell(part.section, model, layer) for layer in columns.values()),
+            cut_off_cell(part.section, model),
+            items_name(part.section),
+            _engine(part, model),
+        ]
+        for model in part.models
+    ]
     return markdown_table(header, rows, left=(0, len(header) - 1))
 
 
-def _difference_table(part: SectionFigures) -> str:
-    sets = [
-        name
-        for name in ("aligned", "supervised", "unseen", "high", "mid", "low")
-        if name in language_sets(part.section)
-    ]
+def _difference_table(part: SectionFigures, sets: Sequence[str]) -> str:
+    """Return the differences of all metrics on the sets of languages that the section has."""
+    shown = [name for name in sets if name in language_sets(part.section)]
     rows = [
         [
             escape_markdown(f"{difference.model} {MINUS} {difference.baseline}"),
             part.section.scorer.METRICS[metric].title,
-            *(format_difference(difference.means[metric][name]) for name in sets),
+            *(format_difference(difference.means[metric][name]) for name in shown),
         ]
         for difference in part.differences
         for metric in part.section.scorer.DIFFERENCE_METRICS
         if metric in part.section.metrics
     ]
-    return markdown_table(["models", "metric", *sets], rows, left=(0, 1))
+    return markdown_table(["models", "metric", *shown], rows, left=(0, 1))
 
 
 def ordered_languages(section: BoardSection) -> list[str]:
@@ -256,26 +295,46 @@ def _language_columns(section: BoardSection, code: str) -> list[str]:
 
 
 def _language_table(part: SectionFigures) -> str:
+    """Return the scores by language, and below them the differences from the baseline."""
     metric = part.section.scorer.HEADLINE
-    header = ["language", "role", "class", "n", *(escape_markdown(model.label) for model in part.models)]
-    header += [
-        escape_markdown(f"{difference.model} {MINUS} {difference.baseline}")
-        for difference in part.differences
+    codes = ordered_languages(part.section)
+    header = [
+        part.section.unit,
+        "role",
+        "class",
+        "n",
+        *(escape_markdown(model.label) for model in part.models),
     ]
-    rows = []
-    for code in ordered_languages(part.section):
-        cells = _language_columns(part.section, code)
-        for model in part.models:
-            score = model.languages[code][metric]
-            cells.append(format_with_error(score))
-        cells += [format_difference(difference.languages[code][metric]) for difference in part.differences]
-        rows.append(cells)
-    return "± standard error over documents and seeds.\n\n" + markdown_table(header, rows, left=(0, 1, 2))
+    rows = [
+        [
+            *_language_columns(part.section, code),
+            *(format_with_error(model.languages[code][metric]) for model in part.models),
+        ]
+        for code in codes
+    ]
+    tables = ["± standard error over documents and seeds.", markdown_table(header, rows, left=(0, 1, 2))]
+    if part.differences:
+        names = [f"{change.model} {MINUS} {change.baseline}" for change in part.differences]
+        rows = [
+            [
+                f"{language_title(code)} `{code}`",
+                *(format_difference(change.languages[code][metric]) for change in part.differences),
+            ]
+            for code in codes
+        ]
+        tables.append(markdown_table([part.section.unit, *map(escape_markdown, names)], rows, left=(0,)))
+    return "\n\n".join(tables)
 
 
 def _details_table(part: SectionFigures) -> str:
     metrics = [metric for metric in part.section.scorer.DETAIL_METRICS if metric in part.section.metrics]
-    header = ["language", "role", "class", "n", *(escape_markdown(model.label) for model in part.models)]
+    header = [
+        part.section.unit,
+        "role",
+        "class",
+        "n",
+        *(escape_markdown(model.label) for model in part.models),
+    ]
     rows = [
         [
             *_language_columns(part.section, code),
@@ -293,7 +352,7 @@ def _details_table(part: SectionFigures) -> str:
 def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
     """Return the table of COMET's scores and differences by direction. Only differences have a mean."""
     section, sets = part.section, comet_sets(part.section, comet)
-    header = ["language", "role", "class", "n", *map(escape_markdown, comet.models)]
+    header = [section.unit, "role", "class", "n", *map(escape_markdown, comet.models)]
     header += [escape_markdown(f"{change.model} {MINUS} {change.baseline}") for change in comet.differences]
     rows = [
         [
@@ -322,7 +381,7 @@ def _comet_table(part: SectionFigures, comet: CometComparison) -> str:
 
 def _repeated_table(part: SectionFigures) -> str:
     header = [
-        "language",
+        part.section.unit,
         "role",
         "class",
         "n",

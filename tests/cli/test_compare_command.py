@@ -128,7 +128,7 @@ def test_verdicts_in_plain_words():
     assert (
         "mini-aligned-seed1 is worse than mini-baseline-seed1 on the mean of 10 languages: −2.3 [" in output
     )
-    assert "Languages after Holm's correction: 0 of 10 up, 2 down (ru ja)." in output
+    assert "Languages after Holm's correction: 0 of 10 up, 2 down (ru, ja)." in output
     assert "One pair of runs: intervals and p do not cover the choice of the training seed." in output
     output = " ".join(run(PUBLISHED / "mini-aligned-seed2.json", MINI_BASELINE, "--by", "role").split())
     assert "The two share no seed: all runs of both count (1 and 1)." in output
@@ -229,3 +229,8 @@ def test_an_arm_of_several_recipes_is_that_of_the_other_sides_recipe():
     assert all("mini-switched" in name for name in files)
     with pytest.raises(RecordError, match=r"baseline stands for 2 arms .*Name one of: baseline \(mini\)"):
         midalign.compare_arms(PUBLISHED / "mini.json", "baseline", results=PUBLISHED)
+
+
+def test_an_arm_may_have_several_recipes_on_tasks_that_the_other_side_lacks():
+    (comparison,) = midalign.compare_arms("aligned-massive", "baseline", results=PUBLISHED)
+    assert comparison.section.group == "midalign_slot"

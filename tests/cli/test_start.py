@@ -63,6 +63,25 @@ def test_ctrl_c_is_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
+INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        f"type('Owner', (), {{'__del__': lambda self: {INTERRUPT}}})()",
+        "import weakref\nowner = type('Owner', (), {})()\n"
+        f"kept = weakref.ref(owner, lambda _: {INTERRUPT})\ndel owner",
+    ],
+    ids=["finaliser", "weakref callback"],
+)
+def test_ctrl_c_that_python_ignores_is_sent_again(ignored: str) -> None:
+    done = command(f"{ignored}\ntime.sleep(20)")
+    assert done.returncode == 130
+    assert done.stderr.startswith("midalign: interrupted")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("raised", "shown"),
     [

@@ -96,7 +96,30 @@ def test_the_page_says_the_result_in_words(results, tmp_path):
     swahili = next(
         line for line in page.splitlines() if line.startswith("| Swahili `sw` | aligned | low | 100 |")
     )
-    assert re.search(r"\| 10\.0 ± \d\.\d \| 20\.0 ± \d\.\d \| \+10\.0 \[", swahili)
+    assert re.search(r"\| 10\.0 ± \d\.\d \| 20\.0 ± \d\.\d \|$", swahili)
+    assert "| Swahili `sw` | +10.0 [" in page
+
+
+def test_sections_with_the_most_evidence_come_first_and_are_linked(tmp_path):
+    few, many = ({"en": share(number, number // 2)} for number in (20, 50))
+    write(tmp_path / "r", "sample", "baseline", few, base="a (sample)", seed=1, limit=20)
+    write(tmp_path / "r", "full", "baseline", many, base="B/full", seed=1)
+    for seed in (1, 2):
+        write(tmp_path / "r", f"seeds{seed}", "baseline", many, base="seeds", seed=seed)
+    build_board(tmp_path / "r", tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert [re.search(r"seeds|full|sample", heading.split(",")[1])[0] for heading in headings] == [
+        "seeds",
+        "full",
+        "sample",
+    ]
+    links = re.findall(r"^\| \[.*\]\((#[^)]*)\) \|", page, re.MULTILINE)
+    assert links == [
+        "#midalign_mini_slot-seeds-full-test-split",
+        "#midalign_mini_slot-bfull-full-test-split",
+        "#midalign_mini_slot-a-sample-sample-of-20-of-the-test-split-seed-0",
+    ]
 
 
 def test_the_json_has_the_figures_of_the_page(results, tmp_path):
@@ -155,7 +178,8 @@ def test_outputs_made_elsewhere_have_a_board_too(tmp_path):
     write(tmp_path / "r", "api", "external", {"de": share(100, 40)}, base="api", **outside)
     build_board(tmp_path / "r", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert "| external |  | 40.0 | 40.0 | 40.0 | – | – | 100 | external |" in page
+    assert "| external |  | 40.0 | 40.0 |\n" in page
+    assert "| external | 40.0 | – | 100 | external |\n" in page
     assert "No baseline" not in page
 
 

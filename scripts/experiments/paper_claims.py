@@ -1,0 +1,229 @@
+"""Write docs/results/paper.md: claims of Liu and Niehues (2025) beside the same comparison in our records.
+
+    python scripts/experiments/paper_claims.py [--check]
+
+With --check, nothing is written, and the exit status is 1 if the page is outdated.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from midalign.leaderboard.compare import seed_change
+from midalign.leaderboard.formatting import format_difference
+from midalign.leaderboard.row_pairs import RowPair, select_pairs
+from midalign.leaderboard.sections import language_sets
+from midalign.leaderboard.statistics import (
+    Estimate,
+    Scores,
+    bootstrap,
+    estimate,
+    mean_over_languages,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results" / "paper.md"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms of a folder of records, and what differs in the arms' names."""
+
+    form: str
+    """Words for the arm."""
+    first: str
+    second: str
+    folder: str
+    """Below `leaderboard/`."""
+
+    @property
+    def command(self) -> str:
+        """The command that prints the comparison."""
+        return f"midalign compare {self.first} {self.second} --by role --results leaderboard/{self.folder}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper."""
+
+    text: str
+    gain: float | None
+    """The paper's difference in points. None if no number is known."""
+    figure: str
+    """The paper's figure in words."""
+    languages: str | tuple[str, ...] = "aligned"
+    """A role or resource class, or codes."""
+    metric: str = "slot_f1"
+    comparisons: tuple[Comparison, ...] = ()
+
+
+PAPER = Comparison("published form", "paper", "baseline", "results/companions")
+DEFAULT = Comparison("preset `default`", "default", "baseline", "results/companions")
+IN_DOMAIN = Comparison("preset `default`, pairs of MASSIVE", "aligned-massive", "baseline", "results")
+TATOEBA = Comparison("preset `default`, pairs of Tatoeba", "aligned-tatoeba", "baseline", "results")
+MERGED = Comparison("weights 1 and 0.25", "'merged 1:0.25'", "baseline", "sweeps/gemma/results")
+TRANSLATION = Comparison("preset `default`", "aligned", "baseline", "results/alma-gemma")
+JSON = Comparison("preset `default`", "aligned", "baseline", "results/uner-gemma")
+SWITCHED = Comparison("code-switched samples, no loss", "switched", "baseline", "results")
+LOW, HIGH = ("cy", "sw"), ("de", "hi", "tr")
+LAYERS = [
+    Comparison(
+        f"layer {layer} of 8 blocks" if layer != "middle" else "middle",
+        f"layer={layer}",
+        "baseline",
+        "sweeps/layer/results",
+    )
+    for layer in ("0.2", "middle", "0.9")
+]
+CLAIMS = (
+    Claim("Slot filling: aligned languages gain", 3.8, "51.7 → 55.5", comparisons=(PAPER, DEFAULT, SWITCHED)),
+    Claim(
+        "Supervised languages keep their scores",
+        0.4,
+        "76.6 → 77.0",
+        "supervised",
+        comparisons=(PAPER, DEFAULT, SWITCHED),
+    ),
+    Claim(
+        "Languages that are not aligned gain a little",
+        0.4,
+        "+0.4",
+        "unseen",
+        comparisons=(PAPER, DEFAULT, SWITCHED),
+    ),
+    Claim("Low-resource languages gain", 3.8, "+3.8", LOW, comparisons=(PAPER, DEFAULT)),
+    Claim("High-resource languages gain a little", 0.7, "+0.7", HIGH, comparisons=(PAPER, DEFAULT)),
+    Claim(
+        "Pairs of another domain help as well",
+        None,
+        "retrieval 71.9, in domain 77.7",
+        comparisons=(IN_DOMAIN, TATOEBA),
+    ),
+    Claim(
+        "The lowest layers hurt, the middle is best, the top works", None, "plot", comparisons=tuple(LAYERS)
+    ),
+    Claim("Merging a separate alignment adapter gains", 1.1, "+1.1", comparisons=(MERGED,)),
+    Claim(
+        "Translation into and from aligned languages gains",
+        None,
+        "COMET +1.1, BLEU +0.5",
+        metric="chrf",
+        comparisons=(TRANSLATION,),
+    ),
+    Claim("JSON: aligned languages gain", 1.0, "+1.0", metric="span_f1", comparisons=(JSON,)),
+    Claim(
+        "JSON: supervised languages lose", -1.0, "−1.0", "supervised", metric="span_f1", comparisons=(JSON,)
+    ),
+)
+
+
+HEAD = """\
+# The paper's claims
+
+Liu and Niehues (ACL 2025, arXiv 2502.14830) trained Llama 3 8B and Qwen2.5 7B. Our records come from models
+that are far smaller: the bundled base with 6 million parameters, and Gemma 3 270M, dequantised from Q4_K_M.
+So this page does not say whether the paper is right. It says which of its findings these models show. The
+paper's figures are taken from notes on it, since its full text was not at hand.
+
+Differences are in points, with 95% intervals over documents and, if there are several, seeds. SDD is the
+smallest difference that would have been shown four times out of five. See
+[Intervals and tests](intervals.md).
+
+- **Reproduced**: the interval lies on the paper's side of 0.
+- **Not reproduced**: the interval lies on the other side of 0, or holds 0 and not the paper's figure.
+- **Undecided**: the interval holds 0, and also the paper's figure, if it has one.
+
+"""
+FOOT = """
+Low-resource languages are Welsh and Swahili, high-resource ones German, Hindi and Turkish.
+
+## Not tested here
+
+- Retrieval in the base predicts transfer (Pearson's r 0.56 and 0.70).
+- Nineteen aligned languages gain hardly more than five (+1.9 and +1.5). Our sweep has up to six.
+- COMET of translations. Our records have chrF++ and BLEU.
+- The paper's models, its length of training (about 2,250 updates of 128 samples) and its search of the
+  weights for merging.
+
+## Commands
+
+`python scripts/experiments/paper_claims.py` writes this page. These commands print the same comparisons with
+all languages of a role:
+
+```bash
+"""
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    rows = [row for claim in CLAIMS for row in _rows(claim)]
+    commands = dict.fromkeys(comparison.command for claim in CLAIMS for comparison in claim.comparisons)
+    heading = "| claim | paper | our form | base and sample | difference | verdict |\n" + "| --- " * 6 + "|\n"
+    return HEAD + heading + "".join(rows) + FOOT + "".join(f"{line}\n" for line in commands) + "```\n"
+
+
+def _rows(claim: Claim) -> Iterator[str]:
+    """Yield a table row per comparison. The claim itself stands in the first one."""
+    for number, comparison in enumerate(claim.comparisons):
+        pair, scores = _pair(comparison, claim.metric)
+        difference = _difference(claim, pair, scores)
+        cells = [
+            "" if number else claim.text,
+            "" if number else claim.figure,
+            comparison.form,
+            _sample(pair),
+            format_difference(difference),
+            verdict(difference, claim.gain),
+        ]
+        yield f"| {' | '.join(cells)} |\n"
+
+
+@lru_cache
+def _pair(comparison: Comparison, metric: str) -> tuple[RowPair, dict[str, Scores]]:
+    """Return the rows of a comparison, and the draws of their records."""
+    first, second = (name.strip("'") for name in (comparison.first, comparison.second))
+    pairs = select_pairs(first, second, ROOT / "leaderboard" / comparison.folder)
+    (pair,) = (pair for pair in pairs if metric in pair.section.metrics)
+    return pair, bootstrap(pair.section)
+
+
+def _difference(claim: Claim, pair: RowPair, scores: dict[str, Scores]) -> Estimate:
+    """Return the mean difference over the claim's languages."""
+    section = pair.section
+    change, _ = seed_change(*section.rows, scores)
+    codes = language_sets(section)[claim.languages] if isinstance(claim.languages, str) else claim.languages
+    places = [section.languages.index(code) for code in codes]
+    return estimate(mean_over_languages(change, places, list(section.metrics).index(claim.metric)))
+
+
+def _sample(pair: RowPair) -> str:
+    """Return base, split, items per language and number of seeds in words."""
+    first = pair.section.first.record
+    items = f"{first.sample.limit} items per language" if first.sample.limit else "all items"
+    seeds = len(pair.section.rows[0].runs)
+    split = "dev" if first.sample.split == "validation" else first.sample.split
+    return f"{first.base.name}, {split}, {items}, {seeds} seed{'s' * (seeds > 1)}"
+
+
+def verdict(difference: Estimate, gain: float | None) -> str:
+    """Return the verdict on a claim. `gain` is in points. Without one, any gain counts."""
+    if not difference.holds_zero:
+        return "reproduced" if (difference.value > 0) == (gain is None or gain > 0) else "not reproduced"
+    holds_gain = gain is None or 100 * difference.low <= gain <= 100 * difference.high
+    return "undecided" if holds_gain else "not reproduced"
+
+
+def main(*arguments: str) -> None:
+    """Write or check the page."""
+    text = page()
+    if "--check" in arguments:
+        if PAGE.read_text("utf-8") != text:
+            sys.exit(f"{PAGE} is outdated. Write it again: python scripts/experiments/paper_claims.py")
+    else:
+        PAGE.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

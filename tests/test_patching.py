@@ -1,0 +1,87 @@
+"""Activation patching against what must hold at its ends, and against one layer patched alone."""
+
+import csv
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from midalign import bases
+from midalign.align.trunk import decoder_blocks, states_at_each
+from midalign.analyze.patching import analyze_patching, patched_next_token
+from midalign.cli.app import app
+from midalign.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def mini():
+    model, tokenizer = bases.load_model_and_tokenizer(bases.resolve("mini"), dtype=torch.float32)
+    return model.eval(), tokenizer
+
+
+def log_probabilities(model, ids):
+    with torch.inference_mode():
+        return model(input_ids=ids).logits[0, -1].log_softmax(-1)
+
+
+def test_patched_rows_are_those_of_each_layer_patched_alone(mini):
+    model, tokenizer = mini
+    foreign, english = (
+        torch.tensor([tokenizer(text)["input_ids"]])
+        for text in (
+            "Utterance: weck mich um neun\nSlots:",
+            "Utterance: what is the weather in york on friday\nSlots:",
+        )
+    )
+    depth = len(decoder_blocks(model))
+    with torch.inference_mode():
+        layers = states_at_each(model, {"input_ids": english}, range(depth + 1), lambda state: state[0, -1])
+        rows = patched_next_token(model, foreign, torch.stack(layers))
+    # The last token is the same in both prompts, so its embedding changes nothing. The last state is all.
+    torch.testing.assert_close(rows[0], log_probabilities(model, foreign), atol=1e-4, rtol=0)
+    torch.testing.assert_close(rows[-1], log_probabilities(model, english), atol=1e-4, rtol=0)
+
+    def patch(_, __, output):
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden[0, -1] = layers[3]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hook = decoder_blocks(model)[2].register_forward_hook(patch)
+    alone = log_probabilities(model, foreign)
+    hook.remove()
+    torch.testing.assert_close(rows[3], alone, atol=1e-4, rtol=0)
+    assert (alone - log_probabilities(model, foreign)).abs().max() > 0.01
+    # Nothing stays behind.
+    torch.testing.assert_close(log_probabilities(model, foreign), rows[0], atol=1e-4, rtol=0)
+
+
+def test_command_writes_a_row_per_language_measure_and_layer(tmp_path):
+    command = ["analyze", "mini", "--patch", "midalign_mini_slot", "--languages", "de,tr", "--count", "10"]
+    done = CliRunner().invoke(app, [*command, "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "patching.png").is_file()
+    rows = list(csv.DictReader((tmp_path / "patching.csv").open()))
+    assert [(row["language"], row["measure"], int(row["layer"])) for row in rows] == [
+        (language, measure, layer)
+        for language in ("de", "tr")
+        for measure in ("decision", "label")
+        for layer in range(9)
+    ]
+    for row in rows:
+        if row["layer"] == "0":
+            assert float(row["patched"]) == pytest.approx(float(row["foreign"]), abs=1e-4)
+        if row["layer"] == "8":
+            assert float(row["patched"]) == pytest.approx(float(row["english"]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "languages", "count", "message"),
+    [
+        ("midalign_mini_json", ["de"], 10, "is not slot filling"),
+        ("midalign_mini_slot", ["en"], 10, "No language besides en"),
+        ("midalign_mini_slot", ["de"], 3, "Raise --count"),
+    ],
+)
+def test_what_cannot_be_patched_is_refused(tmp_path, task, languages, count, message):
+    with pytest.raises(DataError, match=message):
+        analyze_patching("mini", task, languages, count=count, output=tmp_path)
