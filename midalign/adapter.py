@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from midalign import __version__
 from midalign.data.overlap import Overlap
@@ -20,8 +20,11 @@ MANIFEST = "midalign.json"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-FILES_OF_A_BASE = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt")
-"""Patterns of the files to download of a base: configuration, weights, tokenizer and chat template."""
+FILES_OF_A_BASE = (
+    *("*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt"),
+    "README.md",
+)
+"""Patterns of the files to download of a base: configuration, weights, tokenizer, chat template and card."""
 
 KINDS = (
     *("LORA", "TRAINABLE_TOKENS", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "MISS", "LN_TUNING"),
@@ -93,6 +96,8 @@ class Parent(BaseModel):
 
     name: str
     digest: str
+    settings: dict[str, JsonValue] | None = None
+    """`Manifest.settings` of this adapter. None in older manifests and for merged adapters."""
 
 
 class Manifest(BaseModel):
@@ -136,6 +141,13 @@ class Manifest(BaseModel):
     dtype: str | None = None
     """Dtype of matrix products in training, such as `bfloat16`, several of them for a merged adapter whose
     parents differ. None in older manifests."""
+    settings: dict[str, JsonValue] | None = None
+    """Keys of the recipe that determine the arm's weights, with their values, defaults included. None in
+    older manifests, and for merged adapters: `parents` has the settings of each."""
+    base_hub_id: str | None = None
+    """Name of the base on the Hugging Face hub. None if not known, as for most local folders."""
+    base_licence: str | None = None
+    """Licence that the card of the base states. None if not known."""
 
     @property
     def training_text(self) -> list[TrainingText] | None:
@@ -260,12 +272,11 @@ def check_adapter(folder: str | Path, base: str) -> None:
     """
     # 1. Shapes, which say most about an adapter of another base.
     folder = Path(folder)
-    trained_on = str(
-        adapter_config(folder).get("base_model_name_or_path") or "a base that its configuration does not name"
-    )
-    _check_shapes(folder, trained_on, base)
-    # 2. The digests of base and tokenizer, if midalign trained the adapter.
+    named = adapter_config(folder).get("base_model_name_or_path")
     manifest = read_manifest(folder)
+    known = manifest.base if manifest else "a base that its configuration does not name"
+    _check_shapes(folder, str(named or known), base)
+    # 2. The digests of base and tokenizer, if midalign trained the adapter.
     if manifest and manifest.base_digest != (digest := base_digest(base)):
         raise AdapterError(
             f"The adapter {folder} was trained on {manifest.base} (digest {manifest.base_digest[:12]}). "

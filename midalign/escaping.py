@@ -74,6 +74,14 @@ def code_span(text: str) -> str:
     return f"`{plain_text(text).replace('`', chr(39)).strip() or ' '}`"
 
 
+def code_block(text: str, language: str = "") -> str:
+    """Return foreign text of several lines as a Markdown code block, whose fence is longer than any in it."""
+    readable = "".join(UNREADABLE if char in _DIRECTION else char for char in terminal_lines(text))
+    longest = max(map(len, re.findall("`+", readable)), default=0)
+    fence = "`" * max(longest + 1, 3)
+    return f"{fence}{language}\n{readable.rstrip()}\n{fence}"
+
+
 def latex_text(text: str, longest: int = LONGEST) -> str:
     """Return foreign text as LaTeX that prints this text."""
     return "".join(_LATEX.get(character, character) for character in plain_text(text, longest))

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -26,3 +27,13 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def without_folders(path: str) -> str:
+    """Return the file name of an absolute path, or of `lm_eval:PATH`. Relative paths stay as they are."""
+    return re.sub(r"^(lm_eval:)?[/~].*/", r"\1", path)
+
+
+def is_local_path(text: str) -> bool:
+    """Return whether a text names a file or folder of this machine, and not a model of the hub."""
+    return text.startswith(("/", "~", ".", "\\")) or text.count("/") > 1 or Path(text).exists()

@@ -141,6 +141,38 @@ def metadata(name: str) -> dict[str, Any]:
     return content
 
 
+def prompt_template(name: str) -> str:
+    """Return a task's prompt without few-shot examples, as a Jinja template over its documents' fields.
+
+    Reads YAML files alone: neither lm-eval nor data is loaded.
+    """
+    content = _file(name)
+    details = content["metadata"]
+    if own.is_own(name):
+        shared = _template(Path(OWN_TEMPLATES[details["family"]]).name)
+    else:
+        shared = _template(content["include"])
+    if own.is_own(name) and details["family"] == "structured":
+        shared = {**shared, "description": structured.instruction(details["source"])}
+    merged = {**shared, **content}
+    return f"{merged.get('description', '')}{merged['doc_to_text']}"
+
+
+@cache
+def _template(name: str) -> dict[str, Any]:
+    """Return the YAML of a template, without the functions that it names."""
+    (path,) = tasks_dir().rglob(name)
+    content: dict[str, Any] = yaml.load(path.read_text("utf-8"), _TemplateLoader)
+    return content
+
+
+class _TemplateLoader(yaml.SafeLoader):
+    """Reads the names of functions as text."""
+
+
+_TemplateLoader.add_constructor("!function", lambda loader, node: node.value)
+
+
 def input_field(name: str) -> str:
     """Return the field of a task's documents that holds the text to work on.
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -24,6 +25,7 @@ from transformers import (
 from midalign import adapter, bases
 from midalign.errors import AdapterError
 from midalign.evaluate import run as evaluation
+from midalign.hub_upload import plan_upload
 from midalign.merge import merge_adapters
 from midalign.merge.search import headline_share, search_weights
 from midalign.merge.weights import MergeWeights
@@ -260,6 +262,24 @@ def test_a_merged_adapter_says_what_it_was_made_of(tmp_path):
     manifest(align, base="other", base_digest="c" * 64)
     with pytest.raises(AdapterError, match=r"trained on tiny and .* on other, which have different weights"):
         merge_adapters([task, align], MergeWeights((1.0, 1.0)), tmp_path / "again")
+
+
+def test_a_merged_adapter_has_a_card_and_the_settings_of_its_parents(tmp_path):
+    task, align = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "align"))
+    config = json.loads((task / adapter.CONFIG).read_text())
+    (task / adapter.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": str(tmp_path)}))
+    manifest(task, settings={"learning_rate": 0.1}, base_hub_id="org/tiny", base_licence="mit")
+    manifest(align, aligned=["de"], layer=2, pairs="tatoeba", settings={"align": {"weight": 0.25}})
+    merge_adapters([task, align], MergeWeights((1.0, 0.5)), tmp_path / "merged")
+    found = adapter.read_manifest(tmp_path / "merged")
+    assert found.settings is None
+    assert [p.settings for p in found.parents] == [{"learning_rate": 0.1}, {"align": {"weight": 0.25}}]
+    assert str(tmp_path) not in (tmp_path / "merged" / adapter.CONFIG).read_text()
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert (card.data.base_model, card.data.license) == ("org/tiny", "mit")
+    assert "merged by midalign from `task` and `align` (1:0.5)" in str(card)
+    assert "### align\n\n```yaml\nalign:\n  weight: 0.25\n```" in str(card)
+    assert plan_upload(tmp_path / "merged", "team").repository == "team/task-align-1_0.5"
 
 
 def test_merges_with_different_alignments_are_different_models_beside_one_baseline(tmp_path):

@@ -1,5 +1,6 @@
 """Base models: the bundled one, `mini`, and how folders and hub ids are found and loaded."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,33 @@ def _may_be_hub_id(name: str) -> bool:
     """Return whether `name` looks like `owner/name`, or is one word as for the hub's oldest models (gpt2)."""
     parts = name.split("/")
     return len(parts) <= 2 and all(part and part[0] not in ".~" and " " not in part for part in parts)
+
+
+def hub_id(name: str) -> str | None:
+    """Return the hub id of a base, None if it is not known, as for a folder outside the hub's cache.
+
+    `_name_or_path` in a folder's config.json does not tell: after fine-tuning, it often names the model that
+    the training started from.
+    """
+    if name in NAMES:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    cached = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]+$", folder.absolute().as_posix())
+    return f"{cached[1]}/{cached[2]}" if cached else None
+
+
+def stated_licence(folder: Path) -> str | None:
+    """Return the licence in the front matter of a model card, None without a card or a licence."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        licence = (metadata_load(folder / "README.md") or {}).get("license")
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return licence if isinstance(licence, str) else None
 
 
 def load_model_and_tokenizer(base: str, **options: Any) -> tuple[Any, Any]:

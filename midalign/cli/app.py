@@ -16,6 +16,7 @@ from midalign.cli import (
     leaderboard_submit,
     leaderboard_verify,
     merge,
+    push,
     score,
     shipped_files,
     sweep,
@@ -55,6 +56,7 @@ app.add_typer(leaderboard.app, name="leaderboard", rich_help_panel=COMPARE)
 add_command(app, "compare", section=COMPARE, examples=compare.EXAMPLES)(compare.compare)
 add_command(app, "sweep", section=COMPARE, examples=sweep.EXAMPLES)(sweep.sweep)
 add_command(app, "merge", section=COMPARE, examples=merge.EXAMPLES)(merge.merge)
+add_command(app, "push", section=COMPARE, examples=push.EXAMPLES)(push.push)
 add_command(app, "analyze", section=COMPARE, examples=analyze.EXAMPLES)(analyze.analyze)
 app.add_typer(data.app, name="data", rich_help_panel=LOOK_UP)
 for kind in shipped_files.KINDS:

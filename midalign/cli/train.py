@@ -65,6 +65,9 @@ def train(
             metavar="NAMESPACE", help="Upload adapters and their model cards to the Hugging Face hub."
         ),
     ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create private repositories with --push-to-hub.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -77,10 +80,15 @@ def train(
     `midalign train` and `midalign-train` are the same command. Interrupted runs resume from the last
     checkpoint. The base is scored too, for comparison.
     """
+    if private and not push_to_hub:
+        raise typer.BadParameter("--private is for --push-to-hub NAMESPACE")
     settle_environment()
     from rich.console import Console
 
     from midalign.cli.eval import print_differences
+    from midalign.files import write_atomically
+    from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
+    from midalign.model_card import CARD
     from midalign.record import SUFFIX
     from midalign.train.parallel import train_in_parallel
     from midalign.train.recipe import load_recipe
@@ -110,29 +118,14 @@ def train(
         print(f"All weights were trained. To score them: midalign eval --base FOLDER --tasks {settings.task}")
     elif settings.evaluate:
         evaluate_adapters(settings, adapters)
-        _write_scores(adapters, settings.output / "results")
+        for folder, runs in runs_by_adapter(adapters, settings.output / "results").items():
+            write_atomically(folder / CARD, scored_card(folder, runs).encode())
         print_differences(console, sorted((settings.output / "results").glob(f"*{SUFFIX}")))
     if push_to_hub:
-        from midalign.train.card import push_adapter
+        from midalign.hub_upload import plan_upload, upload_adapter
 
         for adapter in adapters:
-            print(push_adapter(adapter, push_to_hub))
-
-
-def _write_scores(adapters: list[Path], results: Path) -> None:
-    """Write scores into the cards of adapters, from all complete records of the same weights."""
-    from midalign import record
-    from midalign.adapter import adapter_digest
-    from midalign.leaderboard.load import load_record
-    from midalign.train.card import write_card
-
-    records_by_digest: dict[str, list[record.Record]] = {}
-    for path in sorted(results.glob(f"*{record.SUFFIX}"), key=lambda path: path.stem):
-        entry = record.read_record(path)
-        if entry.adapter and entry.shard is None:
-            records_by_digest.setdefault(entry.adapter.digest, []).append(load_record(path))
-    for folder in adapters:
-        write_card(folder, records_by_digest.get(adapter_digest(folder), []))
+            print(upload_adapter(plan_upload(adapter, push_to_hub), private=private))
 
 
 def settle_environment() -> None:

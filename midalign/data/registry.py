@@ -23,6 +23,14 @@ REPUBLISHABLE = ("massive", "mini")
 """Data sets whose licence lets anyone publish excerpts under another licence: CC BY and Apache-2.0.
 Share-alike licences, terms of research use and users' files do not."""
 
+HUB_NAMES = {
+    "massive": "AmazonScience/massive",
+    "alma": "haoranxu/ALMA-Human-Parallel",
+    "flores": "facebook/flores",
+    "uner": "universalner/universal_ner",
+}
+"""Names of data sets that their authors publish on the Hugging Face hub, too."""
+
 BUNDLED = "mini"
 """The data set in the package."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midalign import harness
+from midalign.data.registry import HUB_NAMES
 from midalign.errors import MidalignError
 from midalign.escaping import latex_text, plain_text
 from midalign.languages import ROLES
@@ -20,6 +21,7 @@ from midalign.metrics import bootstrap, scorer
 
 if TYPE_CHECKING:
     import pandas as pd
+    from huggingface_hub import EvalResult
 
 TASK_TYPES = {
     "slot": "token-classification",
@@ -106,16 +108,27 @@ def export_model_index(runs: Sequence[Run]) -> dict[str, str]:
 
     A model card that begins with it shows the scores on the hub. Only defined values are scores there.
     """
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
+
+    return {
+        model: f"---\n{ModelCardData(model_name=plain_text(model), eval_results=of).to_yaml()}\n---\n"
+        for model, of in hub_results(runs).items()
+    }
+
+
+def hub_results(runs: Sequence[Run]) -> "dict[str, list[EvalResult]]":
+    """Return the scores of each model, by its name, as the hub's model cards have them."""
+    from huggingface_hub import EvalResult
 
     results: dict[str, list[EvalResult]] = {}
     for row in tidy_rows(runs):
         if row["value"] is None:
             continue
+        source = source_of(row["task"])
         results.setdefault(row["model"], []).append(
             EvalResult(
                 task_type=TASK_TYPES[row["family"]],
-                dataset_type=plain_text(source_of(row["task"])),
+                dataset_type=plain_text(HUB_NAMES.get(source, source)),
                 dataset_name=plain_text(row["task"]),
                 dataset_config=row["language"],
                 dataset_split=plain_text(row["split"]),
@@ -124,12 +137,16 @@ def export_model_index(runs: Sequence[Run]) -> dict[str, str]:
                 metric_type=row["metric"],
                 metric_name=scorer(row["family"]).METRICS[row["metric"]].title,
                 metric_value=row["value"],
+                metric_args=_conditions(row) or None,
             )
         )
-    return {
-        model: f"---\n{ModelCardData(model_name=plain_text(model), eval_results=of).to_yaml()}\n---\n"
-        for model, of in results.items()
-    }
+    return results
+
+
+def _conditions(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells two results apart that the hub lists under one data set and split."""
+    decoding = {} if row["regime"] == "free" else {"decoding": plain_text(row["regime"])}
+    return decoding if row["limit"] is None else {**decoding, "items": row["n"]}
 
 
 def source_of(task: str) -> str:

@@ -17,6 +17,7 @@ from midalign.merge.manifest import merged_manifest
 from midalign.merge.output import folder_beside, refuse_existing, write_adapter
 from midalign.merge.source import LoraChange, LoraSource, check_blocks, check_shapes
 from midalign.merge.weights import MergeMethod, MergeWeights, check_choices, describe_merge
+from midalign.model_card import write_card
 
 DENSITY = 0.5
 
@@ -101,6 +102,7 @@ def merge_adapters(
         manifest = merged_manifest(sources, describe_merge(weights, method, rank, density))
         if manifest:
             (partial / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+            write_card(partial)
     return MergedAdapter(output, widest, len(merged), error)
 
 

@@ -62,12 +62,15 @@ def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "seconds": sum(parent.seconds for parent in parents),
             "packages": adapter.package_versions(),
             "training": {},
+            "settings": None,
+            "base_hub_id": next(filter(None, (parent.base_hub_id for parent in parents)), None),
+            "base_licence": next(filter(None, (parent.base_licence for parent in parents)), None),
             "tokenizer_digest": next(filter(None, (parent.tokenizer_digest for parent in parents)), None),
             "dtype": ", ".join(sorted(dtypes)) if all(parent.dtype for parent in parents) else None,
             "trained_on": None if None in texts else list(trained_on),
             "overlap": list(overlap) if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
-                Parent(name=parent.name, digest=adapter.adapter_digest(folder))
+                Parent(name=parent.name, digest=adapter.adapter_digest(folder), settings=parent.settings)
                 for parent, folder in zip(parents, sources, strict=True)
             ],
         }

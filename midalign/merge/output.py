@@ -10,6 +10,7 @@ from pathlib import Path
 
 from midalign import adapter
 from midalign.errors import AdapterError
+from midalign.files import is_local_path
 from midalign.merge.source import LoraChange, LoraSource
 
 
@@ -48,8 +49,10 @@ def write_adapter(
         tensors[keys["a"]] = torch.nn.functional.pad(change.a, (0, 0, 0, padding)).contiguous()
         tensors[keys["b"]] = torch.nn.functional.pad(change.b, (0, padding)).contiguous()
     save_file(tensors, folder / adapter.WEIGHTS, metadata={"format": "pt"})
+    base = sources[0].config.get("base_model_name_or_path")
     config = {
         **sources[0].config,
+        "base_model_name_or_path": None if base is None or is_local_path(base) else base,
         "r": rank,
         "lora_alpha": rank,  # the scaling is in the factors
         "use_rslora": False,

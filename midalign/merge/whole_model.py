@@ -6,6 +6,7 @@ from pathlib import Path
 from midalign import adapter, bases
 from midalign.errors import AdapterError
 from midalign.merge.output import folder_beside, refuse_existing
+from midalign.model_card import write_card
 
 SAME = 1e-3
 """Largest relative difference between the logits of base plus adapter and of the merged model."""
@@ -37,3 +38,4 @@ def merge_into_base(merged: Path, base: str, output: Path) -> None:
         tokenizer.save_pretrained(partial)
         if (merged / adapter.MANIFEST).is_file():  # evaluations take the training text from it
             shutil.copyfile(merged / adapter.MANIFEST, partial / adapter.MANIFEST)
+            write_card(partial)

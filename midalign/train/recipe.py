@@ -15,6 +15,11 @@ from midalign.data.pairs import pairs_identity
 from midalign.errors import RecipeError, nearest
 from midalign.shipped import shipped_names, shipped_text
 
+BESIDE_WEIGHTS = frozenset(
+    {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap", "report_to", "base_hub_id"}
+)
+"""Keys of a recipe that do not determine the weights of an arm and seed."""
+
 
 class RecipeSection(BaseModel):
     """A part of a recipe. Unknown keys are rejected."""
@@ -177,6 +182,8 @@ class Recipe(RecipeSection):
     """Name of the experiment, in adapters, records and tables."""
     base: str
     """A folder, a model id of the hub, or `mini` for the bundled base."""
+    base_hub_id: str | None = None
+    """Hub id of a base from a folder, for the model card. Set it if the hub's files are the same."""
     task: str
     """A task or group of midalign, `FAMILY:FILE` for your own data, or `lm_eval:TASK`."""
     supervised: list[str] = Field(min_length=1)
@@ -283,6 +290,16 @@ class Recipe(RecipeSection):
         folder = Path(self.base).expanduser()
         return folder.resolve().name if folder.is_dir() else self.base
 
+    @property
+    def stops_early(self) -> bool:
+        """True if the monitor determines the weights."""
+        return self.monitor is not None and self.monitor.stop_on is not None
+
+    @property
+    def keys_beside_weights(self) -> set[str]:
+        """Keys that do not determine the weights of every arm. `align` and `arms` differ between arms."""
+        return {*BESIDE_WEIGHTS, "align", "arms", *([] if self.stops_early else ["monitor"])}
+
     def digest(self, arm: str) -> str:
         """Return the sha256 of everything that determines an arm's weights.
 
@@ -295,17 +312,12 @@ class Recipe(RecipeSection):
         return RecipeRef(name=self.name, digest=self.digest(arm), baseline=self._digest_with(None))
 
     def _digest_with(self, align: Align | None) -> str:
-        others = {"output", "evaluate", "evaluation", "seeds", "save_every", "allow_overlap", "report_to"}
-        others |= {"arms", "align"}
-        stops = self.monitor is not None and self.monitor.stop_on is not None
-        if not stops:
-            others.add("monitor")
-        decides = self.model_dump(mode="json", exclude=others | _unset(self))
+        decides = self.model_dump(mode="json", exclude=self.keys_beside_weights | _unset(self))
         decides["base"] = self.base_name
         if align is not None:
             decides["align"] = align.model_dump(mode="json", exclude=_unset(align))
             decides["align"]["pairs"] = pairs_identity(align.pairs, self.aligned)
-        elif stops:  # the measure may depend on the held-out pairs and the layer
+        elif self.stops_early:  # the measure may depend on the held-out pairs and the layer
             held_out = pairs_identity(self.align.pairs, self.aligned), self.align.held_out
             decides["held_out"] = *held_out, self.align.layer
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

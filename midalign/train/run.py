@@ -6,10 +6,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
@@ -17,11 +17,12 @@ from midalign.data.overlap import Overlap
 from midalign.errors import OverlapError, RecipeError, TrainingError, first_line, nearest
 from midalign.files import write_atomically
 from midalign.locks import locked
+from midalign.model_card import write_card
 from midalign.reporting import ignore_progress
-from midalign.train.card import write_card
+from midalign.train.arm_settings import arm_settings, setting_differences
 from midalign.train.evaluation_command import evaluated_tasks
 from midalign.train.progress import TRAINING_LOG, OnTrainProgress
-from midalign.train.recipe import Recipe
+from midalign.train.recipe import BESIDE_WEIGHTS, Recipe
 
 if TYPE_CHECKING:
     from midalign.device import Dtype
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 SHOWN = 4
 """Overlaps in an error message. More would not fit on a screen."""
+
+SHOWN_KEYS = 8
+"""Keys in an error message on recipes that differ."""
 
 
 def training_runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
@@ -128,13 +132,29 @@ def is_trained(folder: Path, recipe: Recipe, arm: str) -> bool:
     _check_content(folder, manifest, recipe)
     if manifest.recipe.digest != recipe.digest(arm):
         raise RecipeError(
-            f"{folder} holds an adapter of another recipe ({manifest.recipe.name}, digest "
-            f"{manifest.recipe.digest[:12]}; this one is {recipe.name}, {recipe.digest(arm)[:12]}). "
+            f"{folder} holds an adapter of another recipe: {_recipe_differences(manifest, recipe, arm)}. "
             f"Train elsewhere: output=OTHER, or remove that folder"
         )
     # A run may have been killed after publishing its adapter and before removing its checkpoints.
     shutil.rmtree(_work(folder), ignore_errors=True)
     return True
+
+
+def _recipe_differences(manifest: adapter.Manifest, recipe: Recipe, arm: str) -> str:
+    """Return in words how an adapter's recipe differs from another with another digest."""
+    if manifest.settings is None:
+        return (
+            f"{manifest.recipe.name}, digest {manifest.recipe.digest[:12]}, and this one is {recipe.name}, "
+            f"{recipe.digest(arm)[:12]}. An earlier version of midalign trained it and kept no settings, so "
+            f"the keys that differ are not known"
+        )
+    return _listed(setting_differences(manifest.settings, arm_settings(recipe, arm)))
+
+
+def _listed(differences: Sequence[str]) -> str:
+    """Return differences for a message. Equal settings with another digest have other files of pairs."""
+    more = f"; and {len(differences) - SHOWN_KEYS} more keys" if len(differences) > SHOWN_KEYS else ""
+    return f"{'; '.join(differences[:SHOWN_KEYS])}{more}" or "other files of align.pairs"
 
 
 def _check_content(folder: Path, manifest: adapter.Manifest, recipe: Recipe) -> None:
@@ -245,6 +265,9 @@ def _train_arm(
         training=losses,
         trained_on=trained_on,
         overlap=None if overlaps is None else [entry.figures() for entry in overlaps],
+        settings=arm_settings(recipe, arm),
+        base_hub_id=recipe.base_hub_id or bases.hub_id(recipe.base),
+        base_licence=bases.stated_licence(adapter.base_folder(bases.resolve(recipe.base))),
     )
     with name_full_disks(work):
         _publish(ready, manifest, work, folder)
@@ -320,18 +343,25 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
     if {key: begun.get(key) for key in decides} == decides:
         return cast("Dtype", begun.get("dtype") or dtype)
     if any(work.glob("checkpoint-*")):
-        before = begun.get("recipe", {})
-        changed = [key for key, value in settings.items() if before.get(key) != value]
+        changed = setting_differences(
+            *(_decisive_keys(of_recipe, arm) for of_recipe in (begun.get("recipe", {}), settings))
+        )
         if begun.get("digest") == decides["digest"]:
             changed = [f"files of the {key}" for key in decides if begun.get(key) != decides[key]]
         raise RecipeError(
-            f"{work} was begun with other settings ({', '.join(changed) or 'other files of align.pairs'}). "
+            f"{work} was begun with other settings ({_listed(changed)}). "
             f"Resume with the earlier ones, remove that folder, or train elsewhere: output=OTHER"
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     write_atomically(mark, json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1).encode())
     return dtype
+
+
+def _decisive_keys(settings: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """Return the keys of a recipe that decide on an arm's weights."""
+    decisive = {key: value for key, value in settings.items() if key not in BESIDE_WEIGHTS}
+    return decisive | {"arms": {arm: settings.get("arms", {}).get(arm)}}
 
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
@@ -351,7 +381,7 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
     if ready.recipe.lora is None:  # a complete model is loaded together with its tokenizer
         ready.tokens.tokenizer.save_pretrained(finished)
     else:
-        _sort_targets(finished / adapter.CONFIG)
+        _settle_config(finished / adapter.CONFIG, manifest.base_hub_id)
     (finished / "training_args.bin").unlink(missing_ok=True)  # a pickle that contains paths of this machine
     (finished / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     shutil.copyfile(work / TRAINING_LOG, finished / TRAINING_LOG)
@@ -360,9 +390,13 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
     shutil.rmtree(work, ignore_errors=True)  # `is_trained` removes what an interruption leaves
 
 
-def _sort_targets(config: Path) -> None:
-    """Sort the target modules in place, since peft's random order would change the adapter's digest."""
+def _settle_config(config: Path, base_hub_id: str | None) -> None:
+    """Make an adapter's configuration independent of chance and of this machine, in place.
+
+    peft writes target modules in random order, and the base's folder.
+    """
     settings = json.loads(config.read_text("utf-8"))
+    settings["base_model_name_or_path"] = base_hub_id
     if isinstance(settings["target_modules"], list):
         settings["target_modules"].sort()
-        config.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    config.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

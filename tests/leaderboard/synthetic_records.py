@@ -80,6 +80,7 @@ def write(
     comet_model: str = "comet",
     repeated: Mapping[str, Sequence[int]] | None = None,
     training_dtype: str | None = None,
+    settings: dict[str, object] | None = None,
     tokenizer: str | None = None,
     overlap: OverlapCheck | None = None,
 ) -> Path:
@@ -148,6 +149,7 @@ def write(
         packages={},
         training={},
         dtype=training_dtype,
+        settings=settings,
     )
     entry = record.Record(
         schema_version=schema_version,

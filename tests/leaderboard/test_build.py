@@ -10,13 +10,12 @@ import pytest
 from synthetic_records import share, simulated, write
 from typer.testing import CliRunner
 
-from midalign import harness, record
+from midalign import harness, model_card, record
 from midalign.cli.leaderboard import app
 from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard import plots
 from midalign.leaderboard.build import build_board
-from midalign.train import card
 
 BASELINE = {"en": 80, "es": 60, "de": 30, "sw": 10, "fr": 40}
 ALIGNED = {"en": 78, "es": 60, "de": 40, "sw": 20, "fr": 37}
@@ -261,7 +260,7 @@ def test_the_board_says_what_a_record_found_and_could_not_check(tmp_path):
     assert (
         "The training text of aligned was not compared with the test text: q (sw) is not available." in page
     )
-    text = "\n".join(card._scores(record.read_record(tmp_path / "r" / "a.json")))
+    text = "\n".join(model_card._scores(record.read_record(tmp_path / "r" / "a.json")))
     assert "Overlap with the training text: p holds 42 of 300 texts of mini test, de." in text
     assert "Overlap not checked: q (sw) is not available." in text
 
@@ -279,7 +278,7 @@ def test_an_incomplete_check_keeps_what_training_allowed(tmp_path):
     for check, expected in ((gone, allowed[1:]), (whole, []), (None, allowed)):
         checked = entry.model_copy(update={"overlap": check})
         assert checked.known_overlaps == expected
-        assert "\n".join(card._scores(checked)).count("Overlap with the training text") == len(expected)
+        assert "\n".join(model_card._scores(checked)).count("Overlap with the training text") == len(expected)
 
 
 def test_a_dozen_arms_are_drawn_apart():

@@ -48,7 +48,8 @@ def sections(tmp_path_factory):
     for arm, scores in SCORES.items():
         name = "arm" if arm == ARM else arm
         write(results, name, arm, counts(scores), seed=1, base=BASE, recipe=RECIPE, cut_off=3)
-    other = {"base": "org/other-270m", "recipe": "second", "limit": 50}
+    other = {"base": "org/other-270m", "recipe": "second", "limit": 50, "training_dtype": "bfloat16"}
+    other["settings"] = {"learning_rate": 0.002, "system_instruction": BASE}
     write(results, "other", "baseline", counts(SCORES["aligned"]), seed=1, **other)
     return folder, build_board(results, folder)
 
@@ -284,6 +285,16 @@ def test_the_model_view_has_languages_origin_and_cost(page, board, index):
     text = page.locator("main").inner_text()
     for expected in ("Swahili (sw)", "aligned.json", "Recipe digest", "tokens", "hf float32", "not recorded"):
         assert expected in text
+
+
+def test_the_model_view_has_the_recipe_of_an_adapter(page, board, index):
+    (model,) = (one for one in index["models"] if one["recipe"] == "second")
+    show(page, board, f"view=model&model={model['id']}")
+    page.locator("summary", has_text="Hyperparameters: baseline").click()
+    text = page.locator("main").inner_text()
+    assert '"learning_rate": 0.002' in text
+    assert BASE in text
+    assert page.evaluate("window.hit") is None
 
 
 def test_the_theme_button_switches_and_print_is_light(page, board):

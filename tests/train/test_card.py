@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,13 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
 
-from midalign import adapter, record
-from midalign.cli.train import _write_scores
-from midalign.errors import RecordError
-from midalign.train import card
-from midalign.train.card import render_card
+from midalign import adapter, harness, record
+from midalign.cli.app import app
+from midalign.errors import AdapterError, RecordError
+from midalign.hub_upload import plan_upload, upload_adapter
+from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
+from midalign.model_card import render_card
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from synthetic_records import counts, share, write
@@ -43,6 +46,7 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"error": "Invalid token"}, 401)
         elif self.path == "/api/repos/create":
             name = json.loads(body)
+            self.server.created.append(name)
             self.answer({"url": f"{self.server.url}/{name['organization']}/{name['name']}"})
         elif "/preupload/" in self.path:
             files = [
@@ -66,7 +70,11 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"error": self.path}, 404)
 
     def do_GET(self):
-        self.answer({"sha": "0" * 40, "siblings": [], "id": "team/x", "xetEnabled": False})
+        self.server.seen.append((self.path, self.headers["Authorization"]))
+        private = self.server.exists_as == "private"
+        self.answer(
+            {"sha": "0" * 40, "siblings": [], "id": "team/x", "xetEnabled": False, "private": private}
+        )
 
     def log_message(self, *_):
         """Keep quiet."""
@@ -75,7 +83,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.uploaded, server.seen = {}, []
+    server.uploaded, server.seen, server.created, server.exists_as = {}, [], [], "private"
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -103,19 +111,30 @@ def test_an_adapter_is_uploaded_with_its_card_and_scores(tmp_path, hub):
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/team/mini-aligned-seed1" in done.stdout
     folder = tmp_path / "adapters" / "aligned-seed1"
-    assert hub.uploaded == {path.name: path.read_bytes() for path in folder.iterdir()}
+    text = hub.uploaded.pop("README.md").decode()
+    here = (folder / "README.md").read_text()
+    assert hub.uploaded == {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".md"}
+    assert text == here.replace(
+        'adapter = "."  # the folder of this file', 'adapter = "team/mini-aligned-seed1"'
+    )
 
-    text = hub.uploaded["README.md"].decode()
-    front = yaml.safe_load(text.split("---")[1])
-    assert front["base_model"] == "mini"
-    assert front["library_name"] == "peft"
-    assert front["language"] == ["de", "en", "es", "hi", "ru", "tr", "zh"]
+    front = ModelCard(text).data
+    assert front.base_model is None  # no model of the hub
+    assert (front.library_name, front.pipeline_tag) == ("peft", "text-generation")
+    assert front.license == "apache-2.0"
+    assert front.language == ["de", "en", "es", "hi", "ru", "tr", "zh"]
     assert "| supervised languages | en, es, ru, zh |" in text
     assert "| aligned languages | de, tr, hi |" in text
     (path,) = (tmp_path / "results").glob("*aligned*.json")
-    scored = json.loads(path.read_text())["tasks"]["midalign_mini_slot_de"]["metrics"]["slot_f1"]
+    written = json.loads(path.read_text())
+    assert written["adapter"]["manifest"]["settings"]["align"]["weight"] == 1.0
+    scored = written["tasks"]["midalign_mini_slot_de"]["metrics"]["slot_f1"]
     row = next(line for line in text.splitlines() if line.startswith("| midalign_mini_slot_de | aligned |"))
     assert f"{scored['value']:.3f} ± {scored['stderr']:.3f}" in row
+
+
+def card_with_scores(folder, results):
+    return scored_card(folder, runs_by_adapter([folder], results)[folder])
 
 
 @pytest.fixture
@@ -162,8 +181,8 @@ def test_the_card_has_free_and_constrained_scores(trained, tmp_path):
     scored(results, "mini-aligned-seed1", 3, weights)
     scored(results, "mini-aligned-seed1-constrained", 7, weights, "constrained")
     scored(results, "other-weights-of-this-name", 9, "c" * 64)
-    _write_scores([trained], results)
-    free, constrained = (trained / card.CARD).read_text().split("## Scores on test, all items, ")[1:]
+    text = card_with_scores(trained, results)
+    free, constrained = text.split("## Scores on test, all items, ")[1:]
     assert free.startswith("free decoding\n\nRecord `mini-aligned-seed1`.")
     assert "| midalign_mini_slot_de | aligned | 0.300 ± 0.010 |" in free
     assert constrained.startswith("constrained decoding\n\nRecord `mini-aligned-seed1-constrained`.")
@@ -173,8 +192,7 @@ def test_the_card_has_free_and_constrained_scores(trained, tmp_path):
 
 def test_the_card_of_other_weights_has_no_scores(trained, tmp_path):
     scored(tmp_path / "results", "mini-aligned-seed1", 3, "c" * 64)
-    _write_scores([trained], tmp_path / "results")
-    assert "Not scored yet" in (trained / card.CARD).read_text()
+    assert "Not scored yet" in card_with_scores(trained, tmp_path / "results")
 
 
 def test_the_card_takes_no_impossible_scores(trained, tmp_path):
@@ -184,7 +202,7 @@ def test_the_card_takes_no_impossible_scores(trained, tmp_path):
     content["adapter"]["digest"] = adapter.adapter_digest(trained)
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="expected at most"):
-        _write_scores([trained], tmp_path / "results")
+        card_with_scores(trained, tmp_path / "results")
 
 
 def test_families_in_one_record_have_tables_of_their_own(trained, tmp_path):
@@ -210,3 +228,158 @@ def test_families_in_one_record_have_tables_of_their_own(trained, tmp_path):
     }.items():
         assert f"| midalign_mini_mt_{code} | {role} | 41.250 ± 0.500 |" in text
     assert "| midalign_mini_slot_de | aligned | 0.300 ± 0.010 |" in text
+
+
+def test_the_hub_reads_the_scores_of_the_card(trained, tmp_path):
+    weights, results = adapter.adapter_digest(trained), tmp_path / "results"
+    scored(results, "mini-aligned-seed1", 3, weights)
+    scored(results, "mini-aligned-seed1-constrained", 7, weights, "constrained")
+    scored(results, "other-weights-of-this-name", 9, "c" * 64)
+    card = ModelCard(card_with_scores(trained, results))
+    values = [(r.metric_value, r.metric_args) for r in card.data.eval_results if r.metric_type == "slot_f1"]
+    assert values == [(0.3, None), (0.7, {"decoding": "constrained"})]
+    assert {(r.task_type, r.dataset_type, r.dataset_config) for r in card.data.eval_results} == {
+        ("token-classification", "mini", "de")
+    }
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_the_card_has_prompts_data_and_licences(trained):
+    manifest = adapter.read_manifest(trained).model_copy(
+        update={
+            "task": "midalign_slot",
+            "pairs": "tatoeba",
+            "base": "google/gemma-3-270m",
+            "base_licence": "gemma",
+            "settings": {"chat_template": True, "system_instruction": "Be ```brief```."},
+        }
+    )
+    text = render_card(manifest)
+    front = ModelCard(text).data
+    assert front.datasets == ["AmazonScience/massive"]
+    assert (front.license, front.base_model) == ("gemma", "google/gemma-3-270m")
+    assert "| midalign\\_slot (massive) | task | en, es | CC BY 4.0 |" in text.replace("_slot", "\\_slot")
+    assert "| tatoeba | sentence pairs | de | CC BY 2.0 FR |" in text
+    assert "Utterance: {{utterance}}\nSlots:\n```" in text
+    assert "user's turn in the base's chat template" in text
+    assert "````\nBe ```brief```.\n````" in text
+    assert 'base = "google/gemma-3-270m"' in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("midalign_mini_slot_de", "midalign_mini_mt_de-en", "midalign_mini_json_de"),
+        "own",
+    ],
+)
+def test_prompts_of_cards_are_those_of_the_tasks(name, tmp_path, monkeypatch):
+    """Jinja fills the fields of a document, as in lm-eval."""
+    import jinja2
+
+    if name == "own":
+        monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
+        row = {"language": "de", "text": "Ada in Ulm", "entities": [{"type": "PER", "text": "Ada"}]}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+        (name,) = harness.expand([f"structured:{tmp_path}/mine.jsonl"])
+    task = harness.load_tasks([name])[name]
+    document = next(iter(task.test_docs()))
+    filled = jinja2.Template(harness.prompt_template(name)).render(document)
+    assert filled == harness.prompt(task, document)
+
+
+@pytest.fixture
+def online(hub, monkeypatch):
+    """The hub's client in this process speaks with the stand-in."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return hub
+
+
+def test_a_dry_run_lists_the_files_and_contacts_nothing(trained, online):
+    command = ["push", str(trained), "--to", "team", "--private", "--dry-run"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert online.seen == []
+    assert not (trained / "README.md").exists()
+    lines = [line.split() for line in result.output.splitlines()]
+    sizes = {words[2]: int(words[0].replace(",", "")) for words in lines if "bytes" in words}
+    assert ["team/mini-aligned-seed1", "(private)"] in lines
+
+    upload_adapter(plan_upload(trained, "team"), private=True)
+    assert {name: len(content) for name, content in online.uploaded.items()} == sizes
+    assert set(sizes) == {"README.md", "midalign.json", "adapter_config.json", "adapter_model.safetensors"}
+    assert [request["visibility"] for request in online.created] == ["private"]
+
+
+def test_nothing_private_goes_to_a_public_repository(trained, online):
+    online.exists_as = "public"
+    with pytest.raises(AdapterError, match="exists and is public: nothing was uploaded"):
+        upload_adapter(plan_upload(trained, "team"), private=True)
+    assert online.uploaded == {}
+    assert upload_adapter(plan_upload(trained, "team")) == f"{online.url}/team/mini-aligned-seed1"
+    assert online.uploaded
+
+
+def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, caplog):
+    manifest = adapter.read_manifest(trained)
+    (trained / adapter.MANIFEST).write_text(
+        manifest.model_copy(
+            update={
+                "pairs": f"{tmp_path}/pairs/{{language}}.tsv",
+                "trained_on": [
+                    adapter.TrainingText(
+                        kind="pairs",
+                        source=f"{tmp_path}/pairs/{{language}}.tsv",
+                        languages=["de"],
+                        digest=None,
+                    )
+                ],
+            }
+        ).model_dump_json()
+    )
+    upload_adapter(plan_upload(trained, "team"))
+    assert not [name for name, content in online.uploaded.items() if str(tmp_path).encode() in content]
+    uploaded = adapter.Manifest.model_validate_json(online.uploaded["midalign.json"])
+    assert (uploaded.pairs, uploaded.trained_on[0].source) == ("{language}.tsv", "{language}.tsv")
+    assert "names a folder" not in caplog.text
+    (trained / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": "/home/me/base"}))
+    plan_upload(trained, "team")
+    assert "adapter_config.json names a folder of this machine: /home/me/base" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"), [("a+b@1_0.5", "team"), ("a..b--c", "team"), ("ä-.x", "team")]
+)
+def test_repositories_have_names_that_the_hub_allows(trained, name, namespace):
+    content = json.loads((trained / adapter.MANIFEST).read_text())
+    (trained / adapter.MANIFEST).write_text(json.dumps({**content, "name": name}))
+    assert plan_upload(trained, namespace).repository.isascii()
+    with pytest.raises(AdapterError, match="no name of a repository"):
+        plan_upload(trained, "te/am")
+
+
+def test_names_do_not_break_tables(trained):
+    manifest = adapter.read_manifest(trained).model_copy(update={"arm": "a|b", "pairs": "x|y/{language}.tsv"})
+    lines = [line for line in render_card(manifest).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3, 6}
+
+
+def test_results_of_other_weights_are_not_pushed(trained, tmp_path, online):
+    scored(tmp_path / "results", "mini-aligned-seed1", 3, "c" * 64)
+    command = ["push", str(trained), "--to", "team", "--results", str(tmp_path / "results")]
+    result = CliRunner().invoke(app, command)
+    assert "has no record of the weights in" in str(result.exception)
+    assert online.seen == []
+    scored(tmp_path / "results", "mini-aligned-seed1-constrained", 3, adapter.adapter_digest(trained))
+    assert CliRunner().invoke(app, command).output == f"{online.url}/team/mini-aligned-seed1\n"
+    (score, *_) = ModelCard(online.uploaded["README.md"].decode()).data.eval_results
+    assert (score.metric_type, score.metric_value) == ("slot_f1", 0.3)
+
+
+def test_an_adapter_from_elsewhere_has_no_card(trained):
+    (trained / adapter.MANIFEST).unlink()
+    result = CliRunner().invoke(app, ["push", str(trained), "--to", "team", "--dry-run"])
+    assert "does not know how the adapter was made" in str(result.exception)

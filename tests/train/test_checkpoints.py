@@ -90,7 +90,7 @@ def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path)
     assert [path.name for path in work.iterdir()] == ["recipe.json"]
     (work / "checkpoint-1").mkdir()
     run._claim(work, load_recipe("mini", ["save_every=7"]), "aligned")  # does not decide the weights
-    with pytest.raises(RecipeError, match=r"begun with other settings \(updates\)"):
+    with pytest.raises(RecipeError, match=r"begun with other settings \(updates \d+, now 7\)"):
         run._claim(work, load_recipe("mini", ["updates=7"]), "aligned")
     kept = json.loads((work / "recipe.json").read_text())
     assert kept["recipe"]["updates"] == load_recipe("mini").updates
@@ -177,7 +177,7 @@ def test_a_run_resumes_in_the_dtype_in_which_it_was_begun(tmp_path, monkeypatch)
     assert run._claim(tmp_path / "other", recipe, "aligned") == "float32"
     fixed = load_recipe("mini", ["dtype=bfloat16"])
     assert run._claim(tmp_path / "fixed", fixed, "aligned") == "bfloat16"
-    with pytest.raises(RecipeError, match=r"begun with other settings \(dtype\)"):
+    with pytest.raises(RecipeError, match=r"begun with other settings \(dtype auto, now bfloat16\)"):
         run._claim(work, fixed, "aligned")
     before = json.loads((work / "recipe.json").read_text())
     del before["dtype"]  # as earlier versions wrote it

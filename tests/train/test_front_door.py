@@ -116,7 +116,7 @@ def test_checkpoints_that_a_killed_run_left_beside_its_adapter_go(trained):
 def test_an_adapter_of_another_recipe_is_not_passed_off_as_this_one(trained):
     done = train(trained.parent, "updates=5", check=False)
     assert done.returncode == 1
-    assert "holds an adapter of another recipe" in done.stderr
+    assert "holds an adapter of another recipe: updates 4, now 5." in " ".join(done.stderr.split())
     assert "output=OTHER" in done.stderr
     assert "Traceback" not in done.stderr
 

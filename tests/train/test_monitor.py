@@ -24,7 +24,7 @@ from midalign.data import mini
 from midalign.errors import RecipeError
 from midalign.evaluate import run as evaluation
 from midalign.harness import task_code
-from midalign.train import card
+from midalign.model_card import CARD
 from midalign.train import monitor as monitoring
 from midalign.train.build import Arm
 from midalign.train.monitor import Monitor
@@ -171,7 +171,7 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
     assert [update for update, _ in measured] == [0, 1, 2]
     manifest = json.loads((folder / "midalign.json").read_text())
     assert (manifest["updates"], manifest["tokens"], manifest["training"]) == (0, 0, {})
-    assert "| last losses | none |" in (folder / card.CARD).read_text()
+    assert "| last losses | none |" in (folder / CARD).read_text()
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(weight.abs().sum() == 0 for name, weight in weights.items() if "lora_B" in name)
 

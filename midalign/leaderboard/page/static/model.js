@@ -98,8 +98,11 @@
         facts([
           ["Base", model.base], ["Arm", model.arm], ["Recipe", model.recipe], ["Engine", model.engine], ["Seeds", model.seeds], ["Trust", model.trust],
           ["Parameters of the base", model.size ? midalign.count(model.size) + " (as its name states)" : "not recorded"],
-          ["Base digest", model.digest || "not recorded"], ["Licence", "not recorded: see the base's and the data sets' own"],
+          ["Base digest", model.digest || "not recorded"], ["Licence of the base", model.licence || "not recorded: see the base's and the data sets' own"],
         ]),
+        Object.entries(model.settings).map(function (entry) {
+          return element("details", {}, element("summary", {}, "Hyperparameters: ", midalign.name(entry[0])), element("pre", { tabindex: "0" }, JSON.stringify(entry[1], null, 1)));
+        }),
         blocks,
       ];
     });
