@@ -226,8 +226,13 @@ def _engine(part: SectionFigures, model: ModelFigures) -> str:
 
 
 def marked_label(model: ModelFigures) -> str:
-    """Return a row's label with § if it was trained on text of a test set, and its mark of trust."""
-    return " ".join(filter(None, [model.label, "§" if model.overlap else "", MARKS[model.trust]]))
+    """Return a row's label, with § if it was trained on text of a test set."""
+    return f"{model.label} §" if model.overlap else model.label
+
+
+def _row_title(model: ModelFigures) -> str:
+    """Return `marked_label` with the mark of trust, as Markdown."""
+    return escape_markdown(" ".join(filter(None, [marked_label(model), MARKS[model.trust]])))
 
 
 def _main_table(part: SectionFigures) -> str:
@@ -237,7 +242,7 @@ def _main_table(part: SectionFigures) -> str:
     header += ["gap closed"] if "aligned" in _gaps(part) else []
     rows = [
         [
-            escape_markdown(marked_label(model)),
+            _row_title(model),
             "" if model.seeds == [None] else " ".join(str(seed) for seed in model.seeds),
             *(mean_with_seeds(model, name) for name in sets),
             *(format_percent(model.gap[name].value) for name in _gaps(part)),
@@ -260,7 +265,7 @@ def _class_table(part: SectionFigures) -> str:
     header += [*columns, "cut off", "items", "engine"]
     rows = [
         [
-            escape_markdown(marked_label(model)),
+            _row_title(model),
             *(mean_with_seeds(model, name) for name in sets),
             *(retrieval_cell(part.section, model, layer) for layer in columns.values()),
             cut_off_cell(part.section, model),
