@@ -2,13 +2,14 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from midalign import bases
 from midalign.align.trunk import decoder_blocks, states_at_each
-from midalign.analyze.patching import analyze_patching, patched_next_token
+from midalign.analyze.patching import ParallelPrompt, _measure, analyze_patching, patched_next_token
 from midalign.cli.app import app
 from midalign.errors import DataError
 
@@ -72,6 +73,30 @@ def test_command_writes_a_row_per_language_measure_and_layer(tmp_path):
             assert float(row["patched"]) == pytest.approx(float(row["foreign"]), abs=1e-4)
         if row["layer"] == "8":
             assert float(row["patched"]) == pytest.approx(float(row["english"]), abs=1e-4)
+            if row["measure"] == "label":  # the control is another item's answer
+                assert abs(float(row["unrelated"]) - float(row["english"])) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_slots", "decision"), [(0, False, 1.0), (0, True, 0.0), (2, True, 1.0), (2, False, 0.0)]
+)
+def test_decision_is_right_if_none_is_said_of_items_without_slots(answer, has_slots, decision):
+    scores = torch.full((1, 3), -5.0)
+    scores[0, answer] = -0.1
+    measured = _measure(scores, ParallelPrompt([], [], 1, has_slots), nothing=0)[0]
+    assert measured[0] == decision
+    assert measured[1] == pytest.approx(-5.0) if has_slots else np.isnan(measured[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--layers", "4"], ["--sentences", "folder"], ["--records", "folder"], ["--against", "folder"]],
+)
+def test_options_of_the_other_analysis_are_rejected(options):
+    command = ["analyze", "mini", "--patch", "midalign_mini_slot", "--languages", "de", *options]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert "--patch does not use" in done.output
 
 
 @pytest.mark.parametrize(
@@ -79,9 +104,9 @@ def test_command_writes_a_row_per_language_measure_and_layer(tmp_path):
     [
         ("midalign_mini_json", ["de"], 10, "is not slot filling"),
         ("midalign_mini_slot", ["en"], 10, "No language besides en"),
-        ("midalign_mini_slot", ["de"], 3, "Raise --count"),
+        ("midalign_mini_slot", ["de"], 3, "--count is 3, expected at least 10"),
     ],
 )
-def test_what_cannot_be_patched_is_refused(tmp_path, task, languages, count, message):
+def test_unsupported_patching_is_rejected(tmp_path, task, languages, count, message):
     with pytest.raises(DataError, match=message):
         analyze_patching("mini", task, languages, count=count, output=tmp_path)

@@ -100,6 +100,8 @@ def analyze_patching(
     from midalign.device import fast_dtype
     from midalign.evaluate import live
 
+    if count < FEWEST:
+        raise DataError(f"--count is {count}, expected at least {FEWEST}")
     source = bases.resolve(model)
     if adapter is not None:
         adapters.check_adapter(adapter, source)
@@ -110,10 +112,10 @@ def analyze_patching(
     on_language(0, len(documents))
     for language, pairs in documents.items():
         prompts = _parallel_prompts(pairs, tokenizer, count)
-        if len(prompts) < FEWEST:
+        if len(prompts) < FEWEST or not any(prompt.has_slots for prompt in prompts):
             raise DataError(
                 f"{task}: {language} has {len(prompts)} items whose answers begin as the English ones do, "
-                f"expected at least {FEWEST}. Raise --count or leave the language out"
+                f"expected at least {FEWEST}, some with slots. Omit the language"
             )
         with torch.inference_mode():
             curves.append(_patch_language(loaded, language, prompts, _nothing(tokenizer), depth(loaded)))

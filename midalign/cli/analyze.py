@@ -32,9 +32,14 @@ def analyze(
             metavar="SOURCE", help="ntrex, or a folder with one text file per language, parallel by line."
         ),
     ] = "ntrex",
-    languages: Annotated[str, typer.Option(metavar="CODES", help="Such as en,de,sw. Default: all.")] = "",
+    languages: Annotated[
+        str, typer.Option(metavar="CODES", help="Such as en,de,sw. Default: all. --patch needs them.")
+    ] = "",
     count: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Sentences per language: a seeded sample.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Sentences (items with --patch) per language: a seeded sample."
+        ),
     ] = 500,
     layers: Annotated[
         str, typer.Option(metavar="NUMBERS", help="Layers to measure, such as 4,8. Default: all.")
@@ -50,7 +55,7 @@ def analyze(
         str,
         typer.Option(
             metavar="TASK",
-            help="Instead: put the English prompt's last state into the translated prompt, layer by layer.",
+            help="Activation patching: replace the last state of translated prompts by the English one.",
         ),
     ] = "",
     output: Annotated[
@@ -84,6 +89,10 @@ def analyze(
         TextColumn("{task.completed}/{task.total}"),
     )
     if patch:
+        if layers or against or records or sentences != "ntrex":
+            raise typer.BadParameter("--patch does not use --sentences, --layers, --against and --records")
+        if not languages:
+            raise typer.BadParameter("--patch needs --languages, such as --languages de,sw")
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
             patched = analyze_patching(
                 model,
@@ -199,7 +208,8 @@ def _by_patched_layer(analysis: "PatchAnalysis") -> "Table":
         f"English {np.mean([curve.english[measure] for curve in curves]):.2f}"
         for measure in MEASURES
     )
-    title = f"{analysis.model}, mean of {len(curves)} languages\n{levels}"
+    languages = ", ".join(curve.language for curve in curves)
+    title = f"{analysis.model}, mean of {languages}\n{levels}"
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
     for heading in ("layer", *(f"{name}{kind}" for name in MEASURES for kind in ("", ", other item"))):
         table.add_column(heading, justify="right")

@@ -25,7 +25,7 @@ COLOURS = (
 )
 SHAPES = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">")
 MOST_JOINED = 4
-"""Arms that are joined to their baseline by a line. The lines of more would be a fan."""
+"""Most arms joined to their baseline by lines. More lines would overlap."""
 MARGIN = 0.015
 """Part of the axis left of 0, so that marks at 0 are whole."""
 GREY = "#767676"

@@ -84,7 +84,7 @@ def _contents(parts: Sequence[SectionFigures]) -> str:
         ]
         for part in parts
     ]
-    return markdown_table(["section", "rows", "seeds", "items", "languages"], rows, left=(0,))
+    return markdown_table(["section", "models", "seeds", "items per language", "languages"], rows, left=(0,))
 
 
 def _anchor(title: str) -> str:
@@ -187,7 +187,7 @@ def _section(part: SectionFigures) -> str:
         blocks.append(f"No baseline of the same recipe and training dtype here: {', '.join(lonely)}.")
 
     # The detailed tables.
-    blocks += ["### Resource classes and evaluation", _class_table(part)]
+    blocks += ["### Resource classes, retrieval and engine", _class_table(part)]
     if part.differences:
         blocks += [
             "### Differences from the baseline",

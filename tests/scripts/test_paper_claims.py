@@ -20,20 +20,23 @@ def paper_claims(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "gain", "expected"),
+    ("low", "high", "gain", "loss", "expected"),
     [
-        (0.01, 0.03, 3.8, "reproduced"),
-        (0.01, 0.03, None, "reproduced"),
-        (-0.03, -0.01, -1.0, "reproduced"),
-        (-0.03, -0.01, 3.8, "not reproduced"),
-        (-0.03, -0.01, None, "not reproduced"),
-        (-0.01, 0.02, 3.8, "not reproduced"),
-        (-0.01, 0.05, 3.8, "undecided"),
-        (-0.01, 0.02, None, "undecided"),
+        (0.01, 0.03, 3.8, False, "reproduced"),
+        (0.01, 0.03, None, False, "reproduced"),
+        (-0.03, -0.01, -1.0, True, "reproduced"),
+        (-0.03, -0.01, None, True, "reproduced"),
+        (0.01, 0.03, None, True, "not reproduced"),
+        (-0.03, -0.01, 3.8, False, "not reproduced"),
+        (-0.03, -0.01, None, False, "not reproduced"),
+        (-0.01, 0.02, 3.8, False, "not reproduced"),
+        (-0.01, 0.05, 3.8, False, "undecided"),
+        (-0.01, 0.02, None, False, "undecided"),
     ],
 )
-def test_verdict_follows_from_the_interval_and_the_paper_s_figure(paper_claims, low, high, gain, expected):
-    assert paper_claims.verdict(Estimate((low + high) / 2, low, high, 0.01), gain) == expected
+def test_verdict_follows_from_the_interval_and_the_claim(paper_claims, low, high, gain, loss, expected):
+    estimate = Estimate((low + high) / 2, low, high, 0.01)
+    assert paper_claims.verdict(estimate, gain, loss=loss) == expected
 
 
 @pytest.mark.exhaustive
