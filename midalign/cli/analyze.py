@@ -37,9 +37,7 @@ def analyze(
     ] = "",
     count: Annotated[
         int,
-        typer.Option(
-            metavar="N", min=1, help="Sentences (items with --patch) per language: a seeded sample."
-        ),
+        typer.Option(metavar="N", min=1, help="Sentences (or items to patch) per language: a seeded sample."),
     ] = 500,
     layers: Annotated[
         str, typer.Option(metavar="NUMBERS", help="Layers to measure, such as 4,8. Default: all.")
