@@ -202,19 +202,32 @@ def damaged_items(record: dict[str, Any], packed: bytes, draw: random.Random) ->
 
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-OURS = {"text", "text_special", "softbreak", "code_inline", "strong_open", "strong_close", "image"}
+OURS = {
+    "text",
+    "text_special",
+    "softbreak",
+    "code_inline",
+    "strong_open",
+    "strong_close",
+    "image",
+    "link_close",
+}
 
 
 def foreign_markup(readme: str) -> list[str]:
     """Return markup in a board that midalign does not write."""
-    found = []
+    found, links = [], 0
     for token in MARKDOWN.parse(readme.removeprefix(MARK)):
         if token.type in ("html_block", "fence", "code_block", "hr", "blockquote_open", "ordered_list_open"):
             found.append(token.type)
         for child in token.children or []:
             plot = child.type == "image" and str(child.attrs["src"]).startswith("plots/")
-            if child.type not in OURS or (child.type == "image" and not plot):
+            if child.type == "link_open" and str(child.attrs["href"]).startswith("#"):
+                links += 1
+            elif child.type not in OURS or (child.type == "image" and not plot):
                 found.append(f"{child.type} {child.content[:60]!r}")
+    if links != len(re.findall(r"^## ", readme, re.MULTILINE)):  # the contents have one per section
+        found.append(f"{links} links to sections")
     if [line for line in readme.splitlines() if line.startswith("# ")] != ["# Leaderboard"]:
         found.append("another heading")
     if re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", readme):

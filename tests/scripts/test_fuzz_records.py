@@ -23,6 +23,7 @@ def test_mutated_records_are_accepted_or_rejected_with_a_reason():
 def test_the_fuzzer_sees_raw_markup_and_tracebacks(monkeypatch):
     assert fuzz_records.foreign_markup(f"{fuzz_records.MARK}\n# Leaderboard\n\n<script>\n")
     assert fuzz_records.foreign_markup(f"{fuzz_records.MARK}\n# Leaderboard\n\n- a [b](https://c.d)\n")
+    assert fuzz_records.foreign_markup(f"{fuzz_records.MARK}\n# Leaderboard\n\n- a [b](#c)\n")
     assert not fuzz_records.foreign_markup(f"{fuzz_records.MARK}\n# Leaderboard\n\n- `a` **b** \\<c\n")
 
     def fail(*_: object) -> None:
