@@ -197,8 +197,10 @@ def _patch_language(
     for number, prompt in enumerate(prompts):
         ids = torch.tensor([prompt.foreign], device=model.device)
         foreign.append(_measure(_next_token(model, ids), prompt, nothing)[0])
-        for results, other in ((patched, number), (unrelated, (number + 1) % len(prompts))):
-            results.append(_measure(patched_next_token(model, ids, states[other]), prompt, nothing))
+        both = torch.cat([states[number], states[(number + 1) % len(prompts)]])
+        rows = _measure(patched_next_token(model, ids, both), prompt, nothing)
+        patched.append(rows[: depth + 1])
+        unrelated.append(rows[depth + 1 :])
     return PatchCurves(
         language=language,
         items=len(prompts),
@@ -209,22 +211,30 @@ def _patch_language(
     )
 
 
-def _next_token(model: Any, ids: "Tensor") -> "Tensor":
-    """Return the log-probabilities of the token after the prompts, (prompts, vocabulary) fp32."""
-    logits: Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+def _next_token(model: Any, ids: "Tensor", cache: Any = None) -> "Tensor":
+    """Return the log-probabilities of the token after the prompts, (prompts, vocabulary) fp32.
+
+    `cache` has the keys and values of the tokens before `ids`.
+    """
+    logits: Tensor = model(
+        input_ids=ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+    ).logits[:, -1]
     return logits.float().log_softmax(-1)
 
 
 def patched_next_token(model: Any, ids: "Tensor", states: "Tensor") -> "Tensor":
-    """Return the log-probabilities of the next token, with the last token's state replaced at each layer.
+    """Return the log-probabilities of the next token, with the last token's state replaced at one layer.
+
+    Only the last token runs once per row: the tokens before it are computed once, since they do not see it.
 
     Args:
         model: decoder.
         ids: a prompt, (1, tokens).
-        states: residual stream after 0 to `depth` blocks, (layers, hidden). Layer k replaces row k's.
+        states: residual stream after 0 to `depth` blocks, of one prompt or of several after each other,
+            (rows, hidden). Row k is patched with state k after k modulo (depth + 1) blocks.
 
     Returns:
-        (layers, vocabulary) fp32.
+        (rows, vocabulary) fp32.
     """
     from midalign.align.trunk import decoder_blocks
 
@@ -232,7 +242,7 @@ def patched_next_token(model: Any, ids: "Tensor", states: "Tensor") -> "Tensor":
 
     def replace(layer: int, hidden: "Tensor") -> "Tensor":
         hidden = hidden.clone()
-        hidden[layer, -1] = states[layer]
+        hidden[layer :: len(blocks) + 1, -1] = states[layer :: len(blocks) + 1]
         return hidden
 
     def before_first(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -248,10 +258,12 @@ def patched_next_token(model: Any, ids: "Tensor", states: "Tensor") -> "Tensor":
 
         return change
 
+    cache = model(input_ids=ids[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(len(states))
     hooks = [blocks[0].register_forward_pre_hook(before_first, with_kwargs=True)]
     hooks += [block.register_forward_hook(after(layer)) for layer, block in enumerate(blocks, start=1)]
     try:
-        return _next_token(model, ids.expand(len(states), -1))
+        return _next_token(model, ids[:, -1:].expand(len(states), -1), cache)
     finally:
         for hook in hooks:
             hook.remove()
