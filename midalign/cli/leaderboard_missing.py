@@ -56,7 +56,7 @@ def _print_missing(console: "Console", cells: "Sequence[MissingCell]") -> None:
     from rich.table import Table
 
     from midalign.cli.table_printing import print_table
-    from midalign.escaping import plain_text
+    from midalign.escaping import command_line, plain_text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("model", "tasks", "missing"):
@@ -67,7 +67,7 @@ def _print_missing(console: "Console", cells: "Sequence[MissingCell]") -> None:
     print_table(console, table)
     console.print("Commands, with the folder of the adapter in place of its name:\n")
     for cell in cells:
-        console.print(plain_text(cell.command, longest=10_000), soft_wrap=True)
+        console.print(command_line(cell.command), soft_wrap=True)
 
 
 def _print_outdated(console: "Console", outdated: "Sequence[OutdatedRecord]") -> None:
@@ -76,7 +76,7 @@ def _print_outdated(console: "Console", outdated: "Sequence[OutdatedRecord]") ->
     from rich.table import Table
 
     from midalign.cli.table_printing import print_table
-    from midalign.escaping import plain_text
+    from midalign.escaping import command_line, plain_text
     from midalign.leaderboard.missing import rescoring_commands
 
     table = Table(title="Records of an earlier task version", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -94,4 +94,4 @@ def _print_outdated(console: "Console", outdated: "Sequence[OutdatedRecord]") ->
             soft_wrap=True,
         )
     for command in commands:
-        console.print(plain_text(command, longest=10_000), soft_wrap=True)
+        console.print(command_line(command), soft_wrap=True)

@@ -1,5 +1,6 @@
 """A review as Markdown: the text of a pull request, and of a comment on one."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -8,7 +9,7 @@ from pathlib import Path
 from midalign import harness
 from midalign.data.registry import data_set, republishable
 from midalign.errors import MidalignError
-from midalign.escaping import code_span, escape_comment, plain_text
+from midalign.escaping import code_span, command_line, escape_comment, plain_text
 from midalign.languages import ROLES
 from midalign.leaderboard.check import group_findings
 from midalign.leaderboard.formatting import NONE, format_difference, markdown_table
@@ -25,8 +26,8 @@ LICENCE = "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
 """Licence of published records."""
 LONGEST = 1000
 """Characters of a finding."""
-LONGEST_COMMENT = 60_000
-"""Characters of a comment. GitHub takes 65,536."""
+LONGEST_COMMAND = 2000
+"""Characters of a command to reproduce. Longer ones are left out."""
 
 _PLEDGE = f"""\
 ## Declaration
@@ -43,16 +44,12 @@ def pull_request_text(review: ChangeReview) -> str:
 
 
 def comment_text(review: ChangeReview) -> str:
-    """Return the comment on a pull request: the verdict, then the same text, at most LONGEST_COMMENT long."""
+    """Return the comment on a pull request: the verdict, then the same text."""
     change = review.change
     parts = {"added or changed": len(change.submitted), "removed": len(change.removed)}
     counted = ", ".join(f"{count} {what}" for what, count in parts.items())
     verdict = "These records must not be merged yet" if review.failed else "All checks pass"
-    text = f"**{verdict}.** Records: {counted}.\n\n{_review_text(review)}"
-    if len(text) <= LONGEST_COMMENT:
-        return text
-    kept = text[:LONGEST_COMMENT].rpartition("\n## ")[0]
-    return f"{kept}\n\nThe rest is too long for a comment. See the artifact of the workflow.\n"
+    return f"**{verdict}.** Records: {counted}.\n\n{_review_text(review)}"
 
 
 def pull_request_title(review: ChangeReview) -> str:
@@ -252,9 +249,10 @@ def _reproduction(review: ChangeReview) -> str:
     for name, record in _passed(review):
         if record.engine.name != "external":
             adapter = " --adapter FOLDER" if record.adapter else ""
-            commands[f"midalign leaderboard verify {RESULTS}/{name} --rerun 100{adapter}"] = None
+            path = shlex.quote(f"{RESULTS}/{name}")
+            commands[f"midalign leaderboard verify {path} --rerun 100{adapter}"] = None
     recipes = {
-        f"recipe {code_span(record.recipe.name)}, digest `{record.recipe.digest[:12]}`": None
+        f"recipe {code_span(record.recipe.name)}, digest {code_span(record.recipe.digest[:12])}": None
         for _, record in _passed(review)
         if record.recipe
     }
@@ -264,9 +262,12 @@ def _reproduction(review: ChangeReview) -> str:
     }
     facts = "; ".join([*recipes, *map(escape_comment, versions)])
     # Every line begins with the name of a command, so none can end the block.
-    lines = "\n".join(plain_text(command, longest=10_000) for command in commands)
-    block = f"\n\n```bash\n{lines}\n```" if lines else ""
-    return f"## Reproduce\n\n{facts}.{block}"
+    lines = [command_line(command) for command in commands if len(command) <= LONGEST_COMMAND]
+    block = "\n".join(["\n\n```bash", *lines, "```"]) if lines else ""
+    omitted = len(commands) - len(lines)
+    subject = "1 command is" if omitted == 1 else f"{omitted} commands are"
+    note = f"\n\n{subject} longer than {LONGEST_COMMAND:,} characters and omitted." if omitted else ""
+    return f"## Reproduce\n\n{facts}.{block}{note}"
 
 
 def _licence(review: ChangeReview) -> str:

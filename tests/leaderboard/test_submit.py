@@ -17,8 +17,12 @@ from typer.testing import CliRunner, Result
 
 from midalign.cli.app import app
 from midalign.leaderboard import revisions
+from midalign.leaderboard.check import RecordCheck
 from midalign.leaderboard.formatting import format_interval
 from midalign.leaderboard.statistics import Estimate
+from midalign.leaderboard.submission import BoardChange, ChangeReview
+from midalign.leaderboard.submission_text import comment_text
+from midalign.record import read_record
 
 BOARD = Path(__file__).parents[2] / "leaderboard"
 BASELINE = "mini-switched-baseline"
@@ -300,7 +304,7 @@ def test_foreign_text_is_only_text(clone: Path, new: Path, tmp_path: Path) -> No
     def hostile(record: dict[str, Any]) -> None:
         record["base"]["name"] = HOSTILE
         record["adapter"].update(name=HOSTILE, manifest=None)
-        record.update(trained_on=HOSTILE, recipe=None)
+        record.update(trained_on=HOSTILE, recipe={"name": HOSTILE, "digest": "`<img src=x>"})
         record["packages"]["lm-eval"] = HOSTILE
 
     edit(new / f"{SUBMITTED}-seed1.json", hostile)
@@ -325,6 +329,39 @@ def test_foreign_text_is_only_text(clone: Path, new: Path, tmp_path: Path) -> No
     ).stdout.split(b"\0")
     assert words[1:3] == [b"--base", HOSTILE.replace("\n", " ").encode()]
     assert not (Path.cwd() / "x").exists()
+
+
+@pytest.mark.parametrize("length", [1500, 11_000])
+def test_block_of_commands_runs_no_foreign_code(new: Path, tmp_path: Path, length: int) -> None:
+    """A long name would lose its closing quote if it were truncated, and the next name would become code."""
+    copy_records(f"{SUBMITTED}-seed2.*", new)
+    for seed, name in ((1, "A" * length + " "), (2, "; touch PWNED #")):
+
+        def rename(record: dict[str, Any], name: str = name) -> None:
+            record["base"]["name"] = name
+            record["adapter"]["manifest"] = None
+            record.update(trained_on="x", recipe=None)
+
+        edit(new / f"{SUBMITTED}-seed{seed}.json", rename)
+    assert submit(tmp_path, new).exit_code == 0
+    section = section_of(text_of(tmp_path), "Reproduce")
+    block = section.partition("```bash\n")[2].partition("```")[0]
+    assert block.count("midalign eval") == (2 if length < 2000 else 1)
+    assert ("1 command is longer than 2,000 characters" in section) == (length > 2000)
+    subprocess.run(["bash", "-c", f"midalign() {{ :; }}\n{block}"], check=True, cwd=tmp_path)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_review_of_many_records_is_complete(tmp_path: Path) -> None:
+    """The workflow truncates the comment. The file, which it uploads, has everything."""
+    record = read_record(BOARD / "results" / f"{BASELINE}-seed1.json")
+    files = {f"new/{'n' * 100}{number}.json": Path(f"/x/{number}.json") for number in range(400)}
+    checks = [RecordCheck(file, record) for file in files.values()]
+    change = BoardChange({}, files, (), ("setup.py",))
+    text = comment_text(ChangeReview(change, checks, [], [], [], []))
+    assert len(text) > 65_536
+    assert all(f"`{name}`" in text for name in files)
+    assert "other files change too: `setup.py`" in text
 
 
 def test_review_refuses_what_is_no_record(clone: Path, tmp_path: Path, monkeypatch) -> None:
