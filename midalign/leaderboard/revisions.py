@@ -52,8 +52,9 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
     before, after = (_tree(repository, revision) for revision in (published, proposed))
     altered = {path for path in {*before, *after} if before.get(path) != after.get(path)}
     old, new = _below_results(before), _below_results(after)
-    others = {path for path in altered if not path.startswith(f"{RESULTS}/") or path.endswith(f"/{LOG}")}
-    inside = {path.removeprefix(f"{RESULTS}/") for path in altered - others}
+    others = {path for path in altered if not path.startswith(f"{RESULTS}/")}
+    logs = {path for path in altered - others if path.endswith(f"/{LOG}")}
+    inside = {path.removeprefix(f"{RESULTS}/") for path in altered - others - logs}
 
     # 1. Files that are no records or too large. Their records are not read.
     problems = {path: problem for path in sorted(inside) if (problem := _problem(path, new))}
@@ -68,7 +69,9 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
             problems[name] = problem
     changed = {name: file for name, file in changed.items() if name not in problems}
     kept = {name: file for name, file in written.items() if name not in read or name in problems}
-    return BoardChange(written, kept | changed, tuple(problems.values()), tuple(sorted(others)))
+    return BoardChange(
+        written, kept | changed, tuple(problems.values()), tuple(sorted(others)), tuple(sorted(logs))
+    )
 
 
 def _tree(repository: Path, revision: str) -> dict[str, TreeEntry]:

@@ -41,6 +41,8 @@ class BoardChange:
     """Files that must not be among the records."""
     other_files: tuple[str, ...] = ()
     """Files elsewhere that change too."""
+    logs: tuple[str, ...] = ()
+    """Logs of verifications that change."""
 
     @property
     def submitted(self) -> list[str]:
@@ -171,7 +173,12 @@ def review_change(change: BoardChange) -> ChangeReview:
     kept = list(change.kept.values())
     checks = check_records([change.proposed[name] for name in change.submitted], published=kept)
     problems = list(change.problems)
-    if not change.submitted and not change.removed and not problems:
+    if change.submitted:
+        problems += [
+            f"{log} changes: only maintainers may write it. Commit it outside of a submission"
+            for log in change.logs
+        ]
+    elif not change.removed and not change.logs and not problems:
         problems.append(f"No record of {RESULTS} is added, changed or removed")
     passed = {
         name: check.record

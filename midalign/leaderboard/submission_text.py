@@ -19,7 +19,6 @@ from midalign.leaderboard.result_sentences import describe_languages
 from midalign.leaderboard.section_figures import sample_name
 from midalign.leaderboard.sections import language_sets
 from midalign.leaderboard.submission import RESULTS, BaselineDifference, ChangeReview
-from midalign.leaderboard.trust import LOG
 from midalign.record import Record
 
 LICENCE = "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
@@ -48,7 +47,11 @@ def comment_text(review: ChangeReview) -> str:
     change = review.change
     parts = {"added or changed": len(change.submitted), "removed": len(change.removed)}
     counted = ", ".join(f"{count} {what}" for what, count in parts.items())
-    verdict = "These records must not be merged yet" if review.failed else "All checks pass"
+    verdict = "All checks pass"
+    if review.failed:
+        verdict = "These records must not be merged yet"
+    elif change.logs:
+        verdict = "The log of verifications changes. Only maintainers may change it"
     return f"**{verdict}.** Records: {counted}.\n\n{_review_text(review)}"
 
 
@@ -63,7 +66,7 @@ def pull_request_title(review: ChangeReview) -> str:
 
 
 def _review_text(review: ChangeReview) -> str:
-    blocks = [_records(review), _removed(review), _findings(review)]
+    blocks = [_findings(review), _records(review), _removed(review)]
     if review.differences:
         blocks.append(_differences(review.differences))
     elif review.runs:
@@ -140,8 +143,9 @@ def _findings(review: ChangeReview) -> str:
         name = code_span(review.names.get(files[0], files[0].name))
         lines.append(f"- {state}, {finding.subject}, {name}{more}: {_foreign(finding.text, review)}")
     lines += [f"- note: {_foreign(note, review)}" for note in review.notes]
-    if any(Path(path).name == LOG for path in review.change.other_files):
-        lines.append(f"- note: `{LOG}` changes. It makes records **verified**: only maintainers may write it")
+    if review.change.logs and not review.change.submitted:
+        logs = ", ".join(map(code_span, review.change.logs))
+        lines.append(f"- note: {logs} changes and decides which records are **verified**")
     if others := review.change.other_files:
         shown = ", ".join(map(code_span, others[:20]))
         more = f" and {len(others) - 20} more" if len(others) > 20 else ""

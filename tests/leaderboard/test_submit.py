@@ -22,6 +22,7 @@ from midalign.leaderboard.formatting import format_interval
 from midalign.leaderboard.statistics import Estimate
 from midalign.leaderboard.submission import BoardChange, ChangeReview
 from midalign.leaderboard.submission_text import comment_text
+from midalign.leaderboard.trust import LOG
 from midalign.record import read_record
 
 BOARD = Path(__file__).parents[2] / "leaderboard"
@@ -312,7 +313,7 @@ def test_foreign_text_is_only_text(clone: Path, new: Path, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     text = text_of(tmp_path)
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert titles[:2] == ["Records", "Findings"]
+    assert titles[:2] == ["Findings", "Records"]
     assert "Injected" not in titles
     for block in MARKDOWN.parse(text):
         assert block.type != "html_block"
@@ -411,6 +412,24 @@ def test_review_fails_for_items_that_changed_alone(clone: Path, tmp_path: Path) 
     assert re.search(f"fails.*schema.*{BASELINE}-seed1.items.jsonl.zst is not the file", comment)
     assert str(tmp_path) not in comment
     assert "/tmp" not in comment
+
+
+def test_submission_must_not_change_the_log_of_verifications(clone: Path, new: Path, tmp_path: Path) -> None:
+    shutil.copytree(new, clone / RESULTS / "new")
+    (clone / RESULTS / "new" / LOG).write_text('{"sha256": "0", "verdict": "verified"}\n')
+    result, comment = review(clone, propose(clone), tmp_path)
+    assert result.exit_code == 1
+    assert comment.startswith("**These records must not be merged yet.**")
+    assert f"{RESULTS}/new/{LOG} changes: only maintainers may write it" in comment
+    assert comment.index("## Findings") < comment.index("## Records")
+
+
+def test_review_of_the_log_alone_says_who_may_change_it(clone: Path, tmp_path: Path) -> None:
+    (clone / RESULTS / LOG).write_text('{"sha256": "0", "verdict": "verified"}\n')
+    result, comment = review(clone, propose(clone), tmp_path)
+    assert result.exit_code == 0, result.output
+    assert comment.startswith("**The log of verifications changes. Only maintainers may change it.**")
+    assert f"`{RESULTS}/{LOG}` changes" in section_of(comment, "Findings")
 
 
 def test_review_lists_withdrawn_records(clone: Path, tmp_path: Path) -> None:
