@@ -1,4 +1,4 @@
-"""Read the records of two git revisions, one of which strangers may have written.
+"""Read the records of two git revisions. The second one may be untrusted.
 
 Only blobs of records are read, and nothing is checked out. So links, filters and hooks of a revision have no
 effect.
@@ -20,6 +20,10 @@ from midalign.record import ITEMS_SUFFIX, SUFFIX
 
 LARGEST_FILE = 20_000_000
 """Bytes of a submitted file. The published ones have less than 200,000."""
+LARGEST_CHANGE = 200_000_000
+"""Bytes of all submitted files."""
+MOST_FILES = 1000
+"""Submitted files, two per record."""
 LARGEST_ITEMS = 500_000_000
 """Bytes of a submitted items file after decompression."""
 REGULAR = "100644"
@@ -43,7 +47,7 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
 
     Args:
         repository: a git repository.
-        published: the board as it is.
+        published: revision of the published board.
         proposed: the board with the change, such as the merge of a pull request.
         scratch: an empty folder.
 
@@ -58,6 +62,8 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
 
     # 1. Files that are no records or too large. Their records are not read.
     problems = {path: problem for path in sorted(inside) if (problem := _problem(path, new))}
+    if problem := _change_problem([new[path] for path in inside if path in new]):
+        problems = dict.fromkeys(inside, problem)
     # 2. The published records, and those of which one of the two files differs.
     touched = {_record_of(path) for path in inside}
     unread = {_record_of(path) for path in problems}
@@ -69,22 +75,21 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
             problems[name] = problem
     changed = {name: file for name, file in changed.items() if name not in problems}
     kept = {name: file for name, file in written.items() if name not in read or name in problems}
-    return BoardChange(
-        written, kept | changed, tuple(problems.values()), tuple(sorted(others)), tuple(sorted(logs))
-    )
+    distinct = tuple(dict.fromkeys(problems.values()))
+    return BoardChange(written, kept | changed, distinct, tuple(sorted(others)), tuple(sorted(logs)))
 
 
 def _tree(repository: Path, revision: str) -> dict[str, TreeEntry]:
     """Return the files of a revision by their path."""
     if not shutil.which("git"):
-        raise MidalignError("git is not installed. Revisions are read by it")
+        raise MidalignError("git is not installed. Install it: `review` reads revisions with git")
     try:
         tree = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{tree}}")
         listed = _git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", tree.decode().strip())
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise MidalignError(
-            f"{revision} is no revision of the repository {repository}: {said[-1]}"
+            f"{revision} is not a revision of the repository {repository}: {said[-1]}"
         ) from error
     entries = {}
     for line in filter(None, listed.split(b"\0")):
@@ -121,15 +126,25 @@ def _problem(path: str, tree: Mapping[str, TreeEntry]) -> str:
         return ""
     if not _RECORD_PATH.fullmatch(path):
         return (
-            f"{path} is no file of a record: expected NAME{SUFFIX} and NAME{ITEMS_SUFFIX}, at most one "
+            f"{path} is not a file of a record: expected NAME{SUFFIX} and NAME{ITEMS_SUFFIX}, at most one "
             f"folder deep"
         )
     if entry.mode != REGULAR:
-        return f"{path} is a link, executable or no file (mode {entry.mode}): expected a plain file"
+        return f"{path} is not a regular file (mode {entry.mode}). Expected mode {REGULAR}"
     if entry.size > LARGEST_FILE:
-        return f"{path} has {entry.size:,} bytes, at most {LARGEST_FILE:,} are read"
+        return f"{path} has {entry.size:,} bytes. The limit is {LARGEST_FILE:,}"
     if _record_of(path) not in tree:
         return f"{path} belongs to no record: {_record_of(path)} is missing"
+    return ""
+
+
+def _change_problem(entries: Collection[TreeEntry]) -> str:
+    """Return why a change is too large to be read, or nothing."""
+    size = sum(entry.size for entry in entries)
+    if len(entries) > MOST_FILES:
+        return f"{len(entries):,} files of records change. The limit is {MOST_FILES:,}"
+    if size > LARGEST_CHANGE:
+        return f"Files of records with {size:,} bytes change. The limit is {LARGEST_CHANGE:,}"
     return ""
 
 
@@ -139,12 +154,9 @@ def _unpacked_problem(name: str, items: Path) -> str:
         size = zstandard.get_frame_parameters(items.read_bytes()).content_size
     except (OSError, zstandard.ZstdError):
         return ""  # the check says what is wrong with it
-    known = size != zstandard.CONTENTSIZE_UNKNOWN
-    return (
-        f"{name}: its items have {size:,} bytes, at most {LARGEST_ITEMS:,} are read"
-        if (known and size > LARGEST_ITEMS)
-        else ""
-    )
+    if size == zstandard.CONTENTSIZE_UNKNOWN or size <= LARGEST_ITEMS:
+        return ""  # without a size in its header, zstandard does not decompress the file
+    return f"{name}: its items have {size:,} bytes. The limit is {LARGEST_ITEMS:,}"
 
 
 def _write(
