@@ -32,7 +32,7 @@ def missing(
         typer.Option(metavar="GROUPS", help="Only these groups, comma-separated. Repeatable."),
     ] = None,
 ) -> None:
-    """List tasks without a record and of earlier versions, and the commands to score them."""
+    """List missing and outdated records, and the commands that create them."""
     from midalign.cli.table_printing import table_console
     from midalign.leaderboard.load import load_runs
     from midalign.leaderboard.missing import find_missing, find_outdated
@@ -89,8 +89,7 @@ def _print_outdated(console: "Console", outdated: "Sequence[OutdatedRecord]") ->
     commands = rescoring_commands(outdated)
     if commands:
         console.print(
-            "Commands that score them again, with the folders of the adapters in place of their names. "
-            "Remove the earlier records afterwards:\n",
+            "Commands that score them again, with the folders of the adapters in place of their names:\n",
             soft_wrap=True,
         )
     for command in commands:

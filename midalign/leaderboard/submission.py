@@ -104,11 +104,11 @@ def new_submission(files: Sequence[Path], board: Path | None) -> BoardChange:
         files: record files.
         board: clone of the board's repository. None: an empty board.
 
-    Raises MidalignError for a folder that is no clone, for two records of one name, and for records that the
-    board has in such a folder already.
+    Raises MidalignError for a folder that is not a clone, for two records of one name, and for records that
+    the board has in such a folder already.
     """
     by_name: dict[str, Path] = {}
-    for file in files:
+    for file in (file.absolute() for file in files):
         if file.name in by_name:
             raise RecordError(
                 f"{by_name[file.name]} and {file} have the same name. Submit them separately, or evaluate "
@@ -120,13 +120,13 @@ def new_submission(files: Sequence[Path], board: Path | None) -> BoardChange:
         results = board / RESULTS
         if not (board / ".git").exists() or not results.is_dir():
             raise MidalignError(
-                f"{board} is no clone of a board: expected a git repository with {RESULTS}. Clone it first "
-                f"(git clone URL), or omit --board and choose an --output folder"
+                f"{board} is not a clone of a board: expected a git repository with {RESULTS}. Clone it "
+                f"first (git clone URL), or omit --board and choose an --output folder"
             )
         published = {file.relative_to(results).as_posix(): file for file in record_paths(results)}
     folder = submission_name(files)
     if f"{folder}/{files[0].name}" in published:
-        raise RecordError(f"{board}/{RESULTS}/{folder} has these records already. There is nothing to submit")
+        raise RecordError(f"{board}/{RESULTS}/{folder} already has these records. Nothing to submit")
     return BoardChange(published, published | {f"{folder}/{name}": file for name, file in by_name.items()})
 
 
@@ -154,7 +154,7 @@ def write_submission(review: ChangeReview, results: Path) -> list[Path]:
         source = review.change.proposed[name]
         target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (ITEMS_SUFFIX, SUFFIX):  # a record never stands without its items
+        for suffix in (ITEMS_SUFFIX, SUFFIX):  # Items first, so that no record exists without them.
             write_atomically(items_beside(target, suffix), items_beside(source, suffix).read_bytes())
             written.append(items_beside(target, suffix))
     return written
@@ -218,15 +218,15 @@ def _same_base(files: Mapping[str, Path], bases: Sequence[Base]) -> Iterator[str
 
 
 def _name_notes(change: BoardChange, passed: Mapping[str, Record]) -> list[str]:
-    """Return which submitted records have the name of a published record of another model."""
+    """Return a note per submitted record that shares its name with a published record of another model."""
     notes = []
     published = {Path(name).stem: name for name in change.kept}
     for name, record in passed.items():
         twin = published.get(record.name)
         if twin and _models(record) != _models(read_record(change.kept[twin])):
             notes.append(
-                f"{twin} is a published record of another model with the same name. {name} is told apart by "
-                f"its folder"
+                f"{twin} is a published record of another model with the same name. The folder distinguishes "
+                f"it from {name}"
             )
     return notes
 
@@ -240,7 +240,7 @@ def _differences(
 ) -> Iterator[BaselineDifference]:
     """Yield the differences of every submitted row from the baselines and bases on the same items.
 
-    Of references with one name, those with the fewest other conditions are taken.
+    If references share a name, keep the one with the fewest differing conditions.
     """
     rows = {_files(section, row): (section, row) for section in submitted for row in section.rows}
     references = [(section, row, True) for section in published for row in section.rows]

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
-from pathlib import Path
 
 from midalign import harness
 from midalign.data.registry import data_set, republishable
@@ -154,12 +153,12 @@ def _findings(review: ChangeReview) -> str:
 
 
 def _foreign(text: str, review: ChangeReview) -> str:
-    """Return a message for a comment, with files by their path below RESULTS."""
+    """Return a message for a comment, with absolute paths of records by their path below RESULTS."""
     for name, file in [*review.change.published.items(), *review.change.proposed.items()]:
+        if not file.is_absolute():
+            continue
         folder = "" if "/" not in name else f"{name.rpartition('/')[0]}/"
-        text = text.replace(str(file), name)
-        if file.parent != Path():
-            text = text.replace(f"{file.parent}/", folder)
+        text = text.replace(str(file), name).replace(f"{file.parent}/", folder)
     return escape_comment(text, LONGEST)
 
 
