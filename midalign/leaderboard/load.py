@@ -1,6 +1,7 @@
 """Load records from a folder and verify each against its counts per item."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from midalign.record import Items, Record, TaskResult
 
 TOLERANCE = 1e-6
 """Largest difference of a record's metric from the metric of its counts."""
+RECORD_PATH = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@=+-]*/)?[A-Za-z0-9][A-Za-z0-9._@=+-]*\.json")
+"""Paths of published records below the folder of results."""
 _AGAIN = "Restore the record, or evaluate the model again with midalign eval"
 
 

@@ -4,7 +4,6 @@ Only blobs of records are read, and nothing is checked out. So links, filters an
 effect.
 """
 
-import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
@@ -14,9 +13,10 @@ from pathlib import Path
 import zstandard
 
 from midalign.errors import MidalignError
-from midalign.leaderboard.submission import RESULTS, BoardChange, items_beside
+from midalign.leaderboard.load import RECORD_PATH
+from midalign.leaderboard.submission import RESULTS, BoardChange
 from midalign.leaderboard.trust import LOG
-from midalign.record import ITEMS_SUFFIX, SUFFIX
+from midalign.record import ITEMS_SUFFIX, SUFFIX, items_path
 
 LARGEST_FILE = 20_000_000
 """Bytes of a submitted file. The published ones have less than 200,000."""
@@ -28,9 +28,6 @@ LARGEST_ITEMS = 500_000_000
 """Bytes of a submitted items file after decompression."""
 REGULAR = "100644"
 """Mode of a file that is neither a link, nor executable, nor a submodule."""
-
-_PART = r"[A-Za-z0-9][A-Za-z0-9._@=+-]*"
-_RECORD_PATH = re.compile(rf"({_PART}/)?{_PART}({re.escape(SUFFIX)}|{re.escape(ITEMS_SUFFIX)})")
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
     read = touched - unread
     changed = _write(repository, new, [name for name in _records(new) if name in read], scratch / "proposed")
     for name, file in changed.items():
-        if problem := _unpacked_problem(name, items_beside(file)):
+        if problem := _unpacked_problem(name, items_path(file)):
             problems[name] = problem
     changed = {name: file for name, file in changed.items() if name not in problems}
     kept = {name: file for name, file in written.items() if name not in read or name in problems}
@@ -116,7 +113,7 @@ def _record_of(path: str) -> str:
 
 
 def _records(tree: Mapping[str, TreeEntry]) -> list[str]:
-    return [path for path in tree if path.endswith(SUFFIX) and _RECORD_PATH.fullmatch(path)]
+    return [path for path in tree if RECORD_PATH.fullmatch(path)]
 
 
 def _problem(path: str, tree: Mapping[str, TreeEntry]) -> str:
@@ -124,7 +121,7 @@ def _problem(path: str, tree: Mapping[str, TreeEntry]) -> str:
     entry = tree.get(path)
     if entry is None:
         return ""
-    if not _RECORD_PATH.fullmatch(path):
+    if not RECORD_PATH.fullmatch(_record_of(path)):
         return (
             f"{path} is not a file of a record: expected NAME{SUFFIX} and NAME{ITEMS_SUFFIX}, at most one "
             f"folder deep"
@@ -163,7 +160,7 @@ def _write(
     repository: Path, tree: Mapping[str, TreeEntry], records: Collection[str], folder: Path
 ) -> dict[str, Path]:
     """Write the two files of each record, and return the first by its path below RESULTS."""
-    files = [path for name in records for path in (name, str(items_beside(Path(name)))) if path in tree]
+    files = [path for name in records for path in (name, str(items_path(Path(name)))) if path in tree]
     for path, content in zip(files, _blobs(repository, [tree[path].digest for path in files]), strict=True):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)

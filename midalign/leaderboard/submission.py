@@ -20,7 +20,8 @@ from midalign.leaderboard.page.models import model_title
 from midalign.leaderboard.row_pairs import RowPair, pair_rows
 from midalign.leaderboard.sections import BoardRow, BoardSection, group_runs
 from midalign.leaderboard.statistics import bootstrap
-from midalign.record import ITEMS_SUFFIX, SUFFIX, Base, Record, read_record, record_file_name
+from midalign.leaderboard.trust import file_sha256
+from midalign.record import ITEMS_SUFFIX, Base, Record, items_path, read_record, record_file_name
 
 RESULTS = "leaderboard/results"
 """Folder of the records in the board's repository."""
@@ -143,7 +144,7 @@ def submission_name(files: Sequence[Path]) -> str:
     except MidalignError:  # the check says what is wrong with it
         title = files[0].stem
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", record_file_name(title))[:LONGEST_NAME].strip("-") or "records"
-    parts = sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
+    parts = sorted((file.name, file_sha256(file)) for file in files)
     return f"{plain}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
@@ -154,15 +155,11 @@ def write_submission(review: ChangeReview, results: Path) -> list[Path]:
         source = review.change.proposed[name]
         target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (ITEMS_SUFFIX, SUFFIX):  # Items first, so that no record exists without them.
-            write_atomically(items_beside(target, suffix), items_beside(source, suffix).read_bytes())
-            written.append(items_beside(target, suffix))
+        # Items first, so that no record exists without them.
+        write_atomically(items_path(target), items_path(source).read_bytes())
+        write_atomically(target, source.read_bytes())
+        written += [items_path(target), target]
     return written
-
-
-def items_beside(record: Path, suffix: str = ITEMS_SUFFIX) -> Path:
-    """Return the file of a record's items, or another file that has its name and this suffix."""
-    return record.with_name(record.name.removesuffix(SUFFIX) + suffix)
 
 
 def review_change(change: BoardChange) -> ChangeReview:
