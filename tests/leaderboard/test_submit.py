@@ -284,6 +284,7 @@ def test_folder_that_is_no_clone_is_refused(new: Path, tmp_path: Path) -> None:
 def test_without_a_clone_records_go_to_the_output_folder(new: Path, tmp_path: Path) -> None:
     result = submit(tmp_path, new)
     assert result.exit_code == 0, result.output
+    assert "1 record: 1 pass, 0 fail" in result.output
     (folder,) = (path for path in (tmp_path / "submission").iterdir() if path.is_dir())
     assert {file.name for file in folder.iterdir()} == {file.name for file in new.iterdir()}
     assert f"cp -r {folder} CLONE/leaderboard/results/" in result.output
