@@ -49,6 +49,14 @@ def plain_text(text: str, longest: int = LONGEST) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
+def command_line(command: str) -> str:
+    """Return a quoted shell command as one readable line.
+
+    It is never truncated: a quoted word without its end would make code of the text that follows.
+    """
+    return plain_text(command, len(command))
+
+
 def _is_unreadable(character: str) -> bool:
     return character in _DIRECTION or unicodedata.category(character) in ("Cc", "Cs", "Cn")
 

@@ -160,6 +160,18 @@ def test_altered_items_are_refused(tmp_path: Path, items: dict[str, record.Items
         record.read_items(path)
 
 
+def test_data_after_the_compressed_items_are_refused(tmp_path: Path, items: dict[str, record.Items]) -> None:
+    """They would be published unread."""
+    path = record.write_record(make(items), items, tmp_path)
+    file = tmp_path / "tiny.items.jsonl.zst"
+    before, after = file.read_bytes(), file.read_bytes() + b"hidden"
+    file.write_bytes(after)
+    digests = [hashlib.sha256(content).hexdigest() for content in (before, after)]
+    path.write_text(path.read_text().replace(*digests))
+    with pytest.raises(RecordError, match="is not zstd-compressed text"):
+        record.read_items(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -118,12 +118,17 @@ def test_comment_goes_to_the_open_pull_request_of_the_reviewed_commit(tmp_path: 
     """An artifact with a number, a branch that is a command and another commit have no effect."""
     _, post = steps_of("records-comment.yml")
     (tmp_path / "review").mkdir()
-    (tmp_path / "review" / "review.md").write_text("All checks pass. " + "x" * 70_000)
+    review = tmp_path / "review" / "review.md"
+    review.write_text("All checks pass.\n```bash\n" + "x" * 70_000)
     (tmp_path / "review" / "number").write_text("1")
     write_command(
         tmp_path / "bin" / "gh",
         'printf "%s\\n" "$@" >> calls.txt\n'
-        'if [ "$1" = api ]; then printf "aaa 5\\nccc 7\\nccc 8\\n"; else cp comment.md posted.md; fi',
+        'case "$*" in\n'
+        "*pulls/7/files*) cat changed.txt;;\n"
+        'api*) printf "aaa 5\\nccc 7\\nccc 8\\n";;\n'
+        "*) cp comment.md posted.md;;\n"
+        "esac",
     )
     values = {
         "GH_TOKEN": "token",
@@ -133,6 +138,7 @@ def test_comment_goes_to_the_open_pull_request_of_the_reviewed_commit(tmp_path: 
         "RUN": "https://github.com/owner/board/actions/runs/1",
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
     }
+    (tmp_path / "changed.txt").write_text("leaderboard/results/a.json\ndocs/.github/x\n")
     done = run_step(post, tmp_path, COMMIT="ccc", **values)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls.txt").read_text().splitlines()
@@ -142,15 +148,25 @@ def test_comment_goes_to_the_open_pull_request_of_the_reviewed_commit(tmp_path: 
     posted = (tmp_path / "posted.md").read_text()
     assert len(posted) < 65_536
     assert posted.startswith("All checks pass.")
+    assert posted.count("```") == 2
+    assert "Truncated. The artifact" in posted
     assert posted.endswith(f"Commit ccc, [run]({values['RUN']})\n")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
 
+    # A pull request that changes workflows may have written the text itself.
+    review.write_text("All checks pass.")
+    (tmp_path / "changed.txt").write_text("a\n.github/workflows/records.yml\n" + "z\n" * 100_000)
+    assert run_step(post, tmp_path, COMMIT="ccc", **values).returncode == 0
+    posted = (tmp_path / "posted.md").read_text()
+    assert posted.startswith("**This pull request changes workflows, so its review may be forged.**\n\nAll")
+    assert "Truncated" not in posted
+
     # Without an open pull request, or with a link in place of the text, nothing is posted.
     (tmp_path / "posted.md").unlink()
     assert run_step(post, tmp_path, COMMIT="bbb", **values).returncode == 0
-    (tmp_path / "review" / "review.md").unlink()
-    (tmp_path / "review" / "review.md").symlink_to("/etc/hostname")
+    review.unlink()
+    review.symlink_to("/etc/hostname")
     assert run_step(post, tmp_path, COMMIT="ccc", **values).returncode == 1
     assert not (tmp_path / "posted.md").exists()
 
@@ -160,6 +176,8 @@ def test_untrusted_workflow_has_no_secret_and_installs_the_base_branch() -> None
     text = (WORKFLOWS / "records.yml").read_text("utf-8")
     assert "secrets." not in text
     assert list(workflow[True]) == ["pull_request"]  # YAML 1.1 reads `on` as true
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all("permissions" not in job for job in workflow["jobs"].values())
     assert workflow[True]["pull_request"]["paths"] == ["leaderboard/results/**"]
     (checkout,) = (step for step in steps_of("records.yml") if "checkout" in step.get("uses", ""))
     assert checkout["with"] == {
@@ -171,17 +189,15 @@ def test_untrusted_workflow_has_no_secret_and_installs_the_base_branch() -> None
 def test_privileged_workflow_follows_the_review_and_checks_nothing_out() -> None:
     workflow, reviewed = load_workflow("records-comment.yml"), load_workflow("records.yml")
     assert workflow[True] == {"workflow_run": {"workflows": [reviewed["name"]], "types": ["completed"]}}
-    download, post = steps_of("records-comment.yml")
+    (job,) = workflow["jobs"].values()
+    assert job["permissions"] == {"actions": "read", "pull-requests": "write"}
+    # A cancelled review has no artifact.
+    assert "event == 'pull_request'" in job["if"]
+    assert "conclusion != 'cancelled'" in job["if"]
+    download, post = job["steps"]
     assert download["uses"].startswith("actions/download-artifact@")
     assert download["with"]["name"] == steps_of("records.yml")[-1]["with"]["name"]
     assert "${{" not in post["run"]  # an expression would paste a foreign branch's name into the script
-
-
-@pytest.mark.parametrize("name", ["ci.yml", "records.yml", "records-comment.yml", "release.yml"])
-def test_actionlint_finds_nothing(name: str) -> None:
-    if not shutil.which("actionlint"):
-        pytest.skip("actionlint is not installed")
-    subprocess.run(["actionlint", str(WORKFLOWS / name)], check=True)
 
 
 def test_issue_form_offers_task_groups_that_exist() -> None:

@@ -32,7 +32,7 @@ def missing(
         typer.Option(metavar="GROUPS", help="Only these groups, comma-separated. Repeatable."),
     ] = None,
 ) -> None:
-    """List tasks without a record and of earlier versions, and the commands to score them."""
+    """List missing and outdated records, and the commands that create them."""
     from midalign.cli.table_printing import table_console
     from midalign.leaderboard.load import load_runs
     from midalign.leaderboard.missing import find_missing, find_outdated
@@ -52,46 +52,53 @@ def missing(
 
 def _print_missing(console: "Console", cells: "Sequence[MissingCell]") -> None:
     """Print a row per cell without a record, then the commands."""
-    from rich import box
-    from rich.table import Table
-
-    from midalign.cli.table_printing import print_table
-    from midalign.escaping import plain_text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("model", "tasks", "missing"):
-        table.add_column(name, overflow="fold")
-    for cell in cells:
-        share = f"{len(cell.tasks)} of {len(cell.every)}"
-        table.add_row(plain_text(cell.model.name), plain_text(cell.column.title), share)
-    print_table(console, table)
-    console.print("Commands, with the folder of the adapter in place of its name:\n")
-    for cell in cells:
-        console.print(plain_text(cell.command, longest=10_000), soft_wrap=True)
+    rows = [(cell.model.name, cell.column.title, f"{len(cell.tasks)} of {len(cell.every)}") for cell in cells]
+    _print_rows(console, None, ("model", "tasks", "missing"), rows)
+    _print_commands(
+        console,
+        "Commands, with the folder of the adapter in place of its name:",
+        [cell.command for cell in cells],
+    )
 
 
 def _print_outdated(console: "Console", outdated: "Sequence[OutdatedRecord]") -> None:
     """Print a row per record of an earlier task version, then the commands."""
+    from midalign.leaderboard.missing import rescoring_commands
+
+    rows = []
+    for entry in outdated:
+        version = f"{entry.versions}, an earlier bundled base" if entry.base_replaced else entry.versions
+        rows.append((entry.file, entry.column.title, str(len(entry.tasks)), version))
+    header = ("record", "group", "tasks", "task version")
+    _print_rows(console, "Records of an earlier task version", header, rows)
+    _print_commands(
+        console,
+        "Commands that score them again, with the folders of the adapters in place of their names:",
+        rescoring_commands(outdated),
+    )
+
+
+def _print_rows(
+    console: "Console", title: str | None, header: "Sequence[str]", rows: "Sequence[Sequence[str]]"
+) -> None:
     from rich import box
     from rich.table import Table
 
     from midalign.cli.table_printing import print_table
     from midalign.escaping import plain_text
-    from midalign.leaderboard.missing import rescoring_commands
 
-    table = Table(title="Records of an earlier task version", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("record", "group", "tasks", "task version"):
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in header:
         table.add_column(name, overflow="fold")
-    for entry in outdated:
-        version = f"{entry.versions}, an earlier bundled base" if entry.base_replaced else entry.versions
-        table.add_row(plain_text(entry.file), plain_text(entry.column.title), str(len(entry.tasks)), version)
+    for row in rows:
+        table.add_row(*map(plain_text, row))
     print_table(console, table)
-    commands = rescoring_commands(outdated)
+
+
+def _print_commands(console: "Console", heading: str, commands: "Sequence[str]") -> None:
+    from midalign.escaping import command_line
+
     if commands:
-        console.print(
-            "Commands that score them again, with the folders of the adapters in place of their names. "
-            "Remove the earlier records afterwards:\n",
-            soft_wrap=True,
-        )
+        console.print(f"{heading}\n", soft_wrap=True)
     for command in commands:
-        console.print(plain_text(command, longest=10_000), soft_wrap=True)
+        console.print(command_line(command), soft_wrap=True)

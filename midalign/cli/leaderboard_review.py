@@ -20,12 +20,10 @@ midalign leaderboard review FETCH_HEAD --published FETCH_HEAD^1 --output a.md
 def review(
     proposed: Annotated[str, typer.Argument(metavar="REVISION", help="Git revision with the change.")],
     published: Annotated[
-        str, typer.Option(metavar="REVISION", help="Git revision of the board as it is.")
+        str, typer.Option(metavar="REVISION", help="Git revision of the published board.")
     ] = "origin/main",
     board: Annotated[Path, typer.Option(metavar="FOLDER", help="Clone of the board's repository.")] = Path(),
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the Markdown goes.")] = Path(
-        "review.md"
-    ),
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Markdown file to write.")] = Path("review.md"),
 ) -> None:
     """Check the records that a git revision adds or changes, and compare them with the baselines.
 

@@ -25,21 +25,21 @@ def submit(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Clone of the board's repository. The records go into a new folder of its "
-            "leaderboard/results, and are compared with the published ones.",
+            help="Clone of the board's repository. Records are copied into a new folder of its "
+            "leaderboard/results and compared with the published records.",
         ),
     ] = None,
     output: Annotated[
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="Where the text of the pull request goes. Without --board, the records too.",
+            help="Folder for the text of the pull request, and for the records if --board is missing.",
         ),
     ] = Path("submission"),
 ) -> None:
     """Prepare a pull request that adds records to a board. Nothing is pushed.
 
-    Exit status 1 if a record fails a check: then nothing is written.
+    If a record fails a check, nothing is written and the exit status is 1.
     """
     from midalign.files import write_atomically
     from midalign.leaderboard.check import record_files
@@ -69,8 +69,7 @@ def _next_commands(name: str, results: Path, board: Path | None, title: str) -> 
     steps = [
         f"cd {shlex.quote(str(board or 'CLONE'))}",
         f"git switch --create records-{name}",
-        "midalign leaderboard build --results leaderboard/results",
-        "git add leaderboard",
+        f"git add leaderboard/results/{name}",
         f"git commit --message {shlex.quote(title)}",
         f"git push --set-upstream origin records-{name}",
     ]
@@ -94,4 +93,5 @@ def print_review(review: "ChangeReview") -> None:
     for note in review.notes:
         console.print(f"note  {plain_text(note, longest=1000)}", soft_wrap=True)
     failed = sum(check.failed for check in review.checks)
-    console.print(f"{len(review.checks)} records: {len(review.checks) - failed} pass, {failed} fail")
+    number = len(review.checks)
+    console.print(f"{number} {'record' if number == 1 else 'records'}: {number - failed} pass, {failed} fail")

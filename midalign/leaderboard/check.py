@@ -14,9 +14,11 @@ from midalign.adapter import Manifest
 from midalign.errors import MidalignError, RecordError
 from midalign.languages import same_language
 from midalign.leaderboard.check_tasks import CheckFinding, check_task_group, list_problems
-from midalign.leaderboard.load import family_columns, record_paths, runs_of_file
+from midalign.leaderboard.load import Run, family_columns, record_paths, runs_of_file
+from midalign.leaderboard.trust import LOG
 from midalign.metrics import bootstrap, scorer
 from midalign.record import Items, Record, read_items, read_record
+from midalign.record.machine_paths import machine_paths
 
 SUBJECTS = (
     "schema",
@@ -120,11 +122,11 @@ def _check_record(file: Path, prompts: bool) -> RecordCheck:
     check.record = record
     check.add("schema", _schema_problems(file, record), _schema_notes(record))
     try:
-        list(runs_of_file(file, file.name))
+        runs = list(runs_of_file(file, file.name))
     except MidalignError as error:
         check.add("figures", [str(error)])
         return check
-    check.add("figures", _stderr_problems(record, items))
+    check.add("figures", [*_verification_problems(runs[0]), *_stderr_problems(record, items)])
     # 2. Its tasks, training and engine.
     check.findings += check_task_group(record, items, prompts)
     check.add("overlap", _overlap_problems(record), _overlap_notes(record))
@@ -133,10 +135,22 @@ def _check_record(file: Path, prompts: bool) -> RecordCheck:
     return check
 
 
-def _schema_problems(file: Path, record: Record) -> list[str]:
-    if record.name != file.stem:
-        return [f"The record's name is {record.name}, its file's {file.stem}. Rename the file"]
+def _verification_problems(run: Run) -> list[str]:
+    if run.trust == "altered":
+        return [f"The record is altered, as its verification in {LOG} says. Evaluate the model again"]
     return []
+
+
+def _schema_problems(file: Path, record: Record) -> list[str]:
+    problems = []
+    if record.name != file.stem:
+        problems.append(f"The record's name is {record.name}, its file's {file.stem}. Rename the file")
+    problems += [
+        f"{field_and_path} is a path of a machine, which records must not publish. Evaluate the model again, "
+        f"with a hub id or an existing folder as --base"
+        for field_and_path in machine_paths(record)
+    ]
+    return problems
 
 
 def _schema_notes(record: Record) -> list[str]:

@@ -1,6 +1,7 @@
 """Load records from a folder and verify each against its counts per item."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,12 +13,14 @@ from midalign import record
 from midalign.data.registry import treebanks
 from midalign.errors import RecordError, nearest
 from midalign.languages import languages
-from midalign.leaderboard.trust import Trust, trust_of
+from midalign.leaderboard.trust import LOG, Trust, trust_of
 from midalign.metrics import FAMILIES, Scorer, scorer
 from midalign.record import Items, Record, TaskResult
 
 TOLERANCE = 1e-6
 """Largest difference of a record's metric from the metric of its counts."""
+RECORD_PATH = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@=+-]*/)?[A-Za-z0-9][A-Za-z0-9._@=+-]*\.json")
+"""Paths of published records below the folder of results."""
 _AGAIN = "Restore the record, or evaluate the model again with midalign eval"
 
 
@@ -65,14 +68,19 @@ class Run:
 def load_runs(folder: Path) -> list[Run]:
     """Load the records `folder/*.json` and `folder/*/*.json`, in the order of their file names.
 
-    Raises RecordError for a folder without records, an invalid record, a missing or altered items file, and
-    figures of a record that do not follow from its items.
+    Raises RecordError for a folder without records, an invalid record, a missing or altered items file,
+    figures of a record that do not follow from its items, and a record that a verification found altered.
     """
-    return [
-        run
-        for file in record_paths(folder)
-        for run in runs_of_file(file, file.relative_to(folder).as_posix())
-    ]
+    runs = []
+    for file in record_paths(folder):
+        of_file = list(runs_of_file(file, file.relative_to(folder).as_posix()))
+        if of_file[0].trust == "altered":
+            raise RecordError(
+                f"{file} is altered, as its verification in {file.with_name(LOG)} says. Remove the record "
+                f"and its items file, or verify it again with midalign leaderboard verify"
+            )
+        runs += of_file
+    return runs
 
 
 def record_paths(folder: Path) -> list[Path]:

@@ -1,10 +1,9 @@
-"""Read the records of two git revisions, one of which strangers may have written.
+"""Read the records of two git revisions. The second one may be untrusted.
 
 Only blobs of records are read, and nothing is checked out. So links, filters and hooks of a revision have no
 effect.
 """
 
-import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
@@ -14,19 +13,21 @@ from pathlib import Path
 import zstandard
 
 from midalign.errors import MidalignError
-from midalign.leaderboard.submission import RESULTS, BoardChange, items_beside
+from midalign.leaderboard.load import RECORD_PATH
+from midalign.leaderboard.submission import RESULTS, BoardChange
 from midalign.leaderboard.trust import LOG
-from midalign.record import ITEMS_SUFFIX, SUFFIX
+from midalign.record import ITEMS_SUFFIX, SUFFIX, items_path
 
 LARGEST_FILE = 20_000_000
 """Bytes of a submitted file. The published ones have less than 200,000."""
+LARGEST_CHANGE = 200_000_000
+"""Bytes of all submitted files."""
+MOST_FILES = 1000
+"""Submitted files, two per record."""
 LARGEST_ITEMS = 500_000_000
 """Bytes of a submitted items file after decompression."""
 REGULAR = "100644"
 """Mode of a file that is neither a link, nor executable, nor a submodule."""
-
-_PART = r"[A-Za-z0-9][A-Za-z0-9._@=+-]*"
-_RECORD_PATH = re.compile(rf"({_PART}/)?{_PART}({re.escape(SUFFIX)}|{re.escape(ITEMS_SUFFIX)})")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
 
     Args:
         repository: a git repository.
-        published: the board as it is.
+        published: revision of the published board.
         proposed: the board with the change, such as the merge of a pull request.
         scratch: an empty folder.
 
@@ -52,11 +53,14 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
     before, after = (_tree(repository, revision) for revision in (published, proposed))
     altered = {path for path in {*before, *after} if before.get(path) != after.get(path)}
     old, new = _below_results(before), _below_results(after)
-    others = {path for path in altered if not path.startswith(f"{RESULTS}/") or path.endswith(f"/{LOG}")}
-    inside = {path.removeprefix(f"{RESULTS}/") for path in altered - others}
+    others = {path for path in altered if not path.startswith(f"{RESULTS}/")}
+    logs = {path for path in altered - others if path.endswith(f"/{LOG}")}
+    inside = {path.removeprefix(f"{RESULTS}/") for path in altered - others - logs}
 
     # 1. Files that are no records or too large. Their records are not read.
     problems = {path: problem for path in sorted(inside) if (problem := _problem(path, new))}
+    if problem := _change_problem([new[path] for path in inside if path in new]):
+        problems = dict.fromkeys(inside, problem)
     # 2. The published records, and those of which one of the two files differs.
     touched = {_record_of(path) for path in inside}
     unread = {_record_of(path) for path in problems}
@@ -64,24 +68,25 @@ def change_of_revisions(repository: Path, published: str, proposed: str, scratch
     read = touched - unread
     changed = _write(repository, new, [name for name in _records(new) if name in read], scratch / "proposed")
     for name, file in changed.items():
-        if problem := _unpacked_problem(name, items_beside(file)):
+        if problem := _unpacked_problem(name, items_path(file)):
             problems[name] = problem
     changed = {name: file for name, file in changed.items() if name not in problems}
     kept = {name: file for name, file in written.items() if name not in read or name in problems}
-    return BoardChange(written, kept | changed, tuple(problems.values()), tuple(sorted(others)))
+    distinct = tuple(dict.fromkeys(problems.values()))
+    return BoardChange(written, kept | changed, distinct, tuple(sorted(others)), tuple(sorted(logs)))
 
 
 def _tree(repository: Path, revision: str) -> dict[str, TreeEntry]:
     """Return the files of a revision by their path."""
     if not shutil.which("git"):
-        raise MidalignError("git is not installed. Revisions are read by it")
+        raise MidalignError("git is not installed. Install it: `review` reads revisions with git")
     try:
         tree = _git(repository, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{tree}}")
         listed = _git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", tree.decode().strip())
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise MidalignError(
-            f"{revision} is no revision of the repository {repository}: {said[-1]}"
+            f"{revision} is not a revision of the repository {repository}: {said[-1]}"
         ) from error
     entries = {}
     for line in filter(None, listed.split(b"\0")):
@@ -108,7 +113,7 @@ def _record_of(path: str) -> str:
 
 
 def _records(tree: Mapping[str, TreeEntry]) -> list[str]:
-    return [path for path in tree if path.endswith(SUFFIX) and _RECORD_PATH.fullmatch(path)]
+    return [path for path in tree if RECORD_PATH.fullmatch(path)]
 
 
 def _problem(path: str, tree: Mapping[str, TreeEntry]) -> str:
@@ -116,17 +121,27 @@ def _problem(path: str, tree: Mapping[str, TreeEntry]) -> str:
     entry = tree.get(path)
     if entry is None:
         return ""
-    if not _RECORD_PATH.fullmatch(path):
+    if not RECORD_PATH.fullmatch(_record_of(path)):
         return (
-            f"{path} is no file of a record: expected NAME{SUFFIX} and NAME{ITEMS_SUFFIX}, at most one "
+            f"{path} is not a file of a record: expected NAME{SUFFIX} and NAME{ITEMS_SUFFIX}, at most one "
             f"folder deep"
         )
     if entry.mode != REGULAR:
-        return f"{path} is a link, executable or no file (mode {entry.mode}): expected a plain file"
+        return f"{path} is not a regular file (mode {entry.mode}). Expected mode {REGULAR}"
     if entry.size > LARGEST_FILE:
-        return f"{path} has {entry.size:,} bytes, at most {LARGEST_FILE:,} are read"
+        return f"{path} has {entry.size:,} bytes. The limit is {LARGEST_FILE:,}"
     if _record_of(path) not in tree:
         return f"{path} belongs to no record: {_record_of(path)} is missing"
+    return ""
+
+
+def _change_problem(entries: Collection[TreeEntry]) -> str:
+    """Return why a change is too large to be read, or nothing."""
+    size = sum(entry.size for entry in entries)
+    if len(entries) > MOST_FILES:
+        return f"{len(entries):,} files of records change. The limit is {MOST_FILES:,}"
+    if size > LARGEST_CHANGE:
+        return f"Files of records with {size:,} bytes change. The limit is {LARGEST_CHANGE:,}"
     return ""
 
 
@@ -136,19 +151,16 @@ def _unpacked_problem(name: str, items: Path) -> str:
         size = zstandard.get_frame_parameters(items.read_bytes()).content_size
     except (OSError, zstandard.ZstdError):
         return ""  # the check says what is wrong with it
-    known = size != zstandard.CONTENTSIZE_UNKNOWN
-    return (
-        f"{name}: its items have {size:,} bytes, at most {LARGEST_ITEMS:,} are read"
-        if (known and size > LARGEST_ITEMS)
-        else ""
-    )
+    if size == zstandard.CONTENTSIZE_UNKNOWN or size <= LARGEST_ITEMS:
+        return ""  # without a size in its header, zstandard does not decompress the file
+    return f"{name}: its items have {size:,} bytes. The limit is {LARGEST_ITEMS:,}"
 
 
 def _write(
     repository: Path, tree: Mapping[str, TreeEntry], records: Collection[str], folder: Path
 ) -> dict[str, Path]:
     """Write the two files of each record, and return the first by its path below RESULTS."""
-    files = [path for name in records for path in (name, str(items_beside(Path(name)))) if path in tree]
+    files = [path for name in records for path in (name, str(items_path(Path(name)))) if path in tree]
     for path, content in zip(files, _blobs(repository, [tree[path].digest for path in files]), strict=True):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)

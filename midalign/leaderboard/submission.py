@@ -20,7 +20,8 @@ from midalign.leaderboard.page.models import model_title
 from midalign.leaderboard.row_pairs import RowPair, pair_rows
 from midalign.leaderboard.sections import BoardRow, BoardSection, group_runs
 from midalign.leaderboard.statistics import bootstrap
-from midalign.record import ITEMS_SUFFIX, SUFFIX, Base, Record, read_record, record_file_name
+from midalign.leaderboard.trust import file_sha256
+from midalign.record import ITEMS_SUFFIX, Base, Record, items_path, read_record, record_file_name
 
 RESULTS = "leaderboard/results"
 """Folder of the records in the board's repository."""
@@ -41,6 +42,8 @@ class BoardChange:
     """Files that must not be among the records."""
     other_files: tuple[str, ...] = ()
     """Files elsewhere that change too."""
+    logs: tuple[str, ...] = ()
+    """Logs of verifications that change."""
 
     @property
     def submitted(self) -> list[str]:
@@ -102,11 +105,11 @@ def new_submission(files: Sequence[Path], board: Path | None) -> BoardChange:
         files: record files.
         board: clone of the board's repository. None: an empty board.
 
-    Raises MidalignError for a folder that is no clone, for two records of one name, and for records that the
-    board has in such a folder already.
+    Raises MidalignError for a folder that is not a clone, for two records of one name, and for records that
+    the board has in such a folder already.
     """
     by_name: dict[str, Path] = {}
-    for file in files:
+    for file in (file.absolute() for file in files):
         if file.name in by_name:
             raise RecordError(
                 f"{by_name[file.name]} and {file} have the same name. Submit them separately, or evaluate "
@@ -118,13 +121,13 @@ def new_submission(files: Sequence[Path], board: Path | None) -> BoardChange:
         results = board / RESULTS
         if not (board / ".git").exists() or not results.is_dir():
             raise MidalignError(
-                f"{board} is no clone of a board: expected a git repository with {RESULTS}. Clone it first "
-                f"(git clone URL), or omit --board and choose an --output folder"
+                f"{board} is not a clone of a board: expected a git repository with {RESULTS}. Clone it "
+                f"first (git clone URL), or omit --board and choose an --output folder"
             )
         published = {file.relative_to(results).as_posix(): file for file in record_paths(results)}
     folder = submission_name(files)
     if f"{folder}/{files[0].name}" in published:
-        raise RecordError(f"{board}/{RESULTS}/{folder} has these records already. There is nothing to submit")
+        raise RecordError(f"{board}/{RESULTS}/{folder} already has these records. Nothing to submit")
     return BoardChange(published, published | {f"{folder}/{name}": file for name, file in by_name.items()})
 
 
@@ -141,7 +144,7 @@ def submission_name(files: Sequence[Path]) -> str:
     except MidalignError:  # the check says what is wrong with it
         title = files[0].stem
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", record_file_name(title))[:LONGEST_NAME].strip("-") or "records"
-    parts = sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
+    parts = sorted((file.name, file_sha256(file)) for file in files)
     return f"{plain}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
@@ -152,15 +155,11 @@ def write_submission(review: ChangeReview, results: Path) -> list[Path]:
         source = review.change.proposed[name]
         target = results / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (ITEMS_SUFFIX, SUFFIX):  # a record never stands without its items
-            write_atomically(items_beside(target, suffix), items_beside(source, suffix).read_bytes())
-            written.append(items_beside(target, suffix))
+        # Items first, so that no record exists without them.
+        write_atomically(items_path(target), items_path(source).read_bytes())
+        write_atomically(target, source.read_bytes())
+        written += [items_path(target), target]
     return written
-
-
-def items_beside(record: Path, suffix: str = ITEMS_SUFFIX) -> Path:
-    """Return the file of a record's items, or another file that has its name and this suffix."""
-    return record.with_name(record.name.removesuffix(SUFFIX) + suffix)
 
 
 def review_change(change: BoardChange) -> ChangeReview:
@@ -171,7 +170,12 @@ def review_change(change: BoardChange) -> ChangeReview:
     kept = list(change.kept.values())
     checks = check_records([change.proposed[name] for name in change.submitted], published=kept)
     problems = list(change.problems)
-    if not change.submitted and not change.removed and not problems:
+    if change.submitted:
+        problems += [
+            f"{log} changes: only maintainers may write it. Commit it outside of a submission"
+            for log in change.logs
+        ]
+    elif not change.removed and not change.logs and not problems:
         problems.append(f"No record of {RESULTS} is added, changed or removed")
     passed = {
         name: check.record
@@ -211,15 +215,15 @@ def _same_base(files: Mapping[str, Path], bases: Sequence[Base]) -> Iterator[str
 
 
 def _name_notes(change: BoardChange, passed: Mapping[str, Record]) -> list[str]:
-    """Return which submitted records have the name of a published record of another model."""
+    """Return a note per submitted record that shares its name with a published record of another model."""
     notes = []
     published = {Path(name).stem: name for name in change.kept}
     for name, record in passed.items():
         twin = published.get(record.name)
         if twin and _models(record) != _models(read_record(change.kept[twin])):
             notes.append(
-                f"{twin} is a published record of another model with the same name. {name} is told apart by "
-                f"its folder"
+                f"{twin} is a published record of another model with the same name. The folder distinguishes "
+                f"it from {name}"
             )
     return notes
 
@@ -233,7 +237,7 @@ def _differences(
 ) -> Iterator[BaselineDifference]:
     """Yield the differences of every submitted row from the baselines and bases on the same items.
 
-    Of references with one name, those with the fewest other conditions are taken.
+    If references share a name, keep the one with the fewest differing conditions.
     """
     rows = {_files(section, row): (section, row) for section in submitted for row in section.rows}
     references = [(section, row, True) for section in published for row in section.rows]

@@ -1,14 +1,14 @@
 """A review as Markdown: the text of a pull request, and of a comment on one."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
-from pathlib import Path
 
 from midalign import harness
 from midalign.data.registry import data_set, republishable
 from midalign.errors import MidalignError
-from midalign.escaping import code_span, escape_comment, plain_text
+from midalign.escaping import code_span, command_line, escape_comment, plain_text
 from midalign.languages import ROLES
 from midalign.leaderboard.check import group_findings
 from midalign.leaderboard.formatting import NONE, format_difference, markdown_table
@@ -18,15 +18,14 @@ from midalign.leaderboard.result_sentences import describe_languages
 from midalign.leaderboard.section_figures import sample_name
 from midalign.leaderboard.sections import language_sets
 from midalign.leaderboard.submission import RESULTS, BaselineDifference, ChangeReview
-from midalign.leaderboard.trust import LOG
 from midalign.record import Record
 
 LICENCE = "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
 """Licence of published records."""
 LONGEST = 1000
 """Characters of a finding."""
-LONGEST_COMMENT = 60_000
-"""Characters of a comment. GitHub takes 65,536."""
+LONGEST_COMMAND = 2000
+"""Characters of a command to reproduce. Longer ones are left out."""
 
 _PLEDGE = f"""\
 ## Declaration
@@ -43,16 +42,16 @@ def pull_request_text(review: ChangeReview) -> str:
 
 
 def comment_text(review: ChangeReview) -> str:
-    """Return the comment on a pull request: the verdict, then the same text, at most LONGEST_COMMENT long."""
+    """Return the comment on a pull request: the verdict, then the same text."""
     change = review.change
     parts = {"added or changed": len(change.submitted), "removed": len(change.removed)}
     counted = ", ".join(f"{count} {what}" for what, count in parts.items())
-    verdict = "These records must not be merged yet" if review.failed else "All checks pass"
-    text = f"**{verdict}.** Records: {counted}.\n\n{_review_text(review)}"
-    if len(text) <= LONGEST_COMMENT:
-        return text
-    kept = text[:LONGEST_COMMENT].rpartition("\n## ")[0]
-    return f"{kept}\n\nThe rest is too long for a comment. See the artifact of the workflow.\n"
+    verdict = "All checks pass"
+    if review.failed:
+        verdict = "These records must not be merged yet"
+    elif change.logs:
+        verdict = "The log of verifications changes. Only maintainers may change it"
+    return f"**{verdict}.** Records: {counted}.\n\n{_review_text(review)}"
 
 
 def pull_request_title(review: ChangeReview) -> str:
@@ -66,7 +65,7 @@ def pull_request_title(review: ChangeReview) -> str:
 
 
 def _review_text(review: ChangeReview) -> str:
-    blocks = [_records(review), _removed(review), _findings(review)]
+    blocks = [_findings(review), _records(review), _removed(review)]
     if review.differences:
         blocks.append(_differences(review.differences))
     elif review.runs:
@@ -143,8 +142,9 @@ def _findings(review: ChangeReview) -> str:
         name = code_span(review.names.get(files[0], files[0].name))
         lines.append(f"- {state}, {finding.subject}, {name}{more}: {_foreign(finding.text, review)}")
     lines += [f"- note: {_foreign(note, review)}" for note in review.notes]
-    if any(Path(path).name == LOG for path in review.change.other_files):
-        lines.append(f"- note: `{LOG}` changes. It makes records **verified**: only maintainers may write it")
+    if review.change.logs and not review.change.submitted:
+        logs = ", ".join(map(code_span, review.change.logs))
+        lines.append(f"- note: {logs} changes and decides which records are **verified**")
     if others := review.change.other_files:
         shown = ", ".join(map(code_span, others[:20]))
         more = f" and {len(others) - 20} more" if len(others) > 20 else ""
@@ -153,12 +153,12 @@ def _findings(review: ChangeReview) -> str:
 
 
 def _foreign(text: str, review: ChangeReview) -> str:
-    """Return a message for a comment, with files by their path below RESULTS."""
+    """Return a message for a comment, with absolute paths of records by their path below RESULTS."""
     for name, file in [*review.change.published.items(), *review.change.proposed.items()]:
+        if not file.is_absolute():
+            continue
         folder = "" if "/" not in name else f"{name.rpartition('/')[0]}/"
-        text = text.replace(str(file), name)
-        if file.parent != Path():
-            text = text.replace(f"{file.parent}/", folder)
+        text = text.replace(str(file), name).replace(f"{file.parent}/", folder)
     return escape_comment(text, LONGEST)
 
 
@@ -252,9 +252,10 @@ def _reproduction(review: ChangeReview) -> str:
     for name, record in _passed(review):
         if record.engine.name != "external":
             adapter = " --adapter FOLDER" if record.adapter else ""
-            commands[f"midalign leaderboard verify {RESULTS}/{name} --rerun 100{adapter}"] = None
+            path = shlex.quote(f"{RESULTS}/{name}")
+            commands[f"midalign leaderboard verify {path} --rerun 100{adapter}"] = None
     recipes = {
-        f"recipe {code_span(record.recipe.name)}, digest `{record.recipe.digest[:12]}`": None
+        f"recipe {code_span(record.recipe.name)}, digest {code_span(record.recipe.digest[:12])}": None
         for _, record in _passed(review)
         if record.recipe
     }
@@ -264,9 +265,12 @@ def _reproduction(review: ChangeReview) -> str:
     }
     facts = "; ".join([*recipes, *map(escape_comment, versions)])
     # Every line begins with the name of a command, so none can end the block.
-    lines = "\n".join(plain_text(command, longest=10_000) for command in commands)
-    block = f"\n\n```bash\n{lines}\n```" if lines else ""
-    return f"## Reproduce\n\n{facts}.{block}"
+    lines = [command_line(command) for command in commands if len(command) <= LONGEST_COMMAND]
+    block = "\n".join(["\n\n```bash", *lines, "```"]) if lines else ""
+    omitted = len(commands) - len(lines)
+    subject = "1 command is" if omitted == 1 else f"{omitted} commands are"
+    note = f"\n\n{subject} longer than {LONGEST_COMMAND:,} characters and omitted." if omitted else ""
+    return f"## Reproduce\n\n{facts}.{block}{note}"
 
 
 def _licence(review: ChangeReview) -> str:

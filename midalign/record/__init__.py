@@ -8,6 +8,7 @@ from midalign.record.conditions import SHARDS, Conditions, conditions_of, shared
 from midalign.record.files import (
     ITEMS_SUFFIX,
     SUFFIX,
+    items_path,
     read_items,
     read_record,
     record_file_name,
@@ -52,6 +53,7 @@ __all__ = [
     "TaskResult",
     "conditions_of",
     "format_score",
+    "items_path",
     "nan_to_none",
     "pack_items",
     "read_items",

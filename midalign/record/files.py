@@ -41,6 +41,11 @@ def read_record(path: str | Path) -> Record:
         ) from error
 
 
+def items_path(record: Path) -> Path:
+    """Return the path of the items file that belongs to a record's file."""
+    return record.with_name(record.name.removesuffix(SUFFIX) + ITEMS_SUFFIX)
+
+
 def read_items(path: str | Path) -> dict[str, Items]:
     """Read the counts per item of the record at `path`, by task.
 

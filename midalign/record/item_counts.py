@@ -79,7 +79,7 @@ def pack_items(items: Mapping[str, Items], columns: Mapping[str, Sequence[str]])
 def unpack_items(file: Path, packed: bytes, entry: Record) -> dict[str, Items]:
     """Return the items by task. Raises RecordError unless each task of the record has one valid line."""
     try:
-        lines = zstandard.ZstdDecompressor().decompress(packed).decode().splitlines()
+        lines = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False).decode().splitlines()
     except (zstandard.ZstdError, UnicodeDecodeError) as error:
         raise RecordError(f"{file} is not zstd-compressed text ({error}). {_AGAIN}") from error
     items: dict[str, Items] = {}

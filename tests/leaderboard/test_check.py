@@ -92,6 +92,17 @@ def test_published_records_pass():
     [
         (lambda r: r.update(schema_version=3), "schema", "schema_version 3.*update it"),
         (lambda r: r.update(name="other"), "schema", "name is other"),
+        (
+            lambda r: r["base"].update(name="/home/alice/model"),
+            "schema",
+            "/home/alice/model is a path",
+        ),
+        (
+            lambda r: r["adapter"]["manifest"].update(task="~/tasks"),
+            "schema",
+            "task: ~/tasks is a path",
+        ),
+        (lambda r: r["adapter"]["manifest"].update(pairs="\\\\host\\x"), "schema", "manifest.pairs"),
         (lambda r: r["items"].update(file="../x.items.jsonl.zst"), "schema", "not a file next to it"),
         (lambda r: r["tasks"][TASK]["metrics"]["slot_f1"].update(value=0.9), "figures", "says slot_f1 0.9"),
         (

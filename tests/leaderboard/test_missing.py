@@ -52,6 +52,15 @@ def settings_of(command: str, monkeypatch: pytest.MonkeyPatch) -> run.EvalSettin
     return asked[0]
 
 
+def test_long_names_do_not_truncate_commands(tmp_path: Path) -> None:
+    """A truncated command would lose a closing quote, and the rest of the output would become code."""
+    name = "A" * 11_000 + " "
+    write_current(tmp_path, "base", "base", ALL, base=name)
+    write_current(tmp_path, "part", "aligned", {code: ALL[code] for code in ("de", "en")}, seed=1, base=name)
+    (command,) = commands(missing(tmp_path))
+    assert name in shlex.split(command)
+
+
 def test_a_partial_record_is_listed_with_a_command_for_the_whole_group(results, monkeypatch):
     output = missing(results)
     assert "8 of 10" in output

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,13 @@ from typer.testing import CliRunner, Result
 
 from midalign.cli.app import app
 from midalign.leaderboard import revisions
+from midalign.leaderboard.check import RecordCheck
 from midalign.leaderboard.formatting import format_interval
 from midalign.leaderboard.statistics import Estimate
+from midalign.leaderboard.submission import BoardChange, ChangeReview
+from midalign.leaderboard.submission_text import comment_text
+from midalign.leaderboard.trust import LOG
+from midalign.record import read_record
 
 BOARD = Path(__file__).parents[2] / "leaderboard"
 BASELINE = "mini-switched-baseline"
@@ -134,21 +138,16 @@ def test_submission_shows_the_differences_of_the_published_board(clone: Path, tm
     commands = [
         line.strip() for line in result.output.partition("Next:")[2].splitlines() if line[:4] == "    "
     ]
-    assert [command.split()[0] for command in commands] == ["cd", "git", "midalign", "git", "git", "git"]
-    midalign = tmp_path / "bin" / "midalign"
-    midalign.parent.mkdir()
-    midalign.write_text(f'#!/bin/sh\nexec {sys.executable} -m midalign "$@"\n')
-    midalign.chmod(0o755)
+    assert [command.split()[0] for command in commands] == ["cd", "git", "git", "git", "git"]
     for name in ("user.name", "user.email"):
         git(clone, "config", name, "test@example.org")
-    script = f'set -e; export PATH="{midalign.parent}:$PATH"\n' + "\n".join(commands)
-    subprocess.run(["bash", "-c", script], check=True, capture_output=True)
+    subprocess.run(["bash", "-e", "-c", "\n".join(commands)], check=True, capture_output=True)
     branch = commands[1].split()[-1]
     result, comment = review(clone, f"origin/{branch}", tmp_path)
     assert result.exit_code == 0, result.output
     assert comment.startswith("**All checks pass.** Records: 3 added or changed, 0 removed.")
     assert section_of(comment, "Differences from baselines") == table
-    assert "other files change too" in comment
+    assert "other files change too" not in comment
     (folder,) = (path for path in (clone / RESULTS).iterdir() if path.is_dir())
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
         file.name: file.read_bytes() for file in new.iterdir()
@@ -178,7 +177,7 @@ def test_text_names_training_conditions_commands_and_licence(clone: Path, new: P
 def test_record_is_submitted_once(clone: Path, new: Path, tmp_path: Path) -> None:
     assert submit(tmp_path, new, "--board", clone).exit_code == 0
     again = submit(tmp_path, new, "--board", clone)
-    assert "has these records already. There is nothing to submit" in str(again.exception)
+    assert "already has these records. Nothing to submit" in str(again.exception)
     copy = copy_records(f"{SUBMITTED}-seed1.*", tmp_path / "copy")
     copy_records("mini.*", copy)
     with_others = submit(tmp_path, copy, "--board", clone)
@@ -279,12 +278,13 @@ def test_two_records_of_one_name_are_refused(new: Path, tmp_path: Path) -> None:
 
 def test_folder_that_is_no_clone_is_refused(new: Path, tmp_path: Path) -> None:
     result = submit(tmp_path, new, "--board", tmp_path)
-    assert "is no clone of a board" in str(result.exception)
+    assert "is not a clone of a board" in str(result.exception)
 
 
 def test_without_a_clone_records_go_to_the_output_folder(new: Path, tmp_path: Path) -> None:
     result = submit(tmp_path, new)
     assert result.exit_code == 0, result.output
+    assert "1 record: 1 pass, 0 fail" in result.output
     (folder,) = (path for path in (tmp_path / "submission").iterdir() if path.is_dir())
     assert {file.name for file in folder.iterdir()} == {file.name for file in new.iterdir()}
     assert f"cp -r {folder} CLONE/leaderboard/results/" in result.output
@@ -300,7 +300,7 @@ def test_foreign_text_is_only_text(clone: Path, new: Path, tmp_path: Path) -> No
     def hostile(record: dict[str, Any]) -> None:
         record["base"]["name"] = HOSTILE
         record["adapter"].update(name=HOSTILE, manifest=None)
-        record.update(trained_on=HOSTILE, recipe=None)
+        record.update(trained_on=HOSTILE, recipe={"name": HOSTILE, "digest": "`<img src=x>"})
         record["packages"]["lm-eval"] = HOSTILE
 
     edit(new / f"{SUBMITTED}-seed1.json", hostile)
@@ -308,7 +308,7 @@ def test_foreign_text_is_only_text(clone: Path, new: Path, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     text = text_of(tmp_path)
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert titles[:2] == ["Records", "Findings"]
+    assert titles[:2] == ["Findings", "Records"]
     assert "Injected" not in titles
     for block in MARKDOWN.parse(text):
         assert block.type != "html_block"
@@ -325,6 +325,55 @@ def test_foreign_text_is_only_text(clone: Path, new: Path, tmp_path: Path) -> No
     ).stdout.split(b"\0")
     assert words[1:3] == [b"--base", HOSTILE.replace("\n", " ").encode()]
     assert not (Path.cwd() / "x").exists()
+
+
+@pytest.mark.parametrize("length", [1500, 11_000])
+def test_block_of_commands_runs_no_foreign_code(new: Path, tmp_path: Path, length: int) -> None:
+    """A long name would lose its closing quote if it were truncated, and the next name would become code."""
+    copy_records(f"{SUBMITTED}-seed2.*", new)
+    for seed, name in ((1, "A" * length + " "), (2, "; touch PWNED #")):
+
+        def rename(record: dict[str, Any], name: str = name) -> None:
+            record["base"]["name"] = name
+            record["adapter"]["manifest"] = None
+            record.update(trained_on="x", recipe=None)
+
+        edit(new / f"{SUBMITTED}-seed{seed}.json", rename)
+    assert submit(tmp_path, new).exit_code == 0
+    section = section_of(text_of(tmp_path), "Reproduce")
+    block = section.partition("```bash\n")[2].partition("```")[0]
+    assert block.count("midalign eval") == (2 if length < 2000 else 1)
+    assert ("1 command is longer than 2,000 characters" in section) == (length > 2000)
+    subprocess.run(["bash", "-c", f"midalign() {{ :; }}\n{block}"], check=True, cwd=tmp_path)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_review_of_many_records_is_complete(tmp_path: Path) -> None:
+    """The workflow truncates the comment. The file, which it uploads, has everything."""
+    record = read_record(BOARD / "results" / f"{BASELINE}-seed1.json")
+    files = {f"new/{'n' * 100}{number}.json": Path(f"/x/{number}.json") for number in range(400)}
+    checks = [RecordCheck(file, record) for file in files.values()]
+    change = BoardChange({}, files, (), ("setup.py",))
+    text = comment_text(ChangeReview(change, checks, [], [], [], []))
+    assert len(text) > 65_536
+    assert all(f"`{name}`" in text for name in files)
+    assert "other files change too: `setup.py`" in text
+
+
+def test_messages_name_records_by_their_path_on_the_board(tmp_path: Path) -> None:
+    files = {
+        "m-1/a.json": tmp_path / "a.json",
+        "m-1/ba.json": tmp_path / "ba.json",
+        "m-1/c.json": Path("c.json"),
+    }
+    problems = [f"{tmp_path}/ba.json: wrong", "acc.json: wrong"]
+    text = comment_text(
+        ChangeReview(BoardChange({}, files), [RecordCheck(Path("x"))] * 3, problems, [], [], [])
+    )
+    assert [line for line in text.splitlines() if "wrong" in line] == [
+        "- **fails**: m-1/ba.json: wrong",
+        "- **fails**: acc.json: wrong",
+    ]
 
 
 def test_review_refuses_what_is_no_record(clone: Path, tmp_path: Path, monkeypatch) -> None:
@@ -345,25 +394,46 @@ def test_review_refuses_what_is_no_record(clone: Path, tmp_path: Path, monkeypat
     assert "**These records must not be merged yet.** Records: 0 added" in comment
     plain = comment.replace("\\", "")
     for problem in (
-        "new/link.json is a link, executable or no file (mode 120000)",
-        "new/deep/a.json is no file of a record",
-        "new/x.sh is no file of a record",
-        f"new/{SUBMITTED}-seed2.json is a link, executable or no file (mode 100755)",
+        "new/link.json is not a regular file (mode 120000)",
+        "new/deep/a.json is not a file of a record",
+        "new/x.sh is not a file of a record",
+        f"new/{SUBMITTED}-seed2.json is not a regular file (mode 100755)",
         f"new/{SUBMITTED}-seed3.items.jsonl.zst belongs to no record",
     ):
         assert problem in plain
-    assert re.search(rf"new/{SUBMITTED}-seed1.json has [\d,]+ bytes, at most 20,000", plain)
+    assert re.search(rf"new/{SUBMITTED}-seed1.json has [\d,]+ bytes. The limit is 20,000", plain)
     assert "other files change too: `setup.py`" in comment
     assert "a secret" not in comment
 
 
-def test_review_refuses_items_that_would_fill_the_memory(clone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "value", "problem"),
+    [
+        ("MOST_FILES", 3, "4 files of records change. The limit is 3"),
+        ("LARGEST_CHANGE", 1000, r"bytes change. The limit is 1,000"),
+    ],
+)
+def test_review_refuses_changes_that_are_too_large(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, problem: str
+) -> None:
+    copy_records(f"{SUBMITTED}-seed[12].*", clone / RESULTS / "new")
+    monkeypatch.setattr(revisions, limit, value)
+    result, comment = review(clone, propose(clone), tmp_path)
+    assert result.exit_code == 1
+    assert section_of(comment, "Findings").count(problem) == 1
+    assert "Records: 0 added or changed" in comment
+
+
+def test_review_refuses_items_that_would_fill_the_memory(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = copy_records(f"{SUBMITTED}-seed1.*", clone / RESULTS / "new")
-    bomb = zstandard.ZstdCompressor().compress(bytes(revisions.LARGEST_ITEMS + 1))
+    monkeypatch.setattr(revisions, "LARGEST_ITEMS", 1000)
+    bomb = zstandard.ZstdCompressor().compress(bytes(1001))
     (folder / f"{SUBMITTED}-seed1.items.jsonl.zst").write_bytes(bomb)
     result, comment = review(clone, propose(clone), tmp_path)
     assert result.exit_code == 1
-    assert "its items have 500,000,001 bytes" in comment
+    assert "its items have 1,001 bytes. The limit is 1,000" in comment
 
 
 def test_review_fails_for_items_that_changed_alone(clone: Path, tmp_path: Path) -> None:
@@ -374,6 +444,24 @@ def test_review_fails_for_items_that_changed_alone(clone: Path, tmp_path: Path) 
     assert re.search(f"fails.*schema.*{BASELINE}-seed1.items.jsonl.zst is not the file", comment)
     assert str(tmp_path) not in comment
     assert "/tmp" not in comment
+
+
+def test_submission_must_not_change_the_log_of_verifications(clone: Path, new: Path, tmp_path: Path) -> None:
+    shutil.copytree(new, clone / RESULTS / "new")
+    (clone / RESULTS / "new" / LOG).write_text('{"sha256": "0", "verdict": "verified"}\n')
+    result, comment = review(clone, propose(clone), tmp_path)
+    assert result.exit_code == 1
+    assert comment.startswith("**These records must not be merged yet.**")
+    assert f"{RESULTS}/new/{LOG} changes: only maintainers may write it" in comment
+    assert comment.index("## Findings") < comment.index("## Records")
+
+
+def test_review_of_the_log_alone_says_who_may_change_it(clone: Path, tmp_path: Path) -> None:
+    (clone / RESULTS / LOG).write_text('{"sha256": "0", "verdict": "verified"}\n')
+    result, comment = review(clone, propose(clone), tmp_path)
+    assert result.exit_code == 0, result.output
+    assert comment.startswith("**The log of verifications changes. Only maintainers may change it.**")
+    assert f"`{RESULTS}/{LOG}` changes" in section_of(comment, "Findings")
 
 
 def test_review_lists_withdrawn_records(clone: Path, tmp_path: Path) -> None:
@@ -387,4 +475,4 @@ def test_review_lists_withdrawn_records(clone: Path, tmp_path: Path) -> None:
 def test_review_names_an_unknown_revision(clone: Path, tmp_path: Path) -> None:
     for revision in ("nowhere", "--output=x"):
         result, _ = review(clone, "HEAD", tmp_path, revision)
-        assert f"{revision} is no revision" in str(result.exception)
+        assert f"{revision} is not a revision" in str(result.exception)

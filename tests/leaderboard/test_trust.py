@@ -8,7 +8,8 @@ import pytest
 
 from midalign.errors import RecordError
 from midalign.leaderboard.build import build_board
-from midalign.leaderboard.load import runs_of_file
+from midalign.leaderboard.check import check_records
+from midalign.leaderboard.load import load_runs, runs_of_file
 from midalign.leaderboard.trust import LOG
 from midalign.leaderboard.verify import Verdict, Verification, log_verification
 
@@ -46,9 +47,20 @@ def test_only_the_verified_file_itself_is_verified(results: Path) -> None:
 def test_the_last_verification_counts(results: Path) -> None:
     log(results, "mini", "verified")
     log(results, "mini", "altered")
-    assert trust(results, "mini") == "checked"
+    assert trust(results, "mini") == "altered"
     log(results, "mini", "verified")
     assert trust(results, "mini") == "verified"
+
+
+def test_altered_records_are_not_loaded(results: Path) -> None:
+    assert load_runs(results)
+    log(results, "mini", "altered")
+    with pytest.raises(RecordError, match=r"mini\.json is altered, as its verification in"):
+        load_runs(results)
+    (check,) = check_records([results / "mini.json"], prompts=False)
+    assert check.failed
+    log(results, "mini", "verified")
+    assert load_runs(results)
 
 
 def test_undocumented_training_is_self_reported(results: Path) -> None:
@@ -77,5 +89,5 @@ def test_tables_and_page_show_verified_records(results: Path, tmp_path: Path) ->
 
 def test_malformed_log_is_named(results: Path) -> None:
     (results / LOG).write_text("no JSON\n")
-    with pytest.raises(RecordError, match=rf"{LOG}, line 1 is no outcome"):
+    with pytest.raises(RecordError, match=rf"{LOG}, line 1 was not written by"):
         trust(results, "mini")
