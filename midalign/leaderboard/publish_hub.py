@@ -10,8 +10,8 @@ from midalign.hub_errors import explain_hub_errors
 from midalign.leaderboard.publish import SITE_FILES, UploadFolder, check_is_board, plan_folder
 from midalign.leaderboard.site import RECORDS, SCORES, SUMS, TITLE, VERSIONS, folder_sums
 
-LICENCE = "cc-by-4.0"
-"""Licence of the records."""
+RECORDS_LICENCE_ID = "cc-by-4.0"
+"""Licence of the records, as the hub spells it."""
 DATA_SET_TEMPLATE = (".gitattributes", "README.md")
 SPACE_TEMPLATE = (*DATA_SET_TEMPLATE, "index.html", "style.css")
 """Files that the hub puts into a new repository."""
@@ -105,7 +105,7 @@ def configure_space(site: Path, data_set: str) -> None:
     card = SpaceCardData(
         title=TITLE,
         sdk="static",
-        license=LICENCE,
+        license=RECORDS_LICENCE_ID,
         datasets=[data_set],
         emoji="🌍",
         colorFrom="blue",
@@ -124,7 +124,7 @@ def write_data_set(site: Path, folder: Path, space: str) -> None:
     shutil.copyfile(site / SCORES, folder / SCORES)
     card = DatasetCardData(
         pretty_name=f"{TITLE}: records",
-        license=LICENCE,
+        license=RECORDS_LICENCE_ID,
         tags=["evaluation", "leaderboard", "multilingual", "midalign"],
         configs=[{"config_name": "scores", "data_files": SCORES, "default": True}],
     )
