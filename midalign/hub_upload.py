@@ -9,8 +9,9 @@ from pathlib import Path
 
 from midalign import adapter
 from midalign.adapter import Manifest
-from midalign.errors import AdapterError, first_line
+from midalign.errors import AdapterError, MidalignError, first_line
 from midalign.files import is_local_path, without_folders
+from midalign.hub_errors import explain_hub_errors
 from midalign.model_card import CARD, HERE, folder_card
 
 log = logging.getLogger(__name__)
@@ -82,23 +83,24 @@ def upload_adapter(upload: AdapterUpload, *, private: bool = False) -> str:
     AdapterError with the hub's message, and if a private upload would go to a public repository.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     hub, name = HfApi(), upload.repository
     operations = [CommitOperationAdd(path, file) for path, file in upload.files.items()]
     try:
-        hub.create_repo(name, exist_ok=True, private=private or None)
-        if private and not hub.model_info(name).private:
-            raise AdapterError(
-                f"{name} exists and is public: nothing was uploaded. Make it private in its settings, or "
-                f"give another namespace"
-            )
-        message = f"{name.partition('/')[2]}, by midalign"
-        hub.create_commit(name, operations, commit_message=message)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        with explain_hub_errors(f"{hub.endpoint}/{name}"):
+            hub.create_repo(name, exist_ok=True, private=private or None)
+            if private and not hub.model_info(name).private:
+                raise AdapterError(
+                    f"{name} exists and is public: nothing was uploaded. Make it private in its settings, or "
+                    f"give another namespace"
+                )
+            message = f"{name.partition('/')[2]}, by midalign"
+            hub.create_commit(name, operations, commit_message=message)
+    except AdapterError:
+        raise
+    except MidalignError as error:
         raise AdapterError(
-            f"{upload.folder} was not uploaded to {name}: {first_line(error)}. The adapter is complete. "
-            f"Fix the upload (hf auth login, HF_TOKEN) and rerun the same command"
+            f"{upload.folder} was not uploaded to {name}. The adapter is complete. {error}"
         ) from error
     return f"{hub.endpoint}/{name}"
 

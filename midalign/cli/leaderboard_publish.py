@@ -27,8 +27,8 @@ def publish(
         str,
         typer.Option(
             metavar="TARGET",
-            help="A folder, pages (a branch of a git repository) or hub (a static Space and a data set on "
-            "the Hugging Face hub). A folder of such a name is ./pages.",
+            help="Target: a folder, `pages` (branch of a git repository) or `hub` (static Space and data "
+            "set). For a folder named pages or hub, write ./pages.",
         ),
     ],
     repository: Annotated[
@@ -45,16 +45,14 @@ def publish(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="What midalign leaderboard build wrote. Default: the folder above --results.",
+            help="Folder that `midalign leaderboard build` wrote. Default: the folder above --results.",
         ),
     ] = None,
     freeze: Annotated[
         str | None,
         typer.Option(metavar="VERSION", help="Also freeze this state as a citable version, such as 2026.12."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Publish. Without it, only say what would be written.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Publish. Without it, print the plan only.")] = False,
 ) -> None:
     """Publish a built board with its records, and freeze citable versions.
 
@@ -91,7 +89,7 @@ def _target(to: str, repository: str | None, branch: str | None) -> "PublishTarg
     from midalign.leaderboard.publish_hub import HubTarget
 
     if branch is not None and to != "pages":
-        raise MidalignError(f"--branch belongs to --to pages, found --to {to}. Leave it out")
+        raise MidalignError(f"--branch belongs to --to pages, found --to {to}. Omit it")
     if to == "pages":
         if repository is None:
             raise MidalignError(
@@ -103,7 +101,7 @@ def _target(to: str, repository: str | None, branch: str | None) -> "PublishTarg
             raise MidalignError("--to hub needs a name on the hub: --repository NAMESPACE/NAME")
         return HubTarget(repository)
     if repository is not None:
-        raise MidalignError(f"--repository belongs to --to pages or --to hub, found --to {to}. Leave it out")
+        raise MidalignError(f"--repository belongs to --to pages or --to hub, found --to {to}. Omit it")
     return FolderTarget(Path(to))
 
 

@@ -102,11 +102,13 @@ def record_paths(folder: Path) -> list[Path]:
 
 
 def record_sums(folder: Path) -> str:
-    """Return a line per record with its sha256 and its path below the folder, as `sha256sum` prints it.
+    """Return a line per record and log of verifications with sha256 and path, as `sha256sum` prints it.
 
-    A record has the digest of its items file, so the lines pin both files.
+    A record has the digest of its items file, so the lines pin both files. Paths are relative to the folder.
     """
-    paths = record_paths(folder)
+    records = record_paths(folder)
+    logs = sorted({path.with_name(LOG) for path in records})
+    paths = [*records, *(log for log in logs if log.is_file())]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     return "".join(
         f"{digest}  {path.relative_to(folder).as_posix()}\n"

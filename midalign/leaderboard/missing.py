@@ -140,14 +140,14 @@ def find_outdated(runs: Sequence[Run], groups: Sequence[str] = ()) -> list[Outda
         groups: task groups to look at, all if empty.
     """
     selected = [run for run in runs if not groups or run.group in groups]
-    # 1. What has been scored in the current version.
+    # 1. Tasks scored in the current version.
     scored = {
         (_name_or_digests(run), _column(run), name)
         for run in selected
         for name in map(run.task_name, run.languages)
         if run.record.tasks[name].version == current_version(name)
     }
-    # 2. What only has earlier versions.
+    # 2. Records without one.
     outdated = []
     for run in selected:
         model, column = _name_or_digests(run), _column(run)

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from midalign.errors import MidalignError
-from midalign.leaderboard.publish import UploadFolder, check_ours
-from midalign.leaderboard.site import FILES_PAGE, REPLACED
+from midalign.leaderboard.publish import (
+    SITE_FILES,
+    UploadFolder,
+    changed_meanwhile,
+    check_is_board,
+    plan_folder,
+)
+from midalign.leaderboard.site import REPLACED
 
 BRANCH = "gh-pages"
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
-_MOVED = ("(fetch first)", "(non-fast-forward)", "cannot lock ref", "failed to update ref")
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")
+_MOVED = ("(fetch first)", "(non-fast-forward)")
 """Parts of what git prints if the branch has moved since it was read."""
 
 
@@ -24,7 +30,6 @@ class BranchTarget:
     repository: str
     """URL or path."""
     branch: str = BRANCH
-    front_matter: str = ""
     _git_dir: Path = field(default=Path(), init=False)
     _head: str = field(default="", init=False)
     """Commit of the branch when it was read. Empty for a new branch."""
@@ -48,13 +53,13 @@ class BranchTarget:
         self._git("fetch", "--quiet", "--depth", "1", "--", self.repository, reference)
         self._head = self._git("rev-parse", "FETCH_HEAD").strip()
         paths = self._git("ls-tree", "-r", "-z", "--name-only", self._head).split("\0")[:-1]
-        check_ours(self.address, paths, FILES_PAGE, ("CNAME", ".nojekyll"))
+        check_is_board(self.address, paths, SITE_FILES, ("CNAME", ".nojekyll"))
         return paths
 
-    def plan_uploads(self, site: Path, published: list[str]) -> list[tuple[str, Path, list[str]]]:
+    def plan_uploads(self, site: Path, published: list[str]) -> list[UploadFolder]:
         """Return the site with `.nojekyll`, which keeps GitHub from converting it."""
         (site / ".nojekyll").touch()
-        return [(self.address, site, published)]
+        return [plan_folder(self.address, site, published)]
 
     def upload(self, uploads: Sequence[UploadFolder], message: str) -> list[str]:
         """Commit the site on top of the branch, and push it. The push is never forced."""
@@ -63,7 +68,12 @@ class BranchTarget:
         if self._head:
             self._git("read-tree", self._head)
             self._git("rm", "-rfq", "--cached", "--ignore-unmatch", "--", *REPLACED, work_tree=site)
-        self._git("add", "--force", "--ignore-removal", "--", ".", work_tree=site)
+        # Not `git add`: attributes of the user or the branch could rewrite files.
+        paths = list(uploads[0].sizes)
+        options = ("-w", "--no-filters", "--stdin-paths")
+        blobs = self._git("hash-object", *options, work_tree=site, entered="\n".join(paths) + "\n").split()
+        entries = [f"100644 {blob}\t{path}\0" for blob, path in zip(blobs, paths, strict=True)]
+        self._git("update-index", "-z", "--index-info", entered="".join(entries))
         tree = self._git("write-tree").strip()
         if self._head and tree == self._git("rev-parse", f"{self._head}^{{tree}}").strip():
             return []
@@ -74,20 +84,19 @@ class BranchTarget:
         self._git("push", "--quiet", "--", self.repository, f"{commit}:refs/heads/{self.branch}")
         return [self.address]
 
-    def _git(self, *words: str, work_tree: Path | None = None) -> str:
-        """Run git in the temporary repository, and return what it prints."""
+    def _git(self, *words: str, work_tree: Path | None = None, entered: str = "") -> str:
+        """Run git in the temporary repository with `entered` as its input, and return its output."""
         environment = {**os.environ, "LC_ALL": "C", "GIT_DIR": str(self._git_dir)}
         environment |= {"GIT_INDEX_FILE": str(self._git_dir / "index")}
         environment.pop("GIT_WORK_TREE", None)
         if work_tree:
             environment["GIT_WORK_TREE"] = str(work_tree)
-        # Files must arrive as they are, whatever the user's settings say.
-        command = ["git", "-c", "core.autocrlf=false", "-c", "core.safecrlf=false", *words]
         try:
             done = subprocess.run(
-                command,
+                ["git", *words],
                 cwd=work_tree,
                 env=environment,
+                input=entered,
                 capture_output=True,
                 encoding="utf-8",
                 errors="surrogateescape",
@@ -97,12 +106,9 @@ class BranchTarget:
             raise MidalignError("git was not found. Install it, or publish into a folder") from error
         if done.returncode == 0:
             return done.stdout
-        said = done.stderr.strip()
-        if words[0] == "push" and any(part in said for part in _MOVED):
-            raise MidalignError(
-                f"{self.address} has changed since it was read: somebody else has published. Nothing was "
-                f"overwritten. Rerun the same command"
-            )
+        message = _CREDENTIALS.sub("", done.stderr.strip())
+        if words[0] == "push" and any(part in message for part in _MOVED):
+            raise MidalignError(changed_meanwhile(self.address))
         raise MidalignError(
-            f"git {words[0]} failed, so {self.address} is as it was. git says:\n{said or 'nothing'}"
+            f"git {words[0]} failed. {self.address} was not changed. git's message:\n{message or 'none'}"
         )

@@ -1,18 +1,17 @@
 """Publish a board on the Hugging Face hub: a static Space, and a data set with its records."""
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-from midalign.errors import MidalignError, first_line
-from midalign.leaderboard.publish import UploadFolder, check_ours
-from midalign.leaderboard.site import FILES_PAGE, RECORDS, SCORES, SUMS, TITLE, VERSIONS, folder_sums
+from midalign.errors import MidalignError
+from midalign.hub_errors import explain_hub_errors
+from midalign.leaderboard.publish import SITE_FILES, UploadFolder, check_is_board, plan_folder
+from midalign.leaderboard.site import RECORDS, SCORES, SUMS, TITLE, VERSIONS, folder_sums
 
-LICENCE = "cc-by-4.0"
-"""Licence of the records."""
+RECORDS_LICENCE_ID = "cc-by-4.0"
+"""Licence of the records, as the hub spells it."""
 DATA_SET_TEMPLATE = (".gitattributes", "README.md")
 SPACE_TEMPLATE = (*DATA_SET_TEMPLATE, "index.html", "style.css")
 """Files that the hub puts into a new repository."""
@@ -34,37 +33,22 @@ class HubTarget:
         """Address of the Space."""
         return self._address("space")
 
-    @property
-    def front_matter(self) -> str:
-        """Configuration of the Space, for its README.md."""
-        from huggingface_hub import SpaceCardData
-
-        card = SpaceCardData(
-            title=TITLE,
-            sdk="static",
-            license=LICENCE,
-            datasets=[self.repository],
-            emoji="🌍",
-            colorFrom="blue",
-            colorTo="green",
-        )
-        return f"---\n{card.to_yaml()}\n---\n"
-
     def list_files(self, scratch: Path) -> list[str]:
         """Return the paths of the Space, none for a new one."""
         self._heads["space"], site = self._read("space")
         self._heads["dataset"], self._records = self._read("dataset")
-        check_ours(self._address("space"), site, FILES_PAGE, SPACE_TEMPLATE)
-        check_ours(self._address("dataset"), self._records, SCORES, DATA_SET_TEMPLATE)
+        check_is_board(self._address("space"), site, SITE_FILES, SPACE_TEMPLATE)
+        check_is_board(self._address("dataset"), self._records, (SCORES, SUMS), DATA_SET_TEMPLATE)
         return site
 
-    def plan_uploads(self, site: Path, published: list[str]) -> list[tuple[str, Path, list[str]]]:
-        """Return the data set, written next to the site, and the site."""
+    def plan_uploads(self, site: Path, published: list[str]) -> list[UploadFolder]:
+        """Return the data set, written next to the site, and the site with the configuration of a Space."""
         records = site.with_name("data-set")
         write_data_set(site, records, self.address)
+        configure_space(site, self.repository)
         return [
-            (self._address("dataset"), records, self._records),
-            (self.address, site, published),
+            plan_folder(self._address("dataset"), records, self._records),
+            plan_folder(self.address, site, published),
         ]
 
     def upload(self, uploads: Sequence[UploadFolder], message: str) -> list[str]:
@@ -114,35 +98,22 @@ class HubTarget:
         return f"{HfApi().endpoint}/{kind}s/{self.repository}"
 
 
-@contextmanager
-def explain_hub_errors(address: str) -> Iterator[None]:
-    """Raise the hub's errors as a MidalignError that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+def configure_space(site: Path, data_set: str) -> None:
+    """Write the configuration of a static Space into the README.md of a site, and its new digest."""
+    from huggingface_hub import SpaceCardData
 
-    # Versions of the client use different HTTP libraries. The error of each is a base of the client's.
-    unreachable = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
-    try:
-        yield
-    except HFValidationError as error:
-        raise MidalignError(f"{first_line(error)} Expected --repository NAMESPACE/NAME") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 412:
-            raise MidalignError(
-                f"{address} has changed since it was read: somebody else has published. Nothing was "
-                f"overwritten there. Rerun the same command"
-            ) from error
-        remedy = (
-            "Log in with a token that may write (hf auth login, HF_TOKEN)" if status in (401, 403) else "Wait"
-        )
-        raise MidalignError(
-            f"{address}: {first_line(error)}. {remedy}, then rerun the same command"
-        ) from error
-    except unreachable as error:
-        raise MidalignError(
-            f"{address} cannot be reached: {first_line(error)}. Check the connection, then rerun the same "
-            f"command"
-        ) from error
+    card = SpaceCardData(
+        title=TITLE,
+        sdk="static",
+        license=RECORDS_LICENCE_ID,
+        datasets=[data_set],
+        emoji="🌍",
+        colorFrom="blue",
+        colorTo="green",
+    )
+    readme = site / "README.md"
+    readme.write_text(f"---\n{card.to_yaml()}\n---\n{readme.read_text('utf-8')}", "utf-8")
+    (site / SUMS).write_text(folder_sums(site), "utf-8")
 
 
 def write_data_set(site: Path, folder: Path, space: str) -> None:
@@ -153,7 +124,7 @@ def write_data_set(site: Path, folder: Path, space: str) -> None:
     shutil.copyfile(site / SCORES, folder / SCORES)
     card = DatasetCardData(
         pretty_name=f"{TITLE}: records",
-        license=LICENCE,
+        license=RECORDS_LICENCE_ID,
         tags=["evaluation", "leaderboard", "multilingual", "midalign"],
         configs=[{"config_name": "scores", "data_files": SCORES, "default": True}],
     )

@@ -11,9 +11,11 @@ from pathlib import Path
 from midalign.errors import MidalignError
 from midalign.leaderboard.build import RECORD_SUMS
 from midalign.leaderboard.exports import export_csv
-from midalign.leaderboard.load import load_runs, record_sums
+from midalign.leaderboard.load import Run, load_runs, record_sums
 from midalign.leaderboard.page.write import FOLDER, PUBLICATION, SCRIPTS, START, STYLE, render_template
+from midalign.leaderboard.trust import LOG
 from midalign.record import ITEMS_SUFFIX, SUFFIX
+from midalign.record.machine_paths import machine_paths
 
 RECORDS = "records"
 VERSIONS = "versions"
@@ -23,13 +25,14 @@ SCORES = "scores.csv"
 SUMS = "SHA256SUMS"
 CITATION = "citation.bib"
 FILES_PAGE = "files.html"
-"""Page with the downloads and versions. A folder with it is a published board."""
+"""Page with the downloads and versions."""
 TITLE = "midalign leaderboard"
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
-_VERSION = re.compile(r"\d{4}\.(0[1-9]|1[0-2])(\.[1-9]\d{0,3})?")
+_VERSION = re.compile(r"[0-9]{4}\.(0[1-9]|1[0-2])(\.[1-9][0-9]{0,3})?")
 _RECORD_PATH = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@=+-]*/)?[A-Za-z0-9][A-Za-z0-9._@=+-]*\.json")
-"""Names that need no escaping in HTML, URLs, file names and digests' lines."""
+"""Paths that need no escaping in HTML, URLs, file names and SHA256SUMS."""
+_PLOT_PATH = re.compile(r"plots/[A-Za-z0-9][A-Za-z0-9._@=+-]*\.png")
 
 
 def check_version(version: str) -> None:
@@ -56,7 +59,6 @@ def write_site(
     folder: Path,
     versions: Sequence[str] = (),
     new_version: str | None = None,
-    front_matter: str = "",
 ) -> None:
     """Write the published form of a built board into an empty folder.
 
@@ -66,16 +68,18 @@ def write_site(
         folder: where the files go.
         versions: frozen versions that the target has already, newest first. The page links them.
         new_version: also freeze the board as this version, in `versions/NAME/`.
-        front_matter: text before the board's README.md, such as the configuration of a Space.
 
-    Raises MidalignError for a board that was not built from these records, and RecordError as `load_runs`.
+    Raises MidalignError for a board that was not built from these records, for symbolic links among its
+    files, and for records with folders of this machine, and RecordError as `load_runs`.
     """
     _check_board(board, results)
-    scores = export_csv(load_runs(results))
+    runs = load_runs(results)
+    _check_machine_paths(board, results, runs)
+    scores = export_csv(runs)
     if new_version:
         _write_content(board, results, folder / VERSIONS / new_version, scores, version=new_version)
         versions = versions_in([f"{VERSIONS}/{name}/" for name in (*versions, new_version)])
-    _write_content(board, results, folder, scores, versions=versions, front_matter=front_matter)
+    _write_content(board, results, folder, scores, versions=versions)
 
 
 def _check_board(board: Path, results: Path) -> None:
@@ -95,10 +99,21 @@ def _check_board(board: Path, results: Path) -> None:
             f"Build it again: {build}"
         )
     for path in (line.partition("  ")[2] for line in current):
-        if not _RECORD_PATH.fullmatch(path):
+        if Path(path).name != LOG and not _RECORD_PATH.fullmatch(path):
             raise MidalignError(
                 f"{results / path}: names of published records and their folders have letters, digits and "
                 f"._@=+- only. Rename it, and build the board again: {build}"
+            )
+
+
+def _check_machine_paths(board: Path, results: Path, runs: Sequence[Run]) -> None:
+    """Raise MidalignError for the first record that names a folder of this machine."""
+    for run in runs:
+        if paths := machine_paths(run.record):
+            raise MidalignError(
+                f"{results / run.file} names a folder of this machine: {paths[0]}. Replace it by the name of "
+                f"the model or data, and build the board again: midalign leaderboard build "
+                f"--results {results} --output {board}"
             )
 
 
@@ -110,22 +125,22 @@ def _write_content(
     *,
     version: str = "",
     versions: Sequence[str] = (),
-    front_matter: str = "",
 ) -> None:
     """Write the files of the current board, or of a frozen version."""
     # 1. What the build wrote, and the records. Nothing else may leave this machine, such as outputs.
     for path in _board_paths(board):
-        _copy(board / path, folder / path)
-    records = [line.partition("  ") for line in record_sums(results).splitlines()]
+        _copy(board, path, folder)
+    sums = [line.partition("  ") for line in record_sums(results).splitlines()]
+    records = [line for line in sums if Path(line[2]).name != LOG]
+    for _, _, path in sums:
+        _copy(results, path, folder / RECORDS)
     for _, _, path in records:
-        for name in (path, _items_path(path)):
-            _copy(results / name, folder / RECORDS / name)
+        _copy(results, _items_path(path), folder / RECORDS)
     (folder / SCORES).write_text(scores, "utf-8")
     # 2. The page, with a link to the list of files.
-    page = (board / "index.html").read_text("utf-8")
+    page = _regular_file(board, "index.html").read_text("utf-8")
     (folder / "index.html").write_text(page.replace(PUBLICATION, _banner(version)), "utf-8")
-    readme = (board / "README.md").read_text("utf-8")
-    (folder / "README.md").write_text(front_matter + readme, "utf-8")
+    _copy(board, "README.md", folder)
     # 3. Digests, and the citation that names their digest. The list of files shows the citation.
     listed = [
         {
@@ -164,18 +179,37 @@ def _board_paths(board: Path) -> Iterator[str]:
         for path in sorted((board / FOLDER / name).glob("*.js")):
             yield path.relative_to(board).as_posix()
     sections = json.loads((board / "leaderboard.json").read_text("utf-8"))["sections"]
-    yield from (section["plot"] for section in sections)
+    for plot in (section["plot"] for section in sections):
+        if not _PLOT_PATH.fullmatch(plot):
+            raise MidalignError(
+                f"{board / 'leaderboard.json'} names the plot {plot!r}, expected plots/NAME.png. Build the "
+                f"board again"
+            )
+        yield plot
 
 
 def _items_path(record: str) -> str:
     return record.removesuffix(SUFFIX) + ITEMS_SUFFIX
 
 
-def _copy(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise MidalignError(f"{source} is missing. Restore it, or build the board again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+def _copy(source: Path, path: str, target: Path) -> None:
+    """Copy `source/path` to `target/path`. Raises MidalignError as `_regular_file` does."""
+    file = _regular_file(source, path)
+    (target / path).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, target / path)
+
+
+def _regular_file(folder: Path, path: str) -> Path:
+    """Return `folder/path`. Raises MidalignError if it is missing or behind a symbolic link in the folder."""
+    file = folder / path
+    if not file.is_file():
+        raise MidalignError(f"{file} is missing. Restore it, or build the board again")
+    if file.resolve() != folder.resolve() / path:
+        raise MidalignError(
+            f"{file} is a symbolic link or behind one, expected a file. Replace the link by the file, or "
+            f"build the board again"
+        )
+    return file
 
 
 def _banner(version: str) -> str:
@@ -189,11 +223,14 @@ def _banner(version: str) -> str:
 
 
 def folder_sums(folder: Path) -> str:
-    """Return the digests of all files of a folder except frozen versions, as `sha256sum` prints them."""
+    """Return the digests of all files of a board except frozen versions, as `sha256sum` prints them.
+
+    Files that depend on the digests have none.
+    """
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     lines = []
     for name in sorted(paths):
-        if not name.startswith(f"{VERSIONS}/"):
+        if name not in (SUMS, CITATION, FILES_PAGE) and not name.startswith(f"{VERSIONS}/"):
             with paths[name].open("rb") as file:
                 lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
     return "".join(lines)

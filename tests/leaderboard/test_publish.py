@@ -1,24 +1,31 @@
 """Publishing a board into a folder, onto a branch of a bare repository, and to a stand-in for the hub."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
 from hub_stand_in import TOKEN, HubStandIn, serve
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from synthetic_records import share, write
 from test_page import chromium  # noqa: F401
 from typer.testing import CliRunner
 
 from midalign.cli.app import app
 from midalign.errors import MidalignError
+from midalign.hub_errors import explain_hub_errors
 from midalign.leaderboard import publish, site
 from midalign.leaderboard.build import build_board
 from midalign.leaderboard.exports import record_frame
@@ -184,7 +191,9 @@ def test_the_citation_pins_every_figure_of_its_version(board, tmp_path):
     assert "midalign-leaderboard-2026.12" in page
 
 
-@pytest.mark.parametrize("name", ["2026.13", "v1", "2026.12/..", "../2026.12", "2026.12.0", ""])
+@pytest.mark.parametrize(
+    "name", ["2026.13", "v1", "2026.12/..", "../2026.12", "2026.12.0", "２０２６.12", ""]
+)
 def test_versions_are_dates(board, tmp_path, name):
     assert "expected year and month" in refusal(board, "--to", tmp_path / "public", "--freeze", name, "--yes")
 
@@ -194,9 +203,122 @@ def test_a_folder_of_other_files_is_left_alone(board, tmp_path):
     other.mkdir()
     (other / "index.html").write_text("mine")
     for target in (other, board, tmp_path):
-        assert "holds something else" in refusal(board, "--to", target, "--yes")
+        assert "is not a published board" in refusal(board, "--to", target, "--yes")
     assert contents(other) == {"index.html": b"mine"}
     assert "is a file" in refusal(board, "--to", other / "index.html", "--yes")
+
+
+@pytest.mark.parametrize("other_files", [(), ("SHA256SUMS", "scores.csv", "leaderboard.json")])
+def test_a_site_with_a_page_of_files_is_left_alone(board, tmp_path, other_files):
+    thesis = tmp_path / "thesis"
+    (thesis / "records").mkdir(parents=True)
+    for name in ("files.html", "index.html", "records/thesis.txt", *other_files):
+        (thesis / name).write_text("mine")
+    before = contents(thesis)
+    assert "is not a published board" in refusal(board, "--to", thesis, "--yes")
+    assert contents(thesis) == before
+
+
+@pytest.mark.parametrize("place", ["page/data/x.js", "README.md", "results/base.json", "page/pairs"])
+def test_symbolic_links_in_the_board_are_not_followed(board, tmp_path, place):
+    """A link could publish any file of the machine."""
+    secret = tmp_path / "secret"
+    if (board / place).exists():
+        (board / place).rename(secret)
+    else:
+        secret.write_text("secret")
+    (board / place).symlink_to(secret)
+    assert "symbolic link" in refusal(board, "--to", tmp_path / "public", "--yes")
+    assert not (tmp_path / "public").exists()
+
+
+@pytest.mark.parametrize("plot", ["results/notes.txt", "plots/../results/notes.txt", "/etc/hostname"])
+def test_plots_are_read_from_their_folder_alone(board, tmp_path, plot):
+    path = board / "leaderboard.json"
+    content = json.loads(path.read_text())
+    content["sections"][0]["plot"] = plot
+    path.write_text(json.dumps(content))
+    assert "expected plots/NAME.png" in refusal(board, "--to", tmp_path / "public", "--yes")
+    assert not (tmp_path / "public").exists()
+
+
+def test_folders_of_the_evaluating_machine_are_not_published(board, tmp_path):
+    by_language = {code: share(100, right) for code, right in SCORES.items()}
+    write(board / "results", "local", "base", by_language, base="/home/alice/model")
+    build_board(board / "results", board)
+    message = refusal(board, "--to", tmp_path / "public", "--yes")
+    assert "local.json names a folder of this machine: base.name: /home/alice/model" in message
+    assert not (tmp_path / "public").exists()
+
+
+def test_the_log_of_verifications_is_published_as_the_board_was_built_from_it(board, tmp_path):
+    record = board / "results" / "base.json"
+    log = record.with_name("verifications.jsonl")
+    digest = hashlib.sha256(record.read_bytes()).hexdigest()
+    log.write_text(json.dumps({"sha256": digest, "verdict": "verified"}) + "\n")
+    assert "verifications.jsonl differ" in refusal(board, "--to", tmp_path / "public")
+    build_board(board / "results", board)
+    run(board, "--to", tmp_path / "public", "--yes")
+    assert (tmp_path / "public" / "records" / log.name).read_bytes() == log.read_bytes()
+    check_sums(tmp_path / "public")
+    check_links(tmp_path / "public")
+    log.unlink()
+    assert "verifications.jsonl differ" in refusal(board, "--to", tmp_path / "public")
+
+
+def test_a_concurrent_publication_into_the_folder_is_not_overwritten(board, tmp_path, monkeypatch):
+    public = tmp_path / "public"
+    run(board, "--to", public, "--yes")
+    original = publish.write_site
+
+    def publish_meanwhile(*arguments, **named):
+        """Let another process freeze the same version after the folder has been read."""
+        original(*arguments, **named)
+        monkeypatch.setattr(publish, "write_site", original)
+        run(board, "--to", public, "--freeze", "2026.12", "--yes")
+        (public / "versions" / "2026.12" / "index.html").write_text("theirs")
+
+    monkeypatch.setattr(publish, "write_site", publish_meanwhile)
+    message = refusal(board, "--to", public, "--freeze", "2026.12", "--yes")
+    assert "probably by another publication" in message
+    assert (public / "versions" / "2026.12" / "index.html").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("link", ["versions", "versions/2026.12"])
+def test_a_version_behind_a_link_is_not_frozen_again(board, tmp_path, link):
+    public = tmp_path / "public"
+    run(board, "--to", public, "--freeze", "2026.12", "--yes")
+    (public / link).rename(tmp_path / "archive")
+    (public / link).symlink_to(tmp_path / "archive")
+    before = contents(tmp_path / "archive")
+    assert "is a symbolic link" in refusal(board, "--to", public, "--freeze", "2026.12", "--yes")
+    assert contents(tmp_path / "archive") == before
+
+
+def test_publishing_writes_through_no_link(board, tmp_path):
+    public = tmp_path / "public"
+    run(board, "--to", public, "--yes")
+    (public / "index.html").rename(tmp_path / "elsewhere.html")
+    (public / "index.html").symlink_to(tmp_path / "elsewhere.html")
+    (tmp_path / "elsewhere.html").write_text("mine")
+    run(board, "--to", public, "--yes")
+    assert (tmp_path / "elsewhere.html").read_text() == "mine"
+    assert not (public / "index.html").is_symlink()
+
+
+def test_the_folder_keeps_its_mode(board, tmp_path):
+    public = tmp_path / "public"
+    public.mkdir(mode=0o700)
+    run(board, "--to", public, "--yes")
+    assert stat.S_IMODE(public.stat().st_mode) == 0o700
+
+
+def test_the_proposed_version_is_free(board, tmp_path):
+    public = tmp_path / "public"
+    for version in ("2026.12", "2026.12.1"):
+        run(board, "--to", public, "--freeze", version, "--yes")
+    assert "--freeze 2026.12.2" in refusal(board, "--to", public, "--freeze", "2026.12", "--yes")
 
 
 def test_files_that_others_add_to_the_folder_stay(board, tmp_path):
@@ -291,7 +413,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"GIT_AUTHOR_{key}", value)
         monkeypatch.setenv(f"GIT_COMMITTER_{key}", value)
     settings = tmp_path / "gitconfig"
-    settings.write_text("[core]\nautocrlf = true\nexcludesFile = ~/ignored\n")
+    settings.write_text(
+        "[core]\nautocrlf = true\nexcludesFile = ~/ignored\nattributesFile = ~/attributes\n"
+        '[filter "upper"]\nclean = tr a-z A-Z\n'
+    )
+    (tmp_path / "attributes").write_text("*.csv filter=upper\n*.md ident\n")
     (tmp_path / "ignored").write_text("*.csv\n*.zst\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -374,7 +500,7 @@ def test_a_concurrent_push_is_explained_and_not_overwritten(
     monkeypatch.setattr(publish, "write_site", publish_meanwhile)
     change_board()
     message = refusal(board, *to_pages)
-    assert "somebody else has published" in message
+    assert "probably by another publication" in message
     assert "Rerun the same command" in message
     assert log(repository)[0] == "Theirs"
     assert "theirs.txt" in branch_files(repository, tmp_path)
@@ -382,10 +508,19 @@ def test_a_concurrent_push_is_explained_and_not_overwritten(
 
 def test_branches_and_repositories_that_are_no_board_are_refused(board, tmp_path, repository):
     message = refusal(board, "--to", "pages", "--repository", repository, "--branch", "main", "--yes")
-    assert "holds something else (code.py)" in message
+    assert "found code.py, expected files.html" in message
     assert log(repository, "main") == ["Begin"]
     message = refusal(board, "--to", "pages", "--repository", tmp_path / "nothing", "--yes")
     assert "does not appear to be a git repository" in message
+
+
+def test_a_branch_whose_name_git_cannot_lock_is_explained(board, repository):
+    """No other publication is blamed for a branch below another one."""
+    to_pages = ["--to", "pages", "--repository", repository, "--yes", "--branch"]
+    run(board, *to_pages, "site/x")
+    message = refusal(board, *to_pages, "site")
+    assert "another publication" not in message
+    assert "git push failed" in message
 
 
 def test_a_domain_of_the_pages_stays(board, tmp_path, repository):
@@ -402,9 +537,10 @@ def test_a_domain_of_the_pages_stays(board, tmp_path, repository):
 
 
 def test_a_password_in_a_url_is_not_printed(board):
-    url = "http://user:hunter2@127.0.0.1:9/board.git"
+    url = "http://user:hunt@er2@127.0.0.1:9/board.git"
     message = refusal(board, "--to", "pages", "--repository", url, "--yes")
-    assert "hunter2" not in message
+    assert "hunt" not in message
+    assert "er2" not in message
     assert "127.0.0.1:9" in message
 
 
@@ -524,15 +660,15 @@ def test_a_concurrent_commit_is_explained_and_not_overwritten(board, hub, login,
 
     monkeypatch.setattr(publish, "write_site", publish_meanwhile)
     change_board()
-    assert "somebody else has published" in refusal(board, *TO_HUB, "--yes")
+    assert "probably by another publication" in refusal(board, *TO_HUB, "--yes")
     assert space["files"]["index.html"] == b"theirs"
     assert space["commits"][-1] == "Theirs"
 
 
 def test_other_repositories_of_the_hub_are_left_alone(board, hub, login):
-    for kind, name in (("space", "app.py"), ("dataset", "train.csv")):
+    for kind, name in (("space", "app.py"), ("dataset", "train.csv"), ("dataset", "scores.csv")):
         hub.repositories = {(kind, "team/board"): {"files": {name: b"mine"}, "commits": [], "wanted": {}}}
-        assert f"holds something else ({name})" in refusal(board, *TO_HUB, "--yes")
+        assert f"is not a published board: found {name}, expected" in refusal(board, *TO_HUB, "--yes")
         assert hub.repositories[kind, "team/board"]["files"] == {name: b"mine"}
 
 
@@ -544,9 +680,28 @@ def test_names_and_connections_that_fail_are_explained(board, hub, login, monkey
     assert "cannot be reached" in refusal(board, *TO_HUB, "--yes")
 
 
+def test_errors_of_local_files_are_not_blamed_on_the_hub():
+    with pytest.raises(FileNotFoundError), explain_hub_errors("https://hub"):
+        Path("/no/file").read_bytes()
+    with pytest.raises(OSError, match="disk is full"), explain_hub_errors("https://hub"):
+        raise OSError("disk is full")
+    with pytest.raises(MidalignError, match="cannot be reached"), explain_hub_errors("https://hub"):
+        raise OfflineModeIsEnabled("offline")
+
+
+@pytest.mark.parametrize(("status", "wait"), [(400, False), (404, False), (429, True), (503, True)])
+def test_waiting_is_advised_for_errors_that_pass(status, wait):
+    error = HfHubHTTPError("no", response=SimpleNamespace(status_code=status, headers={}, request=None))
+    with pytest.raises(MidalignError) as explained, explain_hub_errors("https://hub"):
+        raise error
+    assert ("Wait" in str(explained.value)) == wait
+
+
 def test_project_addresses_are_not_invented(monkeypatch):
     """The entry has the first of [project.urls], and none if there is none."""
-    monkeypatch.setattr(site, "_project_address", lambda: "")
+    package = Message()
+    monkeypatch.setattr(site, "metadata", lambda name: package)
     assert "url" not in site.bibtex_entry("2026.12", "0" * 64)
-    monkeypatch.setattr(site, "_project_address", lambda: "https://example.org/midalign")
+    package["Project-URL"] = "Source, https://example.org/midalign"
+    package["Project-URL"] = "Issues, https://example.org/issues"
     assert "  url = {https://example.org/midalign},\n" in site.bibtex_entry("2026.12", "0" * 64)

@@ -314,6 +314,12 @@ def test_a_dry_run_lists_the_files_and_contacts_nothing(trained, online):
     assert [request["visibility"] for request in online.created] == ["private"]
 
 
+def test_an_unreachable_hub_is_explained(trained, online, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(AdapterError, match=r"not uploaded to team/mini-aligned-seed1.*cannot be reached"):
+        upload_adapter(plan_upload(trained, "team"))
+
+
 def test_nothing_private_goes_to_a_public_repository(trained, online):
     online.exists_as = "public"
     with pytest.raises(AdapterError, match="exists and is public: nothing was uploaded"):
