@@ -13,7 +13,7 @@ from midalign import record
 from midalign.data.registry import treebanks
 from midalign.errors import RecordError, nearest
 from midalign.languages import languages
-from midalign.leaderboard.trust import LOG, Trust, trust_of
+from midalign.leaderboard.trust import LOG, Trust, file_sha256, trust_of
 from midalign.metrics import FAMILIES, Scorer, scorer
 from midalign.record import Items, Record, TaskResult
 
@@ -109,11 +109,7 @@ def record_sums(folder: Path) -> str:
     records = record_paths(folder)
     logs = sorted({path.with_name(LOG) for path in records})
     paths = [*records, *(log for log in logs if log.is_file())]
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    return "".join(
-        f"{digest}  {path.relative_to(folder).as_posix()}\n"
-        for digest, path in zip(digests, paths, strict=True)
-    )
+    return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
 
 
 def load_record(file: Path) -> Record:

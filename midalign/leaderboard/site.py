@@ -11,10 +11,10 @@ from pathlib import Path
 from midalign.errors import MidalignError
 from midalign.leaderboard.build import RECORD_SUMS
 from midalign.leaderboard.exports import export_csv
-from midalign.leaderboard.load import Run, load_runs, record_sums
+from midalign.leaderboard.load import RECORD_PATH, Run, load_runs, record_sums
 from midalign.leaderboard.page.write import FOLDER, PUBLICATION, SCRIPTS, START, STYLE, render_template
 from midalign.leaderboard.trust import LOG
-from midalign.record import ITEMS_SUFFIX, SUFFIX
+from midalign.record import SUFFIX, items_path
 from midalign.record.machine_paths import machine_paths
 
 RECORDS = "records"
@@ -30,8 +30,6 @@ TITLE = "midalign leaderboard"
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 _VERSION = re.compile(r"[0-9]{4}\.(0[1-9]|1[0-2])(\.[1-9][0-9]{0,3})?")
-_RECORD_PATH = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@=+-]*/)?[A-Za-z0-9][A-Za-z0-9._@=+-]*\.json")
-"""Paths that need no escaping in HTML, URLs, file names and SHA256SUMS."""
 _PLOT_PATH = re.compile(r"plots/[A-Za-z0-9][A-Za-z0-9._@=+-]*\.png")
 
 
@@ -99,7 +97,7 @@ def _check_board(board: Path, results: Path) -> None:
             f"Build it again: {build}"
         )
     for path in (line.partition("  ")[2] for line in current):
-        if Path(path).name != LOG and not _RECORD_PATH.fullmatch(path):
+        if Path(path).name != LOG and not RECORD_PATH.fullmatch(path):
             raise MidalignError(
                 f"{results / path}: names of published records and their folders have letters, digits and "
                 f"._@=+- only. Rename it, and build the board again: {build}"
@@ -135,7 +133,7 @@ def _write_content(
     for _, _, path in sums:
         _copy(results, path, folder / RECORDS)
     for _, _, path in records:
-        _copy(results, _items_path(path), folder / RECORDS)
+        _copy(results, items_path(Path(path)).as_posix(), folder / RECORDS)
     (folder / SCORES).write_text(scores, "utf-8")
     # 2. The page, with a link to the list of files.
     page = _regular_file(board, "index.html").read_text("utf-8")
@@ -146,7 +144,7 @@ def _write_content(
         {
             "name": path.removesuffix(SUFFIX),
             "path": f"{RECORDS}/{path}",
-            "counts": f"{RECORDS}/{_items_path(path)}",
+            "counts": f"{RECORDS}/{items_path(Path(path)).as_posix()}",
             "sha256": digest,
         }
         for digest, _, path in records
@@ -186,10 +184,6 @@ def _board_paths(board: Path) -> Iterator[str]:
                 f"board again"
             )
         yield plot
-
-
-def _items_path(record: str) -> str:
-    return record.removesuffix(SUFFIX) + ITEMS_SUFFIX
 
 
 def _copy(source: Path, path: str, target: Path) -> None:
