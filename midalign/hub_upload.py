@@ -118,6 +118,7 @@ def _without_folders(manifest: Manifest) -> Manifest:
             "pairs": manifest.pairs and without_folders(manifest.pairs),
             "trained_on": texts
             and [text.model_copy(update={"source": without_folders(text.source)}) for text in texts],
+            "overlap": manifest.overlap and [entry.portable() for entry in manifest.overlap],
         }
     )
 

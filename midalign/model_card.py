@@ -230,7 +230,10 @@ def _prompts(manifest: Manifest) -> list[str]:
     for template in list(templates)[:SHOWN_PROMPTS]:
         lines += [code_block(template), ""]
     if not templates and not stock:
-        lines += [f"Shown by `midalign-train RECIPE --dry-run` for {code_span(manifest.task)}.", ""]
+        lines += [
+            f"Shown by `midalign-train RECIPE --dry-run` for {code_span(without_folders(manifest.task))}.",
+            "",
+        ]
     elif templates:
         lines += ["Fields of an item are in double braces.", ""]
     for settings in _all_settings(manifest):
@@ -290,9 +293,11 @@ def _scores(scored: record.Record) -> list[str]:
 
 def _overlap(scored: record.Record) -> list[str]:
     """Return lines on the overlap of test text and training text."""
-    lines = [f"Overlap with the training text: {entry.sentence}.  " for entry in scored.known_overlaps]
+    sentences = [entry.portable().sentence for entry in scored.known_overlaps]
+    lines = [f"Overlap with the training text: {escape_markdown(text)}.  " for text in sentences]
     if scored.overlap is not None:
-        lines += [f"Overlap not checked: {text}.  " for text in scored.overlap.unchecked]
+        unchecked = map(without_folders, scored.overlap.unchecked)  # each text begins with a path or a name
+        lines += [f"Overlap not checked: {escape_markdown(text)}.  " for text in unchecked]
     return [*lines, ""] if lines else []
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from midalign import adapter, harness, record
 from midalign.cli.app import app
+from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import AdapterError, RecordError
 from midalign.hub_upload import plan_upload, upload_adapter
 from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
@@ -324,15 +325,20 @@ def test_nothing_private_goes_to_a_public_repository(trained, online):
 
 
 def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, caplog):
+    tmp_path = tmp_path / "my data"
     manifest = adapter.read_manifest(trained)
+    path = f"{tmp_path}/pairs/{{language}}.tsv"
+    figures = {"split": "test", "language": "de", "texts": 9, "exact": 1, "short": 0, "near": 0}
+    overlap = Overlap(training=path, test=f"{tmp_path}/mine.jsonl", **figures)
     (trained / adapter.MANIFEST).write_text(
         manifest.model_copy(
             update={
-                "pairs": f"{tmp_path}/pairs/{{language}}.tsv",
+                "pairs": path,
+                "overlap": [overlap],
                 "trained_on": [
                     adapter.TrainingText(
                         kind="pairs",
-                        source=f"{tmp_path}/pairs/{{language}}.tsv",
+                        source=path,
                         languages=["de"],
                         digest=None,
                     )
@@ -340,10 +346,17 @@ def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, cap
             }
         ).model_dump_json()
     )
-    upload_adapter(plan_upload(trained, "team"))
+    entry = record.read_record(scored(tmp_path / "results", "a", 3, adapter.adapter_digest(trained)))
+    check = OverlapCheck(found=[overlap], unchecked=[f"{path} (sw) is not available"])
+    card = render_card(adapter.read_manifest(trained), [entry.model_copy(update={"overlap": check})])
+    assert "training text: {language}.tsv holds 1 of 9 texts of mine.jsonl test, de." in card
+    assert "Overlap not checked: {language}.tsv (sw) is not available." in card
+
+    upload_adapter(plan_upload(trained, "team", card))
     assert not [name for name, content in online.uploaded.items() if str(tmp_path).encode() in content]
     uploaded = adapter.Manifest.model_validate_json(online.uploaded["midalign.json"])
     assert (uploaded.pairs, uploaded.trained_on[0].source) == ("{language}.tsv", "{language}.tsv")
+    assert (uploaded.overlap[0].training, uploaded.overlap[0].test) == ("{language}.tsv", "mine.jsonl")
     assert "names a folder" not in caplog.text
     (trained / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": "/home/me/base"}))
     plan_upload(trained, "team")
