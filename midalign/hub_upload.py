@@ -49,7 +49,8 @@ def plan_upload(folder: Path, namespace: str, card: str | None = None) -> Adapte
     manifest = adapter.read_manifest(folder)
     if card is None:
         path = folder / CARD
-        card = path.read_text("utf-8") if path.is_file() and manifest else folder_card(folder)
+        kept = path.read_text("utf-8") if path.is_file() and manifest else ""
+        card = kept if HERE in kept else folder_card(folder)  # earlier versions wrote cards without the line
     assert manifest is not None
     # A merge into the base has the name of the merged adapter, whose repository must not hold both.
     whole_merge = bool(manifest.parents) and not (folder / adapter.CONFIG).is_file()
@@ -58,7 +59,7 @@ def plan_upload(folder: Path, namespace: str, card: str | None = None) -> Adapte
         validate_repo_id(repository)
     except HFValidationError as error:
         raise AdapterError(
-            f"{repository!r} is no name of a repository: {first_line(error)} "
+            f"{repository!r} is not a valid repository name: {first_line(error)} "
             f"Give the name of a user or an organisation of the hub, or shorten the name in "
             f"{folder / adapter.MANIFEST}"
         ) from error

@@ -20,7 +20,7 @@ from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import AdapterError, RecordError
 from midalign.hub_upload import plan_upload, upload_adapter
 from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
-from midalign.model_card import render_card
+from midalign.model_card import HERE, render_card
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from synthetic_records import counts, share, write
@@ -259,7 +259,7 @@ def test_the_card_has_prompts_data_and_licences(trained):
     front = ModelCard(text).data
     assert front.datasets == ["AmazonScience/massive"]
     assert (front.license, front.base_model) == ("gemma", "google/gemma-3-270m")
-    assert "| midalign\\_slot (massive) | task | en, es | CC BY 4.0 |" in text.replace("_slot", "\\_slot")
+    assert "| midalign_slot (massive) | task | en, es | CC BY 4.0 |" in text
     assert "| tatoeba | sentence pairs | de | CC BY 2.0 FR |" in text
     assert "Utterance: {{utterance}}\nSlots:\n```" in text
     assert "user's turn in the base's chat template" in text
@@ -363,14 +363,27 @@ def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, cap
     assert "adapter_config.json names a folder of this machine: /home/me/base" in caplog.text
 
 
+def test_a_card_is_uploaded_as_it_is_unless_an_earlier_version_wrote_it(trained):
+    """Cards of earlier versions have no line that an upload could fill in."""
+    card = trained / "README.md"
+    card.write_text("# Mine\n\nChecked by hand.\n\n```python\n" + HERE + "\n```\n")
+    uploaded = plan_upload(trained, "team").files["README.md"].decode()
+    assert uploaded == card.read_text().replace(HERE, 'adapter = "team/mini-aligned-seed1"')
+    card.write_text('# Old\n\n```python\nmodel = PeftModel.from_pretrained(base, "ADAPTER")\n```\n')
+    uploaded = plan_upload(trained, "team").files["README.md"].decode()
+    assert 'adapter = "team/mini-aligned-seed1"' in uploaded
+    assert "ADAPTER" not in uploaded
+
+
 @pytest.mark.parametrize(
-    ("name", "namespace"), [("a+b@1_0.5", "team"), ("a..b--c", "team"), ("ä-.x", "team")]
+    ("name", "repository"),
+    [("a+b@1_0.5", "team/a-b-1_0.5"), ("a..b--c", "team/a.b-c"), ("ä-.x", "team/x")],
 )
-def test_repositories_have_names_that_the_hub_allows(trained, name, namespace):
+def test_repositories_have_names_that_the_hub_allows(trained, name, repository):
     content = json.loads((trained / adapter.MANIFEST).read_text())
     (trained / adapter.MANIFEST).write_text(json.dumps({**content, "name": name}))
-    assert plan_upload(trained, namespace).repository.isascii()
-    with pytest.raises(AdapterError, match="no name of a repository"):
+    assert plan_upload(trained, "team").repository == repository
+    with pytest.raises(AdapterError, match="not a valid repository name"):
         plan_upload(trained, "te/am")
 
 
