@@ -99,8 +99,8 @@ def merge_adapters(
             error = max(error, module_error)
 
         widest = max(len(change.a) for change in merged.values())
-        write_adapter(opened, merged, widest, partial)
         manifest = merged_manifest(sources, describe_merge(weights, method, rank, density))
+        write_adapter(opened, merged, widest, manifest.base_hub_id if manifest else None, partial)
         if manifest:
             (partial / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
             write_card(partial)
