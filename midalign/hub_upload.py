@@ -32,7 +32,7 @@ class AdapterUpload:
 
 
 def plan_upload(folder: Path, namespace: str, card: str | None = None) -> AdapterUpload:
-    """Return what an upload of an adapter's folder to `namespace/<its name>` sends. Contacts nothing.
+    """Return the files that an upload to `namespace/NAME` sends, without contacting the hub.
 
     The manifest has no folders of this machine there, and the card's code names the repository.
 
@@ -133,6 +133,7 @@ def _warn_of_paths(folder: Path) -> None:
     base = json.loads(config.read_text("utf-8")).get("base_model_name_or_path") if config.is_file() else None
     if isinstance(base, str) and is_local_path(base):
         log.warning(
-            "%s names a folder of this machine: %s. An earlier version of midalign wrote it, or peft",
+            "%s contains a path of this machine, which the upload publishes: %s. "
+            "Records name the digest of this file, so it is not changed",
             *(config, base),
         )

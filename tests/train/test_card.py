@@ -357,10 +357,11 @@ def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, cap
     uploaded = adapter.Manifest.model_validate_json(online.uploaded["midalign.json"])
     assert (uploaded.pairs, uploaded.trained_on[0].source) == ("{language}.tsv", "{language}.tsv")
     assert (uploaded.overlap[0].training, uploaded.overlap[0].test) == ("{language}.tsv", "mine.jsonl")
-    assert "names a folder" not in caplog.text
+    assert "a path of this machine" not in caplog.text
     (trained / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": "/home/me/base"}))
     plan_upload(trained, "team")
-    assert "adapter_config.json names a folder of this machine: /home/me/base" in caplog.text
+    warning = "adapter_config.json contains a path of this machine, which the upload publishes: /home/me/base"
+    assert warning in caplog.text
 
 
 def test_a_card_is_uploaded_as_it_is_unless_an_earlier_version_wrote_it(trained):
@@ -391,6 +392,12 @@ def test_names_do_not_break_tables(trained):
     manifest = adapter.read_manifest(trained).model_copy(update={"arm": "a|b", "pairs": "x|y/{language}.tsv"})
     lines = [line for line in render_card(manifest).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3, 6}
+
+
+def test_a_missing_folder_is_named_as_missing(tmp_path):
+    result = CliRunner().invoke(app, ["push", str(tmp_path / "typo"), "--to", "team"])
+    assert result.exit_code == 2
+    assert "does not exist" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_results_of_other_weights_are_not_pushed(trained, tmp_path, online):
