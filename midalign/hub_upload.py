@@ -11,7 +11,7 @@ from midalign import adapter
 from midalign.adapter import Manifest
 from midalign.errors import AdapterError, first_line
 from midalign.files import is_local_path, without_folders
-from midalign.model_card import CARD, HERE, folder_card
+from midalign.model_card import CARD, EARLIER_CODE, HERE, folder_card
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def plan_upload(folder: Path, namespace: str, card: str | None = None) -> Adapte
     if card is None:
         path = folder / CARD
         kept = path.read_text("utf-8") if path.is_file() and manifest else ""
-        card = kept if HERE in kept else folder_card(folder)  # earlier versions wrote cards without the line
+        card = kept if kept and EARLIER_CODE not in kept else folder_card(folder)
     assert manifest is not None
     # A merge into the base has the name of the merged adapter, whose repository must not hold both.
     whole_merge = bool(manifest.parents) and not (folder / adapter.CONFIG).is_file()

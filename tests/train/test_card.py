@@ -262,7 +262,7 @@ def test_the_card_has_prompts_data_and_licences(trained):
     assert "| midalign_slot (massive) | task | en, es | CC BY 4.0 |" in text
     assert "| tatoeba | sentence pairs | de | CC BY 2.0 FR |" in text
     assert "Utterance: {{utterance}}\nSlots:\n```" in text
-    assert "user's turn in the base's chat template" in text
+    assert "the user message of the base's chat template" in text
     assert "````\nBe ```brief```.\n````" in text
     assert 'base = "google/gemma-3-270m"' in text
 
@@ -365,15 +365,17 @@ def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, cap
 
 
 def test_a_card_is_uploaded_as_it_is_unless_an_earlier_version_wrote_it(trained):
-    """Cards of earlier versions have no line that an upload could fill in."""
     card = trained / "README.md"
     card.write_text("# Mine\n\nChecked by hand.\n\n```python\n" + HERE + "\n```\n")
     uploaded = plan_upload(trained, "team").files["README.md"].decode()
     assert uploaded == card.read_text().replace(HERE, 'adapter = "team/mini-aligned-seed1"')
-    card.write_text('# Old\n\n```python\nmodel = PeftModel.from_pretrained(base, "ADAPTER")\n```\n')
+    card.write_text("# Mine without code\n")
+    assert plan_upload(trained, "team").files["README.md"] == b"# Mine without code\n"
+    base = 'AutoModelForCausalLM.from_pretrained("mini")'
+    card.write_text(f"# Old\n\n```python\nmodel = PeftModel.from_pretrained({base}, FOLDER)\n```\n")
     uploaded = plan_upload(trained, "team").files["README.md"].decode()
     assert 'adapter = "team/mini-aligned-seed1"' in uploaded
-    assert "ADAPTER" not in uploaded
+    assert "FOLDER" not in uploaded
 
 
 @pytest.mark.parametrize(
@@ -386,6 +388,16 @@ def test_repositories_have_names_that_the_hub_allows(trained, name, repository):
     assert plan_upload(trained, "team").repository == repository
     with pytest.raises(AdapterError, match="not a valid repository name"):
         plan_upload(trained, "te/am")
+
+
+def test_parents_with_one_name_keep_their_settings(trained):
+    parents = [
+        adapter.Parent(name="task", digest=digit * 64, settings={"learning_rate": rate})
+        for digit, rate in (("1", 0.25), ("2", 0.5))
+    ]
+    manifest = adapter.read_manifest(trained).model_copy(update={"parents": parents})
+    assert manifest.known_settings == [("task", {"learning_rate": 0.25}), ("task", {"learning_rate": 0.5})]
+    assert re.findall("### task\n\n```yaml\nlearning_rate: (.*)\n", render_card(manifest)) == ["0.25", "0.5"]
 
 
 def test_names_do_not_break_tables(trained):
@@ -415,4 +427,4 @@ def test_results_of_other_weights_are_not_pushed(trained, tmp_path, online):
 def test_an_adapter_from_elsewhere_has_no_card(trained):
     (trained / adapter.MANIFEST).unlink()
     result = CliRunner().invoke(app, ["push", str(trained), "--to", "team", "--dry-run"])
-    assert "does not know how the adapter was made" in str(result.exception)
+    assert "has no midalign.json, from which the card is written" in str(result.exception)
