@@ -21,7 +21,13 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 FILES_OF_A_BASE = (
-    *("*.json", "*.safetensors", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab.txt"),
+    "*.json",
+    "*.safetensors",
+    "tokenizer*",
+    "*.model",
+    "*.jinja",
+    "merges.txt",
+    "vocab.txt",
     "README.md",
 )
 """Patterns of the files to download of a base: configuration, weights, tokenizer, chat template and card."""
@@ -147,7 +153,14 @@ class Manifest(BaseModel):
     base_hub_id: str | None = None
     """Name of the base on the Hugging Face hub. None if not known, as for most local folders."""
     base_licence: str | None = None
-    """Licence that the card of the base states. None if not known."""
+    """Licence in the base's model card. None if not known."""
+
+    @property
+    def known_settings(self) -> list[tuple[str, dict[str, JsonValue]]]:
+        """Name and settings of the arm, or of each parent of a merged adapter. Empty in older manifests."""
+        every = [(self.arm, self.settings)]
+        every += [(parent.name, parent.settings) for parent in self.parents or []]
+        return [(name, settings) for name, settings in every if settings is not None]
 
     @property
     def training_text(self) -> list[TrainingText] | None:

@@ -35,5 +35,5 @@ def without_folders(path: str) -> str:
 
 
 def is_local_path(text: str) -> bool:
-    """Return whether a text names a file or folder of this machine, and not a model of the hub."""
-    return text.startswith(("/", "~", ".", "\\")) or text.count("/") > 1 or Path(text).exists()
+    """Return whether a text has the form of a path and not of a model id of the hub."""
+    return text.startswith(("/", "~", ".", "\\")) or text.count("/") > 1

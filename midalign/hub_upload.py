@@ -12,7 +12,7 @@ from midalign.adapter import Manifest
 from midalign.errors import AdapterError, MidalignError, first_line
 from midalign.files import is_local_path, without_folders
 from midalign.hub_errors import explain_hub_errors
-from midalign.model_card import CARD, HERE, folder_card
+from midalign.model_card import CARD, EARLIER_CODE, HERE, folder_card
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class AdapterUpload:
 
 
 def plan_upload(folder: Path, namespace: str, card: str | None = None) -> AdapterUpload:
-    """Return what an upload of an adapter's folder to `namespace/<its name>` sends. Contacts nothing.
+    """Return the files that an upload to `namespace/NAME` sends, without contacting the hub.
 
     The manifest has no folders of this machine there, and the card's code names the repository.
 
@@ -50,7 +50,8 @@ def plan_upload(folder: Path, namespace: str, card: str | None = None) -> Adapte
     manifest = adapter.read_manifest(folder)
     if card is None:
         path = folder / CARD
-        card = path.read_text("utf-8") if path.is_file() and manifest else folder_card(folder)
+        kept = path.read_text("utf-8") if path.is_file() and manifest else ""
+        card = kept if kept and EARLIER_CODE not in kept else folder_card(folder)
     assert manifest is not None
     # A merge into the base has the name of the merged adapter, whose repository must not hold both.
     whole_merge = bool(manifest.parents) and not (folder / adapter.CONFIG).is_file()
@@ -59,7 +60,7 @@ def plan_upload(folder: Path, namespace: str, card: str | None = None) -> Adapte
         validate_repo_id(repository)
     except HFValidationError as error:
         raise AdapterError(
-            f"{repository!r} is no name of a repository: {first_line(error)} "
+            f"{repository!r} is not a valid repository name: {first_line(error)} "
             f"Give the name of a user or an organisation of the hub, or shorten the name in "
             f"{folder / adapter.MANIFEST}"
         ) from error
@@ -120,6 +121,7 @@ def _without_folders(manifest: Manifest) -> Manifest:
             "pairs": manifest.pairs and without_folders(manifest.pairs),
             "trained_on": texts
             and [text.model_copy(update={"source": without_folders(text.source)}) for text in texts],
+            "overlap": manifest.overlap and [entry.portable() for entry in manifest.overlap],
         }
     )
 
@@ -133,6 +135,7 @@ def _warn_of_paths(folder: Path) -> None:
     base = json.loads(config.read_text("utf-8")).get("base_model_name_or_path") if config.is_file() else None
     if isinstance(base, str) and is_local_path(base):
         log.warning(
-            "%s names a folder of this machine: %s. An earlier version of midalign wrote it, or peft",
+            "%s contains a path of this machine, which the upload publishes: %s. "
+            "Records name the digest of this file, so it is not changed",
             *(config, base),
         )

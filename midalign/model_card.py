@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import JsonValue
 
 from midalign import adapter, harness, record
 from midalign.adapter import Manifest, TrainingText
@@ -24,10 +23,16 @@ if TYPE_CHECKING:
 CARD = "README.md"
 
 HERE = 'adapter = "."  # the folder of this file'
-"""Line of the card's code that names the adapter. An upload replaces it by the name of the repository."""
+"""Line of the card's code that names the adapter's folder.
+
+An upload replaces it with the repository's name.
+"""
+
+EARLIER_CODE = "), FOLDER)"
+"""End of the code in cards of earlier versions, which does not run. An upload replaces the whole card."""
 
 SHOWN_PROMPTS = 4
-"""Prompts in a card. A group of several families has as many."""
+"""Most prompts in a card."""
 
 USES = {
     "slot": "slot filling of single utterances",
@@ -53,8 +58,8 @@ def folder_card(
     manifest = adapter.read_manifest(folder)
     if manifest is None:
         raise AdapterError(
-            f"{folder} has no {adapter.MANIFEST}, so midalign does not know how the adapter was made. Write "
-            f"its card by hand. Adapters of midalign-train have one, and so have merges of these"
+            f"{folder} has no {adapter.MANIFEST}, from which the card is written. midalign-train and "
+            f"midalign merge write it. For other adapters, write {CARD} by hand and use: hf upload"
         )
     return render_card(manifest, records, scores, whole=not (folder / adapter.CONFIG).is_file())
 
@@ -146,7 +151,7 @@ def _uses(manifest: Manifest) -> list[str]:
     return [
         f"**Intended use:** {uses}.  ",
         "**Limits:** Answers can be wrong in every language, more often in languages without task data. "
-        "Other prompts and tasks were not tested, and nothing was done about safety or bias.",
+        "Other prompts and tasks, safety and bias were not tested.",
         "",
     ]
 
@@ -163,7 +168,7 @@ def _facts(manifest: Manifest) -> list[str]:
         f"| aligned languages | {', '.join(manifest.aligned) if manifest.layer is not None else 'none'} |",
         *([f"| dtype of training | {manifest.dtype} |"] if manifest.dtype else []),
         f"| updates, tokens | {manifest.updates:,}, {manifest.tokens:,} |",
-        f"| last losses | {losses or 'none'} |",
+        f"| final losses | {losses or 'none'} |",
         f"| recipe | {_cell(manifest.recipe.name)}, digest `{manifest.recipe.digest[:12]}` |",
         f"| base, sha256 | `{manifest.base_digest[:12]}` |",
         f"| licence of the base | {_cell(manifest.base_licence or 'not known')} |",
@@ -200,7 +205,7 @@ def _texts(manifest: Manifest) -> list[TrainingText]:
 
 
 def _tasks(text: TrainingText) -> list[str]:
-    """Return the tasks of a training text, none for tasks of lm-eval and for data that is not here."""
+    """Return the tasks of a training text, none for tasks of lm-eval and for unavailable data."""
     if text.kind != "task" or harness.is_stock(text.source):
         return []
     try:
@@ -223,40 +228,34 @@ def _prompts(manifest: Manifest) -> list[str]:
     """Return the prompts of the tasks, with the fields of an item in braces."""
     lines = ["## Prompt", ""]
     stock = [text.source for text in _texts(manifest) if harness.is_stock(text.source)]
-    lines += [f"That of lm-eval's task {code_span(without_folders(name))}.\n" for name in stock]
+    lines += [f"The prompt of lm-eval's task {code_span(without_folders(name))}.\n" for name in stock]
     templates = dict.fromkeys(
         harness.prompt_template(name) for text in _texts(manifest) for name in _tasks(text)
     )
     for template in list(templates)[:SHOWN_PROMPTS]:
         lines += [code_block(template), ""]
     if not templates and not stock:
-        lines += [f"Shown by `midalign-train RECIPE --dry-run` for {code_span(manifest.task)}.", ""]
+        lines += [
+            f"Shown by `midalign-train RECIPE --dry-run` for {code_span(without_folders(manifest.task))}.",
+            "",
+        ]
     elif templates:
-        lines += ["Fields of an item are in double braces.", ""]
-    for settings in _all_settings(manifest):
-        if settings.get("chat_template"):
-            lines += ["It is the user's turn in the base's chat template.", ""]
-        if instruction := settings.get("system_instruction"):
-            lines += ["System instruction:", "", code_block(str(instruction)), ""]
-        break  # adapters are merged and scored with the prompt of the first
+        lines += ["Double braces mark fields of an item.", ""]
+    # Adapters are merged and scored with the prompt of the first.
+    _, settings = next(iter(manifest.known_settings), ("", {}))
+    if settings.get("chat_template"):
+        lines += ["The prompt is the user message of the base's chat template.", ""]
+    if instruction := settings.get("system_instruction"):
+        lines += ["System instruction:", "", code_block(str(instruction)), ""]
     return lines
-
-
-def _all_settings(manifest: Manifest) -> list[dict[str, JsonValue]]:
-    """Return the settings of the adapter, or of its parents."""
-    every = [manifest.settings, *(parent.settings for parent in manifest.parents or [])]
-    return [settings for settings in every if settings is not None]
 
 
 def _settings(manifest: Manifest) -> Iterator[str]:
     """Yield the hyperparameters: the recipe's keys as YAML, for each parent of a merged adapter."""
-    every = [("", manifest.settings)]
-    every += [(parent.name, parent.settings) for parent in manifest.parents or []]
-    known = [(name, settings) for name, settings in every if settings is not None]
-    if known:
+    if manifest.known_settings:
         yield from ("## Hyperparameters", "")
-    for name, settings in known:
-        if name:
+    for name, settings in manifest.known_settings:
+        if manifest.parents:
             yield from (f"### {escape_markdown(name)}", "")
         yield from (code_block(yaml.safe_dump(settings, sort_keys=False), "yaml"), "")
 
@@ -290,9 +289,11 @@ def _scores(scored: record.Record) -> list[str]:
 
 def _overlap(scored: record.Record) -> list[str]:
     """Return lines on the overlap of test text and training text."""
-    lines = [f"Overlap with the training text: {entry.sentence}.  " for entry in scored.known_overlaps]
+    sentences = [entry.portable().sentence for entry in scored.known_overlaps]
+    lines = [f"Overlap with the training text: {escape_markdown(text)}.  " for text in sentences]
     if scored.overlap is not None:
-        lines += [f"Overlap not checked: {text}.  " for text in scored.overlap.unchecked]
+        unchecked = map(without_folders, scored.overlap.unchecked)  # each text begins with a path or a name
+        lines += [f"Overlap not checked: {escape_markdown(text)}.  " for text in unchecked]
     return [*lines, ""] if lines else []
 
 
@@ -317,8 +318,8 @@ def _code(manifest: Manifest, whole: bool) -> Iterator[str]:
         else:
             base = 'base = "PATH"  # your copy of the base'
             yield from (
-                f"The base, {code_span(manifest.base)}, was a local folder, and its name on the hub is not "
-                f"known. The sha256 of its files is `{manifest.base_digest}`. `midalign eval` compares it.",
+                f"The base {code_span(manifest.base)} was a local folder. Set PATH to your copy. "
+                f"`midalign eval` checks its digest, `{manifest.base_digest}`.",
                 "",
             )
         code = [

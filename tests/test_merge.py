@@ -275,11 +275,52 @@ def test_a_merged_adapter_has_a_card_and_the_settings_of_its_parents(tmp_path):
     assert found.settings is None
     assert [p.settings for p in found.parents] == [{"learning_rate": 0.1}, {"align": {"weight": 0.25}}]
     assert str(tmp_path) not in (tmp_path / "merged" / adapter.CONFIG).read_text()
+    assert adapter.adapter_config(tmp_path / "merged")["base_model_name_or_path"] == "org/tiny"
     card = ModelCard.load(tmp_path / "merged" / "README.md")
     assert (card.data.base_model, card.data.license) == ("org/tiny", "mit")
     assert "merged by midalign from `task` and `align` (1:0.5)" in str(card)
     assert "### align\n\n```yaml\nalign:\n  weight: 0.25\n```" in str(card)
     assert plan_upload(tmp_path / "merged", "team").repository == "team/task-align-1_0.5"
+
+
+@pytest.mark.parametrize(
+    ("named", "in_manifest", "same"),
+    [
+        ("google/gemma-3-270m", {"base": "gemma-3-270m"}, True),
+        ("google/gemma-3-270m", {"base": "my-copy", "base_hub_id": "google/gemma-3-270m"}, True),
+        (None, {"base": "gemma-3-270m"}, True),
+        ("google/gemma-3-1b", {"base": "gemma-3-270m"}, False),
+    ],
+)
+def test_an_adapter_of_a_local_base_merges_with_a_foreign_one_of_the_same_base(
+    tmp_path, named, in_manifest, same
+):
+    """Adapters of a local base have no name of the base in their configuration."""
+    mine, foreign = (
+        saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("mine", "foreign")
+    )
+    for folder, base in ((mine, None), (foreign, named)):
+        config = json.loads((folder / adapter.CONFIG).read_text())
+        (folder / adapter.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}))
+    manifest(mine, **in_manifest)
+    for number, sources in enumerate(([mine, foreign], [foreign, mine])):
+        if same:
+            merge_adapters(sources, MergeWeights((1.0, 1.0)), tmp_path / str(number))
+        else:
+            with pytest.raises(AdapterError, match="which have different weights"):
+                merge_adapters(sources, MergeWeights((1.0, 1.0)), tmp_path / str(number))
+
+
+def test_a_merged_adapter_has_the_same_digest_in_every_working_directory(tmp_path, monkeypatch):
+    task, align = (saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("task", "align"))
+    for folder in (task, align):
+        config = json.loads((folder / adapter.CONFIG).read_text())
+        (folder / adapter.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "org/tiny"}))
+    merge_adapters([task, align], MergeWeights((1.0, 0.5)), tmp_path / "elsewhere")
+    (tmp_path / "org" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    merge_adapters([task, align], MergeWeights((1.0, 0.5)), tmp_path / "here")
+    assert adapter.adapter_digest(tmp_path / "here") == adapter.adapter_digest(tmp_path / "elsewhere")
 
 
 def test_merges_with_different_alignments_are_different_models_beside_one_baseline(tmp_path):

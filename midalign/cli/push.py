@@ -14,16 +14,19 @@ midalign push merged --to NAMESPACE --results results --private
 def push(
     adapters: Annotated[
         list[Path],
-        typer.Argument(metavar="ADAPTER", help="Folders of midalign-train or midalign merge."),
+        typer.Argument(
+            metavar="ADAPTER",
+            help="Folders of midalign-train or midalign merge.",
+            exists=True,
+            file_okay=False,
+        ),
     ],
     to: Annotated[
         str, typer.Option(metavar="NAMESPACE", help="User or organisation of the Hugging Face hub.")
     ],
     results: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Records. Their scores of these adapters go into the model cards."
-        ),
+        typer.Option(metavar="FOLDER", help="Folder of records whose scores go into the model cards."),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Create private repositories.")] = False,
     dry_run: Annotated[
@@ -48,8 +51,9 @@ def push(
         if not dry_run:
             print(upload_adapter(upload, private=private))
             continue
-        print(f"{upload.repository} ({'private' if private else 'public, or as your organisation sets it'})")
+        visibility = "private" if private else "public, unless your organisation's default is private"
+        print(f"{upload.repository} ({visibility})")
         for name in upload.files:
             print(f"  {upload.size(name):>13,} bytes  {name}")
     if dry_run:
-        print("Nothing was sent. To upload: the same command without --dry-run")
+        print("Dry run: nothing was uploaded. Rerun without --dry-run.")

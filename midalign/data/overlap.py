@@ -36,6 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from midalign.files import without_folders
 from midalign.metrics.folding import ALIKE, DRAWN_ALIKE, INVISIBLE
 
 SHINGLE = 16
@@ -147,6 +148,11 @@ class Overlap(OverlapModel):
     def figures(self) -> "Overlap":
         """Return the overlap without texts, which records must not contain, and without the tasks' names."""
         return self.model_copy(update={"tasks": (), "examples": ()})
+
+    def portable(self) -> "Overlap":
+        """Return the overlap without folders of this machine in the names of data sets."""
+        names = {"training": without_folders(self.training), "test": without_folders(self.test)}
+        return self.model_copy(update=names)
 
 
 class OverlapCheck(OverlapModel):

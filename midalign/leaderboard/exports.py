@@ -144,7 +144,7 @@ def hub_results(runs: Sequence[Run]) -> "dict[str, list[EvalResult]]":
 
 
 def _conditions(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what tells two results apart that the hub lists under one data set and split."""
+    """Return decoding and sample size, which distinguish results of one data set and split on the hub."""
     decoding = {} if row["regime"] == "free" else {"decoding": plain_text(row["regime"])}
     return decoding if row["limit"] is None else {**decoding, "items": row["n"]}
 

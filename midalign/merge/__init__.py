@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midalign import adapter
+from midalign.adapter import Manifest
 from midalign.errors import AdapterError
 from midalign.merge.arithmetic import combine_changes, deviation
 from midalign.merge.manifest import merged_manifest
@@ -98,8 +99,8 @@ def merge_adapters(
             error = max(error, module_error)
 
         widest = max(len(change.a) for change in merged.values())
-        write_adapter(opened, merged, widest, partial)
         manifest = merged_manifest(sources, describe_merge(weights, method, rank, density))
+        write_adapter(opened, merged, widest, manifest.base_hub_id if manifest else None, partial)
         if manifest:
             (partial / adapter.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
             write_card(partial)
@@ -125,19 +126,26 @@ def _check_tokenizers(sources: Sequence[Path]) -> None:
 
 
 def _check_bases(sources: Sequence[Path]) -> None:
-    """Raise AdapterError if two adapters have different bases, by digest or, without one, by name."""
-    known = [
-        (adapter.read_manifest(folder), adapter.adapter_config(folder).get("base_model_name_or_path"))
-        for folder in sources
-    ]
+    """Raise AdapterError if two adapters have different bases, by digest or, without one, by name.
+
+    Adapters without a digest and a name are not compared. Their shapes are.
+    """
+    known = [_known_base(folder) for folder in sources]
     first, name = known[0]
     for folder, (manifest, other) in zip(sources[1:], known[1:], strict=True):
         if first and manifest:
             same, names = first.base_digest == manifest.base_digest, (first.base, manifest.base)
         else:
-            same, names = Path(str(name)).name == Path(str(other)).name, (str(name), str(other))
+            same, names = not (name and other) or Path(name).name == Path(other).name, (name, other)
         if not same:
             raise AdapterError(
                 f"{sources[0]} was trained on {names[0]} and {folder} on {names[1]}, which have different "
                 f"weights. Only adapters of one base can be merged"
             )
+
+
+def _known_base(folder: Path) -> tuple[Manifest | None, str]:
+    """Return an adapter's manifest and the name of its base, which is empty if no file has it."""
+    manifest = adapter.read_manifest(folder)
+    name = adapter.adapter_config(folder).get("base_model_name_or_path")
+    return manifest, str(name or (manifest and (manifest.base_hub_id or manifest.base)) or "")

@@ -33,11 +33,16 @@ def folder_beside(output: Path) -> Iterator[Path]:
 
 
 def write_adapter(
-    sources: Sequence[LoraSource], merged: Mapping[str, LoraChange], rank: int, folder: Path
+    sources: Sequence[LoraSource],
+    merged: Mapping[str, LoraChange],
+    rank: int,
+    base_hub_id: str | None,
+    folder: Path,
 ) -> None:
     """Write a plain peft folder.
 
-    All modules get the same rank, because engines that serve adapters do not support a rank per module.
+    All modules get the same rank, because engines that serve adapters do not support a rank per module. The
+    base is named by its hub id or, if that is not known, as in the first configuration that names no path.
     """
     import torch
     from safetensors.torch import save_file
@@ -49,10 +54,10 @@ def write_adapter(
         tensors[keys["a"]] = torch.nn.functional.pad(change.a, (0, 0, 0, padding)).contiguous()
         tensors[keys["b"]] = torch.nn.functional.pad(change.b, (0, padding)).contiguous()
     save_file(tensors, folder / adapter.WEIGHTS, metadata={"format": "pt"})
-    base = sources[0].config.get("base_model_name_or_path")
+    names = [base_hub_id, *(source.config.get("base_model_name_or_path") for source in sources)]
     config = {
         **sources[0].config,
-        "base_model_name_or_path": None if base is None or is_local_path(base) else base,
+        "base_model_name_or_path": next((name for name in names if name and not is_local_path(name)), None),
         "r": rank,
         "lora_alpha": rank,  # the scaling is in the factors
         "use_rslora": False,

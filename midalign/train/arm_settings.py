@@ -1,6 +1,6 @@
-"""The settings of an arm that its adapter keeps, and how they differ from those of another recipe."""
+"""Recipe values in an adapter's manifest, and their differences from another recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, JsonValue
@@ -14,7 +14,7 @@ LONGEST = 60
 """Longest value in a message, in characters."""
 
 UNSET = "not set"
-"""Word for a key that one of two recipes does not have."""
+"""Shown for a key that only the other recipe has."""
 
 
 def arm_settings(recipe: Recipe, arm: str) -> dict[str, JsonValue]:
@@ -27,13 +27,12 @@ def arm_settings(recipe: Recipe, arm: str) -> dict[str, JsonValue]:
     settings["base"] = recipe.base_name
     settings["task"] = without_folders(recipe.task)
     settings["arguments"] = _portable(settings["arguments"])
+    settings["align"] = None
     if align is not None:
         settings["align"] = {**align.model_dump(mode="json"), "pairs": without_folders(align.pairs)}
     elif recipe.stops_early:  # the measure may depend on the held-out pairs and the layer
         measured = recipe.align.model_dump(mode="json", include={"pairs", "held_out", "layer"})
         settings["held_out"] = {**measured, "pairs": without_folders(recipe.align.pairs)}
-    else:
-        settings["align"] = None
     return settings
 
 
@@ -49,27 +48,22 @@ def _portable(value: Any) -> Any:
 def setting_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the keys of two settings that differ, with both values, such as `align.weight 1.0, now 0.3`.
 
-    A key that `before` lacks, since it was added later, had its default.
+    A key missing from `before` counts as its default. A mapping is compared key by key with another mapping,
+    and as a whole with any other value.
     """
-    old, new, defaults = _flat(before), _flat(now), _defaults()
-    differences = []
-    for key in dict.fromkeys([*old, *new]):
-        was = old.get(key, defaults.get(key, UNSET))
-        value = new.get(key, UNSET)
-        if was != value:
-            differences.append(f"{key} {_short(was)}, now {_short(value)}")
-    return differences
+    return list(_differences(before, now, "", _defaults()))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]
+) -> Iterator[str]:
+    for key in dict.fromkeys([*before, *now]):
+        name = f"{prefix}{key}"
+        was, value = before.get(key, defaults.get(name, UNSET)), now.get(key, UNSET)
+        if isinstance(was, Mapping) and isinstance(value, Mapping):
+            yield from _differences(was, value, f"{name}.", defaults)
+        elif was != value:
+            yield f"{name} {_short(was)}, now {_short(value)}"
 
 
 def _defaults() -> dict[str, Any]:

@@ -183,7 +183,8 @@ class Recipe(RecipeSection):
     base: str
     """A folder, a model id of the hub, or `mini` for the bundled base."""
     base_hub_id: str | None = None
-    """Hub id of a base from a folder, for the model card. Set it if the hub's files are the same."""
+    """Hub id of the base if `base` is a folder with the hub's files. Written to card and
+    adapter_config.json."""
     task: str
     """A task or group of midalign, `FAMILY:FILE` for your own data, or `lm_eval:TASK`."""
     supervised: list[str] = Field(min_length=1)
@@ -292,12 +293,15 @@ class Recipe(RecipeSection):
 
     @property
     def stops_early(self) -> bool:
-        """True if the monitor determines the weights."""
+        """True if early stopping chooses the weights."""
         return self.monitor is not None and self.monitor.stop_on is not None
 
     @property
     def keys_beside_weights(self) -> set[str]:
-        """Keys that do not determine the weights of every arm. `align` and `arms` differ between arms."""
+        """Keys that are not among the settings shared by all arms.
+
+        They are BESIDE_WEIGHTS, `align`, `arms`, and `monitor` without early stopping.
+        """
         return {*BESIDE_WEIGHTS, "align", "arms", *([] if self.stops_early else ["monitor"])}
 
     def digest(self, arm: str) -> str:

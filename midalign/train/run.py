@@ -6,10 +6,12 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
 
 from midalign import adapter, bases, guard, harness
 from midalign.data import overlap
@@ -22,7 +24,7 @@ from midalign.reporting import ignore_progress
 from midalign.train.arm_settings import arm_settings, setting_differences
 from midalign.train.evaluation_command import evaluated_tasks
 from midalign.train.progress import TRAINING_LOG, OnTrainProgress
-from midalign.train.recipe import BESIDE_WEIGHTS, Recipe
+from midalign.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from midalign.device import Dtype
@@ -35,7 +37,7 @@ SHOWN = 4
 """Overlaps in an error message. More would not fit on a screen."""
 
 SHOWN_KEYS = 8
-"""Keys in an error message on recipes that differ."""
+"""Most differing keys in an error message."""
 
 
 def training_runs(recipe: Recipe, arms: Collection[str] | None = None) -> Iterator[tuple[str, int, Path]]:
@@ -144,17 +146,23 @@ def _recipe_differences(manifest: adapter.Manifest, recipe: Recipe, arm: str) ->
     """Return in words how an adapter's recipe differs from another with another digest."""
     if manifest.settings is None:
         return (
-            f"{manifest.recipe.name}, digest {manifest.recipe.digest[:12]}, and this one is {recipe.name}, "
-            f"{recipe.digest(arm)[:12]}. An earlier version of midalign trained it and kept no settings, so "
-            f"the keys that differ are not known"
+            f"recipe {manifest.recipe.name}, digest {manifest.recipe.digest[:12]}, instead of {recipe.name}, "
+            f"{recipe.digest(arm)[:12]}. An earlier version of midalign trained it without storing the "
+            f"recipe, so the differing keys are unknown"
         )
     return _listed(setting_differences(manifest.settings, arm_settings(recipe, arm)))
 
 
 def _listed(differences: Sequence[str]) -> str:
-    """Return differences for a message. Equal settings with another digest have other files of pairs."""
+    """Return differences for a message.
+
+    Settings without a difference have another digest if folders or the content of files differ.
+    """
     more = f"; and {len(differences) - SHOWN_KEYS} more keys" if len(differences) > SHOWN_KEYS else ""
-    return f"{'; '.join(differences[:SHOWN_KEYS])}{more}" or "other files of align.pairs"
+    return (
+        f"{'; '.join(differences[:SHOWN_KEYS])}{more}"
+        or "other files of align.pairs, or other paths in task or arguments"
+    )
 
 
 def _check_content(folder: Path, manifest: adapter.Manifest, recipe: Recipe) -> None:
@@ -337,31 +345,39 @@ def _claim(work: Path, recipe: Recipe, arm: str) -> "Dtype":
         "base": adapter.base_digest(base),
         "tokenizer": adapter.tokenizer_digest(base),
     }
-    settings = recipe.model_dump(mode="json")
     begun = json.loads(mark.read_text("utf-8")) if mark.is_file() else {}
     dtype = fast_dtype() if recipe.dtype == "auto" else recipe.dtype
     if {key: begun.get(key) for key in decides} == decides:
         return cast("Dtype", begun.get("dtype") or dtype)
     if any(work.glob("checkpoint-*")):
-        changed = setting_differences(
-            *(_decisive_keys(of_recipe, arm) for of_recipe in (begun.get("recipe", {}), settings))
-        )
         if begun.get("digest") == decides["digest"]:
-            changed = [f"files of the {key}" for key in decides if begun.get(key) != decides[key]]
+            changed = ", ".join(f"files of the {key}" for key in decides if begun.get(key) != decides[key])
+        else:
+            changed = _begun_differences(begun.get("recipe"), recipe, arm)
         raise RecipeError(
-            f"{work} was begun with other settings ({_listed(changed)}). "
+            f"{work} was begun with other settings ({changed}). "
             f"Resume with the earlier ones, remove that folder, or train elsewhere: output=OTHER"
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    write_atomically(mark, json.dumps({**decides, "dtype": dtype, "recipe": settings}, indent=1).encode())
+    kept = {**decides, "dtype": dtype, "recipe": recipe.model_dump(mode="json")}
+    write_atomically(mark, json.dumps(kept, indent=1).encode())
     return dtype
 
 
-def _decisive_keys(settings: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """Return the keys of a recipe that decide on an arm's weights."""
-    decisive = {key: value for key, value in settings.items() if key not in BESIDE_WEIGHTS}
-    return decisive | {"arms": {arm: settings.get("arms", {}).get(arm)}}
+def _begun_differences(begun: Any, recipe: Recipe, arm: str) -> str:
+    """Return in words how the recipe that began a run differs from another with another digest.
+
+    Args:
+        begun: the begun recipe as JSON, None if its file is missing.
+        recipe: the other recipe.
+        arm: the arm of both.
+    """
+    try:
+        earlier = arm_settings(Recipe.model_validate(begun), arm)
+    except (ValidationError, KeyError):
+        return "its recipe is missing or of another version of midalign, so the differing keys are unknown"
+    return _listed(setting_differences(earlier, arm_settings(recipe, arm)))
 
 
 def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path) -> None:
@@ -391,9 +407,9 @@ def _publish(ready: "Arm", manifest: adapter.Manifest, work: Path, folder: Path)
 
 
 def _settle_config(config: Path, base_hub_id: str | None) -> None:
-    """Make an adapter's configuration independent of chance and of this machine, in place.
+    """Sort target modules and replace the base's path with its hub id, in place.
 
-    peft writes target modules in random order, and the base's folder.
+    peft writes them in random order and writes a path of this machine.
     """
     settings = json.loads(config.read_text("utf-8"))
     settings["base_model_name_or_path"] = base_hub_id

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from midalign import adapter, harness, record
 from midalign.cli.app import app
+from midalign.data.overlap import Overlap, OverlapCheck
 from midalign.errors import AdapterError, RecordError
 from midalign.hub_upload import plan_upload, upload_adapter
 from midalign.leaderboard.adapter_cards import runs_by_adapter, scored_card
-from midalign.model_card import render_card
+from midalign.model_card import HERE, render_card
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from synthetic_records import counts, share, write
@@ -258,10 +259,10 @@ def test_the_card_has_prompts_data_and_licences(trained):
     front = ModelCard(text).data
     assert front.datasets == ["AmazonScience/massive"]
     assert (front.license, front.base_model) == ("gemma", "google/gemma-3-270m")
-    assert "| midalign\\_slot (massive) | task | en, es | CC BY 4.0 |" in text.replace("_slot", "\\_slot")
+    assert "| midalign_slot (massive) | task | en, es | CC BY 4.0 |" in text
     assert "| tatoeba | sentence pairs | de | CC BY 2.0 FR |" in text
     assert "Utterance: {{utterance}}\nSlots:\n```" in text
-    assert "user's turn in the base's chat template" in text
+    assert "the user message of the base's chat template" in text
     assert "````\nBe ```brief```.\n````" in text
     assert 'base = "google/gemma-3-270m"' in text
 
@@ -330,15 +331,20 @@ def test_nothing_private_goes_to_a_public_repository(trained, online):
 
 
 def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, caplog):
+    tmp_path = tmp_path / "my data"
     manifest = adapter.read_manifest(trained)
+    path = f"{tmp_path}/pairs/{{language}}.tsv"
+    figures = {"split": "test", "language": "de", "texts": 9, "exact": 1, "short": 0, "near": 0}
+    overlap = Overlap(training=path, test=f"{tmp_path}/mine.jsonl", **figures)
     (trained / adapter.MANIFEST).write_text(
         manifest.model_copy(
             update={
-                "pairs": f"{tmp_path}/pairs/{{language}}.tsv",
+                "pairs": path,
+                "overlap": [overlap],
                 "trained_on": [
                     adapter.TrainingText(
                         kind="pairs",
-                        source=f"{tmp_path}/pairs/{{language}}.tsv",
+                        source=path,
                         languages=["de"],
                         digest=None,
                     )
@@ -346,31 +352,70 @@ def test_an_upload_has_no_folders_of_this_machine(trained, online, tmp_path, cap
             }
         ).model_dump_json()
     )
-    upload_adapter(plan_upload(trained, "team"))
+    entry = record.read_record(scored(tmp_path / "results", "a", 3, adapter.adapter_digest(trained)))
+    check = OverlapCheck(found=[overlap], unchecked=[f"{path} (sw) is not available"])
+    card = render_card(adapter.read_manifest(trained), [entry.model_copy(update={"overlap": check})])
+    assert "training text: {language}.tsv holds 1 of 9 texts of mine.jsonl test, de." in card
+    assert "Overlap not checked: {language}.tsv (sw) is not available." in card
+
+    upload_adapter(plan_upload(trained, "team", card))
     assert not [name for name, content in online.uploaded.items() if str(tmp_path).encode() in content]
     uploaded = adapter.Manifest.model_validate_json(online.uploaded["midalign.json"])
     assert (uploaded.pairs, uploaded.trained_on[0].source) == ("{language}.tsv", "{language}.tsv")
-    assert "names a folder" not in caplog.text
+    assert (uploaded.overlap[0].training, uploaded.overlap[0].test) == ("{language}.tsv", "mine.jsonl")
+    assert "a path of this machine" not in caplog.text
     (trained / adapter.CONFIG).write_text(json.dumps({"base_model_name_or_path": "/home/me/base"}))
     plan_upload(trained, "team")
-    assert "adapter_config.json names a folder of this machine: /home/me/base" in caplog.text
+    warning = "adapter_config.json contains a path of this machine, which the upload publishes: /home/me/base"
+    assert warning in caplog.text
+
+
+def test_a_card_is_uploaded_as_it_is_unless_an_earlier_version_wrote_it(trained):
+    card = trained / "README.md"
+    card.write_text("# Mine\n\nChecked by hand.\n\n```python\n" + HERE + "\n```\n")
+    uploaded = plan_upload(trained, "team").files["README.md"].decode()
+    assert uploaded == card.read_text().replace(HERE, 'adapter = "team/mini-aligned-seed1"')
+    card.write_text("# Mine without code\n")
+    assert plan_upload(trained, "team").files["README.md"] == b"# Mine without code\n"
+    base = 'AutoModelForCausalLM.from_pretrained("mini")'
+    card.write_text(f"# Old\n\n```python\nmodel = PeftModel.from_pretrained({base}, FOLDER)\n```\n")
+    uploaded = plan_upload(trained, "team").files["README.md"].decode()
+    assert 'adapter = "team/mini-aligned-seed1"' in uploaded
+    assert "FOLDER" not in uploaded
 
 
 @pytest.mark.parametrize(
-    ("name", "namespace"), [("a+b@1_0.5", "team"), ("a..b--c", "team"), ("ä-.x", "team")]
+    ("name", "repository"),
+    [("a+b@1_0.5", "team/a-b-1_0.5"), ("a..b--c", "team/a.b-c"), ("ä-.x", "team/x")],
 )
-def test_repositories_have_names_that_the_hub_allows(trained, name, namespace):
+def test_repositories_have_names_that_the_hub_allows(trained, name, repository):
     content = json.loads((trained / adapter.MANIFEST).read_text())
     (trained / adapter.MANIFEST).write_text(json.dumps({**content, "name": name}))
-    assert plan_upload(trained, namespace).repository.isascii()
-    with pytest.raises(AdapterError, match="no name of a repository"):
+    assert plan_upload(trained, "team").repository == repository
+    with pytest.raises(AdapterError, match="not a valid repository name"):
         plan_upload(trained, "te/am")
+
+
+def test_parents_with_one_name_keep_their_settings(trained):
+    parents = [
+        adapter.Parent(name="task", digest=digit * 64, settings={"learning_rate": rate})
+        for digit, rate in (("1", 0.25), ("2", 0.5))
+    ]
+    manifest = adapter.read_manifest(trained).model_copy(update={"parents": parents})
+    assert manifest.known_settings == [("task", {"learning_rate": 0.25}), ("task", {"learning_rate": 0.5})]
+    assert re.findall("### task\n\n```yaml\nlearning_rate: (.*)\n", render_card(manifest)) == ["0.25", "0.5"]
 
 
 def test_names_do_not_break_tables(trained):
     manifest = adapter.read_manifest(trained).model_copy(update={"arm": "a|b", "pairs": "x|y/{language}.tsv"})
     lines = [line for line in render_card(manifest).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3, 6}
+
+
+def test_a_missing_folder_is_named_as_missing(tmp_path):
+    result = CliRunner().invoke(app, ["push", str(tmp_path / "typo"), "--to", "team"])
+    assert result.exit_code == 2
+    assert "does not exist" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_results_of_other_weights_are_not_pushed(trained, tmp_path, online):
@@ -388,4 +433,4 @@ def test_results_of_other_weights_are_not_pushed(trained, tmp_path, online):
 def test_an_adapter_from_elsewhere_has_no_card(trained):
     (trained / adapter.MANIFEST).unlink()
     result = CliRunner().invoke(app, ["push", str(trained), "--to", "team", "--dry-run"])
-    assert "does not know how the adapter was made" in str(result.exception)
+    assert "has no midalign.json, from which the card is written" in str(result.exception)

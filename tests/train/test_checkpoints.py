@@ -96,6 +96,46 @@ def test_checkpoints_of_other_settings_are_refused_with_the_difference(tmp_path)
     assert kept["recipe"]["updates"] == load_recipe("mini").updates
 
 
+EARLY = "monitor={every: 5, stop_on: task_loss/supervised}"
+WHOLE = ["lora=null", "align.preservation=0"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "begun", "now", "differences"),
+    [
+        ("aligned", ["monitor={every: 5}"], [], ""),
+        ("baseline", ["align.weight=0.5"], [], ""),
+        ("aligned", ["align.weight=0.5"], ["seeds=[1]"], "align.weight 0.5, now 1.0; "),
+        ("baseline", [EARLY], [EARLY, "align.layer=2"], "held_out.layer middle, now 2; "),
+        ("aligned", WHOLE, WHOLE, ""),
+        (
+            "baseline",
+            WHOLE,
+            [],
+            "lora null, now {'r': 16, 'alpha': 32, 'dropout': 0.0, 'targets': 'all-line…; ",
+        ),
+    ],
+)
+def test_only_keys_that_determine_the_arm_are_named(tmp_path, arm, begun, now, differences):
+    """The keys of other arms and of the monitor alone do not, and a section is one key."""
+    run._claim(tmp_path, load_recipe("mini", ["align.held_out=20", *begun, "updates=7"]), arm)
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(RecipeError) as caught:
+        run._claim(tmp_path, load_recipe("mini", ["align.held_out=20", *now, "updates=8"]), arm)
+    named = str(caught.value).partition("other settings (")[2].partition("). Resume")[0]
+    assert sorted(named.split("; ")) == sorted(f"{differences}updates 7, now 8".split("; "))
+
+
+@pytest.mark.parametrize("damage", [{"recipe": None}, {"recipe": {"name": "mini", "of_an_old_version": 1}}])
+def test_a_begun_recipe_that_cannot_be_read_is_no_traceback(tmp_path, damage):
+    run._claim(tmp_path, load_recipe("mini", ["updates=7"]), "aligned")
+    (tmp_path / "checkpoint-1").mkdir()
+    mark = tmp_path / "recipe.json"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), **damage}))
+    with pytest.raises(RecipeError, match="so the differing keys are unknown"):
+        run._claim(tmp_path, load_recipe("mini"), "aligned")
+
+
 @pytest.mark.parametrize(
     ("file", "name"), [("model.safetensors", "base"), ("tokenizer_config.json", "tokenizer")]
 )
@@ -162,7 +202,7 @@ def test_pairs_files_decide_by_what_they_hold(tmp_path):
     with pytest.raises(RecipeError, match="begun with other settings"):
         run._claim(tmp_path / "work", changed, "aligned")
     load("a", "eins\tONE\n")
-    with pytest.raises(RecipeError, match=r"other settings \(other files of align\.pairs\)"):
+    with pytest.raises(RecipeError, match=r"other settings \(other files of align\.pairs, or"):
         run._claim(tmp_path / "work", first, "aligned")
 
 

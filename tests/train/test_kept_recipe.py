@@ -94,7 +94,7 @@ def test_other_files_of_pairs_are_named(made, tmp_path):
     overrides, folder = made
     (tmp_path / "de.tsv").write_text("Guten Morgen\tGood morning\nDanke\tThank you\nJa\tYes\n")
     recipe = load_recipe("mini", [*overrides, f"align.pairs={tmp_path}/{{language}}.tsv"])
-    with pytest.raises(RecipeError, match=r"another recipe: other files of align\.pairs"):
+    with pytest.raises(RecipeError, match=r"another recipe: other files of align\.pairs, or"):
         is_trained(folder, recipe, "aligned")
 
 
@@ -106,7 +106,9 @@ def test_adapters_of_earlier_versions_stay_valid(made, tmp_path):
         del content[key]
     (old / adapter.MANIFEST).write_text(json.dumps(content))
     assert is_trained(old, load_recipe("mini", overrides), "aligned")
-    with pytest.raises(RecipeError, match="earlier version of midalign trained it and kept no settings"):
+    with pytest.raises(
+        RecipeError, match="earlier version of midalign trained it without storing the recipe"
+    ):
         is_trained(old, load_recipe("mini", [*overrides, "updates=2"]), "aligned")
 
 

@@ -171,7 +171,7 @@ def test_an_arm_ends_when_it_no_longer_gets_better_and_its_best_is_kept(tmp_path
     assert [update for update, _ in measured] == [0, 1, 2]
     manifest = json.loads((folder / "midalign.json").read_text())
     assert (manifest["updates"], manifest["tokens"], manifest["training"]) == (0, 0, {})
-    assert "| last losses | none |" in (folder / CARD).read_text()
+    assert "| final losses | none |" in (folder / CARD).read_text()
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(weight.abs().sum() == 0 for name, weight in weights.items() if "lora_B" in name)
 

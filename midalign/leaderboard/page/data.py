@@ -178,7 +178,7 @@ def _model_summary(model: PageModel) -> Data:
         "digest": entry.base.digest,
         "arm": row.arm,
         "recipe": entry.recipe.name if entry.recipe and row.arm != "base" else None,
-        "settings": _settings(manifest) if manifest else {},
+        "settings": manifest.known_settings if manifest else [],
         "licence": manifest.base_licence if manifest else None,
         "size": parameters,
         "bucket": size_bucket(parameters),
@@ -188,13 +188,6 @@ def _model_summary(model: PageModel) -> Data:
         "trust": weakest(part.models[index].trust for part, index in model.places),
         "cells": cells,
     }
-
-
-def _settings(manifest: Manifest) -> Data:
-    """Return the settings of an arm, or of each parent of a merged one, by name. Empty in older records."""
-    every = [(manifest.arm, manifest.settings)]
-    every += [(parent.name, parent.settings) for parent in manifest.parents or []]
-    return {name: settings for name, settings in every if settings is not None}
 
 
 def _cell(part: SectionFigures, index: int) -> Data:

@@ -100,7 +100,7 @@
           ["Parameters of the base", model.size ? midalign.count(model.size) + " (as its name states)" : "not recorded"],
           ["Base digest", model.digest || "not recorded"], ["Licence of the base", model.licence || "not recorded: see the base's and the data sets' own"],
         ]),
-        Object.entries(model.settings).map(function (entry) {
+        model.settings.map(function (entry) {
           return element("details", {}, element("summary", {}, "Hyperparameters: ", midalign.name(entry[0])), element("pre", { tabindex: "0" }, JSON.stringify(entry[1], null, 1)));
         }),
         blocks,

@@ -106,7 +106,7 @@
       ].concat(tasks.map(function (task) { return { key: task.id, title: task.title, numeric: true, about: task.headline + ", " + task.sample + ", " + task.items + " items per language" }; }), [
         { key: "points", title: "Wins", numeric: true, about: "Mean share of the other models that the model beats" }, { key: "tasks", title: "Tasks", numeric: true },
         { key: "seeds", title: "Seeds", numeric: true }, { key: "engine", title: "Engine" },
-        { key: "trust", title: "Trust", about: "verified: items were answered again; checked: figures follow from the counts per item; self-reported: so do they, but the outputs or the training come from elsewhere" },
+        { key: "trust", title: "Trust", about: "verified: random items were answered again and agree. checked: figures follow from the counts per item. self-reported: outputs come from elsewhere, or training is only declared." },
       ]),
       rows: rows.concat(referenceRows), ranked: models.length,
     };
