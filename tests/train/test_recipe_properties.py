@@ -19,7 +19,7 @@ MINI = json.loads(load_recipe("mini").model_dump_json())
 STOPPED = {**MINI, "monitor": {"every": 5, "stop_on": "task_loss/supervised"}}
 STOPPED["align"] = {**MINI["align"], "held_out": 3}
 
-NOT_THE_WEIGHTS = {"output", "evaluate", "seeds", "save_every", "allow_overlap", "report_to"}
+NOT_THE_WEIGHTS = {"output", "evaluate", "seeds", "save_every", "allow_overlap", "report_to", "base_hub_id"}
 """Keys of the recipe that change no adapter, besides the sections `evaluation` and `monitor`."""
 
 CODES = st.lists(st.sampled_from(["en", "de", "fr", "hi", "tr"]), min_size=1, max_size=3, unique=True)
