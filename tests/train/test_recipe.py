@@ -1,5 +1,8 @@
 """Recipes: what is refused, and how the message helps."""
 
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -117,3 +120,12 @@ def test_digest_and_name_of_a_base_do_not_tell_where_its_folder_is(tmp_path):
     assert one.digest("aligned") == two.digest("aligned")
     assert one.base_name == "model"
     assert load_recipe("massive-gemma").base_name == "google/gemma-3-270m"
+
+
+def test_languages_of_massive_low_are_those_that_the_rule_chose():
+    path = Path(__file__).parents[2] / "leaderboard" / "analysis" / "gemma-3-270m-low" / "low-resource.json"
+    halves = {code: row["half"] for code, row in json.loads(path.read_text())["languages"].items()}
+    recipe = load_recipe("massive-low")
+    assert sorted(recipe.aligned) == sorted(code for code, half in halves.items() if half == "aligned")
+    chosen = [code for code, half in halves.items() if half]
+    assert sorted(recipe.evaluation.languages) == sorted([*recipe.supervised, *chosen])
