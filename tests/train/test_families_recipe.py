@@ -66,7 +66,7 @@ def test_from_recipe_to_board(tmp_path: Path) -> None:
     page = (board / "README.md").read_text()
     assert "| aligned − baseline | intent accuracy |" in page
     assert "English to German `en-de`" in page
-    assert "chrF++ by language" in page
+    assert "chrF++ by direction" in page
 
 
 def test_what_is_trained_on_has_a_training_split() -> None:
