@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from midalign import bases
 from midalign.align.trunk import decoder_blocks, states_at_each
-from midalign.analyze.patching import ParallelPrompt, _measure, analyze_patching, patched_next_token
+from midalign.analyze.patching import ParallelPrompt, analyze_patching, measure_answers, patched_next_token
 from midalign.cli.app import app
 from midalign.errors import DataError
 
@@ -83,7 +83,7 @@ def test_command_writes_a_row_per_language_measure_and_layer(tmp_path):
 def test_decision_is_right_if_none_is_said_of_items_without_slots(answer, has_slots, decision):
     scores = torch.full((1, 3), -5.0)
     scores[0, answer] = -0.1
-    measured = _measure(scores, ParallelPrompt([], [], 1, has_slots), nothing=0)[0]
+    measured = measure_answers(scores, ParallelPrompt([], [], 1, has_slots), nothing=0)[0]
     assert measured[0] == decision
     assert measured[1] == pytest.approx(-5.0) if has_slots else np.isnan(measured[1])
 

@@ -190,15 +190,15 @@ def _patch_language(
         ids = torch.tensor([prompt.english], device=model.device)
         layers = states_at_each(model, {"input_ids": ids}, range(depth + 1), lambda state: state[0, -1])
         states.append(torch.stack(layers))
-        before.append(_measure(_next_token(model, ids), prompt, nothing)[0])
+        before.append(measure_answers(_next_token(model, ids), prompt, nothing)[0])
     foreign: list[np.ndarray] = []
     patched: list[np.ndarray] = []
     unrelated: list[np.ndarray] = []
     for number, prompt in enumerate(prompts):
         ids = torch.tensor([prompt.foreign], device=model.device)
-        foreign.append(_measure(_next_token(model, ids), prompt, nothing)[0])
+        foreign.append(measure_answers(_next_token(model, ids), prompt, nothing)[0])
         both = torch.cat([states[number], states[(number + 1) % len(prompts)]])
-        rows = _measure(patched_next_token(model, ids, both), prompt, nothing)
+        rows = measure_answers(patched_next_token(model, ids, both), prompt, nothing)
         patched.append(rows[: depth + 1])
         unrelated.append(rows[depth + 1 :])
     return PatchCurves(
@@ -269,8 +269,14 @@ def patched_next_token(model: Any, ids: "Tensor", states: "Tensor") -> "Tensor":
             hook.remove()
 
 
-def _measure(log_probabilities: "Tensor", prompt: ParallelPrompt, nothing: int) -> np.ndarray:
-    """Return the measures of rows of log-probabilities, (rows, measures). NaN where a measure has no case."""
+def measure_answers(log_probabilities: "Tensor", prompt: ParallelPrompt, nothing: int) -> np.ndarray:
+    """Return the measures of an item's answers, (rows, measures), NaN where a measure has no case.
+
+    Args:
+        log_probabilities: of the token after the prompt, (rows, vocabulary).
+        prompt: the item.
+        nothing: first token of the answer that there are no slots.
+    """
     says_nothing = log_probabilities.argmax(-1) == nothing
     decision = (says_nothing != prompt.has_slots).double()
     label = log_probabilities[:, prompt.answer].double()

@@ -146,8 +146,7 @@ def _schema_problems(file: Path, record: Record) -> list[str]:
     if record.name != file.stem:
         problems.append(f"The record's name is {record.name}, its file's {file.stem}. Rename the file")
     problems += [
-        f"{field_and_path} is a path of a machine, which records must not publish. Evaluate the model again, "
-        f"with a hub id or an existing folder as --base"
+        f"{field_and_path} is a path of a machine, which records must not publish. Evaluate the model again"
         for field_and_path in machine_paths(record)
     ]
     return problems

@@ -45,14 +45,12 @@ def _by_role(means: Mapping[str, Estimate], sets: Mapping[str, Sequence[str]], u
     )
 
 
-def describe_languages(
-    languages: Mapping[str, Mapping[str, Estimate]], holm: Mapping[str, float], unit: str
-) -> str:
-    """Return how many languages or directions differ after Holm's correction: "2 of 10 up, 1 down"."""
+def count_differing(languages: Mapping[str, Mapping[str, Estimate]], holm: Mapping[str, float]) -> str:
+    """Return how many languages differ after Holm's correction, such as `2 of 10 up, 1 down`."""
     changes = {code: next(iter(metrics.values())).value for code, metrics in languages.items()}
     shown = [changes[code] for code, p in holm.items() if p < 1 - LEVEL]
     up = sum(change > 0 for change in shown)
-    return f"{unit.capitalize()}s after Holm's correction: {up} of {len(changes)} up, {len(shown) - up} down."
+    return f"{up} of {len(changes)} up, {len(shown) - up} down"
 
 
 def _remarks(difference: Difference, means: Mapping[str, Estimate], unit: str) -> Iterable[str]:
@@ -62,8 +60,9 @@ def _remarks(difference: Difference, means: Mapping[str, Estimate], unit: str) -
         if aligned.holds_zero:
             yield f"On aligned {unit}s the interval holds 0: no difference is shown."
         else:
-            yield (f"On aligned {unit}s the arm is {'above' if aligned.value > 0 else 'below'} its baseline.")
-    yield describe_languages(difference.languages, difference.holm, unit)
+            yield f"On aligned {unit}s the arm is {'above' if aligned.value > 0 else 'below'} its baseline."
+    differing = count_differing(difference.languages, difference.holm)
+    yield f"{unit.capitalize()}s after Holm's correction: {differing}."
     if "aligned" in difference.gap_closed:
         gap, share = difference.baseline_gap["aligned"], difference.gap_closed["aligned"]
         bounds = format_bounds(gap)

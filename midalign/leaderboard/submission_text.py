@@ -14,7 +14,7 @@ from midalign.leaderboard.check import group_findings
 from midalign.leaderboard.formatting import NONE, format_difference, markdown_table
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.missing import rerun_command
-from midalign.leaderboard.result_sentences import describe_languages
+from midalign.leaderboard.result_sentences import count_differing
 from midalign.leaderboard.section_figures import sample_name
 from midalign.leaderboard.sections import language_sets
 from midalign.leaderboard.submission import RESULTS, BaselineDifference, ChangeReview
@@ -189,13 +189,12 @@ def _difference_table(sets: Sequence[tuple[str, int]], entries: Sequence[Baselin
     for entry in entries:
         difference = entry.difference
         means = difference.means[entry.pair.section.scorer.HEADLINE]
-        languages = describe_languages(difference.languages, difference.holm, entry.pair.section.unit)
         rows.append(
             [
                 code_span(entry.model),
                 f"{code_span(entry.reference)}{'' if entry.published else ' (submitted)'}",
                 *(format_difference(means[name]) for name, _ in sets),
-                languages.partition(": ")[2].rstrip("."),
+                count_differing(difference.languages, difference.holm),
                 " ".join(map(str, difference.seeds)) if difference.paired_seeds else "unpaired",
                 escape_comment("; ".join(_remarks(entry)), LONGEST),
             ]

@@ -307,17 +307,16 @@ def _language_columns(section: BoardSection, code: str) -> list[str]:
     ]
 
 
+def _language_header(part: SectionFigures) -> list[str]:
+    """Return the titles of `_language_columns`, and a column per model."""
+    return [part.section.unit, "role", "class", "n", *(escape_markdown(model.label) for model in part.models)]
+
+
 def _language_table(part: SectionFigures) -> str:
     """Return the scores by language, and below them the differences from the baseline."""
     metric = part.section.scorer.HEADLINE
     codes = ordered_languages(part.section)
-    header = [
-        part.section.unit,
-        "role",
-        "class",
-        "n",
-        *(escape_markdown(model.label) for model in part.models),
-    ]
+    header = _language_header(part)
     rows = [
         [
             *_language_columns(part.section, code),
@@ -341,13 +340,7 @@ def _language_table(part: SectionFigures) -> str:
 
 def _details_table(part: SectionFigures) -> str:
     metrics = [metric for metric in part.section.scorer.DETAIL_METRICS if metric in part.section.metrics]
-    header = [
-        part.section.unit,
-        "role",
-        "class",
-        "n",
-        *(escape_markdown(model.label) for model in part.models),
-    ]
+    header = _language_header(part)
     rows = [
         [
             *_language_columns(part.section, code),
