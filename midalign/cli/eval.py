@@ -280,7 +280,7 @@ def evaluate(
                 shown[now.model] = bars.add_task(now.model, total=now.total)
             bars.update(shown[now.model], completed=now.done)
             if now.finished:
-                cut = f"  ({now.cut_off} answers cut at the token limit)" if now.cut_off else ""
+                cut = f"  (answers cut at the token limit: {now.cut_off})" if now.cut_off else ""
                 console.print(
                     f"{now.model}  {now.finished}  {format_score(now.headline)}{cut}",
                     highlight=False,
