@@ -16,8 +16,11 @@ Dtype = Literal["bfloat16", "float32"]
 _FIXED: ContextVar[Dtype | None] = ContextVar("_FIXED", default=None)
 """The dtype of `fixed_dtype`."""
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Constants of malloc.h."""
+
+LARGEST_KEPT = 32 * 2**20
+"""Bytes of the largest tensor whose memory is kept, the most that glibc allows for `M_MMAP_THRESHOLD`."""
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +54,13 @@ def free_memory() -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep memory that tensors on a CPU have freed instead of returning it to Linux.
 
-    Linux fills each new page with zeros, a tenth of a training step (scripts/benchmarks/train_step.py).
+    Linux fills each new page with zeros, a tenth of a training step (scripts/benchmarks/train_step.py). Larger
+    tensors are returned: the logits of a large vocabulary differ in size in each step, and kept memory of
+    such sizes fragments until the process holds a multiple of what it uses.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -3,8 +3,8 @@
     python scripts/experiments/permuted_pairs.py FOLDER
 
 Each word of a language is replaced by another word of the same language, everywhere by the same one. The
-lexicon of these pairs has as many entries as that of the real ones, and all its translations are wrong. An arm
-that trains on them (`align.pairs: FOLDER/{language}.tsv`) shows what code-switched samples gain without any
+lexicon of these pairs is as large as that of the real pairs, and all its translations are wrong. An arm that
+trains on them (`align.pairs: FOLDER/{language}.tsv`) shows what code-switched samples gain without any
 knowledge of translations.
 """
 
