@@ -54,9 +54,9 @@ def free_memory() -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep memory that tensors on a CPU have freed instead of returning it to Linux.
 
-    Linux fills each new page with zeros, a tenth of a training step (scripts/benchmarks/train_step.py). Larger
-    tensors are returned: the logits of a large vocabulary differ in size in each step, and kept memory of
-    such sizes fragments until the process holds a multiple of what it uses.
+    Linux fills each new page with zeros, a tenth of a training step (scripts/benchmarks/train_step.py).
+    Larger tensors are returned: the logits of a large vocabulary differ in size in each step, and kept memory
+    of such sizes fragments until the process holds a multiple of what it uses.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
