@@ -11,6 +11,7 @@ from typing import Any
 from midalign.errors import MidalignError
 from midalign.files import write_atomically
 from midalign.leaderboard import plots
+from midalign.leaderboard.across_bases import BasesOverview, rank_across_bases
 from midalign.leaderboard.comet_comparison import compare_by_comet
 from midalign.leaderboard.compare import ModelFigures, compare_models, compare_other_pairs
 from midalign.leaderboard.formatting import round_figures
@@ -44,12 +45,13 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
             )
     sums = record_sums(results)
     parts = compare_records(results)
+    overviews = rank_across_bases([part.section for part in parts])
     pictures = {part.plot: plots.plot_section(part) for part in parts}
     (output / "plots").mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         write_atomically(output / name, picture)
-    write_atomically(output / "leaderboard.json", _json(parts).encode())
-    write_atomically(readme, render_page(parts).encode())
+    write_atomically(output / "leaderboard.json", _json(parts, overviews).encode())
+    write_atomically(readme, render_page(parts, overviews).encode())
     write_page(parts, output)
     write_atomically(output / RECORD_SUMS, sums.encode(), sync=False)
     return parts
@@ -119,12 +121,23 @@ def compare_arms(
     return compare_pairs(select_pairs(str(first), str(second), Path(results)), by, metric, sacrebleu)
 
 
-def _json(parts: Sequence[SectionFigures]) -> str:
+def _json(parts: Sequence[SectionFigures], overviews: Sequence[BasesOverview]) -> str:
     board = {
         "schema_version": 2,
         "unit": "shares between 0 and 1, differences and gaps in the same unit",
         "interval": {"level": LEVEL, "draws": DRAWS, "method": "paired bootstrap over documents and seeds"},
         "sections": [_section(part) for part in parts],
+        "across_bases": [
+            {
+                "group": overview.section.group,
+                "sample": overview.section.first.record.sample.model_dump(),
+                "sets": overview.sets,
+                "missing": overview.missing,
+                "differing": overview.differing,
+                "models": [asdict(model) for model in overview.models],
+            }
+            for overview in overviews
+        ],
     }
     return json.dumps(round_figures(board), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

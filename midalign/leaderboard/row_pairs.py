@@ -1,9 +1,10 @@
 """Select the two sides of a comparison: records, folders of records of several seeds, or arms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from midalign.errors import RecordError, nearest
 from midalign.leaderboard.load import Run, load_runs, runs_of_file
@@ -144,46 +145,50 @@ def pair_rows(
     """Yield the pair of two rows, reduced to the languages whose items they share, if there are any."""
     runs = [*row.runs, *other.runs]
     codes = sorted(set.union(*(set(run.languages) for run in runs)))
-    shared = [code for code in codes if len({_item_conditions(run, code) for run in runs}) == 1]
-    if shared and None not in {_item_conditions(run, shared[0]) for run in runs}:
+    if shared := shared_languages(runs):
         rows = tuple(
             # A record's file is its name among the scores: two folders may have the same one.
-            replace(side, runs=tuple(_reduced(run, shared, f"{place}/{run.file}") for run in side.runs))
+            replace(side, runs=tuple(reduce_run(run, shared, f"{place}/{run.file}") for run in side.runs))
             for place, side in enumerate((row, other))
         )
         yield RowPair(
             *names,
             replace(section, rows=rows),
             [code for code in codes if code not in shared],
-            _other_conditions(row.runs[0], other.runs[0], shared),
+            differing_conditions([row.runs[0], other.runs[0]], shared),
         )
 
 
-def _item_conditions(run: Run, code: str) -> tuple[str, ...] | None:
-    """Return what two runs share if they have the same items of a language. None if a run lacks it."""
-    if code not in run.counts:
-        return None
+def shared_languages(runs: Sequence[Run]) -> list[str]:
+    """Return the languages whose items all runs share, sorted."""
+    common = sorted(set.intersection(*(set(run.languages) for run in runs)))
+    return [code for code in common if len({_item_conditions(run, code) for run in runs}) == 1]
+
+
+def _item_conditions(run: Run, code: str) -> tuple[str, ...]:
+    """Return what two runs share if they have the same items of a language."""
     task = run.task(code)
     return run.ids[code], task.data_digest, str(task.version), str(sorted(task.signatures.items()))
 
 
-def _reduced(run: Run, codes: list[str], file: str) -> Run:
+def reduce_run(run: Run, codes: Sequence[str], file: str) -> Run:
+    """Return a run with some of its languages, under another name of its file."""
     return replace(run, file=file, counts={code: run.counts[code] for code in codes})
 
 
-def _other_conditions(run: Run, other: Run, codes: list[str]) -> list[str]:
-    """Return the conditions in which two runs differ, in words."""
-    sides = []
-    for entry, side in ((run.record, run), (other.record, other)):
-        tasks = [side.task(code) for code in codes]
-        sides.append(
-            {
-                "base": (entry.base.name, entry.base.digest),
-                "prompts": [task.prompt_digest for task in tasks],
-                "token limit of an answer": [task.max_gen_toks for task in tasks],
-                "engine": entry.engine.name,
-                "dtype": entry.engine.dtype,
-                "decoding": decoding_settings(side),
-            }
-        )
-    return [name for name, value in sides[0].items() if value != sides[1][name]]
+def differing_conditions(runs: Sequence[Run], codes: Sequence[str]) -> list[str]:
+    """Return the conditions in which runs differ, in words. `codes` are languages that all of them have."""
+    conditions = [_conditions(run, codes) for run in runs]
+    return [name for name in conditions[0] if any(other[name] != conditions[0][name] for other in conditions)]
+
+
+def _conditions(run: Run, codes: Sequence[str]) -> dict[str, Any]:
+    entry, tasks = run.record, [run.task(code) for code in codes]
+    return {
+        "base": (entry.base.name, entry.base.digest),
+        "prompts": [task.prompt_digest for task in tasks],
+        "token limit of an answer": [task.max_gen_toks for task in tasks],
+        "engine": entry.engine.name,
+        "dtype": entry.engine.dtype,
+        "decoding": decoding_settings(run),
+    }

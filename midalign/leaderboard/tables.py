@@ -6,6 +6,8 @@ from pathlib import Path
 
 from midalign.escaping import code_span, escape_markdown
 from midalign.languages import ROLES
+from midalign.leaderboard.across_bases import BasesOverview
+from midalign.leaderboard.bases_tables import overview_title, render_overview
 from midalign.leaderboard.comet_comparison import CometComparison, comet_sets
 from midalign.leaderboard.compare import ModelFigures
 from midalign.leaderboard.formatting import (
@@ -66,23 +68,26 @@ _TRUST: dict[Trust, str] = {
 }
 
 
-def render_page(parts: Sequence[SectionFigures]) -> str:
+def render_page(parts: Sequence[SectionFigures], overviews: Sequence[BasesOverview] = ()) -> str:
     """Return the whole README.md."""
-    sections = map(_section, parts)
-    return "\n".join([MARK, "# Leaderboard", "", _contents(parts), "", _PREFACE, *sections]).rstrip() + "\n"
+    contents = _contents(parts, overviews)
+    sections = [*map(_section, parts), *map(render_overview, overviews)]
+    return "\n".join([MARK, "# Leaderboard", "", contents, "", _PREFACE, *sections]).rstrip() + "\n"
 
 
-def _contents(parts: Sequence[SectionFigures]) -> str:
+def _contents(parts: Sequence[SectionFigures], overviews: Sequence[BasesOverview]) -> str:
     """Return a table of the sections, each with a link and its evidence."""
+    titled = [(section_title(part.section), part.section) for part in parts]
+    titled += [(overview_title(overview), overview.section) for overview in overviews]
     rows = [
         [
-            f"[{escape_markdown(section_title(part.section))}](#{_anchor(section_title(part.section))})",
-            str(len(part.models)),
-            str(max(len(model.seeds) for model in part.models)),
-            items_name(part.section),
-            str(len(part.section.languages)),
+            f"[{escape_markdown(title)}](#{_anchor(title)})",
+            str(len(section.rows)),
+            str(max(len(row.runs) for row in section.rows)),
+            items_name(section),
+            str(len(section.languages)),
         ]
-        for part in parts
+        for title, section in titled
     ]
     return markdown_table(["section", "models", "seeds", "items per language", "languages"], rows, left=(0,))
 
