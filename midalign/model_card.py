@@ -264,8 +264,9 @@ def _scores(scored: record.Record) -> list[str]:
     """Return the lines of a record, with a table per set of metrics, as they differ between families."""
     sample = f"{scored.sample.limit} items per language" if scored.sample.limit else "all items"
     regime = scored.decoding.get("regime", "free")
+    wording = f", wording {scored.wording} of the prompts" if scored.wording != 1 else ""
     lines = [
-        f"## Scores on {scored.sample.split}, {sample}, {regime} decoding",
+        f"## Scores on {scored.sample.split}, {sample}, {regime} decoding{wording}",
         "",
         f"Record `{scored.name}`. Value ± bootstrap standard error.",
         "",

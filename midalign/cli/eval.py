@@ -1,7 +1,7 @@
 """`midalign eval`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -149,6 +149,17 @@ def evaluate(
         int,
         typer.Option(metavar="N", min=0, help="Examples in the prompt.", rich_help_panel=PROMPTS),
     ] = 0,
+    wording: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=3,
+            help="Wording of the prompts: 1 is that of the tasks and of training. 2 and 3 measure how much "
+            "scores depend on it.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = 1,
     apply_chat_template: Annotated[
         bool,
         typer.Option(
@@ -254,6 +265,7 @@ def evaluate(
         save_outputs=save_outputs,
         comet=comet,
         num_fewshot=num_fewshot,
+        wording=cast("Literal[1, 2, 3]", wording),
         apply_chat_template=apply_chat_template,
         system_instruction=system_instruction,
         think_end_token=think_end_token,

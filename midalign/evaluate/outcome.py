@@ -69,8 +69,10 @@ def describe_decoding(settings: EvalSettings) -> dict[str, Any]:
 
 
 def _unusual_prompting(settings: EvalSettings, base: str) -> dict[str, Any]:
-    """Return the settings of thoughts and chat template that differ from their defaults, by record key."""
+    """Return the settings of wording, thoughts and chat template that differ from their defaults."""
     prompting: dict[str, Any] = {}
+    if settings.wording != 1:
+        prompting["wording"] = settings.wording
     if settings.think_end_token is not None:
         prompting["think_end_token"] = settings.think_end_token
         prompting["max_thinking_tokens"] = settings.max_thinking_tokens

@@ -33,6 +33,7 @@ from midalign.evaluate.settings import (
     record_path,
 )
 from midalign.evaluate.thoughts import Thinking
+from midalign.evaluate.wordings import reword_prompts
 
 FEWSHOT_SEED = 1234
 """lm-eval's default, which `lm_eval.simple_evaluate` sets on every task."""
@@ -202,8 +203,10 @@ def _check_models(settings: EvalSettings, base: str) -> list[EvaluatedModel]:
 def configure_tasks(tasks: Mapping[str, Any], settings: EvalSettings) -> None:
     """Set the split, and what `lm_eval.simple_evaluate` sets on tasks before it calls `evaluate`.
 
-    Raises TaskError for a task with fewer few-shot examples than the settings ask for.
+    Raises TaskError for a task with fewer few-shot examples than the settings ask for, and for one without
+    the wording.
     """
+    reword_prompts(tasks, settings.wording)
     for name, task in tasks.items():
         shots = len(task.sampler.df)
         if settings.num_fewshot > shots:

@@ -15,6 +15,7 @@ BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 """Environment variable that vLLM reads."""
 EngineName = Literal["auto", "vllm", "hf"]
 Split = Literal["validation", "test"]
+WordingNumber = Literal[1, 2, 3]
 
 
 def batch_invariant_by_default() -> bool:
@@ -46,6 +47,8 @@ class EvalSettings:
     comet: str | None = None
     """A COMET model: checkpoint, folder or hub id."""
     num_fewshot: int = 0
+    wording: WordingNumber = 1
+    """Wording of the prompts: that of the task files, or one of two others."""
     apply_chat_template: bool = False
     system_instruction: str | None = None
     think_end_token: str | None = None
@@ -118,6 +121,7 @@ def record_path(settings: EvalSettings, model: EvaluatedModel) -> Path:
 
 
 def record_name(settings: EvalSettings, model: EvaluatedModel) -> str:
-    """Return the name of a model's record, which differs between regimes and shards."""
+    """Return the name of a model's record, which differs between regimes, wordings and shards."""
     name = f"{model.name}-constrained" if settings.constrained else model.name
+    name = f"{name}-wording{settings.wording}" if settings.wording != 1 else name
     return f"{name}.shard-{settings.shard[0]}-of-{settings.shard[1]}" if settings.shard else name

@@ -69,12 +69,12 @@ class _HeadlineSection(BoardSection):
 
 
 def rank_across_bases(sections: Sequence[BoardSection]) -> list[BasesOverview]:
-    """Return an overview per group of tasks and sample that models of several bases have."""
+    """Return an overview per group of tasks, sample and wording that models of several bases have."""
     samples: dict[tuple[str, ...], list[BoardSection]] = defaultdict(list)
     for section in sections:
         versions = sorted({section.first.task(code).version for code in section.languages})
         sample = section.first.record.sample
-        samples[section.group, str(sample), str(versions)].append(section)
+        samples[section.group, str(sample), str(versions), str(section.wording)].append(section)
     return [overview for members in samples.values() for overview in _overview(members)]
 
 

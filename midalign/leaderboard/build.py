@@ -23,6 +23,7 @@ from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL, bootstrap
 from midalign.leaderboard.tables import MARK, render_page
+from midalign.leaderboard.wording_tables import add_wordings
 
 RECORD_SUMS = f"{FOLDER}/records.sha256"
 """Digests of the records that a board was built from, below its folder."""
@@ -74,6 +75,7 @@ def compare_records(results: Path | str, *, written: Collection[str] | None = No
         entry = section.first.record
         sample = f"{entry.sample.split}-{entry.sample.limit or 'full'}"
         regime = "" if section.regime == "free" else f"-{section.regime}"
+        regime += f"-wording{section.wording}" if section.wording != 1 else ""
         # A base may be a path or a hub id. Its last part suffices in a file name.
         slug = re.sub(
             r"[^A-Za-z0-9._-]+", "-", f"{section.group}-{Path(entry.base.name).name}-{sample}{regime}"
@@ -85,7 +87,7 @@ def compare_records(results: Path | str, *, written: Collection[str] | None = No
         models, differences = compare_models(section, scores)
         pairs = compare_other_pairs(section, scores, differences)
         parts.append(SectionFigures(slug, section, models, differences, compare_by_comet(section), pairs))
-    return sorted(parts, key=_evidence)
+    return sorted(add_wordings(parts), key=_evidence)
 
 
 def _evidence(part: SectionFigures) -> tuple[bool, float, int]:

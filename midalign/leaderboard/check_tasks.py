@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from midalign import harness
 from midalign.data import own
 from midalign.errors import DataError, MidalignError, TaskError
 from midalign.evaluate.plan import configure_tasks, draw_sample
-from midalign.evaluate.settings import EvalSettings, Split
+from midalign.evaluate.settings import EvalSettings, Split, WordingNumber
 from midalign.evaluate.shards import prompt_digest
+from midalign.evaluate.wordings import NUMBERS
 from midalign.families import family
 from midalign.leaderboard.load import task_place
 from midalign.record import Items, Record, TaskResult
@@ -148,10 +149,14 @@ def _fewshot(record: Record) -> int:
 
 
 @cache
-def _documents(name: str, split: Split, num_fewshot: int) -> tuple[Any, list[dict[str, Any]]]:
+def _documents(
+    name: str, split: Split, num_fewshot: int, wording: WordingNumber = 1
+) -> tuple[Any, list[dict[str, Any]]]:
     """Return a task as an evaluation configures it, and its documents. Raises DataError without its data."""
     tasks = harness.load_tasks([name])
-    settings = EvalSettings(base="", tasks=(name,), output=Path(), split=split, num_fewshot=num_fewshot)
+    settings = EvalSettings(
+        base="", tasks=(name,), output=Path(), split=split, num_fewshot=num_fewshot, wording=wording
+    )
     configure_tasks(tasks, settings)
     return tasks[name], list(tasks[name].eval_docs)
 
@@ -206,17 +211,37 @@ def _prompt_finding(
         return "", "Not rendered: the chat template is the base's"
     if system is not None and not isinstance(system, str):
         return f"system_instruction is no text: {system!r}", ""
+    wording = record.decoding.get("wording", 1)
+    if type(wording) is not int or wording not in NUMBERS:
+        return f"Unknown wording {wording!r} of the prompts: expected 1, 2 or 3", ""
     sample = record.sample
-    known = _rendered(name, sample.split, sample.limit, sample.seed, _fewshot(record), system)
+    try:
+        known = _rendered(
+            name,
+            sample.split,
+            sample.limit,
+            sample.seed,
+            _fewshot(record),
+            system,
+            cast(WordingNumber, wording),
+        )
+    except TaskError as error:  # no further wordings
+        return str(error), ""
     return ("" if stated == known else f"{name} has prompts {stated[:12]}, rendered here {known[:12]}"), ""
 
 
 @cache
 def _rendered(
-    name: str, split: Split, limit: int | None, seed: int, num_fewshot: int, system: str | None
+    name: str,
+    split: Split,
+    limit: int | None,
+    seed: int,
+    num_fewshot: int,
+    system: str | None,
+    wording: WordingNumber,
 ) -> str:
     """Return the digest of a task's prompts."""
-    task, docs = _documents(name, split, num_fewshot)
+    task, docs = _documents(name, split, num_fewshot, wording)
     return prompt_digest(
         harness.prompt(task, docs[position], system_instruction=system, num_fewshot=num_fewshot)
         for position in _sample_positions(len(docs), limit, seed)

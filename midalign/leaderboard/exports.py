@@ -74,6 +74,7 @@ def _task_rows(run: Run, code: str) -> Iterator[dict[str, Any]]:
             "percent": described.percent,
             "higher_is_better": described.higher_is_better,
             "regime": str(record.decoding.get("regime", "free")),
+            "wording": record.wording,
             "engine": record.engine.name,
             "dtype": record.engine.dtype,
             "data_digest": task.data_digest,
@@ -145,7 +146,9 @@ def hub_results(runs: Sequence[Run]) -> "dict[str, list[EvalResult]]":
 
 def _conditions(row: dict[str, Any]) -> dict[str, Any]:
     """Return decoding and sample size, which distinguish results of one data set and split on the hub."""
-    decoding = {} if row["regime"] == "free" else {"decoding": plain_text(row["regime"])}
+    decoding: dict[str, Any] = {}
+    decoding |= {} if row["regime"] == "free" else {"decoding": plain_text(row["regime"])}
+    decoding |= {} if row["wording"] == 1 else {"prompt": f"wording {row['wording']}"}
     return decoding if row["limit"] is None else {**decoding, "items": row["n"]}
 
 

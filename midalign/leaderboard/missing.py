@@ -205,8 +205,8 @@ def _eval_command(
     how = json.loads(column.decoding)
     words += ["--constrained"] if how["regime"] == "constrained" else []
     words += ["--apply-chat-template"] if how["apply_chat_template"] else []
-    for key in ("num_fewshot", "system_instruction"):
-        words += [f"--{key.replace('_', '-')}", str(how[key])] if how[key] else []
+    for key in ("num_fewshot", "system_instruction", "wording"):
+        words += [f"--{key.replace('_', '-')}", str(how[key])] if how.get(key) else []
     return shlex.join([*words, "--output", output])
 
 
@@ -229,6 +229,7 @@ def _column(run: Run) -> BoardColumn:
         "apply_chat_template": run.record.decoding.get("apply_chat_template", False),
         "system_instruction": run.record.decoding.get("system_instruction") or "",
     }
+    how |= {"wording": run.record.wording} if run.record.wording != 1 else {}
     how["regime"] = "" if how["regime"] == "free" else how["regime"]
     sample = run.record.sample
     return BoardColumn(run.group, sample.split, sample.limit, json.dumps(how))

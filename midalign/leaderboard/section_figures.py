@@ -20,6 +20,8 @@ class SectionFigures:
     comet: CometComparison | None = None
     other_pairs: Sequence[Difference] = ()
     """Differences of all other pairs of rows, for the page."""
+    reworded: Sequence["SectionFigures"] = ()
+    """Sections that differ from this one, with the first wording of the prompts, in the wording alone."""
 
     @property
     def plot(self) -> str:
@@ -36,13 +38,14 @@ def section_title(section: BoardSection) -> str:
 def sample_name(section: BoardSection) -> str:
     """Return the sample, such as `full test split` or `sample of 100 of the test split (seed 0)`.
 
-    The decoding regime follows unless it is free.
+    The decoding regime follows unless it is free, and the wording of the prompts unless it is the first.
     """
     sample = section.first.record.sample
     regime = "" if section.regime == "free" else f", {section.regime} decoding"
+    wording = f", wording {section.wording}" if section.wording != 1 else ""
     if sample.limit is None:
-        return f"full {sample.split} split{regime}"
-    return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed}){regime}"
+        return f"full {sample.split} split{regime}{wording}"
+    return f"sample of {sample.limit} of the {sample.split} split (seed {sample.seed}){regime}{wording}"
 
 
 def items_span(section: BoardSection) -> str:

@@ -70,6 +70,11 @@ class BoardSection:
         return str(_decoding(self.first)["regime"])
 
     @property
+    def wording(self) -> int:
+        """Number of the prompts' wording, 1 for that of the task files."""
+        return self.first.record.wording
+
+    @property
     def languages(self) -> list[str]:
         """Sorted codes of the languages that were evaluated."""
         return self.first.languages

@@ -32,6 +32,7 @@ from midalign.leaderboard.section_figures import (
 from midalign.leaderboard.sections import BoardSection, language_sets, language_title, resource_of
 from midalign.leaderboard.statistics import DRAWS
 from midalign.leaderboard.trust import MARKS, Trust
+from midalign.leaderboard.wording_tables import wording_tables
 
 MARK = "<!-- written by midalign leaderboard build -->"
 _PREFACE = f"""\
@@ -203,6 +204,7 @@ def _section(part: SectionFigures) -> str:
     blocks += [f"### {headline_title(part)} by {section.unit}".replace("slot", "Slot"), _language_table(part)]
     blocks += [f"### {section.scorer.DETAIL_TITLE} by {section.unit}", _details_table(part)]
     blocks += loss_tables(part, ordered_languages(section))
+    blocks += wording_tables(part)
     if part.comet:
         blocks += ["### COMET by direction", _comet_table(part, part.comet)]
     elif any(task.comet for row in section.rows for run in row.runs for task in run.record.tasks.values()):

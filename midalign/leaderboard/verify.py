@@ -169,6 +169,7 @@ def settings_of_record(record: Record, output: Path, base: str | None, adapter: 
         limit=record.sample.limit,
         note=record.base.note,
         num_fewshot=how.get("num_fewshot", 0),
+        wording=how.get("wording", 1),
         apply_chat_template=how.get("apply_chat_template", False),
         system_instruction=how.get("system_instruction"),
         think_end_token=how.get("think_end_token"),

@@ -239,6 +239,12 @@ class Record(RecordModel):
     """None in a complete record. `midalign leaderboard merge` joins all shards into one."""
 
     @property
+    def wording(self) -> int:
+        """Number of the prompts' wording, 1 for that of the task files."""
+        number = self.decoding.get("wording", 1)
+        return number if isinstance(number, int) else 1
+
+    @property
     def known_overlaps(self) -> list[Overlap]:
         """Overlaps of training and test text. An incomplete check has those that training allowed too."""
         manifest = self.adapter.manifest if self.adapter else None

@@ -56,8 +56,9 @@ def read_results(points: Sequence[Point], folder: Path) -> list[PointResult]:
     by_group: dict[str, dict[tuple[str, str, int | None], Run]] = {}
     for run in load_runs(folder):
         name = (run.record.recipe.name if run.record.recipe else "", run.record.arm, run.record.seed)
-        constrained = run.record.decoding.get("regime", "free") != "free"  # no sweep scores it
-        if name in wanted and not constrained:  # an earlier version of the sweep may have left other records
+        # No sweep scores constrained decoding or other wordings.
+        other = run.record.decoding.get("regime", "free") != "free" or run.record.wording != 1
+        if name in wanted and not other:  # an earlier version of the sweep may have left other records
             known = by_group.setdefault(run.group, {}).setdefault(name, run)
             if known is not run:
                 raise RecordError(

@@ -112,13 +112,15 @@ def _tasks(parts: Sequence[SectionFigures]) -> list[Data]:
 def _short_sample(section: BoardSection) -> str:
     sample = section.first.record.sample
     regime = "" if section.regime == "free" else f", {section.regime}"
-    return f"{sample.split}{f' {sample.limit}' if sample.limit else ''}{regime}"
+    wording = f", wording {section.wording}" if section.wording != 1 else ""
+    return f"{sample.split}{f' {sample.limit}' if sample.limit else ''}{regime}{wording}"
 
 
 def _task_key(section: BoardSection) -> str:
     """Return the digest of what two sections share whose scores are on the same items."""
     sample = section.first.record.sample
     parts: list[Any] = [section.group, sample.split, sample.limit, sample.seed, section.regime]
+    parts += [section.wording] if section.wording != 1 else []
     for code in section.languages:
         task = section.first.task(code)
         parts += [code, task.version, task.data_digest, section.first.ids[code]]
