@@ -388,13 +388,15 @@ def record_page() -> str:
     return "\n".join(parts)
 
 
-def _models(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield a model and the models below it, by name."""
+def _models(
+    model: type[BaseModel], above: frozenset[type[BaseModel]] = frozenset()
+) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield a model and the models below it, by name. `above` has those that it is part of."""
     yield model.__name__, model
     for field in model.model_fields.values():
         for below in _types(field.annotation):
-            if isinstance(below, type) and issubclass(below, BaseModel):
-                yield from _models(below)
+            if isinstance(below, type) and issubclass(below, BaseModel) and below not in above | {model}:
+                yield from _models(below, above | {model})
 
 
 def _types(annotation: Any) -> Iterator[Any]:

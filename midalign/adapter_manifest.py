@@ -45,6 +45,22 @@ class Parent(BaseModel):
     digest: str
     settings: dict[str, JsonValue] | None = None
     """`Manifest.settings` of this adapter. None in older manifests and for merged adapters."""
+    parents: "list[Parent] | None" = None
+    """The adapters that this one was merged from. None in older manifests and for trained adapters."""
+
+    @property
+    def known_settings(self) -> list[tuple[str, dict[str, JsonValue]]]:
+        """Name and settings of this adapter, or of each trained adapter that it was merged from."""
+        if self.settings is not None:
+            return [(self.name, self.settings)]
+        return [entry for parent in self.parents or [] for entry in parent.known_settings]
+
+    @property
+    def described(self) -> str:
+        """The name, with the adapters that it was merged from in parentheses."""
+        if not self.parents:
+            return self.name
+        return f"{self.name} (merged from {', '.join(parent.described for parent in self.parents)})"
 
 
 class Manifest(BaseModel):
@@ -90,7 +106,7 @@ class Manifest(BaseModel):
     parents differ. None in older manifests."""
     settings: dict[str, JsonValue] | None = None
     """Keys of the recipe that determine the arm's weights, with their values, defaults included. None in
-    older manifests, and for merged adapters: `parents` has the settings of each."""
+    older manifests, and for merged adapters: `parents` has the settings of each, at any depth."""
     base_hub_id: str | None = None
     """Name of the base on the Hugging Face hub. None if not known, as for most local folders."""
     base_licence: str | None = None
@@ -98,10 +114,15 @@ class Manifest(BaseModel):
 
     @property
     def known_settings(self) -> list[tuple[str, dict[str, JsonValue]]]:
-        """Name and settings of the arm, or of each parent of a merged adapter. Empty in older manifests."""
-        every = [(self.arm, self.settings)]
-        every += [(parent.name, parent.settings) for parent in self.parents or []]
-        return [(name, settings) for name, settings in every if settings is not None]
+        """Name and settings of the arm, or of each trained adapter that a merged one was made of.
+
+        An adapter that is part of several merges is listed once. Empty in older manifests.
+        """
+        every = [(self.arm, self.settings)] if self.settings is not None else []
+        for entry in (entry for parent in self.parents or [] for entry in parent.known_settings):
+            if entry not in every:
+                every.append(entry)
+        return every
 
     @property
     def training_text(self) -> list[TrainingText] | None:

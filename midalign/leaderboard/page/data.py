@@ -302,5 +302,5 @@ def _training(manifest: Manifest) -> Data:
         "supervised": manifest.supervised,
         "aligned": manifest.aligned,
         "losses": manifest.training,
-        "parents": [parent.name for parent in manifest.parents or []],
+        "parents": [parent.described for parent in manifest.parents or []],
     }
