@@ -163,6 +163,27 @@ def test_views_fit_a_phone_and_their_links_lead_somewhere(page, board, index, vi
             assert page.locator("[role=alert]").count() == 0
 
 
+def test_the_overview_of_four_tasks_fits_1280_pixels(chromium, tmp_path):
+    """With names as long as those of the committed board, and the longest mark of trust."""
+    tasks = [("midalign_mini_slot", None), ("midalign_slot", 100), ("midalign_slot_xsid", 30)]
+    for number, (group, limit) in enumerate([*tasks, ("midalign_mini_slot", 100)]):
+        for arm in ("baseline", "aligned-tatoeba"):
+            options = {"base": "gemma-3-270m", "recipe": "massive-gemma", "dtype": "bfloat16"}
+            options |= {"group": group, "limit": limit}
+            write(tmp_path / "results", f"{arm}-{number}", arm, counts(SCORES["aligned"]), seed=1, **options)
+    build_board(tmp_path / "results", tmp_path)
+    shown = chromium.new_page(viewport={"width": 1280, "height": 900})
+    show(shown, tmp_path)
+    assert set(column(shown, "trust")) == {"self-reported"}
+    assert shown.locator("thead .number").count() == 4 + 5
+    scrolled = shown.locator(".scroll").first
+    assert scrolled.evaluate("node => node.scrollWidth <= node.clientWidth")
+    box = shown.locator("thead th").last.bounding_box()
+    assert box["x"] + box["width"] <= 1280
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 1280
+    shown.close()
+
+
 def test_sorting_keeps_missing_cells_last_and_is_in_the_address(page, board, index):
     show(page, board)
     task = next(one["id"] for one in index["tasks"] if "test" in one["title"] and "50" not in one["title"])
