@@ -20,10 +20,12 @@ from synthetic_records import sha, share, write
 
 from midalign.analyze.pairs import MEASURES, pair_table
 from midalign.analyze.report import add_metadata, write_analysis
-from midalign.errors import MidalignError
+from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard.build import build_board
+from midalign.leaderboard.page.data import section_data
 from midalign.leaderboard.page.models import parameters_in_name, size_bucket
 from midalign.leaderboard.page.write import script_json, write_page
+from midalign.record.outputs import SavedOutput, pack_outputs
 
 BASE = "<script>window.hit=1</script> 1.5B"
 RECIPE = "$x^{2$ [red] a|b & `c` _d_ מודל <img src=x onerror=window.hit=1>"
@@ -316,6 +318,58 @@ def test_the_model_view_has_the_recipe_of_an_adapter(page, board, index):
     assert '"learning_rate": 0.002' in text
     assert BASE in text
     assert page.evaluate("window.hit") is None
+
+
+HOSTILE = "</script><img src=x onerror=window.hit=1> \u202e"
+
+
+def test_the_model_view_has_sample_outputs_as_text(chromium, tmp_path):
+    results = tmp_path / "results"
+    for group in ("midalign_mini_slot", "midalign_slot_xsid"):
+        path = write(results, group, "baseline", counts(SCORES["baseline"]), group=group, recipe="r", seed=1)
+        outputs = [
+            SavedOutput(
+                task=f"{group}_{code}", doc_id=doc_id, output=text, input=f"in {doc_id}", gold=HOSTILE
+            )
+            for code in ("en", "es", "de", "sw", "fr", "hi")
+            for doc_id, text in ((7, "later"), (3, "שלום <b>"), (5, "later"))
+        ]
+        old = SavedOutput(task=f"{group}_en", doc_id=0, output="without input")
+        path.with_suffix(".outputs.jsonl.zst").write_bytes(pack_outputs([old, *outputs]))
+        path.with_suffix(".private-outputs.jsonl.zst").write_bytes(b"secret")
+    parts = build_board(results, tmp_path)
+    shown = chromium.new_page()
+    index = read_script(tmp_path / "page" / "data" / "index.js")
+    show(shown, tmp_path, f"view=model&model={index['models'][0]['id']}")
+    shown.locator("summary", has_text="Sample outputs").click()
+    rows = shown.locator(".samples tbody tr")
+    # Two languages per role. The mini benchmark has no Swahili.
+    assert [text.split("\t")[0] for text in rows.all_inner_texts()] == [
+        "English (en)",
+        "Spanish (es)",
+        "German (de)",
+        "French (fr)",
+    ]
+    assert rows.first.locator("td").all_inner_texts() == [
+        "in 3",
+        HOSTILE.replace("\u202e", "\ufffd"),
+        "שלום <b>",
+    ]
+    directions = rows.first.locator("td div").evaluate_all(
+        "all => all.map(n => getComputedStyle(n).direction)"
+    )
+    assert directions == ["ltr", "ltr", "rtl"]
+    assert "from mini (Apache-2.0)" in shown.locator(".samples caption").inner_text()
+    assert shown.evaluate("window.hit") is None
+    shown.close()
+    # xSID's licence lets nobody publish excerpts under another licence, even if a file has them.
+    assert {part.section.group: [len(one) for one in section_data(part)["samples"]] for part in parts} == {
+        "midalign_mini_slot": [4],
+        "midalign_slot_xsid": [0],
+    }
+    (results / "midalign_mini_slot.outputs.jsonl.zst").write_bytes(b"text")
+    with pytest.raises(RecordError, match=r"mini_slot\.outputs\.jsonl\.zst is not zstd-compressed text"):
+        section_data(next(part for part in parts if part.section.group == "midalign_mini_slot"))
 
 
 def test_the_theme_button_switches_and_print_is_light(page, board):

@@ -10,6 +10,7 @@ from midalign.leaderboard.compare import MOST_PAIRED_ROWS, Difference, ModelFigu
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.page.models import PageModel, collect_models, parameters_in_name, size_bucket
 from midalign.leaderboard.page.references import ReferenceRow
+from midalign.leaderboard.page.samples import row_samples
 from midalign.leaderboard.section_figures import (
     SectionFigures,
     headline_title,
@@ -71,6 +72,7 @@ def section_data(part: SectionFigures) -> Data:
         "decoding": section.first.record.decoding,
         "rows": [_row(section, model, list(metrics)) for model in part.models],
         "runs": [[_run(section, run) for run in row.runs] for row in section.rows],
+        "samples": [row_samples(section, row) for row in section.rows],
         "differences": [_difference(section, difference) for difference in part.differences],
         "plot": part.plot,
     }
