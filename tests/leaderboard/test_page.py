@@ -442,6 +442,42 @@ def test_layer_curves_and_reference_rows_come_from_the_folder(tmp_path, sections
         write_page(sections[1], tmp_path)
 
 
+def test_a_model_with_labels_of_all_languages_is_the_upper_bound(chromium, tmp_path):
+    every = {"supervised": sorted(SCORES["aligned"]), "aligned": [], "unseen": []}
+    results, group = tmp_path / "results", "midalign_mini_slot"
+    trained = {"recipe": "r", "seed": 1, "training_dtype": "float32", "roles": every}
+    write(results, "labels", "all-labels", counts(dict.fromkeys(SCORES["aligned"], 90)), **trained)
+    write(
+        results, "other", "baseline", counts(SCORES["baseline"]), recipe="r", seed=1, training_dtype="float32"
+    )
+    # Roles without a manifest do not say which task was trained on, and neither do labels of another task.
+    write(results, "told", "told", counts(SCORES["aligned"]), roles=every)
+    path = write(results, "elsewhere", "elsewhere", counts(SCORES["aligned"]), **trained)
+    text = path.read_text()
+    path.write_text(text.replace(f'"task": "{group}"', '"task": "midalign_slot"'))
+    assert path.read_text() != text
+    parts = build_board(results, tmp_path)
+    bounds = {
+        row.label: bound
+        for part in parts
+        for row, bound in zip(part.section.rows, section_data(part)["bounds"], strict=True)
+    }
+    assert bounds == {"baseline": False, "all-labels": True, "told": False, "elsewhere": False}
+    shown = chromium.new_page()
+    show(shown, tmp_path)
+    row = shown.locator("tr.reference")
+    assert row.locator("th").inner_text() == "supervised upper bound: r: all-labels"
+    index = read_script(tmp_path / "page" / "data" / "index.js")
+    ranks = dict(zip(column(shown, "model"), column(shown, "rank"), strict=True))
+    assert ranks.pop("supervised upper bound: r: all-labels") == "–"
+    assert "r: all-labels" not in ranks
+    assert set(column(shown, index["tasks"][0]["id"])) >= {"90.0"}
+    row.locator("a").click()
+    shown.wait_for_selector('main[data-drawn="model"]')
+    assert "Supervised upper bound" in shown.locator("main").inner_text()
+    shown.close()
+
+
 def test_a_page_of_somebody_else_is_kept(tmp_path, board):
     (tmp_path / "index.html").write_text("<!doctype html>my page")
     with pytest.raises(MidalignError, match="was not written by midalign"):

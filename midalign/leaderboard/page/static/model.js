@@ -91,6 +91,7 @@
       return [
         element("h3", {}, element("a", { href: midalign.link({ view: "task", task: summary.slug }) }, midalign.name(summary.title))),
         figures.overlap.length ? element("p", { class: "warning" }, "§ Trained on text of a test set: " + figures.overlap.join("; ") + ".") : null,
+        section.bounds[row] ? element("p", {}, "Supervised upper bound: trained on labels of every language of the task. It has no rank there.") : null,
         figures.unchecked.length ? element("p", {}, "Training text that was not compared with the test text: " + figures.unchecked.join("; ") + ".") : null,
         languageTable(summary, task, section, figures, state),
         signatures(task, section),
