@@ -3,11 +3,14 @@
 Before a build reads its sources, the extension writes `generated/commands.md` from the command line,
 `generated/recipe-keys.md` from the recipe's models, `generated/record.md` from the record's JSON Schema,
 `generated/data-sets.md` from the registry of data sets, and a page per task family from its README.
+
+The pages do not exist on GitHub. The other pages link their sources, and the extension replaces these links.
 """
 
 import ast
 import inspect
 import json
+import os
 import re
 import textwrap
 import types
@@ -30,6 +33,15 @@ FOLDER = "generated"
 FAMILIES = ("slot", "translation", "structured")
 """Folders of `tasks/midalign` with a README."""
 
+SOURCES = {
+    "commands.md": "midalign/cli",
+    "recipe-keys.md": "midalign/train/recipe.py",
+    "record.md": "midalign/record.schema.json",
+    "data-sets.md": "midalign/data/registry.py",
+    **{f"{name}.md": f"tasks/midalign/{name}/README.md" for name in FAMILIES},
+}
+"""The file or folder of the repository from which a page is generated."""
+
 COMMON = ("name", "base", "task", "supervised", "aligned", "align.pairs", "seeds", "updates")
 """Recipe keys that most recipes set."""
 
@@ -44,8 +56,9 @@ DEFAULTS = {"output": "`runs/NAME`"}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Write the pages when a build begins."""
+    """Write the pages when a build begins, and link them from the pages that are read."""
     app.connect("builder-inited", _write_pages)
+    app.connect("source-read", _link_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -63,6 +76,21 @@ def _write_pages(app: Sphinx) -> None:
         path, text = folder / name, render()
         if not path.is_file() or path.read_text("utf-8") != text:  # an unchanged page is not read again
             path.write_text(text, "utf-8")
+
+
+def _link_pages(app: Sphinx, name: str, source: list[str]) -> None:
+    source[0] = with_generated_links(source[0], (ROOT / "docs" / name).parent)
+
+
+def with_generated_links(text: str, folder: Path) -> str:
+    """Return a page of a folder with links to generated pages in place of links to their sources."""
+    pages = {ROOT / source: ROOT / "docs" / FOLDER / page for page, source in SOURCES.items()}
+
+    def replace(link: re.Match[str]) -> str:
+        page = pages.get(Path(os.path.normpath(folder / link[1])))
+        return f"]({os.path.relpath(page, folder)}" if page else link[0]
+
+    return re.sub(r"\]\((\.\./[^)#\s]+)", replace, text)
 
 
 # --- Markdown
@@ -360,13 +388,15 @@ def record_page() -> str:
     return "\n".join(parts)
 
 
-def _models(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield a model and the models below it, by name."""
+def _models(
+    model: type[BaseModel], above: frozenset[type[BaseModel]] = frozenset()
+) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield a model and the models below it, by name. `above` has those that it is part of."""
     yield model.__name__, model
     for field in model.model_fields.values():
         for below in _types(field.annotation):
-            if isinstance(below, type) and issubclass(below, BaseModel):
-                yield from _models(below)
+            if isinstance(below, type) and issubclass(below, BaseModel) and below not in above | {model}:
+                yield from _models(below, above | {model})
 
 
 def _types(annotation: Any) -> Iterator[Any]:

@@ -158,7 +158,7 @@ def _uses(manifest: Manifest) -> list[str]:
 
 def _facts(manifest: Manifest) -> list[str]:
     losses = ", ".join(f"{name} {loss:.2f}" for name, loss in manifest.training.items())
-    parents = [f"{_cell(p.name)}, adapter `{p.digest[:12]}`" for p in manifest.parents or []]
+    parents = [f"{_cell(p.described)}, adapter `{p.digest[:12]}`" for p in manifest.parents or []]
     return [
         "| | |",
         "| --- | --- |",

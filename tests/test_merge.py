@@ -1,5 +1,6 @@
 """Merging against what peft makes of the same adapters: deltas, not our own arithmetic."""
 
+import itertools
 import json
 import math
 import shutil
@@ -281,6 +282,56 @@ def test_a_merged_adapter_has_a_card_and_the_settings_of_its_parents(tmp_path):
     assert "merged by midalign from `task` and `align` (1:0.5)" in str(card)
     assert "### align\n\n```yaml\nalign:\n  weight: 0.25\n```" in str(card)
     assert plan_upload(tmp_path / "merged", "team").repository == "team/task-align-1_0.5"
+
+
+def test_merges_of_merges_keep_the_settings_of_all_trained_adapters(tmp_path):
+    names = ("task", "align", "more")
+    folders = {name: saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in names}
+    for number, (name, folder) in enumerate(folders.items()):
+        manifest(folder, name=name, settings={"learning_rate": number})
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    merge_adapters([folders["task"], folders["align"]], MergeWeights((1.0, 0.5)), first)
+    merge_adapters([first, folders["more"]], MergeWeights((1.0, 1.0)), second)
+    merge_adapters([second, folders["align"]], MergeWeights((1.0, 1.0)), third)
+    found = adapter.read_manifest(third)
+    expected = [(name, {"learning_rate": number}) for number, name in enumerate(names)]
+    assert found.known_settings == expected
+    merge, align = found.parents
+    assert [parent.name for parent in merge.parents[0].parents] == ["task", "align"]
+    assert merge.parents[0].digest == adapter.adapter_digest(first)
+    assert align.parents is None
+    card = ModelCard.load(third / "README.md").content
+    assert all(
+        card.count(f"### {name}\n\n```yaml\nlearning_rate: {n}\n") == 1 for n, name in enumerate(names)
+    )
+    assert merge.described == (
+        "task+align@1_0.5+more@1_1 (merged from task+align@1_0.5 (merged from task, align), more)"
+    )
+
+
+def test_manifests_of_earlier_merges_load(tmp_path):
+    folder = saved(tmp_path / "old", 1, r=2, target_modules=["q_proj"])
+    manifest(folder, parents=[{"name": "x", "digest": "c" * 64, "settings": {"seed": 1}}])
+    content = json.loads((folder / adapter.MANIFEST).read_text())
+    del content["parents"][0]["parents"]
+    (folder / adapter.MANIFEST).write_text(json.dumps(content))
+    assert adapter.read_manifest(folder).known_settings == [("x", {"seed": 1})]
+
+
+@pytest.mark.parametrize("known_by", ["digest", "name"])
+def test_bases_are_compared_in_all_pairs(tmp_path, known_by):
+    """The first adapter's base is unknown, so a comparison with it alone would accept any others."""
+    folders = [saved(tmp_path / name, 1, r=2, target_modules=["q_proj"]) for name in ("unknown", "a", "b")]
+    for folder, base in zip(folders, (None, "org/one", "org/two"), strict=True):
+        config = json.loads((folder / adapter.CONFIG).read_text())
+        named = base if known_by == "name" else None
+        (folder / adapter.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        if known_by == "digest" and base:
+            manifest(folder, base=base, base_digest=base[-1] * 64)
+    for number, sources in enumerate(itertools.permutations(folders)):
+        with pytest.raises(AdapterError, match=r"[ab] was trained on org/.* different weights"):
+            merge_adapters(sources, MergeWeights((1.0, 1.0, 1.0)), tmp_path / str(number))
+    merge_adapters(folders[:2], MergeWeights((1.0, 1.0)), tmp_path / "merged")
 
 
 @pytest.mark.parametrize(

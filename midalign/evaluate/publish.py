@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import zstandard
 
 from midalign import adapter as adapters
 from midalign import guard, harness, locks, record
@@ -21,12 +20,9 @@ from midalign.evaluate.plan import EvalPlan
 from midalign.evaluate.settings import EvaluatedModel, Split, record_name
 from midalign.families import family
 from midalign.files import write_atomically
+from midalign.record.outputs import OUTPUTS_SUFFIX, PRIVATE_OUTPUTS_SUFFIX, SavedOutput, pack_outputs
 
 log = logging.getLogger(__name__)
-
-OUTPUTS_SUFFIX = ".outputs.jsonl.zst"
-PRIVATE_OUTPUTS_SUFFIX = ".private-outputs.jsonl.zst"
-"""Suffix of the outputs that may not be published. Git ignores such files."""
 
 
 def publish_record(
@@ -88,25 +84,30 @@ def publish_record(
 
 
 def save_outputs(plan: EvalPlan, name: str, parts: Mapping[str, TaskPart]) -> None:
-    """Write a new record's outputs, compressed, as far as the settings ask for them.
+    """Write a new record's outputs with input and gold answer, compressed, if the settings ask for them.
 
     Outputs quote the data. Those of data that may not be republished go into a file of their own. Files of an
     earlier record of this name are removed: their outputs are not those that the new record counts.
     """
-    lines: dict[str, list[str]] = {OUTPUTS_SUFFIX: [], PRIVATE_OUTPUTS_SUFFIX: []}
+    files: dict[str, list[SavedOutput]] = {OUTPUTS_SUFFIX: [], PRIVATE_OUTPUTS_SUFFIX: []}
     for task, part in parts.items() if plan.settings.save_outputs else ():
-        metadata = harness.metadata(task)
-        quotable = republishable(family(metadata["family"]).origin(metadata, plan.settings.split))
-        for output in part.outputs or []:
-            line = {"task": task, **output.model_dump(exclude={"prompt"})}
-            lines[OUTPUTS_SUFFIX if quotable else PRIVATE_OUTPUTS_SUFFIX].append(
-                json.dumps(line, ensure_ascii=False) + "\n"
+        metadata, docs = harness.metadata(task), plan.tasks[task].eval_docs
+        task_family = family(metadata["family"])
+        quotable = republishable(task_family.origin(metadata, plan.settings.split))
+        field = task_family.input_field(metadata) or "source"  # of a translation
+        files[OUTPUTS_SUFFIX if quotable else PRIVATE_OUTPUTS_SUFFIX] += [
+            SavedOutput(
+                task=task,
+                **output.model_dump(exclude={"prompt"}),
+                input=docs[output.doc_id][field],
+                gold=docs[output.doc_id]["target"],
             )
-    for suffix, file_lines in lines.items():
+            for output in part.outputs or []
+        ]
+    for suffix, outputs in files.items():
         path = plan.settings.output / (name + suffix)
-        if file_lines:
-            packed = zstandard.ZstdCompressor(level=19).compress("".join(file_lines).encode())
-            write_atomically(path, packed)
+        if outputs:
+            write_atomically(path, pack_outputs(outputs))
         else:
             path.unlink(missing_ok=True)
 

@@ -43,7 +43,7 @@ class EvalSettings:
     """Training data of adapters without a manifest, in words."""
     log_samples: bool = False
     save_outputs: bool = False
-    """Save outputs without prompts, compressed, next to each record that is written."""
+    """Save outputs with input and gold answer, compressed, next to each record that is written."""
     comet: str | None = None
     """A COMET model: checkpoint, folder or hub id."""
     num_fewshot: int = 0

@@ -23,10 +23,13 @@ from midalign.leaderboard.section_figures import SectionFigures
 from midalign.leaderboard.sections import group_runs, language_sets, resource_of
 from midalign.leaderboard.statistics import DRAWS, LEVEL, bootstrap
 from midalign.leaderboard.tables import MARK, render_page
+from midalign.leaderboard.trust import file_sha256
 from midalign.leaderboard.wording_tables import add_wordings
 
 RECORD_SUMS = f"{FOLDER}/records.sha256"
 """Digests of the records that a board was built from, below its folder."""
+FILE_SUMS = f"{FOLDER}/files.sha256"
+"""Digests of the files that the build wrote, below the board's folder. Written last."""
 LONGEST_SLUG = 120
 """Characters of a plot's file name. File systems take 255 bytes."""
 
@@ -53,8 +56,11 @@ def build_board(results: Path, output: Path) -> list[SectionFigures]:
         write_atomically(output / name, picture)
     write_atomically(output / "leaderboard.json", _json(parts, overviews).encode())
     write_atomically(readme, render_page(parts, overviews).encode())
-    write_page(parts, output)
+    page = write_page(parts, output)
     write_atomically(output / RECORD_SUMS, sums.encode(), sync=False)
+    written = sorted({"README.md", "leaderboard.json", RECORD_SUMS, *pictures, *page})
+    digests = "".join(f"{file_sha256(output / name)}  {name}\n" for name in written)
+    write_atomically(output / FILE_SUMS, digests.encode(), sync=False)
     return parts
 
 

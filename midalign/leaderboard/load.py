@@ -16,6 +16,7 @@ from midalign.languages import languages
 from midalign.leaderboard.trust import LOG, Trust, file_sha256, trust_of
 from midalign.metrics import FAMILIES, Scorer, scorer
 from midalign.record import Items, Record, TaskResult
+from midalign.record.outputs import OUTPUTS_SUFFIX
 
 TOLERANCE = 1e-6
 """Largest difference of a record's metric from the metric of its counts."""
@@ -40,6 +41,8 @@ class Run:
     comet: dict[str, np.ndarray] = field(default_factory=dict)
     """Direction -> (items,) COMET's scores in millionths, if it has any."""
     trust: Trust = "checked"
+    outputs: Path | None = None
+    """The file of outputs that may be published, if there is one."""
 
     @property
     def languages(self) -> list[str]:
@@ -131,7 +134,8 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
         raise RecordError(f"{file}: decoding.generation is not an object of settings. {_AGAIN}")
     _check_languages(file, entry)
     groups: dict[str, Run] = {}
-    trust = trust_of(file, entry)
+    trust, outputs = trust_of(file, entry), file.with_name(file.stem + OUTPUTS_SUFFIX)
+    saved = outputs if outputs.is_file() else None
     for name, task in entry.tasks.items():
         place = task_place(name, task.language)
         if place is None:
@@ -146,7 +150,7 @@ def runs_of_file(file: Path, shown: str) -> Iterator[Run]:
         value_of = _formula(entry.schema_version, scorer(task.family))
         _verify(file, name, task, counts, value_of)
         _verify_repeated(file, name, task, unrepeated, value_of)
-        run = groups.setdefault(group, Run(shown, entry, group, {}, {}, {}, trust=trust))
+        run = groups.setdefault(group, Run(shown, entry, group, {}, {}, {}, trust=trust, outputs=saved))
         run.counts[code] = counts
         run.ids[code] = ids
         if task.repeated is not None and len(unrepeated):

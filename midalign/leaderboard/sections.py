@@ -114,7 +114,7 @@ class BoardSection:
 
         A direction has the role of its least known side except English.
         """
-        return _role(code, self.supervised, self.aligned)
+        return code_role(code, self.supervised, self.aligned)
 
     def repeated(self, code: str) -> int | None:
         """Return how many items occur verbatim in the data set's training split. None if no record knows."""
@@ -122,7 +122,7 @@ class BoardSection:
         return next((task.repeated for task in tasks if task.repeated is not None), None)
 
 
-def _role(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
+def code_role(code: str, supervised: Collection[str], aligned: Collection[str]) -> Role:
     """Return the role of a language, treebank or direction."""
     return max((role_of(side, supervised, aligned) for side in _sides(code)), key=ROLES.index)
 
@@ -262,7 +262,7 @@ def _roles(run: Run) -> tuple[tuple[str, ...], ...]:
     """
     supervised, aligned = run.record.roles.supervised, run.record.roles.aligned
     trained = (tuple(sorted(set(map(same_language, codes)))) for codes in (supervised, aligned))
-    return (*trained, tuple(_role(code, supervised, aligned) for code in run.languages))
+    return (*trained, tuple(code_role(code, supervised, aligned) for code in run.languages))
 
 
 def _trained_codes(runs: Sequence[Run]) -> tuple[tuple[str, ...], tuple[str, ...]]:

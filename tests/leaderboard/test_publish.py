@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from midalign.cli.app import app
 from midalign.errors import MidalignError
 from midalign.hub_errors import explain_hub_errors
-from midalign.leaderboard import publish, site
+from midalign.leaderboard import build, publish, site
 from midalign.leaderboard.build import build_board
 from midalign.leaderboard.exports import record_frame
 
@@ -119,6 +119,14 @@ def check_links(folder: Path) -> None:
             if link.scheme != "data":
                 assert (page.parent / unquote(link.path)).exists(), (page, link)
                 assert not link.scheme
+
+
+def accept_changes(board: Path) -> None:
+    """Renew the digests of a board's files, as a build that had written them would."""
+    sums = board / build.FILE_SUMS
+    paths = [line.partition("  ")[2] for line in sums.read_text().splitlines()]
+    done = subprocess.run(["sha256sum", *paths], cwd=board, capture_output=True, text=True, check=True)
+    sums.write_text(done.stdout)
 
 
 # --- A folder
@@ -238,6 +246,7 @@ def test_plots_are_read_from_their_folder_alone(board, tmp_path, plot):
     content = json.loads(path.read_text())
     content["sections"][0]["plot"] = plot
     path.write_text(json.dumps(content))
+    accept_changes(board)
     assert "expected plots/NAME.png" in refusal(board, "--to", tmp_path / "public", "--yes")
     assert not (tmp_path / "public").exists()
 
@@ -359,6 +368,50 @@ def test_a_board_of_other_records_is_refused(board, tmp_path):
     assert "no built board" in refusal(board, "--to", tmp_path / "public")
 
 
+def test_the_build_lists_every_file_that_it_wrote(board):
+    sums = board / build.FILE_SUMS
+    done = subprocess.run(["sha256sum", "--check", "--quiet", "--strict", build.FILE_SUMS], cwd=board)
+    assert done.returncode == 0
+    listed = {line.partition("  ")[2] for line in sums.read_text().splitlines()}
+    others = {"plots/of-an-earlier-build.png", build.FILE_SUMS}
+    assert listed == {path for path in contents(board) if not path.startswith("results/")} - others
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("README.md", "edited"),
+        ("index.html", "edited"),
+        ("leaderboard.json", "edited"),
+        ("page/data/index.js", "edited"),
+        ("page/board.css", "missing"),
+        ("plots/midalign_mini_slot-mini-test-full.png", "missing"),
+        ("page/data/x.js", "added"),
+    ],
+)
+def test_boards_edited_by_hand_are_refused(board, tmp_path, place, change):
+    if change == "missing":
+        (board / place).unlink()
+    else:
+        with (board / place).open("ab") as file:
+            file.write(b" ")
+    message = refusal(board, "--to", tmp_path / "public", "--yes")
+    assert f"{place} {'is' if change == 'missing' else 'was'} {change}. Nothing was published" in message
+    assert f"midalign leaderboard build --results {board / 'results'} --output {board}" in message
+    assert not (tmp_path / "public").exists()
+    build_board(board / "results", board)
+    run(board, "--to", tmp_path / "public", "--yes")
+
+
+def test_an_error_names_some_of_many_changed_files(board, tmp_path):
+    shutil.rmtree(board / "plots")
+    for path in (board / "page").glob("*.js"):
+        path.unlink()
+    message = refusal(board, "--to", tmp_path / "public")
+    assert message.count(" is missing") == site.LISTED
+    assert ", and 5 more. Nothing was published" in message
+
+
 def test_names_that_need_escaping_are_refused(board, tmp_path):
     folder = board / "results" / "a folder"
     (board / "results" / "arms").rename(folder)
@@ -444,6 +497,7 @@ def log(repository: Path, branch: str = "gh-pages") -> list[str]:
 
 def test_a_new_branch_holds_the_site_alone(board, tmp_path, repository):
     (board / "plots" / "midalign_mini_slot-mini-test-full.png").write_bytes(b"\x89PNG\r\n")  # bytes stay
+    accept_changes(board)
     main = log(repository, "main")
     to_pages = ["--to", "pages", "--repository", repository]
     assert "Nothing was written" in run(board, *to_pages)

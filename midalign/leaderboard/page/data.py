@@ -9,7 +9,8 @@ from midalign.adapter import Manifest
 from midalign.leaderboard.compare import MOST_PAIRED_ROWS, Difference, ModelFigures
 from midalign.leaderboard.load import Run
 from midalign.leaderboard.page.models import PageModel, collect_models, parameters_in_name, size_bucket
-from midalign.leaderboard.page.references import ReferenceRow
+from midalign.leaderboard.page.references import UPPER_BOUND, ReferenceRow, is_upper_bound
+from midalign.leaderboard.page.samples import row_samples
 from midalign.leaderboard.section_figures import (
     SectionFigures,
     headline_title,
@@ -39,7 +40,7 @@ def page_index(
         "tasks": tasks,
         "sections": [_section_summary(part, models, analyses) for part in parts],
         "models": [_model_summary(model) for model in models],
-        "references": [_reference(row, parts) for row in references],
+        "references": [_reference(row, parts) for row in references] + _upper_bounds(models),
         "analyses": list(analyses),
     }
 
@@ -70,7 +71,9 @@ def section_data(part: SectionFigures) -> Data:
         },
         "decoding": section.first.record.decoding,
         "rows": [_row(section, model, list(metrics)) for model in part.models],
+        "bounds": [_bound(part, row) for row in range(len(section.rows))],
         "runs": [[_run(section, run) for run in row.runs] for row in section.rows],
+        "samples": [row_samples(section, row) for row in section.rows],
         "differences": [_difference(section, difference) for difference in part.differences],
         "plot": part.plot,
     }
@@ -163,12 +166,32 @@ def _reference(reference: ReferenceRow, parts: Sequence[SectionFigures]) -> Data
     return {"title": reference.title, "cells": cells}
 
 
+def _upper_bounds(models: Sequence[PageModel]) -> list[Data]:
+    """Return a reference row per model that is the upper bound of a task, with its scores there."""
+    rows = []
+    for model in models:
+        bounds = {
+            _task_key(part.section): _cell(part, row) for part, row in model.places if _bound(part, row)
+        }
+        if bounds:
+            title = f"{UPPER_BOUND}: {model.title}"
+            base = model.row.runs[0].record.base.name
+            rows.append({"title": title, "model": model.key, "base": base, "cells": bounds})
+    return rows
+
+
+def _bound(part: SectionFigures, row: int) -> bool:
+    return is_upper_bound(part.section, part.section.rows[row])
+
+
 def _model_summary(model: PageModel) -> Data:
     row = model.row
     entry = row.runs[0].record
     parameters = parameters_in_name(entry.base.name)
     cells: dict[str, Data] = {}
     for part, index in model.places:
+        if _bound(part, index):  # it has no rank, and a reference row
+            continue
         # A base occurs once per choice of roles, with the same scores.
         cells.setdefault(_task_key(part.section), _cell(part, index))
     engine, dtype = row.engine
@@ -304,5 +327,5 @@ def _training(manifest: Manifest) -> Data:
         "supervised": manifest.supervised,
         "aligned": manifest.aligned,
         "losses": manifest.training,
-        "parents": [parent.name for parent in manifest.parents or []],
+        "parents": [parent.described for parent in manifest.parents or []],
     }

@@ -34,10 +34,11 @@ PUBLICATION = "<!-- publication -->"
 """Place in `index.html` where a published page links its files and versions."""
 
 
-def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
+def write_page(parts: Sequence[SectionFigures], output: Path) -> list[str]:
     """Write the page of all sections into a folder. The same sections give the same bytes.
 
-    Raises MidalignError for reference rows or analyses in the folder that cannot be read.
+    Returns the paths of the written files, relative to the folder. Raises MidalignError for reference rows or
+    analyses in the folder that cannot be read.
     """
     folder = output / FOLDER
     index = page_index(parts, read_references(output), read_layer_curves(output))
@@ -46,14 +47,21 @@ def write_page(parts: Sequence[SectionFigures], output: Path) -> None:
         # Data of sections that no longer exist must not stay.
         for outdated in (folder / name).glob("*.js"):
             outdated.unlink()
+    written = []
+
+    def write(path: str, text: str) -> None:
+        write_atomically(output / path, text.encode(), sync=False)
+        written.append(path)
+
     for name in (*SCRIPTS, START, STYLE):
-        write_atomically(folder / name, _packaged("static", name).encode(), sync=False)
-    _write_data(folder / "data" / "index.js", "index", index)
+        write(f"{FOLDER}/{name}", _packaged("static", name))
+    write(f"{FOLDER}/data/index.js", _data_script("index", index))
     for part in parts:
-        _write_data(folder / "data" / f"{part.slug}.js", part.slug, section_data(part))
+        write(f"{FOLDER}/data/{part.slug}.js", _data_script(part.slug, section_data(part)))
         for name, pair in pair_data(part).items():
-            _write_data(folder / "pairs" / f"{name}.js", name, pair)
-    write_atomically(output / "index.html", render_html(parts).encode(), sync=False)
+            write(f"{FOLDER}/pairs/{name}.js", _data_script(name, pair))
+    write("index.html", render_html(parts))
+    return written
 
 
 def render_html(parts: Sequence[SectionFigures]) -> str:
@@ -87,7 +95,6 @@ def _packaged(folder: str, name: str) -> str:
     return (files("midalign.leaderboard.page") / folder / name).read_text("utf-8")
 
 
-def _write_data(path: Path, name: str, data: Any) -> None:
-    """Write data as a script that hands it to the page, which may not read other files itself."""
-    text = f"midalign.receive({script_json(name)}, {script_json(round_figures(data))});\n"
-    write_atomically(path, text.encode(), sync=False)
+def _data_script(name: str, data: Any) -> str:
+    """Return a script that hands data to the page, which may not read other files itself."""
+    return f"midalign.receive({script_json(name)}, {script_json(round_figures(data))});\n"

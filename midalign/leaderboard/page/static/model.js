@@ -54,6 +54,21 @@
     return keys.length ? [element("h4", {}, "Signatures"), element("ul", {}, keys.map(function (key) { return element("li", {}, element("code", {}, key), " (" + languages[key].join(" ") + ")"); }))] : null;
   }
 
+  // Outputs may be in any language: the first strong character of each text decides its direction.
+  function samples(list) {
+    if (!list.length) return null;
+    const cell = function (text, cut) { return element("td", {}, element("div", { dir: "auto" }, text || midalign.NONE), cut ? element("em", {}, "cut off at the token limit") : null); };
+    const rows = list.map(function (one) {
+      return element("tr", {}, element("th", { scope: "row" }, midalign.data.index.languages[one.language].name + " (" + one.language + ")"), cell(one.input), cell(one.gold), cell(one.output, one.cut));
+    });
+    const data = Array.from(new Set(list.map(function (one) { return one.data; }))).join(", ");
+    const caption = "The first item of some languages, from " + data;
+    return element("details", {}, element("summary", {}, "Sample outputs"),
+      element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, element("table", { class: "samples" }, element("caption", {}, caption),
+        element("thead", {}, element("tr", {}, ["Language", "Input", "Gold answer", "Output"].map(function (title) { return element("th", { scope: "col" }, title); }))),
+        element("tbody", {}, rows))));
+  }
+
   function run(one) {
     const training = one.training || {};
     const packages = Object.entries(one.packages).map(function (entry) { return entry.join(" "); }).join(", ");
@@ -76,9 +91,11 @@
       return [
         element("h3", {}, element("a", { href: midalign.link({ view: "task", task: summary.slug }) }, midalign.name(summary.title))),
         figures.overlap.length ? element("p", { class: "warning" }, "§ Trained on text of a test set: " + figures.overlap.join("; ") + ".") : null,
+        section.bounds[row] ? element("p", {}, "Supervised upper bound: trained on labels of every language of the task. It has no rank there.") : null,
         figures.unchecked.length ? element("p", {}, "Training text that was not compared with the test text: " + figures.unchecked.join("; ") + ".") : null,
         languageTable(summary, task, section, figures, state),
         signatures(task, section),
+        samples(section.samples[row]),
         element("h4", {}, "Records"), section.runs[row].map(run),
         element("details", {}, element("summary", {}, "Decoding, data and prompts"), facts([
           ["Digest of " + task.languages[0] + "'s data", digests.data], ["Digest of its prompts", digests.prompts || "not recorded"],

@@ -86,7 +86,8 @@
     }).filter(function (row) { return (row.model.text + " " + row.base.text + " " + row.engine.text).toLowerCase().includes(filters.text); });
     const referenceRows = (index.references || []).map(function (reference) {
       const row = {
-        rank: { text: midalign.NONE, value: null }, model: { text: reference.title }, base: { text: midalign.NONE, value: null },
+        rank: { text: midalign.NONE, value: null }, model: { text: reference.title, href: reference.model ? midalign.link({ view: "model", model: reference.model }) : null },
+        base: reference.base ? { text: reference.base } : { text: midalign.NONE, value: null },
         size: { text: midalign.NONE, value: null }, seeds: { text: midalign.NONE, value: null }, engine: { text: midalign.NONE, value: null },
         trust: { text: midalign.NONE, value: null }, points: { text: midalign.NONE, value: null }, tasks: { text: midalign.NONE, value: null }, class: "reference",
       };
@@ -115,7 +116,8 @@
   const RULE = "Overall rank: by “wins”, the mean over the tasks of the table of the share of other models that a model beats in a task. " +
     "Equal scores count half. Only models with a score in the task are compared. A missing cell counts as 0 wins, so leaving out a task never helps. " +
     "Tick “Complete models only” to rank the models that have all tasks of the table. The choice of tasks, languages, base and size changes the rank, " +
-    "the search only hides rows. Intervals play no part: models next to each other may differ by chance. Reference rows have no rank.";
+    "the search only hides rows. Intervals play no part: models next to each other may differ by chance. Reference rows have no rank. " +
+    "A supervised upper bound is a model that was trained on labels of every language of the task.";
 
   midalign.views = {};
 

@@ -134,6 +134,7 @@
         midalign.choice("Task", "task", midalign.data.index.sections.map(function (one) { return [one.slug, one.title]; }), summary.slug),
         rowsTable(summary, task, section, state),
         section.rows.length > 1 ? element("p", {}, element("a", { href: midalign.link({ view: "compare", task: summary.slug }) }, "Compare two of these models")) : null,
+        section.bounds.some(Boolean) ? element("p", {}, "Supervised upper bound, trained on labels of every language of the task: ", midalign.name(section.rows.filter(function (row, i) { return section.bounds[i]; }).map(function (row) { return row.label; }).join(", ")), ".") : null,
         facts(section.facts),
         element("h3", {}, "Baseline and aligned by language"),
         comparisons.length > 1 ? midalign.choice("Model", "arm", comparisons.map(function (d, i) { return [String(i), section.rows[d.row].label]; }), String(comparisons.indexOf(chosen))) : null,
