@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from midalign import locks
-from midalign.evaluate.engine import open_engine, quiet_libraries
+from midalign.evaluate.engine import measure_retrieval_alone, open_engine, quiet_libraries
 from midalign.evaluate.plan import EvalPlan, make_plan
 from midalign.evaluate.publish import add_overlap, check_training_overlap, lacks_overlap, publish_record
 from midalign.evaluate.scoring import answer_tasks, read_parts, score_by_comet
@@ -87,8 +87,10 @@ def _still_unfinished(plan: EvalPlan, models: Sequence[EvaluatedModel]) -> list[
 def _answer_missing(plan: EvalPlan, models: Sequence[EvaluatedModel], report: EvalReporter) -> None:
     """Put the parts that are missing into the stores. Nothing refers to the engine afterwards."""
     missing = {model.name: plan.missing_tasks(model) for model in models}
-    if any(missing.values()) or plan.lacks_retrieval(models):
+    if any(missing.values()):
         with open_engine(plan, models) as engine:
             for model in models:
                 if missing[model.name]:
                     answer_tasks(plan, model, missing[model.name], engine, report)
+    elif plan.lacks_retrieval(models):
+        measure_retrieval_alone(plan, models)

@@ -548,6 +548,26 @@ def test_answers_ahead_are_not_checked_for_overlap(
 
 
 @pytest.mark.slow
+def test_retrieval_alone_starts_no_engine(
+    settings: EvalSettings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The final evaluation of a sweep on a cluster finds all answers. vLLM would take a minute to start."""
+    asked = replace(
+        settings, tasks=(EN, DE), adapters=(manifest_adapter,), adapters_only=True, output=tmp_path, limit=2
+    )
+    run.answer_ahead(asked)
+    monkeypatch.setattr(run, "open_engine", lambda *_: pytest.fail("started"))
+    (path,) = run.evaluate_models(asked)
+    entry = record.read_record(path)
+    assert entry.retrieval is not None
+    assert (entry.retrieval.layer, list(entry.retrieval.accuracy)) == (3, ["de"])
+    whole = replace(asked, output=tmp_path / "at-once")
+    monkeypatch.undo()
+    (path,) = run.evaluate_models(whole)
+    assert record.read_record(path).retrieval == entry.retrieval
+
+
+@pytest.mark.slow
 def test_a_base_that_midalign_trained_is_checked_with_its_adapters(
     base: Path, manifest_adapter: Path, tmp_path: Path
 ) -> None:
