@@ -36,8 +36,11 @@ class InferenceEngine(Protocol):
     generated: dict[tuple[str, int], Generated]
     """The answers of the last call, by task name and position."""
 
-    def use(self, adapter: str | None) -> None:
-        """Answer with the adapter of that name, or as the base."""
+    def use(self, adapter: str | None, also: Sequence[str] = ()) -> None:
+        """Answer with the adapter of that name, or as the base.
+
+        `also` names further adapters that may answer in the same batch: they get the same requests next.
+        """
 
 
 def check_engine(settings: EvalSettings) -> None:
@@ -89,7 +92,11 @@ def _check_vllm_options(settings: EvalSettings, engine: str) -> None:
     import torch
 
     gpus, found = settings.tensor_parallel, torch.cuda.device_count()
-    options = {f"--tensor-parallel {gpus}": gpus > 1, "--batch-invariant": settings.batch_invariant}
+    options = {
+        f"--tensor-parallel {gpus}": gpus > 1,
+        f"--max-loras {settings.max_loras}": settings.max_loras > 1,
+        "--batch-invariant": settings.batch_invariant,
+    }
     given = [option for option, is_given in options.items() if is_given]
     if given and (engine != "vllm" or not found):
         variable = f" (or unset {BATCH_INVARIANT})" if settings.batch_invariant else ""
@@ -190,7 +197,11 @@ def _open_vllm(
     from midalign.evaluate.vllm import MidalignVLLM
 
     with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
-        serving: dict[str, Any] = {"adapters": folders, "tensor_parallel_size": plan.settings.tensor_parallel}
+        serving: dict[str, Any] = {
+            "adapters": folders,
+            "tensor_parallel_size": plan.settings.tensor_parallel,
+            "max_loras": plan.settings.max_loras,
+        }
         if device() == "cpu":
             logits = reference.logits if reference else {}
             serving = {"merged": merged_copies(plan.base, folders, logits, Path(folder))}

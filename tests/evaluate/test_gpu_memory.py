@@ -251,7 +251,9 @@ def test_options_of_vllm_are_not_ignored(
     with pytest.raises(EngineError, match="--tensor-parallel 2 is for vLLM on GPUs, and the engine is hf"):
         choose_engine(settings, "tiny", [base])
     monkeypatch.setattr(install, "has_vllm", lambda: True)
-    assert choose_engine(replace(settings, engine="vllm"), "tiny", [base]) == "vllm"
+    with pytest.raises(EngineError, match="--tensor-parallel 2 and --max-loras 4 is for vLLM on GPUs"):
+        choose_engine(replace(settings, max_loras=4), "tiny", [base])
+    assert choose_engine(replace(settings, engine="vllm", max_loras=4), "tiny", [base]) == "vllm"
     with pytest.raises(EngineError, match="needs 3 GPUs, and torch finds 2"):
         choose_engine(replace(settings, engine="vllm", tensor_parallel=3), "tiny", [base])
     # Batch-invariant by the option, or by the variable of vLLM, which then reads what the record says.
