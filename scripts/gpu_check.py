@@ -26,6 +26,7 @@ STEPS: dict[str, Step] = {
     "tests": installation.gpu_tests,
     "demo": engines.demo,
     "engines": engines.two_engines,
+    "one-batch": engines.one_batch,
     "repeated": engines.repeated,
     "rejected": engines.rejected_adapters,
     "constrained": engines.constrained,

@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from midalign import record
 from midalign.cluster import client, driver
-from midalign.cluster.node import inspect_node
+from midalign.cluster.node import generate_answers, inspect_node
 from midalign.errors import ClusterError
 from midalign.train.recipe import load_recipe
+from midalign.train.run import training_runs
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
@@ -183,6 +185,8 @@ def test_a_node_is_killed_and_the_sweep_ends_as_a_local_one(tmp_path):
             _, said = process.communicate(timeout=1800)
         assert process.returncode == 0, said
     assert "is lost. Its tasks will be repeated on other nodes" in said
+    # The node that is left answers with one engine for several adapters.
+    assert len(re.findall(r"^g\S*-seed1(?: and \d more)? answers: done", said, re.M)) in (1, 2)
     assert len(manifests(remote)) == 4
     assert kept.items() <= manifests(remote).items()
 
@@ -231,6 +235,61 @@ def test_errors_ctrl_c_and_the_cluster_s_end_reach_the_terminal(tmp_path):
             assert f"midalign: The Ray cluster at {nodes.address} went away. Finished work is kept" in said
             assert "rerun the same command to resume" in said
             assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("devices", "engines"),
+    [
+        # A device trains all and then answers for all.
+        ([{"CPU": 1}], [7]),
+        # The first device that no run waits for does not wait for the others.
+        ([{"CPU": 1}, {"CPU": 2}], [3, 3, 1]),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 8}], [4, 3]),
+        ([{"CPU": 16}], [1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_adapters_of_a_base_share_the_engine_of_a_device(tmp_path, monkeypatch, devices, engines):
+    import ray
+
+    grid = ["arms={baseline: null, aligned: {}, other: {weight: 2}}", "aligned=[de]"]
+    recipes = [
+        load_recipe("mini", [*grid, "seeds=[1, 2]", f"output={tmp_path / 'a'}"]),
+        load_recipe("mini", ["arms={baseline: null}", "seeds=[1]", f"output={tmp_path / 'b'}"]),
+    ]
+    cluster = driver.ClusterSweep(
+        Mock(), [recipes], [], tmp_path, nodes={str(i): {"Resources": has} for i, has in enumerate(devices)}
+    )
+    cluster.gpus = int("GPU" in devices[0])
+    room = sum(has.get("GPU", 0) if cluster.gpus else has["CPU"] for has in devices)
+    submitted, begun = [], {}
+
+    def submit(task: driver.ClusterTask) -> None:
+        submitted.append(task)
+        cluster.pending[cluster.begun] = cluster.begun, task
+        cluster.begun += 1
+
+    def wait(pending: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        """Run the oldest tasks, as many as there is room for, until the oldest is done."""
+        begun.update(dict.fromkeys(sorted(pending)[:room], "0"))
+        return sorted(pending)[:1], []
+
+    monkeypatch.setattr(cluster, "submit", submit)
+    monkeypatch.setattr(cluster, "watch", lambda: [])
+    cluster.board = Mock(**{"read.remote.return_value": begun})
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(ray, "wait", wait)
+    first, last = cluster.plan()
+    for task in first:
+        submit(task)
+    cluster.wait()
+    answers = [task.arguments[0].adapters for task in submitted[len(first) :]]
+    assert [len(folders) for folders in answers] == engines
+    trained = [folder for recipe in recipes for _, _, folder in training_runs(recipe)]
+    assert sorted(folder for folders in answers for folder in folders) == sorted(trained)
+    (base, *_) = [task for task in first if task.function is generate_answers]
+    assert base.arguments[0].adapters == ()
+    assert cluster.done == len(first) + len(trained) == 7 + 1 + 7
+    assert len(last) == 1
 
 
 def test_files_of_a_recipe_are_found_from_other_folders(tmp_path, monkeypatch):

@@ -221,6 +221,10 @@ def evaluate(
         int,
         typer.Option(metavar="N", min=1, help="GPUs per model, vLLM only.", rich_help_panel=HARDWARE),
     ] = 1,
+    max_loras: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Adapters per batch, vLLM only.", rich_help_panel=HARDWARE),
+    ] = 1,
     batch_invariant: Annotated[
         bool,
         typer.Option(
@@ -274,6 +278,7 @@ def evaluate(
         constrained=constrained,
         shard=_shard(shard),
         tensor_parallel=tensor_parallel,
+        max_loras=max_loras,
         batch_invariant=batch_invariant,
     )
     from midalign.record import format_score

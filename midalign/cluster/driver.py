@@ -1,16 +1,17 @@
 """The process that is connected to a Ray cluster: it submits a sweep's tasks and reports their progress."""
 
+import math
 import os
 import signal
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from midalign import __version__, record
 from midalign.cluster.node import (
@@ -43,7 +44,7 @@ ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 @dataclass(frozen=True)
 class SweepStanding:
-    """Progress of a sweep on a cluster, sent every second. The counts are tasks: runs and evaluations."""
+    """Progress of a sweep on a cluster, sent every second. It counts runs and evaluations of one model."""
 
     done: int
     running: int
@@ -117,8 +118,18 @@ class ClusterTask:
     title: str
     function: Callable[..., None]
     arguments: tuple[Any, ...]
-    then: "ClusterTask | None" = None
-    """The task to submit once this one is done."""
+    trains: "TrainedAdapter | None" = None
+    """The adapter that is to be answered once this task is done."""
+    size: int = 1
+    """Runs and evaluations of one model that this task consists of."""
+
+
+class TrainedAdapter(NamedTuple):
+    """An adapter to answer, and the number of the group of recipes that its recipe belongs to."""
+
+    group: int
+    name: str
+    folder: Path
 
 
 @dataclass
@@ -135,8 +146,15 @@ class ClusterSweep:
     """Ray's description of each live node by id."""
     packages: dict[str, str] = field(default_factory=dict)
     """Package versions of the first inspected node."""
+    waiting: list[TrainedAdapter] = field(default_factory=list)
+    """Trained adapters whose answers no task generates yet."""
+    answers: int = 0
+    """Models to answer in all, adapters and bases."""
+    gpus: int = 0
+    """GPUs of a task: 1 if the cluster has any."""
     begun: int = 0
     done: int = 0
+    failed: int = 0
     total: int = 0
     failures: list[Exception] = field(default_factory=list)
 
@@ -162,7 +180,8 @@ class ClusterSweep:
             run_task
         )
         first, last = self.plan()
-        self.total = len(last) + sum(1 + (task.then is not None) for task in first)
+        trains = sum(task.function is train_adapter for task in first)
+        self.total = trains + self.answers + len(last)
         for task in first:
             self.submit(task)
         self.wait()
@@ -179,30 +198,30 @@ class ClusterSweep:
     def plan(self) -> tuple[list[ClusterTask], list[ClusterTask]]:
         """Return the tasks that may run at once, and those that run after all of them.
 
-        Each adapter generates its answers in a task of its own as soon as it is trained. Loading the base
-        again costs seconds, while waiting for the longest run would leave devices idle. One final evaluation
-        finds these answers and does what concerns all adapters together (the layers that retrieval is
-        measured at, the base's roles). It writes the same records as a local sweep.
+        Adapters that are trained already wait for `submit_answers`. One final evaluation finds the answers
+        and does what concerns all adapters together (the layers that retrieval is measured at, the base's
+        roles). It writes the same records as a local sweep.
         """
         results = self.folder / "results"
         first, last = [], []
-        for recipes in self.groups:
+        for group, recipes in enumerate(self.groups):
             for recipe in recipes:
                 for arm, seed, folder in training_runs(recipe):
                     name = f"{recipe.name}-{arm}-seed{seed}"
-                    answer = ClusterTask(
-                        f"{name} answers", generate_answers, (evaluation_settings(recipe, [folder], results),)
-                    )
+                    adapter = TrainedAdapter(group, name, folder)
                     if not is_trained(folder, recipe, arm):
-                        then = answer if arm != ALONE else None
-                        first.append(ClusterTask(f"{name} trains", train_adapter, (recipe, arm, seed), then))
+                        trains = adapter if arm != ALONE else None
+                        task = ClusterTask(f"{name} trains", train_adapter, (recipe, arm, seed), trains)
+                        first.append(task)
                     elif arm != ALONE and not _has_record(name, results):
-                        first.append(answer)
+                        self.waiting.append(adapter)
             recipe = recipes[0]
             if recipe.evaluation.base and not _has_record(recipe.base_name, results):
                 settings = evaluation_settings(recipe, [], results)
                 first.append(ClusterTask(f"{recipe.base_name} answers", generate_answers, (settings,)))
             last.append(ClusterTask("records", score_adapters, (recipes, self.points, results)))
+        bases = sum(task.function is generate_answers for task in first)
+        self.answers = bases + len(self.waiting) + sum(task.trains is not None for task in first)
         return first, last
 
     def submit(self, task: ClusterTask) -> None:
@@ -213,13 +232,46 @@ class ClusterSweep:
         self.begun += 1
 
     def wait(self) -> None:
-        """Wait until no task is pending, including follow-up tasks."""
+        """Wait until no task is pending and no adapter waits for its answers."""
         import ray
 
+        self.submit_answers(())
         while self.pending:
             ready, _ = ray.wait(list(self.pending), timeout=1)
             news = self.watch()
-            self.tell(*news, *[self.settle(reference) for reference in ready])
+            running = self.tell(*news, *[self.settle(reference) for reference in ready])
+            self.submit_answers(running)
+
+    def submit_answers(self, running: Collection[int]) -> None:
+        """Give waiting adapters to the devices that are free, each device its share of those of one base.
+
+        A device loads a base once for several adapters, so they wait while a run waits for a device. They do
+        not wait for the longest run, since that would leave devices idle. `running` are the numbers of the
+        tasks that have a device.
+        """
+        while self.waiting and len(running) >= len(self.pending):
+            free = self._devices() - len(self.pending)
+            if self.pending and free <= 0:
+                return
+            group = self.waiting[0].group
+            alike = [adapter for adapter in self.waiting if adapter.group == group]
+            chosen = alike[: self._share()]
+            self.waiting = [adapter for adapter in self.waiting if adapter not in chosen]
+            others = f" and {len(chosen) - 1} more" if len(chosen) > 1 else ""
+            folders = [adapter.folder for adapter in chosen]
+            settings = evaluation_settings(self.groups[group][0], folders, self.folder / "results")
+            title = f"{chosen[0].name}{others} answers"
+            self.submit(ClusterTask(title, generate_answers, (settings,), size=len(chosen)))
+            running = [*running, self.begun - 1]
+
+    def _share(self) -> int:
+        """Return how many adapters a device answers with one engine: an equal share of all of the sweep."""
+        return math.ceil(self.answers / max(1, self._devices()))
+
+    def _devices(self) -> int:
+        """Return how many tasks the live nodes can run at once."""
+        resources = [node["Resources"] for node in self.nodes.values() if self._takes_tasks(node)]
+        return sum(int(min(has["CPU"], has["GPU"] if self.gpus else has["CPU"])) for has in resources)
 
     def watch(self) -> list[str]:
         """Update the list of nodes, check new ones, and return a line per lost node.
@@ -259,20 +311,27 @@ class ClusterSweep:
                 )
             )
         else:
-            self.done += 1
-            if task.then is not None:
-                self.submit(task.then)
+            self.done += task.size
+            if task.trains is not None:
+                self.waiting.append(task.trains)
             return f"{task.title}: done"
+        self.failed += task.size
         return f"{task.title}: failed, {self.failures[-1]}"
 
-    def tell(self, *news: str) -> None:
-        """Send the client a SweepStanding. Raises BrokenPipeError if the client has ended."""
+    def tell(self, *news: str) -> list[int]:
+        """Send the client a SweepStanding, and return the numbers of the tasks that run.
+
+        Raises BrokenPipeError if the client has ended.
+        """
         import ray
 
         begun = ray.get(self.board.read.remote()) if self.pending else {}
-        numbers = {number for number, _ in self.pending.values()}
-        running = sum(number in numbers and node in self.nodes for number, node in begun.items())
-        self.send.send(SweepStanding(self.done, running, len(self.failures), self.total, news))
+        running = {
+            number: task.size for number, task in self.pending.values() if begun.get(number) in self.nodes
+        }
+        standing = SweepStanding(self.done, sum(running.values()), self.failed, self.total, news)
+        self.send.send(standing)
+        return list(running)
 
     def check(self, nodes: Sequence[dict[str, Any]]) -> None:
         """Raise ClusterError if a node lacks midalign or a folder, or has other package versions."""

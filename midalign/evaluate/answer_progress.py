@@ -12,8 +12,10 @@ class AnswerProgress:
     whenever TQDM_DISABLE is set (_run_engine in vllm/entrypoints/common/offline.py).
     """
 
-    def __init__(self, report: Callable[[int], None]) -> None:
+    def __init__(self, report: Callable[[int], None], models: int = 1) -> None:
+        """Report items, each of which all of `models` answer."""
         self.report = report
+        self.models = models
         self.reported = 0
         self.n = 0
         self.postfix = ""
@@ -34,9 +36,10 @@ class AnswerProgress:
     def update(self, count: int) -> None:
         """Count finished answers, and report those of which a failed call had not reported."""
         self.n += count
-        if self.n > self.reported:
-            self.report(self.n - self.reported)
-            self.reported = self.n
+        items = self.n // self.models
+        if items > self.reported:
+            self.report(items - self.reported)
+            self.reported = items
 
     def refresh(self) -> None:
         """Skip what tqdm does here, since `update` reports at once."""

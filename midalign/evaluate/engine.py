@@ -36,8 +36,11 @@ class InferenceEngine(Protocol):
     generated: dict[tuple[str, int], Generated]
     """The answers of the last call, by task name and position."""
 
-    def use(self, adapter: str | None) -> None:
-        """Answer with the adapter of that name, or as the base."""
+    def use(self, adapter: str | None, also: Sequence[str] = ()) -> None:
+        """Answer with the adapter of that name, or as the base.
+
+        `also` names further adapters that may answer in the same batch: they get the same requests next.
+        """
 
 
 def check_engine(settings: EvalSettings) -> None:
@@ -89,7 +92,11 @@ def _check_vllm_options(settings: EvalSettings, engine: str) -> None:
     import torch
 
     gpus, found = settings.tensor_parallel, torch.cuda.device_count()
-    options = {f"--tensor-parallel {gpus}": gpus > 1, "--batch-invariant": settings.batch_invariant}
+    options = {
+        f"--tensor-parallel {gpus}": gpus > 1,
+        f"--max-loras {settings.max_loras}": settings.max_loras > 1,
+        "--batch-invariant": settings.batch_invariant,
+    }
     given = [option for option, is_given in options.items() if is_given]
     if given and (engine != "vllm" or not found):
         variable = f" (or unset {BATCH_INVARIANT})" if settings.batch_invariant else ""
@@ -108,23 +115,19 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
 
     Pair retrieval is measured before, while the base and its adapters are in memory.
     """
-    from midalign.device import device, fast_dtype, free_memory
+    from midalign.device import device, free_memory
 
-    # 1. Load the base with its adapters. On a CPU the proof is in fp32, unless there is nothing to prove. A
-    # base in fp32 may not fit on a GPU, where adapters are proved in the dtype of the answers.
-    settings, dtype = plan.settings, fast_dtype()
-    folders = {model.name: model.folder for model in models if model.folder is not None}
-    in_fp32 = bool(folders) and device() == "cpu"
-    base_model, tokenizer = live.load_with_adapters(plan.base, folders, "float32" if in_fp32 else dtype)
+    # 1. Load the base with its adapters.
+    settings, folders = plan.settings, _adapter_folders(models)
+    base_model, tokenizer = _load(plan, folders)
     # 2. Prove that each adapter acts, or take what vLLM must reproduce.
     reference = None
-    if plan.engine != "vllm" or in_fp32:
+    if plan.engine != "vllm" or device() == "cpu":
         live.prove_each_acts(base_model, tokenizer, folders)
     if plan.engine == "vllm" and folders:
         reference = take_reference(base_model, tokenizer, folders)
     # 3. Measure retrieval in the dtype of the answers.
-    live.cast(base_model, dtype)
-    retrieval.measure_missing(plan, models, base_model, tokenizer)
+    _measure_retrieval(plan, models, base_model, tokenizer)
     # 4. Start the engine.
     answering: dict[str, Any] = {
         "constrained": settings.constrained,
@@ -145,6 +148,42 @@ def open_engine(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> Iterator[
             yield engine
 
 
+def measure_retrieval_alone(plan: "EvalPlan", models: Sequence[EvaluatedModel]) -> None:
+    """Measure pair retrieval of models whose answers are finished, without starting an engine.
+
+    Raises AdapterError for an adapter that does not act.
+    """
+    folders = _adapter_folders(models)
+    base_model, tokenizer = _load(plan, folders)
+    live.prove_each_acts(base_model, tokenizer, folders)
+    _measure_retrieval(plan, models, base_model, tokenizer)
+
+
+def _adapter_folders(models: Sequence[EvaluatedModel]) -> dict[str, Path]:
+    return {model.name: model.folder for model in models if model.folder is not None}
+
+
+def _load(plan: "EvalPlan", folders: Mapping[str, Path]) -> tuple[Any, Any]:
+    """Return the base with its adapters, and its tokenizer.
+
+    On a CPU, adapters are proved in fp32. A base in fp32 may not fit on a GPU, where they are proved in the
+    dtype of the answers.
+    """
+    from midalign.device import device, fast_dtype
+
+    in_fp32 = bool(folders) and device() == "cpu"
+    return live.load_with_adapters(plan.base, folders, "float32" if in_fp32 else fast_dtype())
+
+
+def _measure_retrieval(
+    plan: "EvalPlan", models: Sequence[EvaluatedModel], base_model: Any, tokenizer: Any
+) -> None:
+    from midalign.device import fast_dtype
+
+    live.cast(base_model, fast_dtype())
+    retrieval.measure_missing(plan, models, base_model, tokenizer)
+
+
 @contextmanager
 def _open_vllm(
     plan: "EvalPlan",
@@ -158,7 +197,11 @@ def _open_vllm(
     from midalign.evaluate.vllm import MidalignVLLM
 
     with tempfile.TemporaryDirectory(prefix="midalign-merged-") as folder:
-        serving: dict[str, Any] = {"adapters": folders, "tensor_parallel_size": plan.settings.tensor_parallel}
+        serving: dict[str, Any] = {
+            "adapters": folders,
+            "tensor_parallel_size": plan.settings.tensor_parallel,
+            "max_loras": plan.settings.max_loras,
+        }
         if device() == "cpu":
             logits = reference.logits if reference else {}
             serving = {"merged": merged_copies(plan.base, folders, logits, Path(folder))}

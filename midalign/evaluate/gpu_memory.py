@@ -3,10 +3,11 @@
 import math
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from midalign.errors import EngineError
+from midalign.errors import EngineError, first_line
 
 GIB = 2**30
 
@@ -42,12 +43,12 @@ def gpu_memory(gpus: int) -> list[GpuMemory]:
     return [GpuMemory(*torch.cuda.mem_get_info(number)) for number in range(gpus)]
 
 
-def memory_share(gpus: int) -> float:
-    """Return the `gpu_memory_utilization` for the first GPUs: what is free on the fullest, less RESERVE.
+def memory_share(gpus: int, reserve: int = RESERVE) -> float:
+    """Return the `gpu_memory_utilization` for the first GPUs: what is free on the fullest, less `reserve`.
 
     vLLM does not start if its share of the total memory is not free. Raises EngineError if none is free.
     """
-    share = min((memory.free - RESERVE) / memory.total for memory in gpu_memory(gpus))
+    share = min((memory.free - reserve) / memory.total for memory in gpu_memory(gpus))
     share = math.floor(100 * min(share, LARGEST_SHARE)) / 100
     if share < SMALLEST_SHARE:
         raise EngineError(
@@ -60,6 +61,26 @@ def memory_share(gpus: int) -> float:
             )
         )
     return share
+
+
+@contextmanager
+def reported_out_of_memory() -> Iterator[None]:
+    """Raise EngineError with what holds the memory of the first GPU if torch finds none left."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EngineError(
+            "\n".join(
+                [
+                    f"torch ran out of GPU memory: {first_line(error)}",
+                    *describe_memory(min(1, torch.cuda.device_count())),
+                    "Base and adapters are proved on one GPU, with --engine vllm too. End the processes that "
+                    "hold memory, or choose another GPU with CUDA_VISIBLE_DEVICES",
+                ]
+            )
+        ) from error
 
 
 def describe_memory(gpus: int) -> list[str]:

@@ -110,8 +110,8 @@ class MidalignHF(HFLM):
         """Return the information of HFLM, and the ignored generation settings."""
         return {**super().get_model_info(), "generation_config_ignored": self.ignored}
 
-    def use(self, adapter: str | None) -> None:
-        """Answer with the adapter of that name, or as the base."""
+    def use(self, adapter: str | None, also: Sequence[str] = ()) -> None:
+        """Answer with the adapter of that name, or as the base. `also` has no effect: see InferenceEngine."""
         switch(self.model, adapter)
         self._make_head_contiguous()
 

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from midalign.errors import EngineError
 
@@ -32,6 +32,14 @@ class Generated:
     output_tokens: int
     prompt_cut: bool
     """True if the prompt was truncated on the left to fit into the context."""
+
+
+class Answer(NamedTuple):
+    """An engine's answer to a request, with the stop string that may end it."""
+
+    text: str
+    finish: Finish
+    tokens: int
 
 
 def greedy_settings(settings: Mapping[str, Any], max_new: int) -> Greedy | None:

@@ -38,7 +38,7 @@ def open_rerun(plan: EvalPlan, report: EvalReporter = ignore_progress) -> Iterat
             samples={task: sorted(ids) for task, ids in documents.items()},
             tasks={task: plan.tasks[task] for task in documents},
         )
-        answer_tasks(part, model, list(documents), engine, report)
+        answer_tasks(part, [model], list(documents), engine, report)
         parts = read_parts(part, model)
         order = {task: np.argsort(parts[task].doc_ids, kind="stable") for task in documents}
         return {task: np.array(parts[task].counts, np.int64)[order[task]] for task in documents}

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from midalign import locks
-from midalign.evaluate.engine import open_engine, quiet_libraries
+from midalign.evaluate.engine import measure_retrieval_alone, open_engine, quiet_libraries
+from midalign.evaluate.gpu_memory import reported_out_of_memory
 from midalign.evaluate.plan import EvalPlan, make_plan
 from midalign.evaluate.publish import add_overlap, check_training_overlap, lacks_overlap, publish_record
-from midalign.evaluate.scoring import answer_tasks, read_parts, score_by_comet
+from midalign.evaluate.scoring import answer_tasks, group_models, read_parts, score_by_comet
 from midalign.evaluate.settings import EvalReporter, EvalSettings, EvaluatedModel
 from midalign.reporting import ignore_progress
 
@@ -37,7 +38,8 @@ def evaluate_models(settings: EvalSettings, report: EvalReporter = ignore_progre
                 if model in unfinished or lacks_overlap(plan.record_path(model))
             ]
             overlaps = check_training_overlap(unchecked, plan.base, plan.task_names, settings.split)
-            _answer_missing(plan, unfinished, report)
+            with reported_out_of_memory():
+                _answer_missing(plan, unfinished, report)
             parts = {model.name: read_parts(plan, model) for model in unfinished}
             if settings.comet is not None:
                 from midalign.device import free_memory
@@ -65,7 +67,7 @@ def answer_ahead(settings: EvalSettings, report: EvalReporter = ignore_progress)
         plan = replace(make_plan(settings), retrieval_tasks=[])
         asked = [model for model in plan.models if model.folder is not None or not settings.adapters]
         planned = [model for model in asked if not plan.is_finished(model)]
-        with _locked_records(plan, planned):
+        with _locked_records(plan, planned), reported_out_of_memory():
             _answer_missing(plan, _still_unfinished(plan, planned), report)
 
 
@@ -87,8 +89,9 @@ def _still_unfinished(plan: EvalPlan, models: Sequence[EvaluatedModel]) -> list[
 def _answer_missing(plan: EvalPlan, models: Sequence[EvaluatedModel], report: EvalReporter) -> None:
     """Put the parts that are missing into the stores. Nothing refers to the engine afterwards."""
     missing = {model.name: plan.missing_tasks(model) for model in models}
-    if any(missing.values()) or plan.lacks_retrieval(models):
+    if any(missing.values()):
         with open_engine(plan, models) as engine:
-            for model in models:
-                if missing[model.name]:
-                    answer_tasks(plan, model, missing[model.name], engine, report)
+            for batch in group_models(models, missing, plan.settings.max_loras):
+                answer_tasks(plan, batch, missing[batch[0].name], engine, report)
+    elif plan.lacks_retrieval(models):
+        measure_retrieval_alone(plan, models)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -24,30 +25,41 @@ from midalign.metrics import scorer
 
 def answer_tasks(
     plan: EvalPlan,
-    model: EvaluatedModel,
+    models: Sequence[EvaluatedModel],
     missing: Sequence[str],
     engine: InferenceEngine,
     report: EvalReporter,
 ) -> None:
-    """Answer and score the missing tasks of one model. The parts of a call are kept once it is finished."""
+    """Answer and score the tasks that all of `models` miss. Several adapters may answer in one batch.
+
+    The parts of a call are kept once it is finished.
+    """
     sizes = {name: len(plan.samples[name] or task.eval_docs) for name, task in plan.tasks.items()}
     finished = sum(size for name, size in sizes.items() if name not in missing)
-    state = EvalProgress(model.name, finished, sum(sizes.values()))
-    report(state)
-
-    def on_output(count: int) -> None:
-        nonlocal state
-        state = replace(state, done=state.done + count, finished=None, headline=None, cut_off=0)
+    states = {model.name: EvalProgress(model.name, finished, sum(sizes.values())) for model in models}
+    for state in states.values():
         report(state)
 
-    engine.use(model.adapter)
-    engine.on_output = on_output
-    for group in group_tasks({name: sizes[name] for name in missing}, engine.items_at_once):
-        for name, part in _call_harness(plan, group, engine).items():
-            plan.stores[model.name].write(name, part)
-            headline = next(iter(part.result.metrics.values())).value
-            cut_off = part.result.cut_off or 0
-            report(replace(state, finished=name, headline=headline, cut_off=cut_off))
+    def count_outputs(model: EvaluatedModel, count: int) -> None:
+        state = states[model.name]
+        states[model.name] = replace(state, done=state.done + count)
+        report(states[model.name])
+
+    adapters = [model.adapter for model in models if model.adapter is not None] if len(models) > 1 else []
+    at_once = max(1, engine.items_at_once // len(models))
+    for group in group_tasks({name: sizes[name] for name in missing}, at_once):
+        parts = {}
+        for model in models:
+            engine.on_output = partial(count_outputs, model)
+            engine.use(model.adapter, also=adapters)
+            parts[model.name] = _call_harness(plan, group, engine)
+        _share_seconds([part for model_parts in parts.values() for part in model_parts.values()])
+        for model_name, model_parts in parts.items():
+            for name, part in model_parts.items():
+                plan.stores[model_name].write(name, part)
+                headline = next(iter(part.result.metrics.values())).value
+                cut_off = part.result.cut_off or 0
+                report(replace(states[model_name], finished=name, headline=headline, cut_off=cut_off))
 
 
 def group_tasks(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
@@ -60,6 +72,25 @@ def group_tasks(sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
             room = at_once
         groups[-1].append(name)
         room -= size
+    return groups
+
+
+def group_models(
+    models: Sequence[EvaluatedModel], missing: Mapping[str, Sequence[str]], max_loras: int
+) -> list[list[EvaluatedModel]]:
+    """Group models that miss tasks: up to `max_loras` adapters that miss the same, and the base alone.
+
+    vLLM without a GPU gives the base in a batch with adapters the last of them (bgmv_shrink in
+    vllm/lora/ops/torch_ops/lora_ops.py), and without them it skips LoRA.
+    """
+    groups: list[list[EvaluatedModel]] = []
+    for model in (model for model in models if missing[model.name]):
+        group = groups[-1] if groups else []
+        alike = all(other.folder and missing[other.name] == missing[model.name] for other in group)
+        if group and model.folder and alike and len(group) < max_loras:
+            group.append(model)
+        else:
+            groups.append([model])
     return groups
 
 
@@ -80,10 +111,16 @@ def _call_harness(plan: EvalPlan, names: Sequence[str], engine: InferenceEngine)
         fewshot_as_multiturn=settings.apply_chat_template,
     )
     seconds = time.monotonic() - start
-    # A call takes one time for several tasks, which is divided by their tokens.
-    tokens = {name: _count_tokens(engine, name) for name in names}
-    total = sum(tokens.values()) or 1
-    return {name: _make_part(plan, name, engine, results, seconds * tokens[name] / total) for name in names}
+    return {name: _make_part(plan, name, engine, results, seconds / len(names)) for name in names}
+
+
+def _share_seconds(parts: Sequence[TaskPart]) -> None:
+    """Divide the seconds of parts by their tokens. Several tasks, and models, are answered at once."""
+    seconds = sum(part.result.seconds for part in parts)
+    tokens = sum(part.result.tokens or 0 for part in parts) or 1
+    for part in parts:
+        share = seconds * (part.result.tokens or 0) / tokens
+        part.result = part.result.model_copy(update={"seconds": round(share, 3)})
 
 
 def _count_tokens(engine: InferenceEngine, name: str) -> int:
@@ -128,7 +165,7 @@ def _make_part(plan: EvalPlan, name: str, engine: InferenceEngine, results: Any,
         max_gen_toks=task_limit(task),
         cut_off=sum(answer.finish == "length" for answer in answers),
         prompts_cut=sum(answer.prompt_cut for answer in answers),
-        seconds=round(seconds, 3),
+        seconds=seconds,
         tokens=_count_tokens(engine, name),
     )
     # 3. Outputs, for those who want them: a file beside the record, COMET, or the merge of shards.

@@ -61,6 +61,8 @@ class EvalSettings:
     """(I, N): the I-th of N parts of the items."""
     tensor_parallel: int = 1
     """GPUs that vLLM splits the model over."""
+    max_loras: int = 1
+    """Adapters that vLLM answers as in one batch."""
     batch_invariant: bool = field(default_factory=batch_invariant_by_default)
     """vLLM's kernels whose results do not depend on the batch, so that repeated runs answer alike."""
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from midalign import chat
 from midalign.device import device, fast_dtype, free_memory
@@ -16,6 +16,7 @@ from midalign.evaluate import constrain, generation, tokenizers, vllm_limits
 from midalign.evaluate.answer_progress import AnswerProgress
 from midalign.evaluate.gpu_memory import measured_gpus
 from midalign.evaluate.requests import (
+    Answer,
     Finish,
     Generated,
     Greedy,
@@ -45,20 +46,9 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-MAX_LENGTH = 8192
-"""Maximum tokens of a request, unless the model has fewer. The cache on a CPU has 1 GB."""
-
 AT_ONCE = 2_000
 """Most items of a call. vLLM compiles the grammars of a call's items before it answers, about half a megabyte
 each, and an interrupted call is repeated."""
-
-
-class Answer(NamedTuple):
-    """vLLM's answer to a request."""
-
-    text: str
-    finish: Finish
-    tokens: int
 
 
 class MidalignVLLM(VLLM):
@@ -107,7 +97,7 @@ class MidalignVLLM(VLLM):
         vllm_limits.check_one_engine(kwargs)
         kwargs |= self._serving_adapters(pretrained, kwargs, list((adapters or {}).values()))
         if not (kwargs.get("max_length") or kwargs.get("max_model_len")):
-            kwargs["max_length"] = _max_length(_base_config(pretrained, kwargs))
+            kwargs["max_length"] = vllm_limits.max_length(vllm_limits.served_config(pretrained, kwargs))
         self.engine_log = EngineLog()
         self.has_restarted = False
         self.measured_gpus = measured_gpus(kwargs)
@@ -129,6 +119,10 @@ class MidalignVLLM(VLLM):
         self.constrained = constrained
         self.on_output: Callable[[int], None] | None = None
         self.generated: dict[tuple[str, int], Generated] = {}
+        self.together: tuple[str | None, ...] = ()
+        """The live adapters that one call answers with, or the base alone."""
+        self.kept: dict[str | None, dict[tuple[str, int], Generated]] = {}
+        """Answers with adapters of `together` that have not been asked for yet."""
         if constrained:
             vllm_limits.check_biases(self.markup)
 
@@ -145,7 +139,7 @@ class MidalignVLLM(VLLM):
             tokenizers.check_tokenizer(Path(adapter), pretrained, chat=True)
         if not folders:
             return {}
-        config = _base_config(pretrained, settings)
+        config = vllm_limits.served_config(pretrained, settings)
         vllm_limits.check_adapters(folders, config, settings["dtype"], device())
         return {
             "enable_lora": True,
@@ -168,8 +162,11 @@ class MidalignVLLM(VLLM):
         """Return the ignored generation settings, which lm-eval keeps beside its results."""
         return {"generation_config_ignored": self.ignored}
 
-    def use(self, adapter: str | None) -> None:
+    def use(self, adapter: str | None, also: Sequence[str] = ()) -> None:
         """Answer with the adapter of that name, or as the base.
+
+        `also` names further adapters that answer the next requests in the same batch. Their answers are kept
+        until they are in use. Models that think answer one after the other.
 
         Raises AdapterError, and keeps answering as before, for an adapter that vLLM rejects.
         """
@@ -178,6 +175,8 @@ class MidalignVLLM(VLLM):
             if request is not None:
                 self._add_adapter(request)
             self.lora_request = request
+            self.together = (adapter, *(name for name in also if name != adapter and not self.thinking))
+            self.kept = self.kept if also else {}
         elif adapter != self.loaded:
             self._run(lambda: self._load(adapter))
 
@@ -211,7 +210,13 @@ class MidalignVLLM(VLLM):
 
         Requests that are not greedy go to lm-eval's own loop.
         """
-        # 1. Read the requests. One that is not greedy sends all to lm-eval's own loop.
+        # 1. Take answers that are kept, or read the requests. One that is not greedy sends all to lm-eval.
+        self.generated = self.kept.pop(self.together[0], {}) if self.together else {}
+        keys = [(str(request.task_name), int(request.doc_id)) for request in requests]
+        if keys and self.generated.keys() == set(keys):
+            if self.on_output is not None:
+                self.on_output(len(keys))
+            return [self.generated[key].text for key in keys]
         self.generated = {}
         settings = [greedy_settings(request.args[1], self.max_gen_toks) for request in requests]
         if not all(settings):
@@ -228,23 +233,28 @@ class MidalignVLLM(VLLM):
             truncate_tokens(prompt, prompt_room(greedy, self.max_length, budget), self.truncation_side)
             for prompt, greedy in zip(ids, greedies, strict=True)
         ]
-        # 3. Answer in calls of at most AT_ONCE, and keep text, end and tokens of each answer.
+        # 3. Answer in calls of at most AT_ONCE, and keep text, end and tokens of each answer by each model.
+        models = self.together or (None,)
+        by_model: list[dict[tuple[str, int], Generated]] = [{} for _ in models]
         with tqdm(total=len(requests), disable=disable_tqdm or self.on_output is not None) as bar:
-            for part in even_parts(len(requests), AT_ONCE):
-                progress = AnswerProgress(self.on_output or bar.update)
+            for part in even_parts(len(requests), max(1, AT_ONCE // len(models))):
+                progress = AnswerProgress(self.on_output or bar.update, len(models))
                 answers = self._answers(requests[part], greedies[part], prompts[part], progress)
                 progress.update(len(answers) - progress.n)
-                for request, greedy, whole, prompt, answer in zip(
-                    requests[part], greedies[part], ids[part], prompts[part], answers, strict=True
-                ):
-                    self.generated[request.task_name, request.doc_id] = Generated(
-                        cut_at_stop(answer.text, greedy.until),
-                        answer.finish,
-                        len(prompt),
-                        answer.tokens,
-                        len(prompt) < len(whole),
-                    )
-        done = [self.generated[request.task_name, request.doc_id] for request in requests]
+                for of_model, its in zip(by_model, even_parts(len(answers), len(keys[part])), strict=True):
+                    for key, greedy, whole, prompt, answer in zip(
+                        keys[part], greedies[part], ids[part], prompts[part], answers[its], strict=True
+                    ):
+                        of_model[key] = Generated(
+                            cut_at_stop(answer.text, greedy.until),
+                            answer.finish,
+                            len(prompt),
+                            answer.tokens,
+                            len(prompt) < len(whole),
+                        )
+        self.generated, *others = by_model
+        self.kept |= dict(zip(models[1:], others, strict=True))
+        done = [self.generated[key] for key in keys]
         report_truncated([str(request.task_name) for request in requests], done, self.max_length)
         for request, generated in zip(requests, done, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, generated.text)
@@ -264,15 +274,16 @@ class MidalignVLLM(VLLM):
         prompts: Sequence[list[int]],
         sampling: Sequence[SamplingParams],
         progress: AnswerProgress | None = None,
+        loras: Sequence[Any] = (),
     ) -> list[Any]:
-        """Return vLLM's outputs."""
+        """Return vLLM's outputs, by the adapter in use or by one of `loras` per prompt."""
         if not prompts:
             return []
         outputs: list[Any] = self._run(
             lambda: self.model.generate(
                 [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
                 list(sampling),
-                lora_request=self.lora_request,
+                lora_request=loras or self.lora_request,
                 use_tqdm=progress or False,
             )
         )
@@ -283,9 +294,10 @@ class MidalignVLLM(VLLM):
         prompts: Sequence[list[int]],
         sampling: Sequence[SamplingParams],
         progress: AnswerProgress | None = None,
+        loras: Sequence[Any] = (),
     ) -> list[Any]:
         """Return vLLM's first completion of each prompt."""
-        return [output.outputs[0] for output in self._outputs(prompts, sampling, progress)]
+        return [output.outputs[0] for output in self._outputs(prompts, sampling, progress, loras)]
 
     def _run(self, call: Callable[[], Result]) -> Result:
         """Return the result of a call to vLLM, which is repeated in a new process if the first one dies.
@@ -329,15 +341,18 @@ class MidalignVLLM(VLLM):
         prompts: Sequence[list[int]],
         progress: AnswerProgress,
     ) -> list["Answer"]:
-        """Return the answers, after thoughts if the model thinks."""
+        """Return the answers of one model after the other, after thoughts if the model thinks."""
         if self.thinking:
             return self._answer_after_thoughts(self.thinking, requests, settings, prompts)
         sampling = [
             self._sampling(request, greedy) for request, greedy in zip(requests, settings, strict=True)
         ]
+        models = max(1, len(self.together))
+        loras = [name and self.requests[name] for name in self.together for _ in prompts]
+        completions = self._completions([*prompts] * models, sampling * models, progress, loras)
         return [
             Answer(self._text(output.token_ids), _finish(output), len(output.token_ids))
-            for output in self._completions(prompts, sampling, progress)
+            for output in completions
         ]
 
     def _answer_after_thoughts(
@@ -428,14 +443,3 @@ class MidalignVLLM(VLLM):
 
 def _finish(output: Any) -> Finish:
     return "length" if output.finish_reason == "length" else "stop"
-
-
-def _base_config(base: str, settings: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    trust = bool(settings.get("trust_remote_code"))
-    return AutoConfig.from_pretrained(base, revision=settings.get("revision"), trust_remote_code=trust)
-
-
-def _max_length(config: Any) -> int:
-    return min(int(getattr(config.get_text_config(), "max_position_embeddings", MAX_LENGTH)), MAX_LENGTH)

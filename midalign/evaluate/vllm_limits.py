@@ -22,8 +22,24 @@ LARGEST_VOCABULARY = 258_048
 MOST_BIASES = 1024
 """Tokens in the `logit_bias` of a request: vllm/v1/worker/gpu/sample/logit_bias.py."""
 
+MAX_LENGTH = 8192
+"""Maximum tokens of a request, unless the model has fewer. The cache on a CPU has 1 GB."""
+
 PATTERNS = ("rank_pattern", "alpha_pattern")
 """Settings that vLLM 0.32 reads (PEFTHelper.get_rank_and_scaling) and some older versions ignore silently."""
+
+
+def served_config(base: str, settings: Mapping[str, Any]) -> Any:
+    """Return transformers' configuration of a base, loaded as vLLM's settings say."""
+    from transformers import AutoConfig
+
+    trust = bool(settings.get("trust_remote_code"))
+    return AutoConfig.from_pretrained(base, revision=settings.get("revision"), trust_remote_code=trust)
+
+
+def max_length(config: Any) -> int:
+    """Return the maximum tokens of a request."""
+    return min(int(getattr(config.get_text_config(), "max_position_embeddings", MAX_LENGTH)), MAX_LENGTH)
 
 
 def max_lora_rank(folders: Sequence[Path]) -> int:
@@ -128,15 +144,20 @@ def check_adapters(folders: Sequence[Path], base_config: Any, dtype: str, device
 
 
 def check_modules(folder: Path, architecture: str, embeddings: Sequence[str]) -> None:
-    """Raise AdapterError for an adapter of embeddings or an output head that take no LoRA in vLLM.
+    """Raise AdapterError for an adapter of an output head, or of embeddings that take no LoRA in vLLM.
 
     `embeddings` are those that do. All linear layers take LoRA (get_supported_lora_modules in
-    vllm/lora/utils.py).
+    vllm/lora/utils.py). On a GPU, log probabilities of prompts lack what an adapter adds to the output head,
+    so that it cannot be proved, and may read memory of others (github.com/vllm-project/vllm/issues/51594).
     """
     for name in adapters.tensor_shapes(folder / adapters.WEIGHTS):
         module = name.partition(".lora_")[0].rpartition(".")[2]
-        is_embedding = ".lora_embedding_" in name or module == "lm_head"
-        if is_embedding and module not in embeddings:
+        if module == "lm_head":
+            raise AdapterError(
+                f"{folder} changes lm_head. vLLM's log probabilities of prompts lack that change, so that it "
+                f"cannot be proved"
+            )
+        if ".lora_embedding_" in name and module not in embeddings:
             raise AdapterError(f"{folder} changes {module}, which takes no LoRA in vLLM's {architecture}")
 
 

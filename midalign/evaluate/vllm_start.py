@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from midalign.device import device, free_memory
 from midalign.errors import EngineError, MidalignError, first_line
-from midalign.evaluate.gpu_memory import describe_memory, memory_share
+from midalign.evaluate.gpu_memory import RESERVE, describe_memory, memory_share
 from midalign.evaluate.install import present_vllm_cpu, require_vllm
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ MEMORY = (
 """Parts of the errors of a full GPU. The last two are those of vllm/v1/core/kv_cache_utils.py."""
 
 LONGEST_CAUSE = 500
+
+HIDDEN: tuple[str, ...] = ("__spec__", "__file__")
+"""Names in a program by which a spawned process finds it."""
 
 
 def prepare_vllm() -> None:
@@ -144,7 +147,8 @@ def _copy(stream: TextIO, number: int) -> TextIO:
 def start_vllm(start: Callable[[float | None], None], gpus: int, engine_log: EngineLog) -> None:
     """Start vLLM with a share of the memory that is free now.
 
-    A start that fails because another process took or freed memory meanwhile is repeated once.
+    A start that fails because another process took or freed memory meanwhile is repeated once, with twice the
+    reserve.
 
     Args:
         start: starts vLLM with a `gpu_memory_utilization`, or with its own if that is None.
@@ -155,8 +159,8 @@ def start_vllm(start: Callable[[float | None], None], gpus: int, engine_log: Eng
     """
     for is_last in (False, True):
         try:
-            with engine_log.receive_output():
-                start(memory_share(gpus) if gpus else None)
+            with engine_log.receive_output(), hidden_main():
+                start(memory_share(gpus, RESERVE * (1 + is_last)) if gpus else None)
             return
         except MidalignError:
             raise
@@ -166,6 +170,23 @@ def start_vllm(start: Callable[[float | None], None], gpus: int, engine_log: Eng
                 raise engine_log.failure("vLLM did not start", cause, gpus) from error
         log.warning("The free GPU memory changed while vLLM started (%s). Starting it again", cause)
         free_memory()
+
+
+@contextmanager
+def hidden_main() -> Iterator[None]:
+    """Let processes that are started inside not import the program that runs.
+
+    A spawned process imports it to find what it defines (multiprocessing.spawn.get_preparation_data). A
+    script without `if __name__ == "__main__"` would start over in each process of vLLM, which needs nothing
+    of it.
+    """
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden = {name: main.pop(name) for name in HIDDEN if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main |= hidden
 
 
 def watch_processes(engine_core: Any) -> None:

@@ -46,7 +46,7 @@ sys.exit(status)
 def tasks_of(run: CheckRun) -> tuple[str, int]:
     """Return the tasks and the items per task for comparisons of engines."""
     if run.short:
-        return "midalign_mini_json_en,midalign_mini_mt_en-de", 10
+        return "midalign_mini_json_en,midalign_mini_mt_en-de", 5
     return "midalign_mini_json", 40 if run.gpu else 10
 
 
@@ -129,6 +129,29 @@ def two_engines(run: CheckRun) -> list[CheckRow]:
         ),
         judged("base and adapters in vllm", "3 differ", f"{distinct} of {len(models)} differ", distinct == 3),
         judged("seconds", "recorded", ratio, True),
+    ]
+
+
+def one_batch(run: CheckRun) -> list[CheckRow]:
+    """Answer with both adapters in one batch, and compare with one model after the other."""
+    names = "outputs of one batch", "seconds of one batch"
+    if not run.gpu:
+        expected = f"{LEAST_EQUAL:.0%} equal", "recorded"
+        reason = "no GPU: on a CPU, adapters are merged"
+        return [not_run(name, wanted, reason) for name, wanted in zip(names, expected, strict=True)]
+    tasks, limit = tasks_of(run)
+    seconds = {}
+    for most in (1, 2):
+        words = eval_words(run.adapters(), tasks, limit, "vllm", run.output / f"max-loras-{most}")
+        done = run.midalign(*words, "--max-loras", most)
+        if done.status != 0:
+            return [judged(f"--max-loras {most}", "status 0", done.last_line, False)]
+        seconds[most] = sum(record["seconds"] for record in read_records(run.output / f"max-loras-{most}"))
+    share = equal_share(*(read_outputs(run.output / f"max-loras-{most}") for most in (1, 2)))
+    found = f"{seconds[2] / seconds[1]:.2f} times those of one model after the other"
+    return [
+        judged(names[0], f"{LEAST_EQUAL:.0%} equal", f"{share:.1%} equal", share >= LEAST_EQUAL),
+        judged(names[1], "recorded", found, True),
     ]
 
 

@@ -124,7 +124,16 @@ def plain_lm_eval(run: CheckRun) -> list[CheckRow]:
     if reason := _missing(run):
         return [not_run(name, expected, reason)]
     script = ROOT / "scripts" / "benchmarks" / "one_engine.py"
-    words = ["bfloat16", run.gemma, *_gemma_adapters(run), "--", *PLAIN_TASKS, PLAIN_ITEMS]
+    words = [
+        "--engine",
+        "vllm",
+        "bfloat16",
+        run.gemma,
+        *_gemma_adapters(run),
+        "--",
+        *PLAIN_TASKS,
+        PLAIN_ITEMS,
+    ]
     done = run.command(sys.executable, script, *words)
     return [judged(name, expected, done.last_line if done.status else done.stdout.strip(), done.status == 0)]
 

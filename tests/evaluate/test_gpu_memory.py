@@ -55,6 +55,19 @@ def test_vllm_gets_what_is_free(cuda: list[tuple[float, float]]) -> None:
         gpu_memory.memory_share(1)
 
 
+def test_a_full_gpu_is_one_screen(cuda: list[tuple[float, float]]) -> None:
+    """As transformers loads the base for the proof, or answers."""
+    cuda[0] = (0.1, 80.0)
+    with pytest.raises(EngineError) as caught, gpu_memory.reported_out_of_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nIf ...")
+    first, *lines = str(caught.value).splitlines()
+    assert (
+        first == "torch ran out of GPU memory: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."
+    )
+    assert lines[:2] == ["GPU 0: 0.1 of 80.0 GiB are free", "Process 4711, python, 9000 MiB"]
+    assert "CUDA_VISIBLE_DEVICES" in lines[2]
+
+
 def test_a_share_is_asked_for_only_on_a_gpu_and_unless_given(cuda: list[tuple[float, float]]) -> None:
     assert gpu_memory.measured_gpus({"tensor_parallel_size": 2}) == 2
     assert gpu_memory.measured_gpus({}) == 1
@@ -89,7 +102,7 @@ def test_a_start_is_repeated_once_if_memory_moved(
 ) -> None:
     start, shares = failing(MOVED, None)
     start_vllm(start, 1, EngineLog())
-    assert shares == [0.86, 0.86]
+    assert shares == [0.86, 0.85]  # with twice the reserve
     assert "Starting it again" in caplog.text
     start, shares = failing(MOVED, MOVED)
     with pytest.raises(EngineError, match=r"vLLM did not start.*memory profiling[^$]*4711, python") as caught:
@@ -138,6 +151,35 @@ def test_python_still_writes_while_the_output_of_processes_is_kept(tmp_path: Pat
     words = done.stdout.split()
     assert (words[:3], done.stderr) == (["shown", "after", "kept"], "too\n")
     assert not Path(words[3]).exists()  # nothing failed
+
+
+SCRIPT = """
+import multiprocessing, os, sys
+print("runs", flush=True)
+from midalign.evaluate.vllm_start import EngineLog, start_vllm
+def start(share):
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 7, process.exitcode
+start_vllm(start, 0, EngineLog())
+main = sys.modules["__main__"]
+print(main.__file__, main.__spec__ and main.__spec__.name)
+"""
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_script_without_a_guard_does_not_start_over_in_vllms_processes(
+    tmp_path: Path, as_module: bool
+) -> None:
+    """vLLM starts its processes by spawn, which imports the script again."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, *(("-m", "script") if as_module else (str(script),))]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines() == ["runs", f"{script} {'script' if as_module else None}"]
 
 
 def test_a_cuda_build_without_a_gpu_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +251,9 @@ def test_options_of_vllm_are_not_ignored(
     with pytest.raises(EngineError, match="--tensor-parallel 2 is for vLLM on GPUs, and the engine is hf"):
         choose_engine(settings, "tiny", [base])
     monkeypatch.setattr(install, "has_vllm", lambda: True)
-    assert choose_engine(replace(settings, engine="vllm"), "tiny", [base]) == "vllm"
+    with pytest.raises(EngineError, match="--tensor-parallel 2 and --max-loras 4 is for vLLM on GPUs"):
+        choose_engine(replace(settings, max_loras=4), "tiny", [base])
+    assert choose_engine(replace(settings, engine="vllm", max_loras=4), "tiny", [base]) == "vllm"
     with pytest.raises(EngineError, match="needs 3 GPUs, and torch finds 2"):
         choose_engine(replace(settings, engine="vllm", tensor_parallel=3), "tiny", [base])
     # Batch-invariant by the option, or by the variable of vLLM, which then reads what the record says.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,9 +26,10 @@ from midalign.data.overlap import OverlapCheck
 from midalign.errors import RecordError
 from midalign.evaluate import publish, retrieval, roles, run
 from midalign.evaluate.answer_limits import answer_limit, context_tokens, limit_answers
+from midalign.evaluate.hf import MidalignHF
 from midalign.evaluate.partial import Output, TaskPart
 from midalign.evaluate.plan import EvalPlan, draw_sample
-from midalign.evaluate.scoring import group_tasks
+from midalign.evaluate.scoring import group_models, group_tasks
 from midalign.evaluate.settings import EvalProgress, EvalSettings, EvaluatedModel, Split
 from midalign.families import slot
 from midalign.locks import locked
@@ -547,6 +549,68 @@ def test_answers_ahead_are_not_checked_for_overlap(
     monkeypatch.setattr(run, "_answer_missing", lambda *_: None)
     run.answer_ahead(replace(settings, adapters=(manifest_adapter,), output=tmp_path), lambda _: None)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_models_that_lack_the_same_tasks_share_a_batch() -> None:
+    base, *adapters = (EvaluatedModel(name, name and Path(name), None, None) for name in ("", *"abcd"))
+    base = replace(base, folder=None)
+    a, b, c, d = adapters
+    missing = {"": ["x"], "a": ["x"], "b": ["x"], "c": ["x", "y"], "d": []}
+    assert group_models([base, a, b, c, d], missing, 1) == [[base], [a], [b], [c]]
+    assert group_models([base, a, b, c, d], missing, 2) == [[base], [a, b], [c]]
+    alike = {name: ["x"] for name in missing}
+    assert group_models([base, a, b, c, d], alike, 2) == [[base], [a, b], [c, d]]
+    assert group_models([a, b, c, d], alike, 3) == [[a, b, c], [d]]
+
+
+@pytest.mark.slow
+def test_models_of_a_batch_get_the_records_of_models_alone(
+    settings: EvalSettings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, use = [], MidalignHF.use
+    bare = shutil.copytree(manifest_adapter, tmp_path / "bare")
+    (bare / adapters.MANIFEST).unlink()
+
+    def spy(engine: MidalignHF, adapter: str | None, also: Sequence[str] = ()) -> None:
+        used.append((adapter, list(also)))
+        use(engine, adapter, also)
+
+    monkeypatch.setattr(MidalignHF, "use", spy)
+    monkeypatch.setattr("midalign.evaluate.engine._check_vllm_options", lambda *_: None)
+    asked = replace(settings, tasks=(EN,), adapters=(manifest_adapter, bare), adapters_only=True, limit=3)
+    found: dict[int, list[record.Record]] = {}
+    reported: list[EvalProgress] = []
+    for most in (1, 2):
+        each = replace(asked, max_loras=most, output=tmp_path / str(most))
+        found[most] = [record.read_record(path) for path in run.evaluate_models(each, reported.append)]
+    models = ["mini-aligned-seed7", "bare"]
+    assert used == [(name, also) for also in ([], models) for name in models]
+    assert [entry.tasks[EN].counts for entry in found[1]] == [entry.tasks[EN].counts for entry in found[2]]
+    assert [entry.run for entry in found[1]] == [entry.run for entry in found[2]]
+    # The seconds of a batch are divided by the tokens of its models.
+    speeds = {entry.tasks[EN].tokens / entry.tasks[EN].seconds for entry in found[2]}
+    assert max(speeds) == pytest.approx(min(speeds), rel=0.05)
+    assert [now.done for now in reported if now.finished] == [3, 3, 3, 3]
+
+
+@pytest.mark.slow
+def test_retrieval_alone_starts_no_engine(
+    settings: EvalSettings, manifest_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The final evaluation of a sweep on a cluster finds all answers. vLLM would take a minute to start."""
+    asked = replace(
+        settings, tasks=(EN, DE), adapters=(manifest_adapter,), adapters_only=True, output=tmp_path, limit=2
+    )
+    run.answer_ahead(asked)
+    monkeypatch.setattr(run, "open_engine", lambda *_: pytest.fail("started"))
+    (path,) = run.evaluate_models(asked)
+    entry = record.read_record(path)
+    assert entry.retrieval is not None
+    assert (entry.retrieval.layer, list(entry.retrieval.accuracy)) == (3, ["de"])
+    whole = replace(asked, output=tmp_path / "at-once")
+    monkeypatch.undo()
+    (path,) = run.evaluate_models(whole)
+    assert record.read_record(path).retrieval == entry.retrieval
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def engine(base: Path, folders: dict[str, Path]) -> Any:
     """The one engine of this file: bf16, as LoRA is on a GPU."""
     from midalign.evaluate.vllm import MidalignVLLM
 
-    return MidalignVLLM(str(base), adapters=folders, dtype="bfloat16")
+    return MidalignVLLM(str(base), adapters=folders, dtype="bfloat16", max_loras=2)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,38 @@ def test_an_adapter_that_vllm_serves_as_the_base_is_found(
 def answers(engine: Any, name: str | None) -> list[str]:
     engine.use(name)
     return list(engine.generate_until(requests()[:4], disable_tqdm=True))
+
+
+def test_several_adapters_answer_in_one_batch(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ("a", "b")
+    alone = {name: (answers(engine, name), engine.generated) for name in models}
+    generate, calls, counted = engine.model.generate, [], []
+
+    def spy(prompts: list[Any], *args: Any, **kwargs: Any) -> Any:
+        loras = kwargs["lora_request"]
+        calls.append([lora.lora_name for lora in loras] if isinstance(loras, list) else loras)
+        return generate(prompts, *args, **kwargs)
+
+    monkeypatch.setattr(engine.model, "generate", spy)
+    monkeypatch.setattr(engine, "on_output", counted.append)
+    found = {}
+    for name in models:
+        engine.use(name, also=models)
+        found[name] = (engine.generate_until(requests()[:4], disable_tqdm=True), engine.generated)
+        assert sum(counted) == 4
+        counted.clear()
+    assert calls == [["a"] * 4 + ["b"] * 4]
+    assert engine.model.llm_engine.vllm_config.lora_config.max_loras == 2
+    assert found == alone
+    assert len({tuple(texts) for texts, _ in found.values()}) == 2
+    # Other requests, and models in use alone, are answered again.
+    engine.use("a", also=models)
+    engine.generate_until(requests()[:4], disable_tqdm=True)
+    engine.use("b", also=models)
+    assert engine.generate_until(requests()[:3], disable_tqdm=True) == alone["b"][0][:3]
+    assert [len(names) for names in calls] == [8, 8, 6]
+    engine.use("b")
+    assert engine.kept == {}
 
 
 def test_a_rejected_adapter_is_reported_and_the_engine_goes_on(
@@ -291,6 +323,9 @@ def test_ranks_and_modules_are_checked_against_the_base(base: Path, tmp_path: Pa
     # Llama's embeddings take LoRA, those of Gemma 3 do not, and GPT-2 takes none.
     embeddings = make_adapter_of(tmp_path / "embeddings", str(base), lora()(["embed_tokens"]))
     vllm_limits.check_adapters([embeddings], llama, "bfloat16", "cuda")
+    head = make_adapter_of(tmp_path / "head", str(base), lora()(["q_proj", "lm_head"]))
+    with pytest.raises(AdapterError, match="head changes lm_head"):
+        vllm_limits.check_adapters([head], llama, "bfloat16", "cuda")
     gemma = AutoConfig.for_model("gemma3_text", architectures=["Gemma3ForCausalLM"], vocab_size=262_144)
     vllm_limits.check_adapters([folder], gemma, "bfloat16", "cuda")
     with pytest.raises(AdapterError, match="embeddings changes embed_tokens"):

