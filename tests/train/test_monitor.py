@@ -115,7 +115,7 @@ from midalign.train.recipe import load_recipe
 from midalign.train.run import train_recipe
 
 settings = load_recipe("mini", sys.argv[1:])
-harness.load_tasks([settings.task])  # lm-eval's index once for all processes
+harness.load_tasks([settings.task])  # imports lm-eval once for all processes
 
 
 def die(*_):
