@@ -1,7 +1,9 @@
 """Fixtures that several rooms share."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,16 +28,24 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def _massive(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds MASSIVE, filled once a session."""
-    folder = tmp_path_factory.mktemp("massive")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIDALIGN_CACHE", str(folder))
-        massive.add(shared_data / "massive")
-    return folder
+def store_once(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A function that adds data sets to one cache, each once per session, and returns the cache's folder."""
+    folder = str(tmp_path_factory.mktemp("data-sets"))
+    stored: set[ModuleType] = set()
+
+    def store(*sources: ModuleType) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MIDALIGN_CACHE", folder)
+            for source in sources:
+                if source not in stored:
+                    source.add(shared_data / source.FILES.name)
+                    stored.add(source)
+        return folder
+
+    return store
 
 
 @pytest.fixture
-def massive_cache(_massive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def massive_cache(store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The tasks find MASSIVE in the cache."""
-    monkeypatch.setenv("MIDALIGN_CACHE", str(_massive))
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(massive))

@@ -1,7 +1,7 @@
 """One walk through every task that midalign has: files, prompts, gold answers, garbage."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,17 @@ def chat(messages: list[dict[str, str]], **_: Any) -> str:
 
 
 @pytest.fixture
-def real(group: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def real(
+    group: str, shared_data: Path, store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cache with the group's data set."""
     data = GROUPS[group]
     if data is None:
         return
-    folder = shared_data / data.__name__.rpartition(".")[2]
+    folder = shared_data / data.FILES.name
     if not folder.is_dir():
         pytest.skip(f"{folder.name} is not among the real data sets (../shared/data)")
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    data.add(folder)
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(data))
 
 
 def test_every_task_is_walked() -> None:

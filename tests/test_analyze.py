@@ -369,9 +369,8 @@ def test_a_killed_analysis_goes_on(tmp_path):
 
 
 @pytest.fixture
-def ntrex_cache(shared_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path / "cache"))
-    ntrex.add(shared_data / "ntrex")
+def ntrex_cache(store_once, monkeypatch):
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(ntrex))
 
 
 @pytest.mark.data

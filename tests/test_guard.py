@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,11 @@ def midalign(*words: object, status: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A cache of its own with the real data sets."""
+def real(store_once: Callable[..., str]):
+    """A cache with the real data sets."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIDALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MIDALIGN_CACHE", store_once(tatoeba, ntrex, alma, wmt23, massive))
         patch.setenv("HF_HUB_OFFLINE", "1")
-        for name, module in {"tatoeba": tatoeba, "ntrex": ntrex, "alma": alma, "wmt23": wmt23}.items():
-            module.add(shared_data / name)
-        massive.add(shared_data / "massive")
         yield
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from midalign import adapter, record
-from midalign.data import ntrex, tatoeba
+from midalign.data import massive, ntrex, tatoeba
 from midalign.errors import RecipeError
 from midalign.sweep.grid import Grid, read_grid
 from midalign.sweep.point_adapters import adapters_to_score
@@ -237,9 +237,8 @@ def test_sweeps_of_the_package_are_sound(name):
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
-def test_sweeps_of_the_package_find_their_languages_and_pairs(name, massive_cache, shared_data):
-    for source in (tatoeba, ntrex):
-        source.add(shared_data / source.FILES.name)
+def test_sweeps_of_the_package_find_their_languages_and_pairs(name, store_once, monkeypatch):
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(massive, tatoeba, ntrex))
     for recipe in recipes_of_points(plan_points(read_grid(name))):
         check_roles(recipe)
 

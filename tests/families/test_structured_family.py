@@ -1,6 +1,7 @@
 """JSON-structured generation through lm-eval's own task objects: prompt, gold target, outputs, schemas."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def test_gold_is_right_and_garbage_is_not_in_the_mini_benchmark(mini_tasks: dict
 
 
 @pytest.fixture
-def real(shared_data: Path, massive_cache: None) -> None:
+def real(store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache with UNER and MASSIVE."""
-    uner.add(shared_data / "uner" / "uner.tar.xz")
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(uner, massive))
 
 
 @pytest.mark.exhaustive

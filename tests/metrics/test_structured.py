@@ -5,7 +5,6 @@ import math
 import random
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,14 +197,13 @@ def corrupted(said: list[Pair], text: str, chance: random.Random) -> str:
 @pytest.mark.parametrize("script", ["Latn", "Cyrl", "Hans"])
 @pytest.mark.filterwarnings("ignore::seqeval.metrics.v1.UndefinedMetricWarning", "ignore:.*NE tag")
 def test_uner_is_scored_as_seqeval_does_in_every_script(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+    store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     """10,000 corrupted predictions a script, compared a hundred at a time and all together."""
     from midalign.data import uner
     from midalign.languages import language
 
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    uner.add(shared_data / "uner" / "uner.tar.xz")
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(uner))
     assert {language(code).script for code in uner.treebanks().values()} == {"Latn", "Cyrl", "Hans"}
     names = [name for name, code in uner.treebanks().items() if language(code).script == script]
     everything = [one for name in names for one in uner.sentences(name, "test")]

@@ -1,7 +1,7 @@
 """Translation metrics against sacreBLEU's own corpus scores, and the counts that it does not have."""
 
 import random
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,11 +62,10 @@ TOKENIZERS = {"zh_cn": "zh", "zh_tw": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 @pytest.mark.slow
 @pytest.mark.data
 def test_scores_of_corrupted_references_equal_sacrebleus(
-    shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """13,808 of them in NTREX's 127 languages, each as a corpus of one, and a language's together."""
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    ntrex.add(shared_data / "ntrex" / "ntrex-128.tar.xz")
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(ntrex))
     chance = random.Random(0)
     total = 0
     for code in (direction.removeprefix("en-") for direction in ntrex.directions() if direction[:3] == "en-"):
@@ -175,11 +174,10 @@ def test_off_target_divides_by_the_judged_outputs() -> None:
 
 @pytest.mark.data
 def test_references_are_on_target_and_english_is_not(
-    shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of NTREX's languages, on references that the labels were not calibrated on (every fourth)."""
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    ntrex.add(shared_data / "ntrex" / "ntrex-128.tar.xz")
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(ntrex))
     for direction in (one for one in ntrex.directions() if one[:3] == "en-"):
         code = direction.removeprefix("en-")
         segments = ntrex.read(direction, "test")[1:400:4]

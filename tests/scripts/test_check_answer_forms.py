@@ -1,6 +1,7 @@
 """Right answers score 1 in every form that a fair reader takes for the same answer, in every language."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,9 @@ def test_right_answers_of_massive_score_one_in_every_form(massive_cache: None, s
 @pytest.mark.data
 @pytest.mark.slow
 def test_right_answers_of_uner_score_one_in_every_form(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    uner.add(shared_data / "uner" / "uner.tar.xz")
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(uner))
     assert wrong("structured uner", every=10) == []
 
 

@@ -1,6 +1,7 @@
 """The token limits of the tasks have room for the gold answers."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,9 @@ def test_the_mini_base_has_room_for_the_answers_of_massive(
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_mini_base_has_room_for_the_answers_of_uner_but_not_for_all_of_ntrex(
-    mini: limits.Base, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mini: limits.Base, store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    uner.add(shared_data / "uner" / "uner.tar.xz")
-    wmt23.add(shared_data / "wmt23" / "wmt23.tar.xz")
-    ntrex.add(shared_data / "ntrex" / "ntrex-128.tar.xz")
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(uner, wmt23, ntrex))
     group, _ = longest_tasks("midalign_json_uner", 0)
     assert all(limits.measure(group, task, mini, longest=50).fits for task in ("hr_set", "pt_bosque"))
     chinese = limits.measure(group, "zh_gsd", mini, longest=50)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,13 +155,11 @@ def test_tasks_of_lm_eval_are_not_checked_rather_than_free_of_overlap() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_recipes_of_the_package_are_not_stopped(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from midalign.data import alma, massive, tatoeba, uner, wmt23
 
-    monkeypatch.setenv("MIDALIGN_CACHE", str(tmp_path))
-    for source in (alma, massive, tatoeba, uner, wmt23):
-        source.add(shared_data / source.__name__.rpartition(".")[2])
+    monkeypatch.setenv("MIDALIGN_CACHE", store_once(alma, massive, tatoeba, uner, wmt23))
     for name in shipped_recipes():
         settings = load_recipe(name)
         assert set(map(len, evaluation_overlaps(settings, settings.arms).values())) == {0}
