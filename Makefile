@@ -18,7 +18,8 @@ demo: setup
 
 # Less than ten minutes on two cores. FULL=1: whole data sets and runs of many processes too.
 test: setup-dev
-	OMP_NUM_THREADS=1 .venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile $(if $(FULL),,-m "not exhaustive")
+	OMP_NUM_THREADS=1 .venv/bin/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder \
+		$(if $(FULL),,-m "not exhaustive")
 
 lint: setup-dev
 	.venv/bin/ruff check .

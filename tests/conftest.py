@@ -10,12 +10,44 @@ from hypothesis import HealthCheck, settings
 
 from midalign.data import massive
 
+TESTS = Path(__file__).parent
+LONGEST = (
+    "evaluate/test_run.py",
+    "train/test_distributed.py",
+    "test_cluster.py",
+    "test_sweep.py",
+    "test_analyze.py",
+    "evaluate/test_vllm.py",
+    "evaluate/test_vllm_serving.py",
+    "test_guard.py",
+    "test_all_tasks.py",
+    "train/test_front_door.py",
+    "train/test_monitor.py",
+    "train/test_overlap_guard.py",
+    "train/test_forms_of_training.py",
+    "evaluate/comet/test_comet.py",
+    "metrics/test_structured.py",
+    "train/test_card.py",
+    "train/test_families_recipe.py",
+    "families/test_structured_family.py",
+    "test_examples.py",
+    "train/test_preview.py",
+)
+"""Files that start first, so that no worker ends alone with a long one."""
+
 # How fast inputs are generated is the machine's load and not the code's fault.
 settings.register_profile("midalign", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("midalign")
 
 # Background jobs of a script inherit that Ctrl-C is ignored; the commands under test must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of LONGEST first, in its order. Workers take files in the order of collection."""
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")
