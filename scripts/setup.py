@@ -75,9 +75,20 @@ def pinned(constraints: Path, package: str) -> str:
 
 
 def pip(*arguments: str) -> bool:
-    """Run pip, with its output on the terminal. Returns whether it succeeded."""
+    """Run pip, with its output on the terminal. Return whether it succeeded."""
     command = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments]
     return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def compile_packages() -> None:
+    """Compile the installed packages on all cores. pip would compile them on a single core.
+
+    Failures are ignored: some packages contain templates that are not valid Python, and Python compiles
+    missing modules when it imports them.
+    """
+    print("  byte code of all packages", flush=True)
+    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-qq", "-j", "0", str(VENV / "lib")]
+    subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
 
 
 def create_venv() -> None:
@@ -95,11 +106,11 @@ def create_venv() -> None:
 def install_torch(constraints: Path) -> None:
     """Install the pinned torch without its dependencies, which follow with the rest from pip's own index."""
     torch = pinned(constraints, "torch")
-    if pip("install", "-qq", "--no-deps", torch):
+    if pip("install", "-qq", "--no-compile", "--no-deps", torch):
         return
     if torch.endswith("+cpu"):
         print(f"  not there as pip is configured; trying {TORCH_CPU_INDEX}", flush=True)
-        if pip("install", "-qq", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
+        if pip("install", "-qq", "--no-compile", "--no-deps", "--index-url", TORCH_CPU_INDEX, torch):
             return
     sys.exit(f"Could not install {torch}. Put its wheel into a folder: PIP_FIND_LINKS=FOLDER make setup")
 
@@ -114,10 +125,12 @@ def install(name: str, dev: bool) -> None:
     print(f"  {pinned(constraints, 'torch')}", flush=True)
     install_torch(constraints)
     print("  midalign and what it needs" + (", vLLM, tools for tests and docs" if dev else ""), flush=True)
-    if not pip("install", "-qq", "--constraint", str(constraints), *requirements(name, dev)):
+    wanted = requirements(name, dev)
+    if not pip("install", "-qq", "--no-compile", "--constraint", str(constraints), *wanted):
         sys.exit("Set-up failed. See pip's error above. Rerun the same command to resume")
     if name == "cpu-linux" and not pip("uninstall", "-qq", "--yes", *UNLOADABLE):
         sys.exit(f"Could not remove {', '.join(UNLOADABLE)} from .venv")
+    compile_packages()
     if dev:
         install_browser()
     print(f"  done in {time.monotonic() - began:.0f} s", flush=True)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +15,19 @@ ROOT = Path(__file__).parents[2]
 PLATFORMS = ("cpu-linux", "cuda-linux", "macos")
 
 
-@pytest.fixture
-def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """scripts/setup.py over a copy of the files that it reads, without pip."""
+def load_script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("setup_script", ROOT / "scripts" / "setup.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """scripts/setup.py over a copy of the files that it reads, without pip."""
+    module = load_script()
     for name in (
         "scripts/setup.py",
         "pyproject.toml",
@@ -34,6 +40,7 @@ def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module, "create_venv", lambda: (tmp_path / ".venv").mkdir(exist_ok=True))
+    monkeypatch.setattr(module, "compile_packages", lambda: None)
     monkeypatch.setattr(module, "this_platform", lambda: "cpu-linux")
     monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")  # a browser is there
     return module
@@ -75,6 +82,31 @@ def test_a_second_call_does_nothing_until_something_changes(
     run(setup, monkeypatch)
     assert len(pip) == 9
     assert "pytest" in pip[7], "what was there for tests stays"
+
+
+def test_packages_are_compiled_once_after_pip(
+    setup: ModuleType, pip: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "compile_packages", lambda: pip.append(("compiled",)))
+    run(setup, monkeypatch)
+    assert [arguments[0] for arguments in pip] == ["install", "install", "uninstall", "compiled"]
+    assert all("--no-compile" in arguments for arguments in pip[:2])
+
+
+def test_files_of_invalid_python_do_not_stop_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script()
+    monkeypatch.setattr(script, "VENV", tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    package = tmp_path / "lib" / "site-packages" / "package"
+    package.mkdir(parents=True)
+    (package / "template.py").write_text("{{ name }} = {% value %}\n")
+    (package / "module.py").write_text("x = 1\n")
+    script.compile_packages()
+    assert [file.name.partition(".")[0] for file in package.glob("__pycache__/*.pyc")] == ["module"]
+    assert capfd.readouterr() == ("  byte code of all packages\n", "")
 
 
 def test_a_failed_set_up_is_tried_again(
