@@ -354,7 +354,8 @@ def test_a_killed_analysis_goes_on(tmp_path):
     assert all(float(line[-1]) == 0 for line in lines if line[0] in codes[1:])
     assert sum(line[0] in codes[1:] for line in lines) == 4
     assert (tmp_path / "two" / "changes.png").is_file()
-    assert [line[1:] for line in lines if line[1:2] == ["midalign_mini_slot,"]] == [
+    # r, low, high, and the words after them
+    assert [line[3:] for line in lines if line[3:4] == ["midalign_mini_slot,"]] == [
         ["midalign_mini_slot,", "test,", "free,", "4", "languages", "mini-baseline-seed1.json"]
     ]
     with pytest.raises(DataError, match="has no layer 77: it has 8 blocks"):

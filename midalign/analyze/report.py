@@ -83,6 +83,8 @@ class Correlation:
     evaluated: str
     """Split, sample and regime."""
     pearson: float
+    interval: tuple[float, float]
+    """Bounds of the 95% interval, by Fisher's transformation."""
     languages: int
 
 
@@ -116,6 +118,8 @@ def correlate_scores(aligned: dict[str, float], runs: Sequence[Run]) -> list[Cor
     and Niehues 2025). A translation direction with English counts for its other language, and both directions
     by their mean. Raises RecordError if no run has enough languages.
     """
+    from scipy.stats import pearsonr
+
     correlations = []
     for run in runs:
         scores = _scores(run)
@@ -127,8 +131,11 @@ def correlate_scores(aligned: dict[str, float], runs: Sequence[Run]) -> list[Cor
         ]
         values = np.array([[aligned[code], scores[scored]] for code, scored in shared])
         if len(shared) >= FEWEST and values.std(axis=0).all():
-            r = float(np.corrcoef(values.T)[0, 1])
-            correlations.append(Correlation(run.file, run.group, _evaluated(run.record), r, len(shared)))
+            result = pearsonr(*values.T)
+            low, high = map(float, result.confidence_interval())
+            r = float(result.statistic)
+            evaluated = _evaluated(run.record)
+            correlations.append(Correlation(run.file, run.group, evaluated, r, (low, high), len(shared)))
     if not correlations:
         raise RecordError(
             f"This model's scores vary over fewer than {FEWEST} of the analysed languages without task data "
@@ -171,8 +178,18 @@ class Analysis:
     """The result of an earlier analysis."""
 
     model: str
+    languages: list[str]
+    """English first."""
+    count: int
+    """Sentences per language."""
+    sentences: str
+    """Digest of the sentences."""
     headline: dict[int, np.ndarray]
     """Layer -> matrix of the headline, as in Matrices."""
+
+    def retrieval_with_english(self, layer: int) -> dict[str, float]:
+        """Return each other language's retrieval with English at a layer."""
+        return retrieval_with_english(self.headline[layer], self.languages)
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -209,44 +226,49 @@ def check_output(folder: Path, model: str, digests: Digests) -> None:
         )
 
 
-def read_analysis(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
-    """Read the analysis in a folder.
-
-    Raises DataError if there is none, or it has other sentences or layers.
-    """
+def load_analysis(folder: Path) -> Analysis:
+    """Load the analysis in a folder. Raises DataError if there is none, or an earlier version wrote it."""
     import pyarrow.parquet
 
     path = folder / TABLE
     if not path.is_file():
         raise DataError(f"No {path}. Analyse the other model first: midalign analyze MODEL --output {folder}")
     about = _about(path)
-    table = pyarrow.parquet.read_table(path, columns=["layer", HEADLINE])
-    analysed = table["layer"].unique().to_pylist()
-    if not set(analysed) & set(layers):
-        raise DataError(
-            f"{folder} has layers {', '.join(map(str, analysed))}, and none of the requested ones. "
-            f"Give both analyses the same --layers"
-        )
-    if about.get("sentences") != sentences_digest(texts):
-        raise DataError(
-            f"{folder} has {len(about.get('languages', []))} languages and {about.get('count')} sentences of "
-            f"each, not those requested here ({len(texts)} and {len(texts[PIVOT])}), or other texts. Give "
-            f"both analyses the same --sentences, --languages and --count"
-        )
     if about.get("pooling") != POOLING:
         raise DataError(
             f"{folder} was written by an earlier version, whose means are over other tokens. Analyse "
             f"{about['model']} again: midalign analyze MODEL --output {folder}"
         )
+    table = pyarrow.parquet.read_table(path, columns=["layer", HEADLINE])
     numbers, values = (table[name].to_numpy() for name in ("layer", HEADLINE))
-    apart = ~np.eye(len(texts), dtype=bool)
 
     # Turn the table's rows back into one matrix per layer.
+    apart = ~np.eye(len(about["languages"]), dtype=bool)
     headline = {}
     for layer in np.unique(numbers):
         headline[int(layer)] = np.full(apart.shape, np.nan, np.float32)
         headline[int(layer)][apart] = values[numbers == layer]
-    return Analysis(about["model"], headline)
+    return Analysis(about["model"], about["languages"], about["count"], about["sentences"], headline)
+
+
+def read_analysis(folder: Path, texts: Mapping[str, Sequence[str]], layers: Sequence[int]) -> Analysis:
+    """Read the analysis in a folder.
+
+    Raises DataError if there is none, or it has other sentences or layers.
+    """
+    earlier = load_analysis(folder)
+    if not set(earlier.headline) & set(layers):
+        raise DataError(
+            f"{folder} has layers {', '.join(map(str, earlier.headline))}, and none of the requested ones. "
+            f"Give both analyses the same --layers"
+        )
+    if earlier.sentences != sentences_digest(texts):
+        raise DataError(
+            f"{folder} has {len(earlier.languages)} languages and {earlier.count} sentences of "
+            f"each, not those requested here ({len(texts)} and {len(texts[PIVOT])}), or other texts. Give "
+            f"both analyses the same --sentences, --languages and --count"
+        )
+    return earlier
 
 
 def add_metadata(table: Any, model: str, digests: Digests, texts: Mapping[str, Sequence[str]]) -> Any:

@@ -133,7 +133,9 @@ def analyze(
         screen.print("Pearson's r of alignment with English and score, over languages without task data:")
         for entry in correlations:
             scored = f"{entry.group}, {entry.evaluated}, {entry.languages} languages"
-            screen.print(f"  {entry.pearson:+.2f}  {scored}  {entry.file}", soft_wrap=True)
+            low, high = entry.interval
+            r = f"{entry.pearson:+.2f} [{low:+.2f}, {high:+.2f}]"
+            screen.print(f"  {r}  {scored}  {entry.file}", soft_wrap=True)
 
 
 def _shown_by(bars: "Progress", what: str, every: int) -> "Callable[[int, int], None]":

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 from scipy.stats import binom
 
+from midalign.analyze.report import load_analysis
 from midalign.files import write_atomically
 from midalign.languages import language
 
@@ -30,20 +30,11 @@ SIGNIFICANCE = 0.01
 
 def main(folder: Path = ANALYSIS) -> None:
     """Write and print the choice."""
-    table = pyarrow.parquet.read_table(folder / "alignment.parquet")
-    about = json.loads(table.schema.metadata[b"midalign"])
-    sentences = about["count"]
-    rows = [row for row in table.to_pylist() if row["layer"] == LAYER]
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if "en" in (row["source"], row["target"]):
-            other = row["target"] if row["source"] == "en" else row["source"]
-            found.setdefault(other, []).append(row["margin"])
-    retrieval = {
-        code: float(np.mean(both)) for code, both in found.items() if language(code).resource == "low"
-    }
+    analysis = load_analysis(folder)
+    by_language = analysis.retrieval_with_english(LAYER)
+    retrieval = {code: share for code, share in by_language.items() if language(code).resource == "low"}
     candidates = sorted(
-        code for code, share in retrieval.items() if share < MOST and not _is_chance(share, sentences)
+        code for code, share in retrieval.items() if share < MOST and not _is_chance(share, analysis.count)
     )
     order = np.random.default_rng(0).permutation(candidates).tolist()
     aligned = sorted(order[: len(order) // 2])
@@ -52,7 +43,12 @@ def main(folder: Path = ANALYSIS) -> None:
         code: {"retrieval": round(share, 4), "half": half.get(code)}
         for code, share in sorted(retrieval.items(), key=lambda entry: -entry[1])
     }
-    content = {"model": about["model"], "layer": LAYER, "sentences": sentences, "languages": chosen}
+    content = {
+        "model": analysis.model,
+        "layer": LAYER,
+        "sentences": analysis.count,
+        "languages": chosen,
+    }
     text = json.dumps(content, indent=1) + "\n"
     write_atomically(folder / "low-resource.json", text.encode())
     print(text, end="")

@@ -35,6 +35,9 @@ def test_correlations_are_of_the_very_model_and_of_each_group_alone(tmp_path):
         "midalign_slot": np.corrcoef([0.8, 0.3, 0.5, 0.1], [1, 9, 5, 2])[0, 1],
     }
     assert {one.group: one.pearson for one in found} == pytest.approx(expected)
+    for one in found:  # Fisher's transformation
+        bounds = np.tanh(np.arctanh(expected[one.group]) + np.array([-1.959964, 1.959964]) / np.sqrt(4 - 3))
+        assert one.interval == pytest.approx(bounds)
     (base,) = report.select_runs(runs, sha("mini"), None, "t")
     assert base.record.name == "plain"
     with pytest.raises(RecordError, match="vary over fewer than 4"):
