@@ -153,7 +153,8 @@ have.
 """
 REST = """
 The aligned arms have seen sentence pairs of five of these languages. The retrieval is in
-`leaderboard/analysis/gemma-3-270m-massive` (`midalign analyze BASE --count 200 --layers 11`, in these languages).
+`leaderboard/analysis/gemma-3-270m-massive`, from `midalign analyze BASE --count 200 --layers 11` in these
+languages.
 
 ## Not tested here
 
